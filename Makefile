@@ -1,0 +1,57 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Everything else is listed by `make help`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock demo test test-fast check format bench train-demo-model clean
+
+help:  ## what there is
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## virtual environment with the locked dependencies
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "visionmill needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked dependencies into $(VENV) (torch is large: minutes on the first run)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+lock:  ## compile requirements.lock anew from pyproject.toml (no index address is written)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet --output-file requirements.lock
+
+demo: $(STAMP)  ## the whole thing on embedded data: bucket, segmentation, query, report
+	@$(BIN)/visionmill demo
+
+test: $(STAMP)  ## every test (under 20 minutes on 2 cores)
+	@$(BIN)/python -m pytest
+
+test-fast: $(STAMP)  ## the tests that start no service
+	@$(BIN)/python -m pytest -m "not ray and not prefect and not s3 and not chaos and not browser and not slow"
+
+check: $(STAMP)  ## format, lint, types, fast tests
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory test-fast
+
+format: $(STAMP)  ## let ruff rewrite what it can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## throughput against bare loops, Ray Data and Daft; notes land in docs/benchmarks/
+	@$(BIN)/python -m benchmarks.throughput
+
+train-demo-model: $(STAMP)  ## train the shipped model anew (resumable)
+	@$(BIN)/python -m modelkit.training.train_demo_model
+
+clean:  ## stop local services and remove what the demo and the benchmarks left
+	-@test ! -x $(BIN)/visionmill || $(BIN)/visionmill down
+	rm -rf .demo .bench .train
