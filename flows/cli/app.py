@@ -1,0 +1,40 @@
+"""The command tree. Heavy imports happen inside the commands, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from flows.cli import demo, jobs, models, results, services
+
+app = typer.Typer(
+    name="visionmill",
+    help="Segment whole image and video datasets: object storage in, queryable Parquet out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("segment")(jobs.segment)
+app.command("query")(results.query)
+app.command("report")(results.report)
+app.command("export")(results.export)
+app.command("verify")(results.verify)
+app.add_typer(models.app, name="models")
+app.command("up")(services.up)
+app.command("down")(services.down)
+app.command("status")(services.status)
+app.command("doctor")(services.doctor)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Console script. Usage errors of the command line itself exit with 2, as click does."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What the flows accept. Pydantic stands at this door: nonsense is refused before anything is touched.
+
+Prefect stores flow parameters readable, so nothing secret may pass here: a URI that carries credentials is refused.
+The same fields are the command line's options.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from infra.errors import UsageError
+
+EMBEDDED_MODEL = "digitscape_mask_rcnn"
+
+_CREDENTIALS_IN_URI = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
+_SCHEMES = ("s3://", "file://")
+
+P = TypeVar("P", bound=BaseModel)
+
+
+def _refuse_secrets(uri: str) -> str:
+    if _CREDENTIALS_IN_URI.match(uri):
+        raise ValueError(
+            "carries credentials; put them into AWS_ACCESS_KEY_ID / AWS_SECRET_ACCESS_KEY or use an instance role"
+        )
+    return uri
+
+
+class JobParameters(BaseModel):
+    """What every dataset-wide job takes. Fields marked *rows* are part of the version: changing one changes rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
+
+    source: Annotated[
+        str,
+        Field(
+            min_length=1, description="folder, glob, s3:// prefix, video, tar shards, COCO JSON or a listing"
+        ),
+    ]
+    output: Annotated[str, Field(min_length=1, description="folder or s3:// prefix that holds the results")]
+    model: Annotated[
+        str, Field(min_length=1, description="name of a model, or file or folder of its weights (rows)")
+    ] = EMBEDDED_MODEL
+    weights: Annotated[
+        str | None, Field(description="other weights for the model, or random:SEED (rows)")
+    ] = None
+    ray: Annotated[
+        str | None, Field(description="address of a Ray cluster; none = in this process; default: local")
+    ] = None
+    workers: Annotated[int | Literal["auto"], Field(description="number of workers")] = "auto"
+    gpus_per_worker: Annotated[
+        float | None, Field(ge=0, le=8, description="GPUs of one worker; default: 1 if there are any")
+    ] = None
+    fresh: Annotated[bool, Field(description="process everything again, in the same version")] = False
+    retry_failed: Annotated[bool, Field(description="process only the items that failed")] = False
+    new_version: Annotated[bool, Field(description="allow a second version beside the one in the output")] = (
+        False
+    )
+    frame_stride: Annotated[
+        int, Field(ge=1, le=100_000, description="every n-th frame of a video (rows)")
+    ] = 1
+    max_pixels: Annotated[
+        int, Field(ge=1, description="larger images are refused as decompression bombs (rows)")
+    ] = 178_956_970
+    batch_size: Annotated[
+        int | None, Field(ge=1, le=4096, description="images per forward pass; default: by device")
+    ] = None
+    shard_items: Annotated[int, Field(ge=1, le=100_000, description="at most so many items in a shard")] = 256
+    shard_bytes: Annotated[int, Field(ge=1, description="about so many source bytes in a shard")] = 64 << 20
+    memory_bytes: Annotated[int, Field(ge=1 << 20, description="bytes in flight inside one worker")] = (
+        512 << 20
+    )
+    compile: Annotated[Literal["auto", "off", "on"], Field(description="compiled inference")] = "auto"
+    max_consecutive_failures: Annotated[
+        int, Field(ge=1, description="the circuit opens after so many failed items in a row")
+    ] = 200
+    report: Annotated[bool, Field(description="write report/index.html at the end")] = True
+
+    @field_validator("source", "output", "model", "weights", "ray")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        return value if value is None else _refuse_secrets(value)
+
+    @field_validator("workers")
+    @classmethod
+    def _workers_positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 100_000:
+            raise ValueError(f"must be auto or at least 1, got {value}")
+        return value
+
+    @field_validator("output")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        if "://" in value and not value.startswith(_SCHEMES):
+            raise ValueError(f"must be a folder or start with one of {', '.join(_SCHEMES)}, got {value!r}")
+        return value
+
+
+class SegmentParameters(JobParameters):
+    """Parameters of ``segment_dataset``."""
+
+    score_threshold: Annotated[
+        float, Field(ge=0, le=1, description="weaker instances are dropped (rows)")
+    ] = 0.05
+    max_instances: Annotated[
+        int, Field(ge=1, le=10_000, description="at most so many instances per item (rows)")
+    ] = 100
+
+
+def checked(kind: type[P], **values: object) -> P:
+    """Build parameters; turn Pydantic's report into one UsageError that names every field at fault."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'parameters'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise UsageError(problems, hint="see the command's --help") from None
