@@ -6,8 +6,8 @@
     _lease.json                                              who is writing, until when
     report/index.html                                        for people
 
-A glob over ``OUTPUT/segments/**/*.parquet`` sees rows and nothing else; readers that follow Hive's convention (Spark) skip
-the names with a leading underscore even when they are pointed at the whole output.
+A glob over ``OUTPUT/segments/**/*.parquet`` sees rows and nothing else; readers that follow Hive's
+convention (Spark) skip the names with a leading underscore even when pointed at the whole output.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class PlanName:
 def fingerprint(product: Product, model_digest: str, parameters: dict[str, object], schema: str) -> str:
     """16 hex digits that name a version: SHA-256 over the canonical JSON of all that makes rows comparable.
 
-    Equal inputs give equal fingerprints on every machine: keys are sorted, text is ASCII-escaped, and values JSON has no
-    word for (NaN, objects) are refused instead of being printed somehow.
+    Equal inputs give equal fingerprints on every machine: keys are sorted, text is ASCII-escaped, and
+    values JSON has no word for (NaN, objects) are refused instead of being printed somehow.
 
     Raises:
         ValueError, TypeError: when a parameter is not plain JSON.
@@ -66,9 +66,7 @@ def fingerprint(product: Product, model_digest: str, parameters: dict[str, objec
 
 def canonical_json(value: object) -> bytes:
     """The one byte form of a JSON value: sorted keys, no spaces, ASCII only, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
 def make_version(
@@ -76,7 +74,8 @@ def make_version(
 ) -> Version:
     """The version of these settings; ``parameters`` are only those that change rows.
 
-    Values are normalised through JSON (tuples become lists), so that a version read back from a file equals this one.
+    Values are normalised through JSON (tuples become lists), so that a version read back from a file
+    equals this one.
     """
     plain: dict[str, object] = json.loads(canonical_json(parameters))
     return Version(
@@ -102,10 +101,14 @@ def version_to_json(version: Version) -> dict[str, object]:
 
 
 def version_from_json(plain: dict[str, object]) -> Version:
-    """The inverse of :func:`version_to_json`. Raises ValueError when the content doesn't have the fingerprint it states."""
-    product, parameters = plain["product"], plain["parameters"]
-    if product not in get_args(Product) or not isinstance(parameters, dict):
-        raise ValueError(f"not a version record: product {product!r}, parameters {parameters!r}")
+    """The inverse of :func:`version_to_json`.
+
+    Raises:
+        ValueError: when the content doesn't have the fingerprint that it states.
+    """
+    product, parameters = _product(plain["product"]), plain["parameters"]
+    if product is None or not isinstance(parameters, dict):
+        raise ValueError(f"not a version record: product {plain['product']!r}, parameters {parameters!r}")
     version = make_version(
         product,
         model=str(plain["model"]),
@@ -114,14 +117,12 @@ def version_from_json(plain: dict[str, object]) -> Version:
         schema=str(plain["schema"]),
     )
     if version.fingerprint != plain["fingerprint"]:
-        raise ValueError(
-            f"version record states {plain['fingerprint']!r} but its content is {version.fingerprint!r}"
-        )
+        raise ValueError(f"version record states {plain['fingerprint']!r} but its content is {version.fingerprint!r}")
     return version
 
 
 def differences(held: Version, wanted: Version) -> list[str]:
-    """One line per setting in which two versions differ, e.g. ``stride: 1 here, 5 asked for``; empty when equal."""
+    """One line per setting in which two versions differ, e.g. ``stride: 1 here, 5 asked for``."""
     before: dict[str, object] = {"product": held.product, "model": held.model, "schema": held.schema}
     after: dict[str, object] = {"product": wanted.product, "model": wanted.model, "schema": wanted.schema}
     if held.model == wanted.model:  # otherwise the name already tells
@@ -154,12 +155,10 @@ def part_key(version: Version, shard_id: str) -> str:
 def parse_part_key(key: str) -> PartName | None:
     """What a part's key says, or None when the key is no part of ours (a stray file is nobody's commit)."""
     match = _PART.fullmatch(key)
-    if match is None:
+    product = None if match is None else _product(match["product"])
+    if match is None or product is None:
         return None
-    for product in get_args(Product):
-        if match["product"] == product:
-            return PartName(product=product, fingerprint=match["fingerprint"], shard_id=match["shard"])
-    return None
+    return PartName(product=product, fingerprint=match["fingerprint"], shard_id=match["shard"])
 
 
 def plans_prefix(version: Version) -> str:
@@ -191,9 +190,12 @@ def parse_run_key(key: str) -> str | None:
     return None if match is None else match["run_id"]
 
 
+def _product(name: object) -> Product | None:
+    products: tuple[Product, ...] = get_args(Product)
+    return next((product for product in products if product == name), None)
+
+
 def _safe(name: str, what: str) -> str:
     if not _SAFE_NAME.fullmatch(name):
-        raise ValueError(
-            f"{what} must be letters, digits, '.', '_' and '-' only (it names an object), got {name!r}"
-        )
+        raise ValueError(f"{what} must be letters, digits, '.', '_' and '-' only (it names an object), got {name!r}")
     return name

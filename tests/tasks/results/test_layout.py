@@ -33,9 +33,7 @@ def test_names_are_those_of_the_design() -> None:
 
 def test_keys_parse_back_to_what_made_them() -> None:
     version = a_version()
-    assert layout.parse_part_key(layout.part_key(version, "00ff")) == PartName(
-        "segments", version.fingerprint, "00ff"
-    )
+    assert layout.parse_part_key(layout.part_key(version, "00ff")) == PartName("segments", version.fingerprint, "00ff")
     assert layout.parse_plan_key(layout.plan_key(version, 12)) == PlanName(version.fingerprint, 12)
     assert layout.parse_run_key(layout.run_key("r-1")) == "r-1"
 
@@ -85,11 +83,8 @@ def test_fingerprint_does_not_depend_on_what_a_model_is_called() -> None:
 
 def test_fingerprint_never_changes_between_releases() -> None:
     # A changed fingerprint would orphan every output in the world: this value is frozen
-    # (printf '%s' '{"model_digest":"00",...}' | sha256sum | cut -c1-16, keys sorted, no spaces, \\u00fc escaped).
-    assert (
-        layout.fingerprint("segments", "00", {"a": 1.5, "ü": [True, None]}, "segments.v1")
-        == "02a1898bc2ac7a8f"
-    )
+    # (sha256sum of '{"model_digest":"00",...}' with sorted keys, no spaces and \\u00fc for the ü).
+    assert layout.fingerprint("segments", "00", {"a": 1.5, "ü": [True, None]}, "segments.v1") == "02a1898bc2ac7a8f"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, object(), b"bytes", {1, 2}])
