@@ -36,17 +36,13 @@ class JobParameters(BaseModel):
 
     source: Annotated[
         str,
-        Field(
-            min_length=1, description="folder, glob, s3:// prefix, video, tar shards, COCO JSON or a listing"
-        ),
+        Field(min_length=1, description="folder, glob, s3:// prefix, video, tar shards, COCO JSON or a listing"),
     ]
     output: Annotated[str, Field(min_length=1, description="folder or s3:// prefix that holds the results")]
     model: Annotated[
         str, Field(min_length=1, description="name of a model, or file or folder of its weights (rows)")
     ] = EMBEDDED_MODEL
-    weights: Annotated[
-        str | None, Field(description="other weights for the model, or random:SEED (rows)")
-    ] = None
+    weights: Annotated[str | None, Field(description="other weights for the model, or random:SEED (rows)")] = None
     ray: Annotated[
         str | None, Field(description="address of a Ray cluster; none = in this process; default: local")
     ] = None
@@ -56,23 +52,17 @@ class JobParameters(BaseModel):
     ] = None
     fresh: Annotated[bool, Field(description="process everything again, in the same version")] = False
     retry_failed: Annotated[bool, Field(description="process only the items that failed")] = False
-    new_version: Annotated[bool, Field(description="allow a second version beside the one in the output")] = (
-        False
+    new_version: Annotated[bool, Field(description="allow a second version beside the one in the output")] = False
+    frame_stride: Annotated[int, Field(ge=1, le=100_000, description="every n-th frame of a video (rows)")] = 1
+    max_pixels: Annotated[int, Field(ge=1, description="larger images are refused as decompression bombs (rows)")] = (
+        178_956_970
     )
-    frame_stride: Annotated[
-        int, Field(ge=1, le=100_000, description="every n-th frame of a video (rows)")
-    ] = 1
-    max_pixels: Annotated[
-        int, Field(ge=1, description="larger images are refused as decompression bombs (rows)")
-    ] = 178_956_970
     batch_size: Annotated[
         int | None, Field(ge=1, le=4096, description="images per forward pass; default: by device")
     ] = None
     shard_items: Annotated[int, Field(ge=1, le=100_000, description="at most so many items in a shard")] = 256
     shard_bytes: Annotated[int, Field(ge=1, description="about so many source bytes in a shard")] = 64 << 20
-    memory_bytes: Annotated[int, Field(ge=1 << 20, description="bytes in flight inside one worker")] = (
-        512 << 20
-    )
+    memory_bytes: Annotated[int, Field(ge=1 << 20, description="bytes in flight inside one worker")] = 512 << 20
     compile: Annotated[Literal["auto", "off", "on"], Field(description="compiled inference")] = "auto"
     max_consecutive_failures: Annotated[
         int, Field(ge=1, description="the circuit opens after so many failed items in a row")
@@ -102,12 +92,8 @@ class JobParameters(BaseModel):
 class SegmentParameters(JobParameters):
     """Parameters of ``segment_dataset``."""
 
-    score_threshold: Annotated[
-        float, Field(ge=0, le=1, description="weaker instances are dropped (rows)")
-    ] = 0.05
-    max_instances: Annotated[
-        int, Field(ge=1, le=10_000, description="at most so many instances per item (rows)")
-    ] = 100
+    score_threshold: Annotated[float, Field(ge=0, le=1, description="weaker instances are dropped (rows)")] = 0.05
+    max_instances: Annotated[int, Field(ge=1, le=10_000, description="at most so many instances per item (rows)")] = 100
 
 
 def checked(kind: type[P], **values: object) -> P:

@@ -1,0 +1,73 @@
+"""``visionmill models list | show | import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from flows.cli.console import DebugFlag, JsonFlag, Summary, answers, command, people, say
+
+app = typer.Typer(help="The models that jobs can use.", no_args_is_help=True)
+
+
+@app.command("list")
+@command
+def list_(as_json: JsonFlag = False, debug: DebugFlag = False) -> Summary:
+    """Every model: architecture, task, parameters, whether it is embedded, the weights known for it."""
+    import modelkit
+
+    infos = modelkit.list_models()
+    table = Table("name", "architecture", "task", "parameters", "embedded", "weights", box=None)
+    for info in infos:
+        known = ", ".join(info.weights)
+        table.add_row(
+            info.name, info.architecture, info.task, f"{info.num_parameters:,}", "yes" if info.embedded else "", known
+        )
+    (people if as_json else answers).print(table)
+    return {"models": [vars_of(info) for info in infos]}
+
+
+@app.command("show")
+@command
+def show(
+    model: Annotated[str, typer.Argument(help="Name of a model, or file or folder of its weights.")],
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> Summary:
+    """The record of a model's weights: digest, preprocessing, classes, lineage, metrics, licence."""
+    import modelkit
+    from tasks.inference.model_source import local_model
+
+    record = modelkit.describe(local_model(model)).to_json()
+    (people if as_json else answers).print_json(data=record)
+    return {"model": record}
+
+
+@app.command("import")
+@command
+def import_(
+    name: Annotated[str, typer.Argument(help="Architecture that the checkpoint belongs to, e.g. mask_rcnn.")],
+    file: Annotated[Path, typer.Argument(help="Published checkpoint (.pth, .pt or .safetensors).")],
+    destination: Annotated[Path, typer.Argument(help="Folder that receives weights and record.")],
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> Summary:
+    """Turn a published checkpoint into safetensors + record; every tensor is checked, nothing is unpickled."""
+    import modelkit
+
+    record = modelkit.import_weights(name, file, destination)
+    say(
+        f"imported {file.name} as {name}: {record.num_parameters:,} parameters, digest {record.digest[:12]}",
+        style="green",
+    )
+    say(f"use it:  visionmill segment SOURCE OUTPUT --model {destination}")
+    return {"model": record.to_json(), "path": str(destination)}
+
+
+def vars_of(info: object) -> Summary:
+    import dataclasses
+
+    return dataclasses.asdict(info)  # type: ignore[call-overload, no-any-return]

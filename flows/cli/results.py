@@ -1,0 +1,152 @@
+"""``visionmill query | report | export | verify``: what can be done with the committed Parquet."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from flows.cli.console import DebugFlag, JsonFlag, Summary, answers, command, people, say
+from infra.errors import UsageError
+
+OutputArgument = Annotated[str, typer.Argument(help="Output of a job: folder or s3:// prefix.")]
+
+FORMATS = ("table", "csv", "json")
+
+
+@command
+def query(
+    output: OutputArgument,
+    sql: Annotated[str, typer.Argument(help="SQL over the views items, instances, failures, all_items.")],
+    format: Annotated[str, typer.Option(metavar="table|csv|json", help="How rows are printed on stdout.")] = "table",
+    max_rows: Annotated[int, typer.Option(help="Rows shown in a table; csv and json print all.")] = 100,
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> Summary:
+    """Ask the results in SQL (DuckDB). Masks: mask_area(rle), mask_iou(a, b, h, w), mask_polygon(rle, h, w)."""
+    from tasks.results.query import run_query
+
+    if format not in FORMATS:
+        raise UsageError(f"unknown format {format!r}", hint=f"one of {', '.join(FORMATS)}")
+    rows = run_query(output, sql)
+    records = [_readable(row) for row in rows.to_pylist()] if as_json or format == "json" else []
+    if as_json:
+        _print_table(rows, max_rows, to_people=True)
+    elif format == "json":
+        for record in records:
+            answers.print_json(data=record, indent=None, default=str)
+    elif format == "csv":
+        _print_csv(rows)
+    else:
+        _print_table(rows, max_rows, to_people=False)
+    return {"columns": rows.column_names, "num_rows": rows.num_rows, "rows": records}
+
+
+def _readable(value: object) -> object:
+    """JSON has no bytes: run lengths are ASCII by construction, anything else becomes hex."""
+    if isinstance(value, bytes):
+        return value.decode("ascii") if value.isascii() else value.hex()
+    if isinstance(value, dict):
+        return {key: _readable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_readable(inner) for inner in value]
+    return value
+
+
+def _print_table(rows, max_rows: int, *, to_people: bool) -> None:  # type: ignore[no-untyped-def]
+    from rich.markup import escape
+
+    table = Table(*[escape(name) for name in rows.column_names], box=None)
+    for row in rows.slice(0, max_rows).to_pylist():
+        table.add_row(*[escape(_cell(value)) for value in row.values()])
+    (people if to_people else answers).print(table)
+    if rows.num_rows > max_rows:
+        say(f"... {rows.num_rows - max_rows} more rows (--max-rows, or --format csv)", style="dim")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(_readable(value))
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _print_csv(rows) -> None:  # type: ignore[no-untyped-def]
+    import csv
+    import sys
+
+    writer = csv.writer(sys.stdout)
+    writer.writerow(rows.column_names)
+    for batch in rows.to_batches(max_chunksize=10_000):
+        writer.writerows([[_readable(v) for v in row.values()] for row in batch.to_pylist()])
+
+
+@command
+def report(
+    output: OutputArgument,
+    samples: Annotated[int, typer.Option(help="Pictures in the report.")] = 24,
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> Summary:
+    """Write report/index.html into the output: numbers, failures by reason, pictures with what was found."""
+    from tasks.results.report import write_report
+
+    written = write_report(output, samples=samples)
+    say(f"report: {written.index_uri}", style="green")
+    return {"report": written.index_uri}
+
+
+@command
+def export(
+    output: OutputArgument,
+    destination: Annotated[str, typer.Argument(help="File or folder (coco: a .json file), local or s3://.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="coco|yolo|flat", help="coco, yolo, or flat (a row per instance).")
+    ],
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> Summary:
+    """Export the newest results for other tools. Failed items are left out and counted."""
+    from tasks.results.export import export as export_results
+
+    summary = export_results(output, to, destination)
+    say(
+        f"{summary.num_instances} instances of {summary.num_items} items written to {summary.destination}"
+        + (f"; {summary.num_skipped} failed items left out" if summary.num_skipped else ""),
+        style="green",
+    )
+    return {
+        "to": to,
+        "destination": summary.destination,
+        "num_items": summary.num_items,
+        "num_instances": summary.num_instances,
+        "num_skipped": summary.num_skipped,
+        "files": summary.files,
+    }
+
+
+@command
+def verify(
+    output: OutputArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Also decode every mask.")] = False,
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> Summary:
+    """Recount: every planned item has exactly one row in its shard, every footer tells the truth. Exit code 1 if not."""
+    from tasks.results.verify import verify as verify_results
+
+    found = verify_results(output, deep=deep)
+    for problem in found.problems:
+        say(f"problem: {problem}", style="red")
+    if not found.problems:
+        say(f"{found.num_rows} rows in {found.num_shards} shards: as planned, no duplicates", style="green")
+    return {
+        "num_rows": found.num_rows,
+        "num_shards": found.num_shards,
+        "open_shards": found.open_shards,
+        "problems": list(found.problems),
+        "exit_code": 1 if found.problems else 0,
+    }

@@ -1,0 +1,86 @@
+"""``visionmill up | down | status | doctor``: the standing local services and the health of the machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from flows.cli.console import DebugFlag, JsonFlag, Summary, command, people, say
+
+S3Flag = Annotated[bool, typer.Option("--s3", help="Also a local S3 server (SeaweedFS).")]
+WorkerFlag = Annotated[bool, typer.Option("--worker", help="Also a worker that runs scheduled deployments.")]
+
+
+@command
+def up(s3: S3Flag = False, worker: WorkerFlag = False, as_json: JsonFlag = False, debug: DebugFlag = False) -> Summary:
+    """Start the standing local services (loopback only) and keep them until `visionmill down`."""
+    from infra import services
+
+    state = services.up(s3=s3, worker=worker)
+    return _show(state)
+
+
+@command
+def down(as_json: JsonFlag = False, debug: DebugFlag = False) -> Summary:
+    """Stop the local services. What they stored stays."""
+    from infra import services
+
+    stopped = services.down()
+    say(f"stopped: {', '.join(stopped) or 'nothing was running'}", style="green")
+    return {"stopped": list(stopped)}
+
+
+@command
+def status(
+    env: Annotated[
+        bool, typer.Option("--env", help="Print `export ...` lines for a shell (they hold secrets).")
+    ] = False,
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> Summary:
+    """What is running, where, and whether it answers. `eval "$(visionmill status --env)"` points a shell at it."""
+    from infra import services
+
+    if env:
+        typer.echo(services.environment_exports())
+        return {}
+    return _show(services.status())
+
+
+def _show(state) -> Summary:  # type: ignore[no-untyped-def]
+    table = Table("service", "state", "address", "pid", "log", box=None)
+    for service in state.services:
+        table.add_row(service.name, service.state, service.url, str(service.pid or ""), str(service.log or ""))
+    people.print(table)
+    return {
+        "state_dir": str(state.state_dir),
+        "services": [
+            {"name": s.name, "state": s.state, "url": s.url, "pid": s.pid, "log": str(s.log)} for s in state.services
+        ],
+    }
+
+
+@command
+def doctor(
+    output: Annotated[
+        str | None, typer.Argument(help="An output to try writing to (a scratch key, removed again).")
+    ] = None,
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> Summary:
+    """Look this machine over: versions that work together, loopback, compiler, disk, storage. Exit code 1 if unfit."""
+    from infra.doctor import checks
+
+    found = checks(output)
+    for check in found:
+        mark, style = {True: ("ok  ", "green"), False: ("FAIL", "red"), None: ("note", "yellow")}[check.ok]
+        say(f"{mark} {check.name}: {check.detail}", style=style)
+        if check.hint and check.ok is not True:
+            say(f"     {check.hint}", style="dim")
+    failed = [check.name for check in found if check.ok is False]
+    return {
+        "checks": [{"name": c.name, "ok": c.ok, "detail": c.detail, "hint": c.hint} for c in found],
+        "exit_code": 1 if failed else 0,
+    }

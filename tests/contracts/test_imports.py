@@ -1,0 +1,72 @@
+"""Who may import whom: the four packages have one rule each (see docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = {"flows", "tasks", "modelkit", "infra"}
+ALLOWED = {
+    "flows": {"flows", "tasks", "modelkit", "infra"},
+    "tasks": {"tasks", "modelkit", "infra"},
+    "modelkit": {"modelkit"},
+    "infra": {"infra"},
+}
+FORBIDDEN_OUTSIDE = {
+    "modelkit": {"ray", "prefect", "fsspec", "s3fs", "duckdb", "pyarrow", "typer", "rich", "pydantic"},
+    "infra": {"torchvision", "duckdb", "typer"},
+    "tasks": {"prefect", "typer"},
+}
+
+
+def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.relative_to(ROOT)}:{node.lineno} imports relatively"
+            yield node.lineno, node.module or ""
+
+
+@pytest.mark.parametrize("package", sorted(OURS))
+def test_package_imports_only_what_its_rule_allows(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files, f"{package} has no modules"
+    wrong = []
+    for path in files:
+        for line, module in imported_modules(path):
+            top = module.split(".")[0]
+            if top in OURS - ALLOWED[package] or top in FORBIDDEN_OUTSIDE.get(package, set()):
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_flows_use_only_public_names_of_modelkit() -> None:
+    import modelkit
+
+    public = set(modelkit.__all__)
+    wrong = []
+    for path in sorted((ROOT / "flows").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "modelkit":
+                wrong += [f"{path.name}: {a.name}" for a in node.names if a.name not in public]
+    assert not wrong, f"not in modelkit.__all__: {wrong}"
+
+
+def test_no_pickle_is_read_and_torch_load_is_always_weights_only() -> None:
+    wrong = []
+    for package in OURS:
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if not isinstance(node, ast.Call):
+                    continue
+                name = ast.unparse(node.func)
+                if name in {"pickle.load", "pickle.loads", "cloudpickle.loads", "yaml.load"}:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {name}")
+                if name == "torch.load" and "weights_only=True" not in ast.unparse(node):
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} torch.load without weights_only=True")
+    assert not wrong, "\n".join(wrong)
