@@ -1,0 +1,22 @@
+"""Digitscape: scenes composed from real handwritten digits over real photographs and textures, with exact truth."""
+
+from __future__ import annotations
+
+from modelkit.digitscape.composer import Digitscape, SceneStyle
+from modelkit.digitscape.errors import DigitscapeError
+from modelkit.digitscape.glyphs import LANDMARK_NAMES
+from modelkit.digitscape.scene import Scene
+from modelkit.digitscape.sources import CLASS_NAMES, FIRST_STUFF_ID, SPLITS, STUFF_NAMES, Split
+
+__all__ = [
+    "CLASS_NAMES",
+    "FIRST_STUFF_ID",
+    "LANDMARK_NAMES",
+    "SPLITS",
+    "STUFF_NAMES",
+    "Digitscape",
+    "DigitscapeError",
+    "Scene",
+    "SceneStyle",
+    "Split",
+]
