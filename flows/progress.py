@@ -1,0 +1,93 @@
+"""Progress as people see it: a bar in the terminal, an artifact in Prefect. Both show numbers computed from commits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tasks.inference.progress import Progress as RunProgress
+
+ARTIFACT_INTERVAL_S = 5.0  # the server records every update; more often only feeds its database
+
+Listener = Callable[[RunProgress], None]
+
+
+@contextmanager
+def progress_display(console: Console | None, *, orchestrated: bool) -> Iterator[Listener]:
+    """A listener for ``run_pool`` that draws a bar on ``console`` and, inside a flow, keeps an artifact up to date."""
+    listeners: list[Listener] = []
+    bar = _bar(console) if console is not None else None
+    if bar is not None:
+        bar.start()
+        listeners.append(_bar_listener(bar))
+    if orchestrated:
+        listeners.append(_artifact_listener())
+    try:
+        yield lambda progress: [listen(progress) for listen in listeners] and None
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:>12}"),
+        TextColumn("{task.fields[eta]:>14}"),
+        TextColumn("[yellow]{task.fields[failed]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=not console.is_terminal,
+        disable=not console.is_terminal,
+    )
+
+
+def _bar_listener(bar: Progress) -> Listener:
+    task_id = bar.add_task("segmenting", total=None, rate="", eta="", failed="")
+
+    def listen(progress: RunProgress) -> None:
+        bar.update(
+            task_id,
+            completed=progress.items_done,
+            total=progress.items_total,
+            rate=f"{progress.items_per_s:.1f} items/s",
+            eta=f"about {_duration(progress.eta_s)}" if progress.eta_s is not None else "",
+            failed=f"{progress.items_failed} failed" if progress.items_failed else "",
+        )
+
+    return listen
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _artifact_listener() -> Listener:
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+    artifact_id = create_progress_artifact(progress=0.0, key="visionmill-progress", description="items committed")
+    last = [0.0]
+
+    def listen(progress: RunProgress) -> None:
+        finished = progress.items_done >= progress.items_total
+        if not finished and time.monotonic() - last[0] < ARTIFACT_INTERVAL_S:
+            return
+        last[0] = time.monotonic()
+        share = 100.0 * progress.items_done / max(progress.items_total, 1)
+        eta = f", {_duration(progress.eta_s)} left" if progress.eta_s is not None else ""
+        update_progress_artifact(
+            artifact_id,
+            progress=min(share, 100.0),
+            description=f"{progress.items_done} of {progress.items_total} items, {progress.items_failed} failed, "
+            f"{progress.items_per_s:.1f} items/s{eta}",
+        )
+
+    return listen
