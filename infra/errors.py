@@ -19,6 +19,8 @@
 Errors of a single item never travel as exceptions beyond its worker: they become rows (``tasks.records.ItemFailure``).
 """
 
+# ruff: noqa: N818 - the names say what happened; an "Error" behind each would say nothing more
+
 from __future__ import annotations
 
 
