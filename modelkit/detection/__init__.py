@@ -1,0 +1,21 @@
+"""Detectors. Importing this package registers them."""
+
+from modelkit.detection.models import faster_rcnn, mask_rcnn
+from modelkit.detection.pooling import PyramidRoIAlign
+from modelkit.detection.proposals import ProposalHead
+from modelkit.detection.roi_heads import BoxHead, MaskHead
+from modelkit.detection.targets import ProposalSampler, Samples
+from modelkit.detection.two_stage import Detections, TwoStageDetector
+
+__all__ = [
+    "BoxHead",
+    "Detections",
+    "MaskHead",
+    "ProposalHead",
+    "ProposalSampler",
+    "PyramidRoIAlign",
+    "Samples",
+    "TwoStageDetector",
+    "faster_rcnn",
+    "mask_rcnn",
+]

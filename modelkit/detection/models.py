@@ -1,0 +1,70 @@
+"""Registered two-stage models: the architectures by their own names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modelkit.detection.two_stage import TwoStageDetector
+from modelkit.registry import Config, register_model
+from modelkit.transform import ImageTransform
+
+_PARTS = {"backbone": "backbone", "neck": "neck", "rpn": "dense_head", "heads": "roi_head"}
+_RESNET50 = {"name": "resnet", "depth": 50}
+_FPN = {"name": "fpn"}
+_RPN = {"name": "rpn"}
+_BOX = {"box": {"name": "box_head"}}
+_BOX_AND_MASK = {"box": {"name": "box_head"}, "mask": {"name": "mask_head"}}
+_SAMPLER = {"iou_threshold": 0.5, "per_image": 512, "positive_fraction": 0.25}
+_TRANSFORM = ImageTransform().to_config()
+_NO_WEIGHTS: dict[str, float] = {}
+
+
+@register_model("mask_rcnn", architecture="TwoStageDetector", task="instance", parts=_PARTS)
+def mask_rcnn(
+    *,
+    num_classes: int = 91,
+    backbone: Config = _RESNET50,
+    neck: Config = _FPN,
+    rpn: Config = _RPN,
+    heads: Mapping[str, Config] = _BOX_AND_MASK,
+    transform: Config = _TRANSFORM,
+    sampler: Mapping[str, Any] = _SAMPLER,
+    loss_weights: Mapping[str, float] = _NO_WEIGHTS,
+) -> TwoStageDetector:
+    """Mask R-CNN (He et al. 2017) on our skeleton; defaults are ResNet-50 FPN and 91 classes."""
+    return TwoStageDetector(
+        num_classes=num_classes,
+        backbone=backbone,
+        neck=neck,
+        rpn=rpn,
+        heads=heads,
+        transform=transform,
+        sampler=sampler,
+        loss_weights=loss_weights,
+    )
+
+
+@register_model("faster_rcnn", architecture="TwoStageDetector", task="detection", parts=_PARTS)
+def faster_rcnn(
+    *,
+    num_classes: int = 91,
+    backbone: Config = _RESNET50,
+    neck: Config = _FPN,
+    rpn: Config = _RPN,
+    heads: Mapping[str, Config] = _BOX,
+    transform: Config = _TRANSFORM,
+    sampler: Mapping[str, Any] = _SAMPLER,
+    loss_weights: Mapping[str, float] = _NO_WEIGHTS,
+) -> TwoStageDetector:
+    """Faster R-CNN (Ren et al. 2015) with a pyramid: boxes only."""
+    return TwoStageDetector(
+        num_classes=num_classes,
+        backbone=backbone,
+        neck=neck,
+        rpn=rpn,
+        heads=heads,
+        transform=transform,
+        sampler=sampler,
+        loss_weights=loss_weights,
+    )

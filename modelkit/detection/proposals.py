@@ -1,0 +1,116 @@
+"""The region proposal network (Ren et al. 2015): torchvision's module, split into forward, loss and decode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+
+from modelkit.errors import ConfigError
+from modelkit.layers.backbones import Backbone
+from modelkit.registry import register
+from modelkit.transform import Geometry
+
+
+@register("dense_head", "rpn")
+class ProposalHead(nn.Module):
+    """Objectness and box deltas for every anchor of every pyramid map.
+
+    Args:
+        neck: whose maps come in.
+        anchor_sizes: one list of sides (pixels of the resized image) per map, fine to coarse.
+        aspect_ratios: height over width, the same for every map.
+        conv_depth: 3x3 convolutions before the predictors.
+        foreground_iou, background_iou: anchors at or above / below are positive / negative; between is ignored.
+        samples_per_image, positive_fraction: of anchors, for the loss.
+        pre_nms_train, pre_nms_test: best anchors kept per map before suppression.
+        post_nms_train, post_nms_test: proposals kept per image.
+        nms_iou: suppression threshold, per map.
+        score_threshold: proposals below it are dropped.
+    """
+
+    def __init__(
+        self,
+        neck: Backbone,
+        *,
+        anchor_sizes: Sequence[Sequence[int]] = ((32,), (64,), (128,), (256,), (512,)),
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        conv_depth: int = 1,
+        foreground_iou: float = 0.7,
+        background_iou: float = 0.3,
+        samples_per_image: int = 256,
+        positive_fraction: float = 0.5,
+        pre_nms_train: int = 2000,
+        pre_nms_test: int = 1000,
+        post_nms_train: int = 2000,
+        post_nms_test: int = 1000,
+        nms_iou: float = 0.7,
+        score_threshold: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.levels = tuple(neck.out_channels)
+        if len(anchor_sizes) != len(self.levels):
+            raise ConfigError(f"rpn needs anchor_sizes for the maps {self.levels}, got {anchor_sizes}")
+        anchors = AnchorGenerator(
+            tuple(tuple(sizes) for sizes in anchor_sizes), (tuple(aspect_ratios),) * len(anchor_sizes)
+        )
+        per_cell = set(anchors.num_anchors_per_location())
+        if len(per_cell) != 1:
+            raise ConfigError(f"rpn needs the same number of anchor sizes on every map, got {anchor_sizes}")
+        self.head = RPNHead(neck.out_channels[self.levels[0]], per_cell.pop(), conv_depth)
+        # The network below is used for everything but its convolutions, which must run alone to be compiled.
+        self.proposer = RegionProposalNetwork(
+            anchors,
+            nn.Identity(),
+            foreground_iou,
+            background_iou,
+            samples_per_image,
+            positive_fraction,
+            {"training": pre_nms_train, "testing": pre_nms_test},
+            {"training": post_nms_train, "testing": post_nms_test},
+            nms_iou,
+            score_threshold,
+        )
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Raw maps: ``objectness.<map>`` (N, A, h, w) logits and ``deltas.<map>`` (N, 4 A, h, w)."""
+        logits, deltas = self.head([features[level] for level in self.levels])
+        raw = {f"objectness.{level}": logit for level, logit in zip(self.levels, logits, strict=True)}
+        raw.update({f"deltas.{level}": delta for level, delta in zip(self.levels, deltas, strict=True)})
+        return raw
+
+    def _flatten(
+        self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[int]]:
+        logits = [raw[f"objectness.{level}"].float() for level in self.levels]
+        deltas = [raw[f"deltas.{level}"].float() for level in self.levels]
+        sizes = [geometry.resized_hw for geometry in geometries]
+        # Only the shape of the batch matters to the anchors, so no pixels are carried.
+        canvas = torch.empty((len(sizes), 3, *geometries[0].padded_hw), device="meta")
+        anchors = self.proposer.anchor_generator(ImageList(canvas, sizes), logits)
+        per_level = [logit[0].numel() for logit in logits]
+        flat_logits, flat_deltas = concat_box_prediction_layers(logits, deltas)
+        return flat_logits, flat_deltas, anchors, per_level
+
+    @torch.no_grad()
+    def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[Tensor]:
+        """Proposals (p, 4) xyxy in resized pixels per image, best first; no gradient flows through them."""
+        logits, deltas, anchors, per_level = self._flatten(raw, geometries)
+        boxes = self.proposer.box_coder.decode(deltas, anchors).view(len(geometries), -1, 4)
+        sizes = [geometry.resized_hw for geometry in geometries]
+        return self.proposer.filter_proposals(boxes, logits, sizes, per_level)[0]
+
+    def loss(
+        self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry], targets: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Tensor]:
+        """``loss_objectness`` (mean BCE) and ``loss_rpn_box_reg`` (smooth L1, beta 1/9, per sampled anchor)."""
+        logits, deltas, anchors, _ = self._flatten(raw, geometries)
+        labels, matched = self.proposer.assign_targets_to_anchors(anchors, [dict(target) for target in targets])
+        wanted = self.proposer.box_coder.encode(matched, anchors)
+        objectness, boxes = self.proposer.compute_loss(logits, deltas, labels, list(wanted))
+        return {"loss_objectness": objectness, "loss_rpn_box_reg": boxes}

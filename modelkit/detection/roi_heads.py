@@ -1,0 +1,226 @@
+"""Heads on regions: boxes and masks (He et al. 2017).
+
+Contract of a roi_head: ``needs`` says which boxes it wants in training ("sampled" or "positive");
+``forward(features, boxes) -> raw``; ``loss(raw, samples) -> dict of scalars``; ``decode(raw, ...)`` gives predictions.
+The box head decodes first and decides what is detected; the others are then run on the detected boxes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import project_masks_on_boxes
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from modelkit.detection.pooling import PyramidRoIAlign
+from modelkit.detection.targets import Samples
+from modelkit.errors import ConfigError, TargetError
+from modelkit.layers.backbones import Backbone
+from modelkit.layers.norms import norm_layer
+from modelkit.registry import register
+from modelkit.transform import Geometry
+
+FINE_LEVELS = ("p2", "p3", "p4", "p5")
+MIN_BOX_SIDE = 1e-2  # pixels of the resized image, as in torchvision
+
+
+def pooled_levels(neck: Backbone) -> list[str]:
+    """The maps that regions are pooled from: p2 .. p5, as far as the neck has them."""
+    return [level for level in neck.out_channels if level in FINE_LEVELS]
+
+
+class RoIHead(nn.Module, ABC):
+    """What every head on regions has, see the module's contract; ``decode`` differs by what a head predicts."""
+
+    needs: Literal["sampled", "positive"]
+
+    @abstractmethod
+    def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Maps and regions (n_i, 4) per image, resized pixels, to raw outputs of all regions."""
+
+    @abstractmethod
+    def loss(self, raw: Mapping[str, Tensor], samples: Samples) -> dict[str, Tensor]:
+        """Named scalars, unweighted."""
+
+
+@register("roi_head", "box_head")
+class BoxHead(RoIHead):
+    """Class scores and per-class box deltas for each region.
+
+    Args:
+        neck: whose maps come in.
+        num_classes: background included.
+        resolution: of the pooled features.
+        sampling_ratio, canonical_scale, canonical_level: of the pooling, see ``PyramidRoIAlign``.
+        conv_channels: 3x3 convolutions before the fully connected layers; empty as in the paper.
+        fc_channels: widths of the fully connected layers; without convolutions two equal ones.
+        norm: after the convolutions.
+        score_threshold: detections at or below it are dropped.
+        nms_iou: suppression threshold, per class.
+        detections_per_image: kept at most.
+        box_weights: of the box coder (Ren et al. 2015): scale of dx, dy, dw, dh.
+    """
+
+    needs = "sampled"
+
+    def __init__(
+        self,
+        neck: Backbone,
+        num_classes: int,
+        *,
+        resolution: int = 7,
+        sampling_ratio: int = 2,
+        canonical_scale: float = 224,
+        canonical_level: int = 4,
+        conv_channels: Sequence[int] = (),
+        fc_channels: Sequence[int] = (1024, 1024),
+        norm: str | None = None,
+        score_threshold: float = 0.05,
+        nms_iou: float = 0.5,
+        detections_per_image: int = 100,
+        box_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+    ) -> None:
+        super().__init__()
+        levels = pooled_levels(neck)
+        self.pool = PyramidRoIAlign(neck, levels, resolution, sampling_ratio, canonical_scale, canonical_level)
+        self.body = _box_body(neck.out_channels[levels[0]], resolution, conv_channels, fc_channels, norm)
+        self.predictor = FastRCNNPredictor(fc_channels[-1], num_classes)
+        self.coder = BoxCoder(tuple(box_weights))
+        self.num_classes = num_classes
+        self.score_threshold, self.nms_iou = score_threshold, nms_iou
+        self.detections_per_image = detections_per_image
+
+    def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> dict[str, Tensor]:
+        """``class_logits`` (r, C) and ``box_deltas`` (r, 4 C) of all r regions, images concatenated."""
+        logits, deltas = self.predictor(self.body(self.pool(features, boxes)))
+        return {"class_logits": logits.float(), "box_deltas": deltas.float()}
+
+    def loss(self, raw: Mapping[str, Tensor], samples: Samples) -> dict[str, Tensor]:
+        """``loss_classifier`` (mean cross-entropy) and ``loss_box_reg`` (smooth L1, beta 1/9, per sampled region)."""
+        labels = torch.cat(samples.labels)
+        wanted = torch.cat(self.coder.encode(self._matched_boxes(samples), samples.boxes))
+        positive = torch.where(labels > 0)[0]
+        deltas = raw["box_deltas"].reshape(len(labels), -1, 4)[positive, labels[positive]]
+        box_loss = F.smooth_l1_loss(deltas, wanted[positive], beta=1 / 9, reduction="sum")
+        return {
+            "loss_classifier": F.cross_entropy(raw["class_logits"], labels),
+            "loss_box_reg": box_loss / max(1, len(labels)),
+        }
+
+    @staticmethod
+    def _matched_boxes(samples: Samples) -> list[Tensor]:
+        """Ground truth of each sample; for images without any, the sample itself (its delta is never used)."""
+        triples = zip(samples.boxes, samples.matched, samples.targets, strict=True)
+        return [
+            target["boxes"].to(boxes)[matched] if len(target["boxes"]) else boxes for boxes, matched, target in triples
+        ]
+
+    def decode(
+        self, raw: Mapping[str, Tensor], proposals: Sequence[Tensor], geometries: Sequence[Geometry]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Per image: boxes (n, 4) in resized pixels, scores (n,), labels (n,) from 1, best first."""
+        counts = [len(found) for found in proposals]
+        boxes = self.coder.decode(raw["box_deltas"], list(proposals)).split(counts)
+        scores = raw["class_logits"].softmax(-1).split(counts)
+        return [self._decode_one(b, s, g) for b, s, g in zip(boxes, scores, geometries, strict=True)]
+
+    def _decode_one(self, boxes: Tensor, scores: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+        boxes = clip_boxes_to_image(boxes, geometry.resized_hw)[:, 1:].reshape(-1, 4)
+        scores = scores[:, 1:]
+        labels = torch.arange(1, self.num_classes, device=scores.device).expand_as(scores).reshape(-1)
+        scores = scores.reshape(-1)
+        keep = torch.where(scores > self.score_threshold)[0]
+        keep = keep[remove_small_boxes(boxes[keep], MIN_BOX_SIDE)]
+        keep = keep[batched_nms(boxes[keep], scores[keep], labels[keep], self.nms_iou)[: self.detections_per_image]]
+        return boxes[keep], scores[keep], labels[keep]
+
+
+def _box_body(
+    channels: int, resolution: int, conv_channels: Sequence[int], fc_channels: Sequence[int], norm: str | None
+) -> nn.Module:
+    if conv_channels:
+        return FastRCNNConvFCHead(
+            (channels, resolution, resolution), list(conv_channels), list(fc_channels), norm_layer(norm)
+        )
+    if len(fc_channels) != 2 or fc_channels[0] != fc_channels[1]:
+        raise ConfigError(f"a box head without convolutions needs two equal fc_channels, got {list(fc_channels)}")
+    return TwoMLPHead(channels * resolution**2, fc_channels[0])
+
+
+@register("roi_head", "mask_head")
+class MaskHead(RoIHead):
+    """A mask of twice the pooled resolution for each region and class.
+
+    Args:
+        neck: whose maps come in.
+        num_classes: background included.
+        resolution: of the pooled features; masks have 2 * resolution cells a side.
+        sampling_ratio, canonical_scale, canonical_level: of the pooling.
+        channels: of the 3x3 convolutions.
+        predictor_channels: of the 2x2 deconvolution.
+        norm: after the convolutions.
+        class_agnostic: one mask per region instead of one per class.
+    """
+
+    needs = "positive"
+
+    def __init__(
+        self,
+        neck: Backbone,
+        num_classes: int,
+        *,
+        resolution: int = 14,
+        sampling_ratio: int = 2,
+        canonical_scale: float = 224,
+        canonical_level: int = 4,
+        channels: Sequence[int] = (256, 256, 256, 256),
+        predictor_channels: int = 256,
+        norm: str | None = None,
+        class_agnostic: bool = False,
+    ) -> None:
+        super().__init__()
+        levels = pooled_levels(neck)
+        self.pool = PyramidRoIAlign(neck, levels, resolution, sampling_ratio, canonical_scale, canonical_level)
+        self.body = MaskRCNNHeads(neck.out_channels[levels[0]], list(channels), 1, norm_layer(norm))
+        self.predictor = MaskRCNNPredictor(channels[-1], predictor_channels, 1 if class_agnostic else num_classes)
+        self.class_agnostic = class_agnostic
+
+    def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> dict[str, Tensor]:
+        """``mask_logits`` (r, C, M, M) with M = 2 * resolution; C = 1 when class-agnostic."""
+        return {"mask_logits": self.predictor(self.body(self.pool(features, boxes))).float()}
+
+    def loss(self, raw: Mapping[str, Tensor], samples: Samples) -> dict[str, Tensor]:
+        """``loss_mask``: mean BCE on the channel of the true class against the true mask cropped by the region.
+
+        Raises:
+            TargetError: when a target with objects has no ``masks``.
+        """
+        logits = raw["mask_logits"]
+        wanted = []
+        for boxes, matched, target in zip(samples.boxes, samples.matched, samples.targets, strict=True):
+            if len(boxes) == 0:
+                continue
+            if "masks" not in target:
+                raise TargetError("the mask head needs 'masks' in every target that has boxes")
+            wanted.append(project_masks_on_boxes(target["masks"], boxes, matched, logits.shape[-1]))
+        if not wanted:
+            return {"loss_mask": logits.sum() * 0}  # keeps the graph: parameters get a zero gradient, not none
+        chosen = self._of_class(logits, torch.cat(samples.labels))
+        return {"loss_mask": F.binary_cross_entropy_with_logits(chosen, torch.cat(wanted))}
+
+    def decode(self, raw: Mapping[str, Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
+        """Per image: probabilities (n, M, M) of each detection's own class, on the grid of its box."""
+        chosen = self._of_class(raw["mask_logits"], torch.cat(list(labels))).sigmoid()
+        return list(chosen.split([len(found) for found in labels]))
+
+    def _of_class(self, logits: Tensor, labels: Tensor) -> Tensor:
+        channel = torch.zeros_like(labels) if self.class_agnostic else labels
+        return logits[torch.arange(len(labels), device=labels.device), channel]

@@ -1,0 +1,108 @@
+"""Training targets of detectors: the checks, and the sampling of proposals into training examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
+from torchvision.ops import box_iou
+
+from modelkit.errors import TargetError
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Proposals picked for training, one list entry per image, with what they were matched to.
+
+    Args:
+        boxes: (s, 4) float xyxy in resized pixels.
+        labels: (s,) long; 0 = background.
+        matched: (s,) long index of the matched ground truth; 0 where there is none.
+        targets: target dicts in resized pixels.
+    """
+
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    matched: list[Tensor]
+    targets: Sequence[Mapping[str, Any]]
+
+    def positive(self) -> Samples:
+        """Only the samples that were matched to an object."""
+        keep = [labels > 0 for labels in self.labels]
+        return Samples(
+            [boxes[k] for boxes, k in zip(self.boxes, keep, strict=True)],
+            [labels[k] for labels, k in zip(self.labels, keep, strict=True)],
+            [matched[k] for matched, k in zip(self.matched, keep, strict=True)],
+            self.targets,
+        )
+
+
+class ProposalSampler:
+    """Match proposals to ground truth by IoU and draw a balanced sample; the ground-truth boxes join the proposals.
+
+    Args:
+        iou_threshold: at or above: foreground; below: background.
+        per_image: how many samples an image gives.
+        positive_fraction: upper bound on the share of foreground.
+    """
+
+    def __init__(self, iou_threshold: float, per_image: int, positive_fraction: float) -> None:
+        self._matcher = Matcher(iou_threshold, iou_threshold, allow_low_quality_matches=False)
+        self._draw = BalancedPositiveNegativeSampler(per_image, positive_fraction)
+
+    @torch.no_grad()
+    def __call__(self, proposals: list[Tensor], targets: Sequence[Mapping[str, Any]]) -> Samples:
+        """Proposals (p, 4) per image in resized pixels to at most ``per_image`` samples per image."""
+        boxes = [
+            torch.cat([found, target["boxes"].to(found)]) for found, target in zip(proposals, targets, strict=True)
+        ]
+        pairs = [self._match(found, target) for found, target in zip(boxes, targets, strict=True)]
+        labels, matched = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        positive, negative = self._draw(labels)
+        chosen = [torch.where(p | n)[0] for p, n in zip(positive, negative, strict=True)]
+        return Samples(
+            [values[k] for values, k in zip(boxes, chosen, strict=True)],
+            [values[k] for values, k in zip(labels, chosen, strict=True)],
+            [values[k] for values, k in zip(matched, chosen, strict=True)],
+            targets,
+        )
+
+    def _match(self, boxes: Tensor, target: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        if len(target["boxes"]) == 0:
+            nothing = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+            return nothing, nothing
+        matches = self._matcher(box_iou(target["boxes"].to(boxes), boxes))
+        matched = matches.clamp(min=0)
+        labels = target["labels"][matched]
+        return torch.where(matches == Matcher.BELOW_LOW_THRESHOLD, 0, labels), matched
+
+
+def check_targets(targets: Sequence[Mapping[str, Any]], num_images: int, num_classes: int) -> None:
+    """Refuse targets that would train nonsense.
+
+    Raises:
+        TargetError: names the image's index, the key and the offending value.
+    """
+    if len(targets) != num_images:
+        raise TargetError(f"{num_images} images need as many targets, got {len(targets)}")
+    for index, target in enumerate(targets):
+        _check_target(target, f"target {index}", num_classes)
+
+
+def _check_target(target: Mapping[str, Any], where: str, num_classes: int) -> None:
+    boxes, labels = target["boxes"], target["labels"]
+    if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
+        raise TargetError(f"{where}: boxes must be (n, 4) float xyxy, got {tuple(boxes.shape)} {boxes.dtype}")
+    if labels.shape != boxes.shape[:1] or labels.dtype != torch.int64:
+        raise TargetError(f"{where}: labels must be ({len(boxes)},) long, got {tuple(labels.shape)} {labels.dtype}")
+    degenerate = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+    if degenerate.any():
+        raise TargetError(f"{where}: boxes need x1 < x2 and y1 < y2, got {boxes[degenerate][0].tolist()}")
+    if len(labels) and not 1 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise TargetError(f"{where}: labels must lie in 1 .. {num_classes - 1}, got {sorted(set(labels.tolist()))}")
+    if "masks" in target and (target["masks"].dim() != 3 or len(target["masks"]) != len(boxes)):
+        raise TargetError(f"{where}: masks must be ({len(boxes)}, H, W), got {tuple(target['masks'].shape)}")

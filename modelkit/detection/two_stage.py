@@ -1,0 +1,165 @@
+"""Two-stage detectors: proposals first, then heads on regions (Ren et al. 2015, He et al. 2017).
+
+One skeleton for Faster and Mask R-CNN and for every later head: torchvision's ``RoIHeads`` hard-codes its heads and
+hides its samples, so this is written anew around torchvision's parts; with the same weights it gives the same
+detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modelkit.base import VisionModel
+from modelkit.detection.proposals import ProposalHead
+from modelkit.detection.roi_heads import BoxHead, MaskHead, RoIHead
+from modelkit.detection.targets import ProposalSampler, check_targets
+from modelkit.errors import ConfigError, TargetError
+from modelkit.layers.backbones import Backbone
+from modelkit.registry import Config, build
+from modelkit.rle import encode_box_masks
+from modelkit.transform import Geometry, ImageTransform, SizeHW
+from modelkit.types import Instances
+
+LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask")
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What was found in one image, as tensors on the model's device, best first.
+
+    Args:
+        size_hw: of the source image.
+        boxes_xyxy: (n, 4) float32, source pixels.
+        scores: (n,) float32.
+        labels: (n,) long, from 1.
+        masks: (n, M, M) float32 probabilities on the grid of each box, or None.
+    """
+
+    size_hw: SizeHW
+    boxes_xyxy: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None
+
+    def cpu(self) -> Detections:
+        """The same on the host."""
+        masks = None if self.masks is None else self.masks.cpu()
+        return Detections(self.size_hw, self.boxes_xyxy.cpu(), self.scores.cpu(), self.labels.cpu(), masks)
+
+    def to_instances(self, threshold: float = 0.5) -> Instances:
+        """With masks as run lengths on the source canvas, straight from the small masks; pixels > ``threshold``."""
+        boxes = self.boxes_xyxy.float().numpy(force=True)
+        rles = None if self.masks is None else encode_box_masks(self.masks, self.boxes_xyxy, self.size_hw, threshold)
+        return Instances(
+            size_hw=self.size_hw,
+            boxes_xyxy=boxes,
+            scores=self.scores.float().numpy(force=True),
+            labels=self.labels.numpy(force=True).astype(np.int32),
+            rles=rles,
+            is_thing=np.ones(len(boxes), bool),
+        )
+
+
+class TwoStageDetector(VisionModel):
+    """Backbone, neck, region proposals, and any number of heads on regions, the first of which is the box head.
+
+    Args:
+        num_classes: background included; labels run from 1.
+        backbone, neck, rpn: part configs.
+        heads: part configs by name; "box" is required and decides what is detected.
+        transform: options of ``ImageTransform``.
+        sampler: options of ``ProposalSampler``: iou_threshold, per_image, positive_fraction.
+        loss_weights: by loss name; missing ones weigh 1. The losses themselves come back unweighted.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        backbone: Config,
+        neck: Config,
+        rpn: Config,
+        heads: Mapping[str, Config | None],
+        transform: Config,
+        sampler: Mapping[str, Any],
+        loss_weights: Mapping[str, float],
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.transform = ImageTransform.from_config(transform)
+        self.backbone: Backbone = build("backbone", backbone)
+        self.neck: Backbone = build("neck", neck, self.backbone)
+        self.rpn: ProposalHead = build("dense_head", rpn, self.neck)
+        self.roi_heads = nn.ModuleDict(
+            {name: build("roi_head", head, self.neck, num_classes) for name, head in heads.items() if head is not None}
+        )
+        if "box" not in self.roi_heads:
+            raise ConfigError(f"a two-stage detector needs a head named 'box', got {list(self.roi_heads)}")
+        self.sample = ProposalSampler(**_checked_sampler(sampler))
+        self.loss_weights = {name: 1.0 for name in LOSS_NAMES if name != "loss_mask" or "mask" in self.roi_heads}
+        self.loss_weights.update(loss_weights)
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, Tensor]:
+        """Unweighted, named losses of a training batch; ``predict`` is for everything else.
+
+        Args:
+            images: each (3, H, W) float in [0, 1].
+            targets: one dict per image: ``boxes`` (n, 4) float xyxy in pixels of the image, ``labels`` (n,) long from
+                1, and for a mask head ``masks`` (n, H, W) uint8. n may be 0.
+
+        Raises:
+            TargetError: when targets are missing or malformed.
+        """
+        if targets is None:
+            raise TargetError("forward gives training losses and needs targets; use predict(images) for detections")
+        check_targets(targets, len(images), self.num_classes)
+        batch, geometries = self.transform.batch(images, training=self.training)
+        resized = [self.transform.target(t, g) for t, g in zip(targets, geometries, strict=True)]
+        raw = self.dense(batch)
+        losses = self.rpn.loss(raw, geometries, resized)
+        samples = self.sample(self.rpn.decode(raw, geometries), resized)
+        for module in self.roi_heads.values():
+            head = cast(RoIHead, module)
+            wanted = samples.positive() if head.needs == "positive" else samples
+            losses.update(head.loss(head(raw, wanted.boxes), wanted))
+        return losses
+
+    def dense(self, batch: Tensor) -> dict[str, Tensor]:
+        """The part with fixed shapes, fit to be compiled: (N, 3, H, W) normalised to pyramid maps and proposal maps."""
+        features = self.neck(self.backbone(batch))
+        return {**features, **self.rpn(features)}
+
+    @torch.inference_mode()
+    def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[Detections]:
+        """The eager rest: proposals, regions, suppression. Boxes come back in source pixels."""
+        proposals = self.rpn.decode(raw, geometries)
+        box_head = cast(BoxHead, self.roi_heads["box"])
+        found = box_head.decode(box_head(raw, proposals), proposals, geometries)
+        masks = self._decode_masks(raw, found)
+        return [
+            Detections(geometry.source_hw, geometry.boxes_to_source(boxes), scores, labels, mask)
+            for geometry, (boxes, scores, labels), mask in zip(geometries, found, masks, strict=True)
+        ]
+
+    def _decode_masks(
+        self, raw: Mapping[str, Tensor], found: Sequence[tuple[Tensor, Tensor, Tensor]]
+    ) -> Sequence[Tensor | None]:
+        if "mask" not in self.roi_heads:
+            return [None] * len(found)
+        head = cast(MaskHead, self.roi_heads["mask"])
+        return head.decode(head(raw, [boxes for boxes, _, _ in found]), [labels for _, _, labels in found])
+
+
+def _checked_sampler(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    known = {"iou_threshold", "per_image", "positive_fraction"}
+    if set(options) != known:
+        raise ConfigError(f"sampler needs exactly the options {sorted(known)}, got {sorted(options)}")
+    return options

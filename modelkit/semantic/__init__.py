@@ -1,0 +1,1 @@
+"""Semantic segmentation models. Importing this package registers them."""

@@ -1,0 +1,207 @@
+"""From source images to network batches and back: resize, normalise, pad; the one owner of the inverse map.
+
+Sizes are (rows, columns). Boxes are xyxy with (0, 0) the corner of the first pixel: they scale by the ratio of sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modelkit.errors import ConfigError, TargetError
+
+SizeHW = tuple[int, int]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_LONG_OVER_SHORT = (1.0, 4 / 3, 3 / 2, 16 / 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How one image went into the network.
+
+    Args:
+        source_hw: of the image as given.
+        resized_hw: of its content inside the padded batch, top-left aligned.
+        padded_hw: of the batch.
+    """
+
+    source_hw: SizeHW
+    resized_hw: SizeHW
+    padded_hw: SizeHW
+
+    def boxes_to_source(self, boxes_xyxy: Tensor) -> Tensor:
+        """Boxes (n, 4) in resized pixels to source pixels."""
+        return scale_boxes(boxes_xyxy, self.resized_hw, self.source_hw)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTransform:
+    """Resize by the shorter side within a limit on the longer one, normalise, pad with zeros (= the mean colour).
+
+    Args:
+        min_size: wanted shorter side, pixels.
+        max_size: limit on the longer side; wins over ``min_size``.
+        mean: per RGB channel of values in [0, 1].
+        std: per RGB channel.
+        size_divisible: padded sides are multiples of this.
+        padding: what ``bucket`` does. "pad": keep the aspect ratio and pad to one of few shapes; "stretch": resize to
+            the shape of the nearest aspect ratio, no padding (for models with global pooling, which padding would
+            disturb); "none": no shape is shared, every resized size is its own bucket.
+        train_min_sizes: in training the shorter side is drawn from these; empty = always ``min_size``.
+        antialias: low-pass before shrinking.
+    """
+
+    min_size: int = 800
+    max_size: int = 1333
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+    size_divisible: int = 32
+    padding: Literal["pad", "stretch", "none"] = "pad"
+    train_min_sizes: Sequence[int] = ()
+    antialias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.min_size < 1 or self.max_size < self.min_size or self.size_divisible < 1:
+            raise ConfigError(
+                f"transform needs 1 <= min_size <= max_size and size_divisible >= 1, got {self.min_size}, "
+                f"{self.max_size}, {self.size_divisible}"
+            )
+        if self.padding not in ("pad", "stretch", "none"):
+            raise ConfigError(f"transform padding must be 'pad', 'stretch' or 'none', got {self.padding!r}")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ImageTransform:
+        """From plain JSON; raises ConfigError naming unknown keys."""
+        unknown = sorted(set(config) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ConfigError(f"transform has no option {', '.join(unknown)}")
+        return cls(**config)
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain JSON with every option."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def resized_hw(self, source_hw: SizeHW, min_size: int | None = None) -> SizeHW:
+        """Size after resizing: aspect ratio kept up to rounding down, at least one pixel a side."""
+        if self.padding == "stretch":
+            return self._nearest_shape(source_hw)
+        scale = min((min_size or self.min_size) / min(source_hw), self.max_size / max(source_hw))
+        return max(1, math.floor(source_hw[0] * scale)), max(1, math.floor(source_hw[1] * scale))
+
+    def padded_hw(self, sizes_hw: Sequence[SizeHW]) -> SizeHW:
+        """The smallest allowed batch size that holds all of ``sizes_hw``."""
+        return self._round_up(max(h for h, _ in sizes_hw)), self._round_up(max(w for _, w in sizes_hw))
+
+    def buckets(self) -> list[SizeHW]:
+        """The declared batch shapes, smallest area first; empty for padding "none".
+
+        Common aspect ratios (1:1, 4:3, 3:2, 16:9) both ways; with "pad" also the largest square side pair and, for very
+        long images, bands of a half, a quarter and one unit of the shorter side.
+        """
+        if self.padding == "none":
+            return []
+        short, divide = self.min_size, self._round_up
+        sides = {(divide(short), divide(min(self.max_size, math.ceil(short * r)))) for r in _LONG_OVER_SHORT}
+        if self.padding == "pad":
+            sides |= {(divide(s), divide(self.max_size)) for s in (short, short // 2, short // 4, 1)}
+        shapes = sides | {(w, h) for h, w in sides}
+        return sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape))
+
+    def bucket(self, source_hw: SizeHW) -> SizeHW:
+        """The batch shape that an image of this size is always put into, whatever its neighbours are."""
+        resized = self.resized_hw(source_hw)
+        if self.padding != "pad":
+            return resized
+        for shape in self.buckets():
+            if shape[0] >= resized[0] and shape[1] >= resized[1]:
+                return shape
+        return self.padded_hw([resized])
+
+    def _nearest_shape(self, source_hw: SizeHW) -> SizeHW:
+        wanted = math.log(source_hw[0] / source_hw[1])
+        return min(self.buckets(), key=lambda shape: (abs(math.log(shape[0] / shape[1]) - wanted), shape))
+
+    def _round_up(self, side: int) -> int:
+        return math.ceil(side / self.size_divisible) * self.size_divisible
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(..., 3, H, W) float in [0, 1] to zero mean and unit deviation."""
+        mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device)[:, None, None]
+        std = torch.tensor(self.std, dtype=images.dtype, device=images.device)[:, None, None]
+        return (images - mean) / std
+
+    def resize(self, image: Tensor, size_hw: SizeHW) -> Tensor:
+        """(3, H, W) float to (3, *size_hw), bilinear between pixel centres."""
+        resized = F.interpolate(
+            image[None], size=size_hw, mode="bilinear", align_corners=False, antialias=self.antialias
+        )
+        return resized[0]
+
+    def batch(
+        self, images: Sequence[Tensor], *, training: bool = False, padded_hw: SizeHW | None = None
+    ) -> tuple[Tensor, list[Geometry]]:
+        """Normalise, resize and pad a list of images.
+
+        Args:
+            images: each (3, H, W) float in [0, 1]; sizes may differ.
+            training: draw the shorter side from ``train_min_sizes``.
+            padded_hw: batch shape; default: the smallest that is a multiple of ``size_divisible``.
+
+        Returns:
+            (N, 3, *padded_hw) and the geometry of each image.
+        """
+        resized = [self._prepare_one(image, training) for image in images]
+        sizes = [(image.shape[-2], image.shape[-1]) for image in resized]
+        shape = padded_hw or self.padded_hw(sizes)
+        batch = resized[0].new_zeros((len(resized), 3, *shape))
+        for slot, image, (rows, columns) in zip(batch, resized, sizes, strict=True):
+            slot[:, :rows, :columns] = image
+        geometries = [
+            Geometry((image.shape[-2], image.shape[-1]), size, shape) for image, size in zip(images, sizes, strict=True)
+        ]
+        return batch, geometries
+
+    def _prepare_one(self, image: Tensor, training: bool) -> Tensor:
+        if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            raise TargetError(f"an image must be (3, H, W) float in [0, 1], got {tuple(image.shape)} {image.dtype}")
+        min_size = None
+        if training and self.train_min_sizes:
+            min_size = self.train_min_sizes[int(torch.randint(len(self.train_min_sizes), ()))]
+        size = self.resized_hw((image.shape[-2], image.shape[-1]), min_size)
+        return self.resize(self.normalise(image), size)
+
+    def target(self, target: Mapping[str, Any], geometry: Geometry) -> dict[str, Any]:
+        """The target dict of one image in resized pixels: boxes scaled, masks and semantic maps by nearest neighbour.
+
+        Masks (n, H, W) and ``semantic`` (H, W) take the resized, not the padded size.
+        """
+        resized = dict(target)
+        if "boxes" in target:
+            resized["boxes"] = scale_boxes(target["boxes"], geometry.source_hw, geometry.resized_hw)
+        if "masks" in target:
+            resized["masks"] = _resize_nearest(target["masks"], geometry.resized_hw)
+        if "semantic" in target:
+            resized["semantic"] = _resize_nearest(target["semantic"][None], geometry.resized_hw)[0]
+        return resized
+
+
+def scale_boxes(boxes_xyxy: Tensor, from_hw: SizeHW, to_hw: SizeHW) -> Tensor:
+    """Boxes (n, 4) of an image of one size to the same image at another size."""
+    rows, columns = (
+        torch.tensor(to, dtype=torch.float32) / torch.tensor(origin, dtype=torch.float32)
+        for to, origin in zip(to_hw, from_hw, strict=True)
+    )
+    return boxes_xyxy * torch.stack([columns, rows, columns, rows]).to(boxes_xyxy)
+
+
+def _resize_nearest(maps: Tensor, size_hw: SizeHW) -> Tensor:
+    if maps.shape[-2:] == size_hw:
+        return maps
+    return F.interpolate(maps[:, None].float(), size=size_hw)[:, 0].to(maps.dtype)
