@@ -29,6 +29,7 @@ class Entry:
     first_frame: int = 0  # video: index of the first frame, always a keyframe
     end_frame: int | None = None  # video: one past the last frame; None = to the end
     first_pts: int | None = None  # video: pts of first_frame in stream time base, to seek to; None = from the start
+    problem: str | None = None  # why listing it failed (broken tar, missing shard): a failed row of stage inventory
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,127 @@
+"""A COCO annotation file as a listing of its images; annotations are not read here.
+
+``file_name`` is relative to the images' root: the JSON's own folder unless another is given. COCO files know no etags,
+so the root is listed once and joined by name; a named image that is not there stays in the inventory and ends as a
+failed row.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.errors import DatasetError
+from infra.store import Store, open_store, split_uri
+from tasks.ingest.entries import BATCH_ROWS, INVENTORY_SCHEMA, MISSING_ETAG, Row, Skipped, batches_of, is_unicode
+from tasks.ingest.json_stream import JsonBrokenError, iter_array
+from tasks.ingest.media_kinds import kind_of
+from tasks.ingest.spill import workbench
+
+_JOIN = f"""
+    SELECT n.uri, coalesce(o.etag, '{MISSING_ETAG}') AS etag, coalesce(o.size_bytes, 0)::BIGINT AS size_bytes, n.media,
+           NULL::VARCHAR AS container, NULL::BIGINT AS offset, NULL::BIGINT AS length, NULL::VARCHAR AS problem
+    FROM read_parquet(?) n LEFT JOIN read_parquet(?) o ON n.uri = o.uri
+"""
+
+
+def coco_pieces(
+    store: Store, key: str, *, images_root: str | None, folder: Path, skipped: Skipped
+) -> Iterator[pa.RecordBatch]:
+    """The images of an annotation file, with the etags and sizes of what lies under those names.
+
+    Raises:
+        DatasetError: no COCO file, or none of its images exists below the root.
+    """
+    uri = store.uri_of(key)
+    root = (images_root or uri.rpartition("/")[0]).rstrip("/")
+    if not root.startswith("s3://"):
+        root = split_uri(f"{root}/x")[0]  # absolute, without file://
+    with workbench(folder) as (connection, scratch):
+        names_path, objects_path = scratch / "names.parquet", scratch / "objects.parquet"
+        common = _Prefix()
+        named = _write(names_path, (common.seen(row) for row in _named(store, key, root, skipped)))
+        if not named:
+            raise DatasetError(f"{uri} names no images", hint="A COCO file has a top-level array 'images'.")
+        _write(objects_path, _objects(root, common.text))
+        paths = [str(names_path), str(objects_path)]
+        found = connection.execute(f"SELECT count(*) FROM ({_JOIN}) WHERE etag <> '{MISSING_ETAG}'", paths).fetchone()
+        if not found or not found[0]:
+            raise DatasetError(
+                f"none of the {named} images named in {uri} exists below {root}",
+                hint="Say where they are with the images' root (file_name is relative to it).",
+            )
+        reader = connection.execute(_JOIN, paths).to_arrow_reader(BATCH_ROWS)
+        for batch in cast(pa.RecordBatchReader, reader):
+            yield batch.cast(INVENTORY_SCHEMA)
+
+
+class _Prefix:
+    """The text that all URIs seen so far begin with."""
+
+    def __init__(self) -> None:
+        self.text: str | None = None
+
+    def seen(self, row: Row) -> Row:
+        if self.text is None:
+            self.text = row.uri
+        elif not row.uri.startswith(self.text):
+            self.text = posixpath.commonprefix([self.text, row.uri])
+        return row
+
+
+def _named(store: Store, key: str, root: str, skipped: Skipped) -> Iterator[Row]:
+    uri = store.uri_of(key)
+    with store.open(key) as stream, io.TextIOWrapper(stream, "utf-8-sig") as text:
+        try:
+            for image in iter_array(text, "images"):
+                name = image.get("file_name") if isinstance(image, dict) else None
+                if not isinstance(name, str) or not name or not is_unicode(name):
+                    skipped.add("COCO image without a file_name", [], 1)
+                elif (item := _resolve(root, name)) is None:
+                    skipped.add("COCO file_name that leads out of the bucket", [name], 1)
+                else:
+                    yield Row(item, MISSING_ETAG, 0, "video" if kind_of(name) == "video" else "image")
+        except (JsonBrokenError, UnicodeDecodeError) as error:
+            raise DatasetError(f"{uri} cannot be read: {error}", hint="Is it a whole COCO annotation file?") from error
+
+
+def _resolve(root: str, name: str) -> str | None:
+    """The URI of a file name; absolute ones stay, ``..`` is followed inside the file system or the bucket."""
+    if name.startswith("s3://"):
+        return name
+    if not {".", "..", ""} & set(name.split("/")):
+        return f"{root}/{name}"
+    if not root.startswith("s3://"):
+        return posixpath.normpath(posixpath.join(root, name))
+    bucket, _, prefix = root.removeprefix("s3://").partition("/")
+    path = posixpath.normpath(posixpath.join(prefix, name.lstrip("/")))
+    return None if path.startswith("..") else f"s3://{bucket}/{path}"
+
+
+def _objects(root: str, common: str | None) -> Iterator[Row]:
+    """What lies below the root, narrowed to the common beginning of the names."""
+    store_root, key = split_uri(f"{root}/x")
+    store = open_store(store_root)
+    prefix = key[:-1]
+    base = store.uri_of(prefix)
+    if common is not None and common.startswith(base):
+        prefix += common[len(base) :].rpartition("/")[0]
+        prefix += "/" if prefix and not prefix.endswith("/") else ""
+    for info in store.list(prefix):
+        if is_unicode(info.key):
+            yield Row(store.uri_of(info.key), info.etag, info.size_bytes, "image")
+
+
+def _write(path: Path, rows: Iterator[Row]) -> int:
+    count = 0
+    with pq.ParquetWriter(path, INVENTORY_SCHEMA, compression="zstd") as writer:
+        for batch in batches_of(rows):
+            writer.write_batch(batch)
+            count += batch.num_rows
+    return count

@@ -1,0 +1,131 @@
+"""The inventory: a local Parquet listing of everything a source names, written as it streams by."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from infra.errors import DatasetError, NoSpaceLeft
+from tasks.ingest.entries import INVENTORY_SCHEMA, Skipped
+from tasks.ingest.sources import read_source
+
+FILE_NAME = "inventory.parquet"
+ROW_GROUP_ROWS = 131_072
+SUMMARY_KEY = b"visionmill.inventory"
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """A listing on disk and what it holds; the columns are :data:`tasks.ingest.entries.INVENTORY_SCHEMA`."""
+
+    path: Path
+    source: str
+    num_objects: int  # rows: images, videos and problems
+    total_bytes: int  # as far as sizes are known
+    num_images: int
+    num_videos: int
+    num_problems: int  # rows that are listed but cannot be read: broken tars, missing shards, names that are no text
+    skipped: dict[str, int]  # reason -> how many objects were left out for it
+    skipped_examples: dict[str, tuple[str, ...]]  # reason -> the first few names
+
+
+def take_inventory(source: str, *, folder: Path, images_root: str | None = None) -> Inventory:
+    """List ``source`` into ``folder/inventory.parquet``, in bounded memory.
+
+    Args:
+        source: what to list, see :mod:`tasks.ingest.sources`.
+        folder: local work folder; created if need be. An older inventory in it is replaced once the new one is whole.
+        images_root: where the images of a COCO file lie; default: its own folder.
+
+    Raises:
+        DatasetError: the source does not exist, is no source, or holds nothing to process.
+        StoreError: bucket missing, access denied, storage unavailable, no space left.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE_NAME
+    scratch = folder / f".{FILE_NAME}.{os.getpid()}"
+    skipped = Skipped()
+    try:
+        return _write(
+            source, read_source(source, folder=folder, skipped=skipped, images_root=images_root), skipped, path, scratch
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpaceLeft(f"no space left for the inventory in {folder}", hint="Free space, or move it.") from error
+        raise
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def load_inventory(path: Path) -> Inventory:
+    """The inventory in a file written by :func:`take_inventory`; DatasetError if it is none."""
+    metadata = pq.read_metadata(path).metadata or {}
+    if SUMMARY_KEY not in metadata:
+        raise DatasetError(f"{path} is no inventory of ours", hint="Use it as a source instead: it is a ready listing.")
+    return _from_summary(path, metadata[SUMMARY_KEY])
+
+
+def _write(source: str, batches: Iterable[pa.RecordBatch], skipped: Skipped, path: Path, scratch: Path) -> Inventory:
+    totals = {"num_objects": 0, "total_bytes": 0, "num_images": 0, "num_videos": 0, "num_problems": 0}
+    writer = pq.ParquetWriter(
+        scratch,
+        INVENTORY_SCHEMA,
+        compression="zstd",
+        use_dictionary=["media", "container", "problem"],
+        write_statistics=["size_bytes", "media"],
+    )
+    try:
+        waiting: list[pa.RecordBatch] = []
+        for batch in batches:
+            _count(totals, batch)
+            waiting.append(batch)
+            if sum(piece.num_rows for piece in waiting) >= ROW_GROUP_ROWS:
+                writer.write_table(pa.Table.from_batches(waiting), row_group_size=2 * ROW_GROUP_ROWS)
+                waiting = []
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting), row_group_size=2 * ROW_GROUP_ROWS)
+        if not totals["num_objects"]:
+            raise _empty(source, skipped)
+        summary = json.dumps({"source": source, **totals, "skipped": skipped.counts, "examples": skipped.examples})
+        writer.add_key_value_metadata({SUMMARY_KEY.decode(): summary})
+    finally:
+        writer.close()
+    os.replace(scratch, path)
+    return _from_summary(path, summary.encode())
+
+
+def _from_summary(path: Path, summary: bytes) -> Inventory:
+    plain = json.loads(summary)
+    examples = {reason: tuple(names) for reason, names in plain.pop("examples").items()}
+    return Inventory(path=path, skipped_examples=examples, **plain)
+
+
+def _count(totals: dict[str, int], batch: pa.RecordBatch) -> None:
+    problems = batch.num_rows - batch["problem"].null_count
+    videos = pc.sum(pc.and_(pc.equal(batch["media"], "video"), pc.is_null(batch["problem"]))).as_py() or 0
+    totals["num_objects"] += batch.num_rows
+    totals["total_bytes"] += pc.sum(batch["size_bytes"]).as_py() or 0
+    totals["num_videos"] += videos
+    totals["num_images"] += batch.num_rows - problems - videos
+    totals["num_problems"] += problems
+
+
+def _empty(source: str, skipped: Skipped) -> DatasetError:
+    if not skipped.counts:
+        return DatasetError(f"the source {source!r} holds nothing", hint="Check the path or prefix.")
+    reasons = sorted(skipped.counts.items(), key=lambda pair: -pair[1])
+    shown = "; ".join(
+        f"{count} x {reason} (e.g. {', '.join(skipped.examples[reason][:1])})" for reason, count in reasons[:5]
+    )
+    return DatasetError(
+        f"the source {source!r} holds no image, video or tar; left out: {shown}",
+        hint="Objects without a known ending can be given as a listing with a uri column.",
+    )
