@@ -1,0 +1,110 @@
+"""Byte credits: what may be in flight on one edge of a pipeline."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+
+class Credits:
+    """A semaphore that counts bytes, first come, first served; an amount above the limit passes alone.
+
+    All methods but :meth:`waiting` take the lock that was given, so that a pipeline can look at several edges at once.
+
+    Args:
+        limit_bytes: how many bytes may be out at once.
+        lock: the pipeline's one lock (re-entrant).
+        on_wait: called with the lock held when somebody has to wait: whoever holds back credits should let go.
+    """
+
+    def __init__(
+        self, limit_bytes: int, lock: threading.RLock | None = None, *, on_wait: Callable[[], None] | None = None
+    ):
+        if limit_bytes < 1:
+            raise ValueError(f"a byte budget must be positive, got {limit_bytes}")
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self.peak_bytes = 0
+        self.largest_bytes = 0  # the largest single amount: what may pass alone above the limit
+        self._changed = threading.Condition(lock)
+        self._queue: deque[object] = deque()
+        self._on_wait = on_wait
+
+    def acquire(self, amount_bytes: int, cancelled: Callable[[], bool] = bool) -> bool:
+        """Wait until ``amount_bytes`` fit and take them; False (nothing taken) once ``cancelled()`` says so.
+
+        Whoever makes ``cancelled`` true calls :meth:`wake`.
+        """
+        ticket = object()
+        with self._changed:
+            self._queue.append(ticket)
+            try:
+                while self._queue[0] is not ticket or not self._fits(amount_bytes):
+                    if cancelled():
+                        return False
+                    if self._on_wait is not None:
+                        self._on_wait()
+                    self._changed.wait()
+                if cancelled():
+                    return False
+                self._add(amount_bytes)
+                return True
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
+
+    def correct(self, reserved_bytes: int, actual_bytes: int) -> None:
+        """Replace an estimate by the truth. Never waits: the bytes exist already."""
+        with self._changed:
+            self._add(actual_bytes - reserved_bytes)
+            self.largest_bytes = max(self.largest_bytes, actual_bytes)
+            if actual_bytes < reserved_bytes:
+                self._changed.notify_all()
+
+    def release(self, amount_bytes: int) -> None:
+        """Give bytes back."""
+        with self._changed:
+            if amount_bytes > self.used_bytes:
+                raise RuntimeError(f"{amount_bytes} bytes given back but only {self.used_bytes} are out")
+            self.used_bytes -= amount_bytes
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Let every waiter look at ``cancelled`` again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def waiting(self) -> bool:
+        """Whether somebody waits for credits right now."""
+        return bool(self._queue)
+
+    def _fits(self, amount_bytes: int) -> bool:
+        return self.used_bytes == 0 or self.used_bytes + amount_bytes <= self.limit_bytes
+
+    def _add(self, amount_bytes: int) -> None:
+        self.used_bytes += amount_bytes
+        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+
+
+class SizeEstimate:
+    """How large the next thing will be, learned from those before: rises at once, sinks slowly.
+
+    Reserving before producing keeps the bound honest: without it every producer could hold one uncounted output.
+
+    Args:
+        unknown_bytes: the answer before anything was seen; the whole budget makes the first one go alone.
+    """
+
+    def __init__(self, unknown_bytes: int) -> None:
+        self._unknown_bytes = unknown_bytes
+        self._bytes: float | None = None
+
+    def __call__(self, count: int = 1) -> int:
+        """Bytes to expect of each of the next ``count`` things."""
+        return self._unknown_bytes // count if self._bytes is None else int(self._bytes)
+
+    def learn(self, actual_bytes: int) -> None:
+        """Take a true size into account."""
+        before = actual_bytes if self._bytes is None else self._bytes
+        self._bytes = float(max(actual_bytes, 0.9 * before + 0.1 * actual_bytes))
