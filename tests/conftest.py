@@ -1,0 +1,72 @@
+"""Real services for tests, each started at most once a session, in folders of their own, never the user's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.seaweedfs import S3Endpoint, SeaweedFS, endpoint_of
+from infra.standing import StandingService
+from tests.faults import FaultyS3
+
+
+@pytest.fixture(scope="session")
+def services_dir() -> Iterator[Path]:
+    """A short path (Ray and SeaweedFS open Unix sockets) that holds every service of this session."""
+    folder = Path(tempfile.mkdtemp(prefix="vmt", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def session_env() -> Iterator[pytest.MonkeyPatch]:
+    """Environment changes that last for the session."""
+    patch = pytest.MonkeyPatch()
+    yield patch
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def s3_server(services_dir: Path, session_env: pytest.MonkeyPatch) -> Iterator[S3Endpoint]:
+    """A SeaweedFS with an empty bucket ``tests``; the AWS_* variables point to it from now on."""
+    service = StandingService(SeaweedFS(), services_dir)
+    endpoint = endpoint_of(service.ensure(timeout_s=60.0))
+    try:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            session_env.delenv(name)
+        for name, value in endpoint.environment().items():
+            session_env.setenv(name, value)
+        from infra.store_s3 import create_bucket
+
+        create_bucket("s3://tests")
+        yield endpoint
+    finally:
+        service.stop(timeout_s=10.0)
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Endpoint, request: pytest.FixtureRequest) -> str:
+    """A root URI of this test alone: a fresh prefix in the bucket (buckets cost volumes on the server)."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40]
+    return f"s3://tests/{name}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def faulty_s3(s3_server: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    """A proxy before the server; AWS_ENDPOINT_URL points to it, so stores opened from now on go through it."""
+    with FaultyS3(s3_server) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
+def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh root, once as a folder and once in the bucket: the contract is the same."""
+    return str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("s3_bucket")
