@@ -19,7 +19,7 @@ from modelkit.errors import ConfigError, TargetError
 SizeHW = tuple[int, int]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_LONG_OVER_SHORT = (1.0, 4 / 3, 3 / 2, 16 / 9)
+_ASPECT_RATIOS = ((1, 1), (3, 4), (2, 3), (9, 16))  # rows to columns; each is used both ways
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,13 @@ class ImageTransform:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def resized_hw(self, source_hw: SizeHW, min_size: int | None = None) -> SizeHW:
-        """Size after resizing: aspect ratio kept up to rounding down, at least one pixel a side."""
+        """Size after resizing, at least one pixel a side; the aspect ratio is kept but for "stretch"."""
         if self.padding == "stretch":
             return self._nearest_shape(source_hw)
-        scale = min((min_size or self.min_size) / min(source_hw), self.max_size / max(source_hw))
+        return self._fit(source_hw, min_size or self.min_size)
+
+    def _fit(self, source_hw: SizeHW, min_size: int) -> SizeHW:
+        scale = min(min_size / min(source_hw), self.max_size / max(source_hw))
         return max(1, math.floor(source_hw[0] * scale)), max(1, math.floor(source_hw[1] * scale))
 
     def padded_hw(self, sizes_hw: Sequence[SizeHW]) -> SizeHW:
@@ -102,27 +105,26 @@ class ImageTransform:
     def buckets(self) -> list[SizeHW]:
         """The declared batch shapes, smallest area first; empty for padding "none".
 
-        Common aspect ratios (1:1, 4:3, 3:2, 16:9) both ways; with "pad" also the largest square side pair and, for very
-        long images, bands of a half, a quarter and one unit of the shorter side.
+        What images of common aspect ratios (1:1, 4:3, 3:2, 16:9) and of the limit (``max_size`` : ``min_size``) need,
+        both ways; with "pad" also bands of a half, a quarter and one unit of the shorter side for long, thin images.
         """
         if self.padding == "none":
             return []
-        short, divide = self.min_size, self._round_up
-        sides = {(divide(short), divide(min(self.max_size, math.ceil(short * r)))) for r in _LONG_OVER_SHORT}
+        short, long = self.min_size, self.max_size
+        sizes = {self._fit((6 * height, 6 * width), short) for height, width in _ASPECT_RATIOS} | {(short, long)}
         if self.padding == "pad":
-            sides |= {(divide(s), divide(self.max_size)) for s in (short, short // 2, short // 4, 1)}
-        shapes = sides | {(w, h) for h, w in sides}
+            sizes |= {(max(1, side), long) for side in (short // 2, short // 4, 1)}
+        shapes = {self.padded_hw([size]) for size in sizes}
+        shapes |= {(width, height) for height, width in shapes}
         return sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape))
 
     def bucket(self, source_hw: SizeHW) -> SizeHW:
         """The batch shape that an image of this size is always put into, whatever its neighbours are."""
         resized = self.resized_hw(source_hw)
-        if self.padding != "pad":
-            return resized
-        for shape in self.buckets():
-            if shape[0] >= resized[0] and shape[1] >= resized[1]:
-                return shape
-        return self.padded_hw([resized])
+        if self.padding == "none":
+            return self.padded_hw([resized])
+        fitting = (shape for shape in self.buckets() if shape[0] >= resized[0] and shape[1] >= resized[1])
+        return next(fitting, self.padded_hw([resized]))
 
     def _nearest_shape(self, source_hw: SizeHW) -> SizeHW:
         wanted = math.log(source_hw[0] / source_hw[1])

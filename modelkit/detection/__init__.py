@@ -1,6 +1,13 @@
 """Detectors. Importing this package registers them."""
 
-from modelkit.detection.models import faster_rcnn, mask_rcnn
+from modelkit.detection.models import (
+    faster_rcnn,
+    fasterrcnn_resnet50_fpn,
+    fasterrcnn_resnet50_fpn_v2,
+    mask_rcnn,
+    maskrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn_v2,
+)
 from modelkit.detection.pooling import PyramidRoIAlign
 from modelkit.detection.proposals import ProposalHead
 from modelkit.detection.roi_heads import BoxHead, MaskHead
@@ -17,5 +24,9 @@ __all__ = [
     "Samples",
     "TwoStageDetector",
     "faster_rcnn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
     "mask_rcnn",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
 ]

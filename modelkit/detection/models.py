@@ -15,6 +15,9 @@ _FPN = {"name": "fpn"}
 _RPN = {"name": "rpn"}
 _BOX = {"box": {"name": "box_head"}}
 _BOX_AND_MASK = {"box": {"name": "box_head"}, "mask": {"name": "mask_head"}}
+_FPN_V2 = {**_FPN, "norm": "batch"}
+_RPN_V2 = {**_RPN, "conv_depth": 2}
+_BOX_V2 = {"name": "box_head", "conv_channels": [256] * 4, "fc_channels": [1024], "norm": "batch"}
 _SAMPLER = {"iou_threshold": 0.5, "per_image": 512, "positive_fraction": 0.25}
 _TRANSFORM = ImageTransform().to_config()
 _NO_WEIGHTS: dict[str, float] = {}
@@ -68,3 +71,36 @@ def faster_rcnn(
         sampler=sampler,
         loss_weights=loss_weights,
     )
+
+
+@register_model("maskrcnn_resnet50_fpn", architecture="TwoStageDetector", task="instance", weights=("COCO_V1",))
+def maskrcnn_resnet50_fpn(
+    *, num_classes: int = 91, norm: str = "batch", norm_eps: float = 1e-5, transform: Config = _TRANSFORM
+) -> TwoStageDetector:
+    """torchvision's model of that name, on our skeleton: the same state dict gives the same detections."""
+    return mask_rcnn(num_classes=num_classes, backbone=_resnet50(norm, norm_eps), transform=transform)
+
+
+@register_model("fasterrcnn_resnet50_fpn", architecture="TwoStageDetector", task="detection", weights=("COCO_V1",))
+def fasterrcnn_resnet50_fpn(
+    *, num_classes: int = 91, norm: str = "batch", norm_eps: float = 1e-5, transform: Config = _TRANSFORM
+) -> TwoStageDetector:
+    """torchvision's model of that name, on our skeleton."""
+    return faster_rcnn(num_classes=num_classes, backbone=_resnet50(norm, norm_eps), transform=transform)
+
+
+@register_model("maskrcnn_resnet50_fpn_v2", architecture="TwoStageDetector", task="instance", weights=("COCO_V1",))
+def maskrcnn_resnet50_fpn_v2(*, num_classes: int = 91, transform: Config = _TRANSFORM) -> TwoStageDetector:
+    """torchvision's improved recipe (Li et al. 2021): deeper proposal and box heads, normalisation everywhere."""
+    heads = {"box": _BOX_V2, "mask": {"name": "mask_head", "norm": "batch"}}
+    return mask_rcnn(num_classes=num_classes, neck=_FPN_V2, rpn=_RPN_V2, heads=heads, transform=transform)
+
+
+@register_model("fasterrcnn_resnet50_fpn_v2", architecture="TwoStageDetector", task="detection", weights=("COCO_V1",))
+def fasterrcnn_resnet50_fpn_v2(*, num_classes: int = 91, transform: Config = _TRANSFORM) -> TwoStageDetector:
+    """torchvision's improved recipe, boxes only."""
+    return faster_rcnn(num_classes=num_classes, neck=_FPN_V2, rpn=_RPN_V2, heads={"box": _BOX_V2}, transform=transform)
+
+
+def _resnet50(norm: str, norm_eps: float) -> Config:
+    return {**_RESNET50, "norm": norm, "norm_eps": norm_eps}

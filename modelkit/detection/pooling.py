@@ -51,10 +51,10 @@ class PyramidRoIAlign(nn.Module):
         return wanted.clamp(self._finest, self._coarsest).to(torch.int64) - self._finest
 
     def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """Maps and boxes (n_i, 4) per image in resized pixels to (sum n_i, C, output_size, output_size) float32."""
+        """Maps and boxes (n_i, 4) per image in resized pixels to (sum n_i, C, output_size, output_size)."""
         image_index = torch.cat([torch.full_like(found[:, :1], i) for i, found in enumerate(boxes)])
         rois = torch.cat([image_index, torch.cat(list(boxes))], dim=1)
-        maps = [features[level].float() for level in self.levels]
+        maps = [features[level] for level in self.levels]
         if len(maps) == 1:
             return self._pool(maps[0], rois, self._scales[0])
         levels = self.level_of(rois[:, 1:])

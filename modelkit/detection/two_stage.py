@@ -123,9 +123,14 @@ class TwoStageDetector(VisionModel):
         check_targets(targets, len(images), self.num_classes)
         batch, geometries = self.transform.batch(images, training=self.training)
         resized = [self.transform.target(t, g) for t, g in zip(targets, geometries, strict=True)]
-        raw = self.dense(batch)
-        losses = self.rpn.loss(raw, geometries, resized)
-        samples = self.sample(self.rpn.decode(raw, geometries), resized)
+        return self.loss(self.dense(batch), geometries, resized)
+
+    def loss(
+        self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry], targets: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Tensor]:
+        """Unweighted, named losses of raw maps; ``targets`` in resized pixels, as ``transform.target`` gives them."""
+        losses = self.rpn.loss(raw, geometries, targets)
+        samples = self.sample(self.rpn.decode(raw, geometries), targets)
         for module in self.roi_heads.values():
             head = cast(RoIHead, module)
             wanted = samples.positive() if head.needs == "positive" else samples
@@ -139,7 +144,8 @@ class TwoStageDetector(VisionModel):
 
     @torch.inference_mode()
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[Detections]:
-        """The eager rest: proposals, regions, suppression. Boxes come back in source pixels."""
+        """The eager rest, in float32: proposals, regions, suppression. Boxes come back in source pixels."""
+        raw = {name: maps.float().contiguous() for name, maps in raw.items()}  # once, not once for every head
         proposals = self.rpn.decode(raw, geometries)
         box_head = cast(BoxHead, self.roi_heads["box"])
         found = box_head.decode(box_head(raw, proposals), proposals, geometries)
