@@ -17,7 +17,7 @@ _BOX = {"box": {"name": "box_head"}}
 _BOX_AND_MASK = {"box": {"name": "box_head"}, "mask": {"name": "mask_head"}}
 _FPN_V2 = {**_FPN, "norm": "batch"}
 _RPN_V2 = {**_RPN, "conv_depth": 2}
-_BOX_V2 = {"name": "box_head", "conv_channels": [256] * 4, "fc_channels": [1024], "norm": "batch"}
+_BOX_V2: Config = {"name": "box_head", "conv_channels": [256] * 4, "fc_channels": [1024], "norm": "batch"}
 _SAMPLER = {"iou_threshold": 0.5, "per_image": 512, "positive_fraction": 0.25}
 _TRANSFORM = ImageTransform().to_config()
 _NO_WEIGHTS: dict[str, float] = {}
@@ -92,7 +92,7 @@ def fasterrcnn_resnet50_fpn(
 @register_model("maskrcnn_resnet50_fpn_v2", architecture="TwoStageDetector", task="instance", weights=("COCO_V1",))
 def maskrcnn_resnet50_fpn_v2(*, num_classes: int = 91, transform: Config = _TRANSFORM) -> TwoStageDetector:
     """torchvision's improved recipe (Li et al. 2021): deeper proposal and box heads, normalisation everywhere."""
-    heads = {"box": _BOX_V2, "mask": {"name": "mask_head", "norm": "batch"}}
+    heads: Mapping[str, Config] = {"box": _BOX_V2, "mask": {"name": "mask_head", "norm": "batch"}}
     return mask_rcnn(num_classes=num_classes, neck=_FPN_V2, rpn=_RPN_V2, heads=heads, transform=transform)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torchvision
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class TorchvisionNetwork(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.backbone, self.classifier = model.backbone, model.classifier
+        self.backbone, self.classifier = cast(nn.Module, model.backbone), cast(nn.Module, model.classifier)
         self.aux_classifier = getattr(model, "aux_classifier", None)
         # LR-ASPP's classifier takes both of its maps, the others one.
         self._takes_all = isinstance(model, torchvision.models.segmentation.LRASPP)

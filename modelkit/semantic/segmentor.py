@@ -5,7 +5,7 @@ The network gives logits on a coarse grid. How labels get back to source pixels 
     "network"  logits bilinear to the network's input size, argmax, then nearest neighbour to the source size. Up to the
                argmax this is torchvision's own rule. It runs in the dense part, so a compiler can fuse it.
     "coarse"   argmax on the grid, then nearest neighbour to the source size: cheapest, blocky outlines.
-    "source"   logits bilinear to the input size and on to the source size, argmax there: smoothest, costs by source size.
+    "source"   logits bilinear to the input size and on to the source size, argmax there: smoothest, dearest.
 """
 
 from __future__ import annotations
