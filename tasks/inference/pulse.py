@@ -1,0 +1,227 @@
+"""What a worker is doing right now, in a small mapped file that outlives the worker's process.
+
+A process that aborts, is killed, or hangs in native code cannot answer a call any more, but what it wrote into mapped
+memory a moment before stays readable for others on the machine. So before a thread touches an item it writes down
+which one; after a death that list is a hint (several threads were busy, and a kill from outside blames nobody), which
+the dispatcher confirms by running the suspects alone. A crash with a signal also leaves "last words": the signal and
+the thread that caught it, which mostly names the one item.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import mmap
+import os
+import re
+import shutil
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+_MAGIC = b"vmpulse1"
+_HEADER = struct.Struct("<8sIIIQd")  # magic, pid, slots, marks per slot, items done, time of the last one
+_SLOT = struct.Struct("<QdI12s")  # thread, since, number of marks, stage
+_MARK = struct.Struct("<Bii")  # shard, entry, frame
+_SHARDS, _SHARD_BYTES = 8, 80
+_FOLDER_PREFIX = "visionmill-pulse-"
+
+
+class Mark(NamedTuple):
+    """One item: a frame of an entry of a shard. Frame -1: the entry as a whole; entry -1: the shard as a whole."""
+
+    shard_id: str
+    entry: int = -1
+    frame: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Working:
+    """One busy thread: its leg and its items, since when (seconds since the epoch)."""
+
+    stage: str
+    marks: tuple[Mark, ...]
+    since_s: float
+    thread: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A worker's pulse as read from outside."""
+
+    pid: int
+    items_done: int
+    last_done_s: float  # seconds since the epoch; 0 before the first
+    working: tuple[Working, ...]
+
+    def oldest(self, shard_id: str | None = None) -> Working | None:
+        """The thread that is busy for the longest time (with an item of that shard)."""
+        busy = [w for w in self.working if shard_id is None or any(m.shard_id == shard_id for m in w.marks)]
+        return min(busy, key=lambda w: w.since_s, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class LastWords:
+    """What a crash with a signal left behind."""
+
+    cause: str  # e.g. "Aborted", "Segmentation fault"
+    thread: int | None  # the thread that caught it
+
+
+class Pulse:
+    """The writer's side, one per worker process. Writing costs about a microsecond and never waits for a disk.
+
+    Args:
+        num_threads: threads that may be busy at once; further ones go unrecorded.
+        max_marks: items that one thread may hold at once (the largest batch).
+    """
+
+    def __init__(self, num_threads: int = 32, max_marks: int = 256, *, catch_signals: bool = True) -> None:
+        sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-"))
+        self._num_threads, self._max_marks = num_threads, max_marks
+        self._slot_bytes = _SLOT.size + max_marks * _MARK.size
+        size = _HEADER.size + _SHARDS * _SHARD_BYTES + num_threads * self._slot_bytes
+        with (self.folder / "pulse").open("w+b") as file:
+            file.truncate(size)
+            self._map = mmap.mmap(file.fileno(), size)
+        self._lock = threading.Lock()
+        self._shards: dict[str, int] = {}
+        self._slots: dict[int, int] = {}  # by thread
+        self._done = 0
+        self._write_header(0.0)
+        if catch_signals:
+            self._last_words = (self.folder / "last_words").open("w")  # open while the process lives
+            faulthandler.enable(self._last_words, all_threads=True)
+
+    def begin_shard(self, shard_id: str) -> None:
+        """Make room for a shard's name; call before its items are marked."""
+        with self._lock:
+            free = sorted(set(range(_SHARDS)) - set(self._shards.values()))
+            if shard_id in self._shards or not free:
+                return
+            self._shards[shard_id] = free[0]
+            at = _HEADER.size + free[0] * _SHARD_BYTES
+            name = shard_id.encode()[:_SHARD_BYTES]
+            self._map[at : at + _SHARD_BYTES] = name.ljust(_SHARD_BYTES, b"\0")
+
+    def end_shard(self, shard_id: str) -> None:
+        """Free the shard's name."""
+        with self._lock:
+            self._shards.pop(shard_id, None)
+
+    @contextmanager
+    def working(self, stage: str, marks: Iterable[Mark]) -> Iterator[None]:
+        """Record that this thread works on these items, until the block ends."""
+        thread = threading.get_ident()
+        at = self._slot_of(thread)
+        if at is None:
+            yield
+            return
+        known = [(self._shards[m.shard_id], m.entry, m.frame) for m in marks if m.shard_id in self._shards]
+        known = known[: self._max_marks]
+        _SLOT.pack_into(self._map, at, thread, time.time(), 0, stage.encode()[:12])
+        for i, mark in enumerate(known):
+            _MARK.pack_into(self._map, at + _SLOT.size + i * _MARK.size, *mark)
+        _SLOT.pack_into(self._map, at, thread, time.time(), len(known), stage.encode()[:12])
+        try:
+            yield
+        finally:
+            _SLOT.pack_into(self._map, at, thread, 0.0, 0, b"")
+
+    def count(self, items: int) -> None:
+        """Note that so many items left the last stage."""
+        with self._lock:
+            self._done += items
+            self._write_header(time.time())
+
+    def read(self) -> Heartbeat | None:
+        """The own pulse, as others see it."""
+        return read_pulse(self.folder)
+
+    def close(self) -> None:
+        """Stop recording and remove the files."""
+        if faulthandler.is_enabled() and hasattr(self, "_last_words"):
+            faulthandler.disable()
+            self._last_words.close()
+        remove_pulse(self.folder)
+
+    def _write_header(self, now_s: float) -> None:
+        _HEADER.pack_into(self._map, 0, _MAGIC, os.getpid(), self._num_threads, self._max_marks, self._done, now_s)
+
+    def _slot_of(self, thread: int) -> int | None:
+        slot = self._slots.get(thread)
+        if slot is None:
+            with self._lock:
+                if len(self._slots) >= self._num_threads:
+                    return None
+                slot = self._slots[thread] = len(self._slots)
+        return _HEADER.size + _SHARDS * _SHARD_BYTES + slot * self._slot_bytes
+
+
+def read_pulse(folder: Path) -> Heartbeat | None:
+    """The pulse in a folder, of a living or a dead process of this machine; None if there is none."""
+    try:
+        data = (folder / "pulse").read_bytes()
+        magic, pid, num_threads, max_marks, done, last_done_s = _HEADER.unpack_from(data)
+    except (OSError, struct.error):
+        return None
+    if magic != _MAGIC:
+        return None
+    names = [
+        data[at : at + _SHARD_BYTES].rstrip(b"\0").decode("utf-8", "replace")
+        for at in range(_HEADER.size, _HEADER.size + _SHARDS * _SHARD_BYTES, _SHARD_BYTES)
+    ]
+    working = []
+    for i in range(num_threads):
+        at = _HEADER.size + _SHARDS * _SHARD_BYTES + i * (_SLOT.size + max_marks * _MARK.size)
+        thread, since_s, count, stage = _SLOT.unpack_from(data, at)
+        if since_s <= 0.0:
+            continue
+        raw = [_MARK.unpack_from(data, at + _SLOT.size + j * _MARK.size) for j in range(min(count, max_marks))]
+        marks = tuple(Mark(names[shard % _SHARDS], entry, frame) for shard, entry, frame in raw)
+        working.append(Working(stage.rstrip(b"\0").decode("ascii", "replace"), marks, since_s, thread))
+    return Heartbeat(pid, done, last_done_s, tuple(working))
+
+
+def read_last_words(folder: Path) -> LastWords | None:
+    """Signal and thread of a crash; None when the process left none (killed from outside, or alive)."""
+    try:
+        text = (folder / "last_words").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    cause = re.search(r"Fatal Python error: ([^\n]+)", text)
+    if cause is None:
+        return None
+    thread = re.search(r"Current thread 0x([0-9a-f]+)", text)
+    return LastWords(cause.group(1).strip(), int(thread.group(1), 16) if thread else None)
+
+
+def remove_pulse(folder: Path) -> None:
+    """Remove a worker's files once they have been read."""
+    if folder.name.startswith(_FOLDER_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(older_than_s: float = 3600.0) -> None:
+    """Remove what workers of vanished drivers left in the temporary folder an hour ago or earlier."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
+        pid = folder.name.removeprefix(_FOLDER_PREFIX).split("-")[0]
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > older_than_s and not _is_alive(pid):
+                remove_pulse(folder)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
