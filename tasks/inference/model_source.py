@@ -38,7 +38,7 @@ def local_model(model: str) -> str:
     tensors = _tensor_key(store, key, model)
     record = tensors.removesuffix(TENSORS) + RECORD
     etags = "|".join(store.info(name).etag for name in (tensors, record))
-    folder = settings().state_dir / "models" / hashlib.sha256(f"{model}|{etags}".encode()).hexdigest()[:16]
+    folder = settings().cache_dir / "weights" / hashlib.sha256(f"{model}|{etags}".encode()).hexdigest()[:16]
     for name in (record, tensors):  # the tensors last: their presence says that the pair is whole
         _copy_once(store, name, folder / Path(name).name)
     return str(folder / Path(tensors).name)
