@@ -1,7 +1,8 @@
 """Find the one item that kills its worker: the suspects alone first, then halves of the shard, then frames of a video.
 
 A pure state machine: it says what to try next and is told what came of it. Each try runs alone in a worker of its own,
-so a death has one cause; a verdict is given only on an item that dies with nothing else around.
+so a death has one cause; a verdict is given only on an item that dies with nothing else around, and twice if the
+death was silent: a kill from outside (an operator, the machine's memory) leaves no more trace than that.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Investigation:
         rest = [i for i in touchable if i not in first]
         self._groups: list[tuple[int, ...]] = [tuple(group) for group in (rest, first) if group]  # a stack
         self._frame_search: _FrameSearch | None = None
+        self._died_silently: set[int] = set()
         self.culprit: Culprit | None = None
 
     def next(self) -> Probe | None:
@@ -71,13 +73,17 @@ class Investigation:
         else:
             self._groups.pop()
 
-    def died(self) -> None:
-        """The last probe took its worker with it, or hung."""
+    def died(self, *, silently: bool = True) -> None:
+        """The last probe took its worker with it, or hung (``silently``: by a death that anybody may have caused)."""
         if self._frame_search is not None:
             self._frame_search.died()
             self._judge_frames()
             return
         group = self._groups.pop()
+        if len(group) == 1 and silently and group[0] not in self._died_silently:
+            self._died_silently.add(group[0])
+            self._groups.append(group)
+            return
         if len(group) > 1:
             # The halves replace all other groups: the reason is in here.
             half = (len(group) + 1) // 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.inference.investigation import Culprit, Investigation
+from tasks.inference.investigation import Culprit, Investigation, Probe
 from tasks.inference.job import Quarantine
 from tasks.inference.pulse import Mark
 from tasks.records import Entry, ItemFailure, Shard
@@ -46,12 +46,24 @@ def test_the_guilty_image_is_found_whatever_the_hints(size: int, guilty: int, su
     investigation = Investigation(shard_of([image(i) for i in range(size)]), hints)
     culprit, probes, _deaths = solve(investigation, lambda probe: guilty in probe.entries)
     assert culprit == Culprit(guilty, 0, rest=False)
-    assert probes <= 2 + 2 * size.bit_length() + 2
+    assert probes <= 3 + 2 * size.bit_length() + 2
 
 
 def test_a_right_hint_needs_one_death() -> None:
     investigation = Investigation(shard_of([image(i) for i in range(100)]), [Mark("s", 41, 0)])
-    assert solve(investigation, lambda probe: 41 in probe.entries) == (Culprit(41, 0, rest=False), 1, 1)
+    assert investigation.next() == Probe((41,))
+    investigation.died(silently=False)
+    assert investigation.culprit == Culprit(41, 0, rest=False)
+
+
+def test_a_silent_death_needs_to_be_seen_twice() -> None:
+    investigation = Investigation(shard_of([image(i) for i in range(4)]), [Mark("s", 1, 0)])
+    investigation.died()
+    assert (investigation.culprit, investigation.next()) == (None, Probe((1,)))
+    investigation.survived()  # it was somebody from outside
+    assert investigation.next() == Probe((0, 2, 3))
+    investigation.survived()
+    assert investigation.inconclusive
 
 
 def test_an_innocent_shard_is_inconclusive() -> None:
