@@ -25,7 +25,7 @@ from tasks.ingest.spill import workbench
 
 _JOIN = f"""
     SELECT n.uri, coalesce(o.etag, '{MISSING_ETAG}') AS etag, coalesce(o.size_bytes, 0)::BIGINT AS size_bytes, n.media,
-           NULL::VARCHAR AS container, NULL::BIGINT AS offset, NULL::BIGINT AS length, NULL::VARCHAR AS problem
+           NULL::VARCHAR AS container, NULL::BIGINT AS "offset", NULL::BIGINT AS length, NULL::VARCHAR AS problem
     FROM read_parquet(?) n LEFT JOIN read_parquet(?) o ON n.uri = o.uri
 """
 
@@ -56,7 +56,7 @@ def coco_pieces(
                 f"none of the {named} images named in {uri} exists below {root}",
                 hint="Say where they are with the images' root (file_name is relative to it).",
             )
-        reader = connection.execute(_JOIN, paths).to_arrow_reader(BATCH_ROWS)
+        reader = connection.sql(_JOIN, params=paths).to_arrow_reader(BATCH_ROWS)
         for batch in cast(pa.RecordBatchReader, reader):
             yield batch.cast(INVENTORY_SCHEMA)
 

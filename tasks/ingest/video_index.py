@@ -1,11 +1,11 @@
 """Cut long videos at keyframes, with frame indices that are exact in presentation order.
 
-The container's index tells which packets are keyframes, in decoding order. It becomes presentation order like this: a
-frame shown before a keyframe is either decoded before it, or is one of the keyframe's *leading* frames (open GOP, common
-in HEVC): decoded after it, shown before it. So the index of a keyframe is the count of shown packets before it plus the
-count of its leading frames, which follow it closely; they are found by reading a few packets there. Frames that an edit
-list hides are not counted. Where the index is missing or incomplete (Matroska keeps keyframes only; AVI may have none)
-all packets are read once without decoding any.
+The container's index tells which packets are keyframes, in decoding order. It becomes presentation order like this:
+a frame shown before a keyframe is either decoded before it, or is one of the keyframe's *leading* frames (open GOP,
+common in HEVC): decoded after it, shown before it. So the index of a keyframe is the count of shown packets before it
+plus the count of its leading frames, which follow it closely; they are found by reading a few packets there. Frames
+that an edit list hides are not counted. Where the index is missing or incomplete (Matroska keeps keyframes only; AVI
+may have none) all packets are read once without decoding any.
 
 Every cut is tried: a seek to its pts must arrive at the keyframe or before it. A video whose frames cannot be counted
 for sure this way stays in one piece.
@@ -145,7 +145,10 @@ def _indexed(
     next_cut = 0
     keyframes: list[Keyframe] = []
     for entry in entries:
-        if entry.is_keyframe and shown_before >= next_cut and not entry.is_discard:
+        if entry.is_keyframe and entry.is_discard and not keyframes:
+            keyframes.append(Keyframe(0, entry.timestamp))  # hidden by an edit list, but decoding starts there
+            next_cut = frames_per_piece
+        elif entry.is_keyframe and shown_before >= next_cut and not entry.is_discard:
             found = _keyframe_at(container, stream, entry.timestamp, shown_before)
             if found is not None:
                 keyframes.append(found)
