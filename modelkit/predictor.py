@@ -1,0 +1,175 @@
+"""From pictures to results in source pixels: what a worker, a notebook and an evaluation all call.
+
+The work is cut where threads and devices meet. ``prepare`` (any thread, host) resizes; ``infer`` (one thread, device)
+normalises, pads to the bucket and runs the model; ``finish`` (any thread, host) turns small masks into run lengths.
+Every image always lands in the same bucket, so neighbours in a batch never change its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modelkit.base import Prediction, VisionModel
+from modelkit.execution import ExecutionChoice, ForwardFn, eager_forward
+from modelkit.transform import Geometry, SizeHW
+from modelkit.types import Instances
+from modelkit.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One image on its way into a batch.
+
+    Args:
+        pixels: (h, w, 3) uint8 RGB, resized, not padded.
+        geometry: its ``padded_hw`` is the bucket.
+    """
+
+    pixels: np.ndarray
+    geometry: Geometry
+
+    @property
+    def bucket(self) -> SizeHW:
+        """Padded rows and columns; images of one bucket may share a batch."""
+        return self.geometry.padded_hw
+
+    @property
+    def nbytes(self) -> int:
+        """Host memory held, bytes."""
+        return self.pixels.nbytes
+
+
+class Predictor:
+    """A model with its weights' record, ready to be used.
+
+    Args:
+        model: put on ``device`` and into evaluation mode.
+        weights: its record.
+        device: e.g. "cpu", "cuda:0".
+        choice: how to run the dense part; default eager float32.
+        min_score: results below it are dropped by ``finish``.
+
+    Attributes:
+        forward_fn: the dense part as it is run; ``use`` exchanges it (for a compiled one, say).
+    """
+
+    def __init__(
+        self,
+        model: VisionModel,
+        weights: Weights,
+        device: str | torch.device = "cpu",
+        *,
+        choice: ExecutionChoice | None = None,
+        min_score: float = 0.0,
+    ) -> None:
+        self.weights, self.device, self.min_score = weights, torch.device(device), min_score
+        self.model = model.eval().to(self.device)
+        self.model.requires_grad_(False)
+        self.choice: ExecutionChoice
+        self.forward_fn: ForwardFn
+        self.use(choice or ExecutionChoice())
+
+    def use(self, choice: ExecutionChoice, forward_fn: ForwardFn | None = None) -> None:
+        """Run the dense part another way from now on; not while ``infer`` is running.
+
+        Args:
+            choice: memory format and number format; recorded with results.
+            forward_fn: takes the normalised batch, gives what ``model.dense`` gives; default: the eager model.
+        """
+        self.choice = choice
+        # A plain tensor has 4 dimensions only where memory format means something; torch ignores the others.
+        self.model.to(memory_format=choice.memory_format)  # type: ignore[call-overload]
+        self.forward_fn = forward_fn or eager_forward(self.model, choice, self.device)
+
+    def prepare(self, image_rgb_hwc_u8: np.ndarray) -> Prepared:
+        """Resize one image as the model's transform does, in 8 bits (within one grey level of the float result).
+
+        Args:
+            image_rgb_hwc_u8: (H, W, 3) uint8, H and W at least 1.
+
+        Raises:
+            ValueError: for any other shape or dtype.
+        """
+        image = image_rgb_hwc_u8
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise ValueError(f"an image must be (H, W, 3) uint8 with H, W >= 1, got {image.shape} {image.dtype}")
+        transform, source_hw = self.model.transform, (image.shape[0], image.shape[1])
+        geometry = Geometry(source_hw, transform.resized_hw(source_hw), transform.bucket(source_hw))
+        if geometry.resized_hw == source_hw:
+            return Prepared(np.ascontiguousarray(image), geometry)
+        planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        resized = F.interpolate(planes, geometry.resized_hw, mode="bilinear", antialias=transform.antialias)
+        return Prepared(np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()), geometry)
+
+    @torch.inference_mode()
+    def infer(self, prepared: Sequence[Prepared]) -> list[Prediction]:
+        """Run the model on images of one bucket; to be called from one thread at a time.
+
+        Args:
+            prepared: at least one, all of the same ``bucket``; memory on the device grows with their number.
+
+        Returns:
+            Raw results on the host, in order; give each to ``finish``.
+
+        Raises:
+            ValueError: when buckets differ.
+        """
+        geometries = [each.geometry for each in prepared]
+        if len({geometry.padded_hw for geometry in geometries}) != 1:
+            raise ValueError(f"a batch needs images of one bucket, got {sorted({each.bucket for each in prepared})}")
+        raw = self.forward_fn(self.batch(prepared))
+        return [result.cpu() for result in self.model.decode(raw, geometries)]
+
+    def batch(self, prepared: Sequence[Prepared]) -> Tensor:
+        """(N, 3, *bucket) float32 on the device, normalised, padding zero: what ``forward_fn`` takes."""
+        rows, columns = prepared[0].bucket
+        pixels = np.zeros((len(prepared), rows, columns, 3), np.uint8)
+        for slot, each in zip(pixels, prepared, strict=True):
+            slot[: each.pixels.shape[0], : each.pixels.shape[1]] = each.pixels
+        planes = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        batch = self.model.transform.normalise_u8(planes, self.choice.memory_format)
+        for slot, each in zip(batch, prepared, strict=True):
+            slot[:, each.pixels.shape[0] :] = 0
+            slot[:, :, each.pixels.shape[1] :] = 0
+        return batch
+
+    def finish(self, raw: Prediction) -> Instances:
+        """One raw result in source pixels, masks as run lengths; pure, any thread."""
+        found = raw.to_instances()
+        keep = found.scores >= self.min_score
+        if keep.all():
+            return found
+        return Instances(
+            size_hw=found.size_hw,
+            boxes_xyxy=found.boxes_xyxy[keep],
+            scores=found.scores[keep],
+            labels=found.labels[keep],
+            rles=None if found.rles is None else [rle for rle, kept in zip(found.rles, keep, strict=True) if kept],
+            is_thing=found.is_thing[keep],
+            track_ids=None if found.track_ids is None else found.track_ids[keep],
+        )
+
+    def __call__(self, images: Sequence[np.ndarray], *, batch_size: int = 8) -> list[Instances]:
+        """Results for images (H, W, 3) uint8 RGB of any sizes, in order.
+
+        Args:
+            images: may be empty.
+            batch_size: at most so many at once, and only images of one bucket.
+        """
+        prepared = [self.prepare(image) for image in images]
+        buckets: dict[SizeHW, list[int]] = {}
+        for index, each in enumerate(prepared):
+            buckets.setdefault(each.bucket, []).append(index)
+        results: dict[int, Instances] = {}
+        for members in buckets.values():
+            for start in range(0, len(members), batch_size):
+                chosen = members[start : start + batch_size]
+                found = self.infer([prepared[index] for index in chosen])
+                results.update(zip(chosen, map(self.finish, found), strict=True))
+        return [results[index] for index in range(len(images))]

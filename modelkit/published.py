@@ -1,0 +1,156 @@
+"""Published weights that are usable by name: where they are, what config they need, what their record says.
+
+URLs, metrics and categories come from torchvision's own tables; only what these do not say stands here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from modelkit.errors import UnknownNameError, WeightsUnavailableError
+from modelkit.weights import ClassInfo
+
+EMBEDDED_MODEL = "digitscape_mask_rcnn"
+_NO_CLASS = ("__background__", "N/A")
+_TIMEOUT_S = 20.0
+_LICENCE = "BSD-3-Clause (torchvision); trained on COCO, annotations CC BY 4.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One published set of weights.
+
+    Args:
+        model: registered name.
+        weights: its name among the model's weights, e.g. "COCO_V1".
+        entry: of torchvision's table, "<enum>.<member>".
+        config: options that the published computation needs.
+        is_thing: False where the classes are regions, not single objects.
+    """
+
+    model: str
+    weights: str
+    entry: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    is_thing: bool = True
+
+    @property
+    def url(self) -> str:
+        """Where the file is."""
+        return torchvision.models.get_weight(self.entry).url
+
+    @property
+    def digest_prefix(self) -> str:
+        """First eight digits of the file's SHA-256, which torchvision puts into its name."""
+        return Path(urllib.parse.urlparse(self.url).path).stem.rsplit("-", 1)[-1]
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """Label ids and names; background and unused ids left out."""
+        names = torchvision.models.get_weight(self.entry).meta["categories"]
+        return tuple(ClassInfo(i, name, self.is_thing) for i, name in enumerate(names) if name not in _NO_CLASS)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """As published, by data set."""
+        return dict(torchvision.models.get_weight(self.entry).meta["_metrics"])
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """Where they come from."""
+        recipe = torchvision.models.get_weight(self.entry).meta["recipe"]
+        return {"kind": "published", "publisher": "torchvision", "entry": self.entry, "url": self.url, "recipe": recipe}
+
+    @property
+    def licence(self) -> str:
+        """Of code and data."""
+        return _LICENCE
+
+
+# torchvision sets the eps of this file's frozen norms to zero when it loads it.
+_FROZEN = {"norm": "frozen_batch", "norm_eps": 0.0}
+_VOC = "COCO_WITH_VOC_LABELS_V1"
+
+PUBLISHED = (
+    Published("maskrcnn_resnet50_fpn", "COCO_V1", "MaskRCNN_ResNet50_FPN_Weights.COCO_V1", _FROZEN),
+    Published("fasterrcnn_resnet50_fpn", "COCO_V1", "FasterRCNN_ResNet50_FPN_Weights.COCO_V1", _FROZEN),
+    Published("maskrcnn_resnet50_fpn_v2", "COCO_V1", "MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1"),
+    Published("fasterrcnn_resnet50_fpn_v2", "COCO_V1", "FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1"),
+    *(
+        Published(model, _VOC, f"{enum}_Weights.{_VOC}", is_thing=False)
+        for model, enum in (
+            ("lraspp_mobilenet_v3_large", "LRASPP_MobileNet_V3_Large"),
+            ("deeplabv3_mobilenet_v3_large", "DeepLabV3_MobileNet_V3_Large"),
+            ("deeplabv3_resnet50", "DeepLabV3_ResNet50"),
+            ("deeplabv3_resnet101", "DeepLabV3_ResNet101"),
+            ("fcn_resnet50", "FCN_ResNet50"),
+            ("fcn_resnet101", "FCN_ResNet101"),
+        )
+    ),
+)
+
+
+def find_published(model: str, weights: str) -> Published:
+    """The entry; raises UnknownNameError with the weights that the model has."""
+    entries = {each.weights: each for each in PUBLISHED if each.model == model}
+    if weights not in entries:
+        raise UnknownNameError(
+            f"model {model!r} has no published weights {weights!r}; known: {', '.join(entries) or 'none'}"
+        )
+    return entries[weights]
+
+
+def published_by_digest(model: str, digest: str) -> Published | None:
+    """The entry whose file has this SHA-256, if any."""
+    return next((each for each in PUBLISHED if each.model == model and digest.startswith(each.digest_prefix)), None)
+
+
+def cache_folder() -> Path:
+    """Where translated published weights are kept: below torch's own cache."""
+    return Path(torch.hub.get_dir()) / "visionmill"
+
+
+def fetch(entry: Published) -> Path:
+    """The published file, from torch's checkpoint cache or downloaded into it, its digest checked.
+
+    Raises:
+        WeightsUnavailableError: when it cannot be downloaded; names the file to put in place and the embedded model.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / Path(urllib.parse.urlparse(entry.url).path).name
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".partial") as scratch:
+        try:
+            with urllib.request.urlopen(entry.url, timeout=_TIMEOUT_S) as answer:
+                shutil.copyfileobj(answer, scratch, 1 << 20)
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            raise _unavailable(entry, path, f"could not be downloaded ({error})") from error
+        scratch.flush()
+        with open(scratch.name, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if not digest.startswith(entry.digest_prefix):
+            raise _unavailable(entry, path, f"arrived damaged (SHA-256 {digest[:12]}...)")
+        shutil.copyfile(scratch.name, f"{scratch.name}.whole")
+        Path(f"{scratch.name}.whole").replace(path)
+    return path
+
+
+def _unavailable(entry: Published, path: Path, reason: str) -> WeightsUnavailableError:
+    return WeightsUnavailableError(
+        f"weights {entry.weights} of {entry.model} {reason} from {entry.url}; put the file at {path}, "
+        f"or use the embedded model {EMBEDDED_MODEL!r}, which needs no download"
+    )
