@@ -39,10 +39,12 @@ class Body:
 class S3Client:
     """Plain S3 calls, once each: no retry; errors are StoreErrors with ``__cause__``. Thread-safe, not fork-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, endpoint: str | None = None, key: str | None = None, secret: str | None = None) -> None:
         self._pid = os.getpid()
         self._fs = s3fs.S3FileSystem(
-            endpoint_url=endpoint_url(),
+            endpoint_url=endpoint or endpoint_url(),
+            key=key,
+            secret=secret,
             use_listings_cache=False,
             skip_instance_cache=True,
             config_kwargs={

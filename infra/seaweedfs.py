@@ -67,10 +67,10 @@ class SeaweedFS:
     """The recipe for :class:`infra.standing.StandingService`."""
 
     name = "seaweedfs"
-    port_names = (
+    port_names: tuple[str, ...] = (
         "s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "admin", "admin_grpc",
     )  # fmt: skip
-    secret_names = (
+    secret_names: tuple[str, ...] = (
         "access_key", "secret_key", "admin_password", "jwt_volume_write", "jwt_volume_read", "jwt_filer_write",
         "jwt_filer_read",
     )  # fmt: skip
@@ -106,6 +106,9 @@ class SeaweedFS:
 
     def settle(self, site: Site) -> None:
         """Nothing to tell: buckets are made by whoever needs them."""
+
+    def url(self, site: Site) -> str:
+        return f"http://127.0.0.1:{site.ports['s3']}"
 
     def clean(self, site: Site) -> None:
         for port in site.ports.values():

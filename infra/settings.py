@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         default_factory=_default_cache_dir, description="Can be deleted at any time: fetched weights, compiled models."
     )
     service_start_timeout_s: float = Field(
-        default=90.0, gt=0, description="How long a local service may take until it answers."
+        default=300.0, gt=0, description="How long a living local service may take until it answers."
     )
     service_stop_timeout_s: float = Field(
         default=10.0, gt=0, description="How long a local service may take to end before it is killed."

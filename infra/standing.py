@@ -53,6 +53,9 @@ class Recipe(Protocol):
     def clean(self, site: Site) -> None:
         """After a stop: remove what the service leaves outside its folder."""
 
+    def url(self, site: Site) -> str:
+        """Where people and clients find it; empty if it has no address."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
@@ -60,6 +63,7 @@ class ServiceStatus:
 
     name: str
     state: str
+    url: str
     pid: int | None
     ports: Mapping[str, int]
     log: Path
@@ -106,13 +110,18 @@ class StandingService:
         identity = self._identity()
         state = "stopped" if identity is None else "running" if self._recipe.is_healthy(site) else "not answering"
         return ServiceStatus(
-            self.name, state, identity.pid if identity else None, site.ports, site.log,
+            self.name, state, self._recipe.url(site) if identity else "", identity.pid if identity else None,
+            site.ports, site.log,
             record.get("started_at") if identity else None,
         )  # fmt: skip
 
     def running_site(self) -> Site | None:
         """Ports and secrets if the process is alive, else None. No probe."""
         return self._site() if self._identity() is not None else None
+
+    def remembered_site(self) -> Site | None:
+        """Ports and secrets of the last start, running or not; None if it never ran here."""
+        return self._site() if (self._folder / "ports.json").exists() else None
 
     def _start(self, timeout_s: float) -> Site:
         for attempt in range(START_ATTEMPTS):

@@ -254,10 +254,10 @@ def _digest(stream: BinaryIO) -> bytes:
     return digest.digest()
 
 
-def create_bucket(uri: str) -> bool:
+def create_bucket(uri: str, client: S3Client | None = None) -> bool:
     """Create the bucket of ``s3://bucket[/...]``; False if it was there already (and ours)."""
     bucket, _ = split_s3_uri(uri)
-    client = shared_client()
+    client = client or shared_client()
     try:
         with_retries(lambda: client.call("create_bucket", uri, Bucket=bucket), operation="create_bucket")
     except StoreError as error:

@@ -70,3 +70,21 @@ def faulty_s3(s3_server: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterato
 def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh root, once as a folder and once in the bucket: the contract is the same."""
     return str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("s3_bucket")
+
+
+@pytest.fixture(scope="session")
+def prefect_api(services_dir: Path, session_env: pytest.MonkeyPatch) -> Iterator[str]:
+    """A Prefect server of this session; the environment (and an imported prefect) points to it from now on."""
+    from infra import services
+
+    session_env.setenv("VISIONMILL_STATE_DIR", str(services_dir))
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        session_env.delenv(name)
+    before = set(os.environ)
+    try:
+        yield services.ensure_prefect(state_dir=services_dir)
+    finally:
+        services.down(state_dir=services_dir)
+        for name in set(os.environ) - before:
+            if name.startswith("PREFECT_") or name == "DO_NOT_TRACK":
+                del os.environ[name]
