@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import StoreError
 from infra.store import ObjectInfo, Store
-from tasks.records import Product
-from tasks.results.layout import PLANS_FOLDER, parse_part_key, parse_plan_key, product_prefix
+from tasks.ingest.versions import PLAN_FOOTER_KEY, VERSION_FOOTER_KEY
+from tasks.records import Product, Version
+from tasks.results.layout import PLANS_FOLDER, parse_part_key, parse_plan_key, product_prefix, version_from_json
 from tasks.results.store_files import open_parquet
 
 _FOOTER_THREADS = 16
-_SAMPLED_FOOTERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def list_committed(store: Store, product: Product = "segments") -> Listing:
         for fingerprint in sorted(parts.keys() | plans.keys())
     ]
     if len(versions) > 1:
-        moments = {version.fingerprint: newest_moment(store, version) for version in versions}
+        moments = {version.fingerprint: _newest_moment(store, version) for version in versions}
         versions.sort(key=lambda version: moments[version.fingerprint])
     return Listing(store, product, tuple(versions), tuple(strangers))
 
@@ -93,21 +95,34 @@ def plan_of_shards(store: Store, version: ListedVersion) -> dict[str, int]:
     return numbers
 
 
-def newest_moment(store: Store, version: ListedVersion) -> datetime:
-    """When the newest plan of a version with committed rows was at work, to compare versions by."""
-    never = datetime.min.replace(tzinfo=UTC)
-    if not version.parts:
-        return never
-    plan_of = plan_of_shards(store, version) if len(version.plans) > 1 else {}
-    latest = max((plan_of.get(part.shard_id, 0) for part in version.parts), default=0)
-    candidates = [part for part in version.parts if plan_of.get(part.shard_id, 0) == latest]
-    step = max(1, len(candidates) // _SAMPLED_FOOTERS)
-    footers = read_footers(store, candidates[::step])
-    return max((_processed_at(footer) or never for _, footer in footers), default=never)
+@dataclass(frozen=True, slots=True)
+class PlanFacts:
+    """What a plan's footer says."""
+
+    version: Version
+    created_at: str  # ISO 8601, UTC: sorts by time
+    facts: dict[str, Any]  # num_shards, num_entries, source, options, ...
+
+
+def read_plan_facts(store: Store, key: str) -> PlanFacts | None:
+    """The footer of a plan, or None when the object is no readable plan."""
+    try:
+        with open_parquet(store, key) as plan:
+            metadata = plan.metadata.metadata or {}
+        facts = json.loads(metadata[PLAN_FOOTER_KEY])
+        return PlanFacts(version_from_json(json.loads(metadata[VERSION_FOOTER_KEY])), str(facts["created_at"]), facts)
+    except (pa.ArrowInvalid, KeyError, TypeError, ValueError):
+        return None
+
+
+def _newest_moment(store: Store, version: ListedVersion) -> str:
+    """When the newest plan of a version was made, to compare versions by; "" sorts first."""
+    facts = read_plan_facts(store, version.plans[-1].key) if version.plans else None
+    return "" if facts is None else facts.created_at
 
 
 def read_footers(
-    store: Store, parts: list[Part]
+    store: Store, parts: Iterable[Part]
 ) -> Iterator[tuple[Part, pq.FileMetaData | StoreError | pa.ArrowInvalid]]:
     """Footers of parts, many at once, in order; what cannot be read comes as the error."""
 
@@ -118,15 +133,7 @@ def read_footers(
         except (StoreError, pa.ArrowInvalid) as error:
             return error
 
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        yield from zip(parts, pool.map(footer, parts), strict=True)
-
-
-def _processed_at(footer: pq.FileMetaData | Exception) -> datetime | None:
-    """The latest ``processed_at`` of a part, from its statistics alone."""
-    if isinstance(footer, Exception):
-        return None
-    index = next(i for i in range(footer.num_columns) if footer.schema.column(i).path == "processed_at")
-    found = [footer.row_group(group).column(index).statistics for group in range(footer.num_row_groups)]
-    moments = [statistics.max for statistics in found if statistics is not None and statistics.has_min_max]
-    return max(moments, default=None)
+    waiting = iter(parts)
+    with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="footers") as pool:
+        while chunk := list(islice(waiting, 8 * _FOOTER_THREADS)):
+            yield from zip(chunk, pool.map(footer, chunk), strict=True)

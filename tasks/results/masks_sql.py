@@ -13,6 +13,7 @@ lists rather than text, so that Arrow, pandas and SQL get numbers; ``to_json(mas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -33,7 +34,7 @@ def register_mask_functions(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the functions known to a connection; they are vectorised over Arrow batches."""
 
     def register(name: str, function: Callable[..., pa.Array], parameters: list[str], gives: str) -> None:
-        types = [DuckDBPyType(name) for name in parameters]
+        types: list[Any] = [DuckDBPyType(name) for name in parameters]
         connection.create_function(name, function, types, gives, type=PythonUDFType.ARROW)
 
     register("mask_area", _areas, ["BLOB"], "BIGINT")

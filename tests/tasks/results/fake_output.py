@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +16,10 @@ import pyarrow.parquet as pq
 from pycocotools import mask as coco
 
 from infra.store import Store
+from tasks.ingest.sharding import PLAN_SCHEMA
+from tasks.ingest.versions import PLAN_FOOTER_KEY, VERSION_FOOTER_KEY
 from tasks.records import Version
-from tasks.results.layout import make_version, part_key, plan_key
+from tasks.results.layout import make_version, part_key, plan_key, version_to_json
 from tasks.results.schema import schema_of
 
 CLASSES = ("disc", "box", "sky")
@@ -63,7 +67,10 @@ class FakeOutput:
         self.num_plans += 1
         parts = [list(items[index::num_shards]) for index in range(num_shards)]
         ids = [self._shard_id(index, part) for index, part in enumerate(parts)]
-        self.store.put_if_absent(plan_key(self.version, self.num_plans), plan_bytes(ids, parts))
+        self.moment += timedelta(seconds=1)
+        self.store.put_if_absent(
+            plan_key(self.version, self.num_plans), plan_bytes(self.version, self.num_plans, self.moment, ids, parts)
+        )
         for shard_id, part in list(zip(ids, parts, strict=True))[: num_shards - leave_open]:
             self.commit_shard(shard_id, part)
         return ids
@@ -148,15 +155,49 @@ def _found(item: Item) -> dict[str, object]:
     }
 
 
-def plan_bytes(shard_ids: Sequence[str], parts: Sequence[Sequence[Item]]) -> bytes:
-    columns = {
-        "shard_id": [shard_id for shard_id, part in zip(shard_ids, parts, strict=True) for _ in part],
-        "uri": [item.uri for part in parts for item in part],
-        "etag": [item.etag for part in parts for item in part],
+def plan_bytes(
+    version: Version, number: int, moment: datetime, shard_ids: Sequence[str], parts: Sequence[Sequence[Item]]
+) -> bytes:
+    """A plan as tasks.ingest.plan writes it: frames of one video and shard are one entry."""
+    lines = []
+    for index, (shard_id, part) in enumerate(zip(shard_ids, parts, strict=True)):
+        for (uri, etag), items in groupby(sorted(part, key=_name), key=lambda item: (item.uri, item.etag)):
+            frames = [item for item in items if item.pts_s is not None]
+            lines.append(
+                {
+                    "plan": number,
+                    "shard_index": index,
+                    "shard_id": shard_id,
+                    "position": len(lines),
+                    "uri": uri,
+                    "etag": etag,
+                    "size_bytes": 1000,
+                    "media": "video" if frames else "image",
+                    "first_frame": frames[0].frame if frames else 0,
+                    "end_frame": frames[-1].frame + 1 if frames else None,
+                    "work": 1000,
+                }
+            )
+    facts = {
+        "number": number,
+        "num_shards": len(shard_ids),
+        "num_entries": len(lines),
+        "num_objects": len({line["uri"] for line in lines}),
+        "total_bytes": 1000 * len(lines),
+        "total_work": 1000 * len(lines),
+        "created_at": moment.isoformat(timespec="seconds"),
+        "source": "s3://pictures",
+        "options": {},
     }
+    table = pa.Table.from_pylist(lines, schema=PLAN_SCHEMA)
+    footer = {VERSION_FOOTER_KEY: json.dumps(version_to_json(version)), PLAN_FOOTER_KEY: json.dumps(facts)}
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
+    pq.write_table(table.replace_schema_metadata(footer), buffer)
     return buffer.getvalue()
+
+
+def _name(item: Item) -> tuple[str, str, int]:
+    return item.uri, item.etag, item.frame
 
 
 def part_bytes(table: pa.Table, version: Version, shard_id: str, plan: int, *, row_group_size: int = 10_000) -> bytes:
