@@ -50,8 +50,9 @@ def coco_pieces(
             raise DatasetError(f"{uri} names no images", hint="A COCO file has a top-level array 'images'.")
         _write(objects_path, _objects(root, common.text))
         paths = [str(names_path), str(objects_path)]
-        found = connection.execute(f"SELECT count(*) FROM ({_JOIN}) WHERE etag <> '{MISSING_ETAG}'", paths).fetchone()
-        if not found or not found[0]:
+        counted = f"SELECT count(*) FROM ({_JOIN}) WHERE etag <> '{MISSING_ETAG}'"
+        [(found,)] = connection.execute(counted, paths).fetchall()
+        if not found:
             raise DatasetError(
                 f"none of the {named} images named in {uri} exists below {root}",
                 hint="Say where they are with the images' root (file_name is relative to it).",

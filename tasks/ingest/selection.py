@@ -74,8 +74,8 @@ def select_items(
         connection.execute("CREATE TABLE failures (uri VARCHAR, shard_id VARCHAR)")
         _load(connection, "failures", _FAILURES, _failed_rows(store, version, committed_shards))
     query = f"COPY ({_QUERIES[selection]}) TO '{_quoted(target)}' (FORMAT parquet, COMPRESSION zstd)"
-    row = connection.execute(query).fetchone()
-    return int(row[0]) if row else 0
+    [(count,)] = connection.execute(query).fetchall()
+    return int(count)
 
 
 def _quoted(path: Path) -> str:

@@ -112,7 +112,7 @@ def _objects(store: Store, infos: Iterable[ObjectInfo], skipped: Skipped) -> Pie
         elif kind == "tar":
             yield TarTask(store, info.key, info.etag, info.size_bytes)
         elif kind == "other":
-            skipped.add(reason_to_skip(info.key), [info.key], 1)
+            skipped.add(reason_to_skip(info.key), [store.uri_of(info.key)], 1)
         else:
             rows.append(Row(store.uri_of(info.key), info.etag, info.size_bytes, kind))
         if len(rows) >= BATCH_ROWS:
