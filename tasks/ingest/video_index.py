@@ -22,6 +22,7 @@ import av
 import av.container
 import av.error
 import numpy as np
+from av.index import IndexEntry
 from av.video.stream import VideoStream
 
 LEADING_WINDOW = 40  # packets after a keyframe among which its leading frames lie: twice the largest reorder depth (16)
@@ -103,10 +104,12 @@ def cut_video(file: BinaryIO, frames_per_piece: int) -> list[Piece]:
             count = _estimated_frames(container, stream)
             if 0 < count < 1.5 * frames_per_piece or not _is_countable(container, stream):
                 return [_whole(count)]
-            keyframes, total = _indexed(container, stream, frames_per_piece) or _scanned(container, stream)
+            keyframes, total = _indexed(container, stream, frames_per_piece) or _scanned(file)
             if not keyframes or keyframes[0].frame != 0 or total < 1.5 * frames_per_piece:
                 return [_whole(total or count)]
-            return _pieces(_tried(container, stream, keyframes, frames_per_piece), total)
+            file.seek(0)
+            with av.open(file, mode="r") as fresh:
+                return _pieces(_tried(fresh, fresh.streams.video[0], keyframes, frames_per_piece), total)
     except (av.error.FFmpegError, EOFError, ValueError):
         return [_whole(0)]
 
@@ -138,18 +141,18 @@ def _indexed(
     container: av.container.InputContainer, stream: VideoStream, frames_per_piece: int
 ) -> tuple[list[Keyframe], int] | None:
     """Keyframes worth cutting at and the number of frames, from the container's index; None if it is not complete."""
-    entries = stream.index_entries
+    entries = list(stream.index_entries)
     if not stream.frames or len(entries) != stream.frames:
         return None
     shown_before = 0
     next_cut = 0
     keyframes: list[Keyframe] = []
-    for entry in entries:
+    for position, entry in enumerate(entries):
         if entry.is_keyframe and entry.is_discard and not keyframes:
             keyframes.append(Keyframe(0, entry.timestamp))  # hidden by an edit list, but decoding starts there
             next_cut = frames_per_piece
         elif entry.is_keyframe and shown_before >= next_cut and not entry.is_discard:
-            found = _keyframe_at(container, stream, entry.timestamp, shown_before)
+            found = _keyframe_at(container, stream, entry.timestamp, _inside(entries, position), shown_before)
             if found is not None:
                 keyframes.append(found)
                 next_cut = found.frame + frames_per_piece
@@ -161,14 +164,29 @@ def _indexed(
     return keyframes, shown_before
 
 
+def _inside(entries: list[IndexEntry], position: int) -> int:
+    """A time to seek to that leads to the keyframe at ``position``.
+
+    The index holds decoding times, a seek takes presentation times: the keyframe's own decoding time may lead to the
+    group of frames before it. That of a later frame in its group lies behind its presentation time and before the next
+    keyframe's.
+    """
+    target = position
+    for later in range(position + 1, min(position + LEADING_WINDOW // 2, len(entries))):
+        if entries[later].is_keyframe:
+            break
+        target = later
+    return entries[target].timestamp
+
+
 def _keyframe_at(
-    container: av.container.InputContainer, stream: VideoStream, timestamp: int, shown_before: int
+    container: av.container.InputContainer, stream: VideoStream, timestamp: int, target: int, shown_before: int
 ) -> Keyframe | None:
-    """Look at the packets of one keyframe; None if the index does not lead to it."""
-    container.seek(timestamp, stream=stream, backward=True)
+    """Look at the packets of the keyframe that is decoded at ``timestamp``; None if the index does not lead to it."""
+    container.seek(target, stream=stream, backward=True)
     packets = container.demux(stream)
-    key = next(packets, None)
-    if key is None or not key.is_keyframe or key.pts is None or timestamp not in (key.dts, key.pts):
+    key = next((packet for packet in packets if packet.dts is None or packet.dts >= timestamp), None)
+    if key is None or not key.is_keyframe or key.pts is None or key.dts != timestamp:
         return None
     leading = 0
     for _, packet in zip(range(LEADING_WINDOW), packets, strict=False):
@@ -177,22 +195,25 @@ def _keyframe_at(
     return Keyframe(shown_before + leading, key.pts)
 
 
-def _scanned(container: av.container.InputContainer, stream: VideoStream) -> tuple[list[Keyframe], int]:
-    """Keyframes and the number of frames, by reading every packet; ([], 0) if the packets do not tell."""
-    if stream.start_time is not None:
-        container.seek(stream.start_time, stream=stream, backward=True)
+def _scanned(file: BinaryIO) -> tuple[list[Keyframe], int]:
+    """Keyframes and the number of frames, by reading every packet; no keyframes if the packets do not tell.
+
+    The file is opened anew: a seek to the start may silently pass over packets before the first keyframe.
+    """
     times: list[int] = []
     keys: list[int] = []
     first_is_key: bool | None = None
-    for packet in _packets(container, stream):
-        if packet.is_discard:
-            continue
-        if packet.pts is None:
-            return [], 0
-        first_is_key = packet.is_keyframe if first_is_key is None else first_is_key
-        times.append(packet.pts)
-        if packet.is_keyframe:
-            keys.append(packet.pts)
+    file.seek(0)
+    with av.open(file, mode="r") as container:
+        for packet in _packets(container, container.streams.video[0]):
+            if packet.is_discard:
+                continue
+            if packet.pts is None:
+                return [], 0
+            first_is_key = packet.is_keyframe if first_is_key is None else first_is_key
+            times.append(packet.pts)
+            if packet.is_keyframe:
+                keys.append(packet.pts)
     ordered = np.sort(np.array(times, np.int64))
     if not keys or not first_is_key or (np.diff(ordered) == 0).any():
         return [], len(times)

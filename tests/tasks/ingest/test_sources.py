@@ -25,7 +25,6 @@ AWKWARD = [
     ".dir/x.tif",
     "[brackets]{braces}*.jpg",
     "quote'\".jpg",
-    "back\\slash.jpg",
     "UPPER.JPG",
 ]
 
@@ -42,6 +41,12 @@ def test_a_folder_gives_its_images_and_videos_with_keys_untouched(store_uri: str
     assert load_inventory(inventory.path) == inventory
 
 
+def test_a_backslash_in_a_local_name_is_kept(tmp_path: Path) -> None:
+    store = fill(str(tmp_path / "in"), {"back\\slash.jpg": b"1"})  # SeaweedFS itself makes a slash of it
+    _, lines = listed(store.uri, tmp_path / "work")
+    assert [line["uri"] for line in lines] == [store.uri_of("back\\slash.jpg")]
+
+
 def test_what_is_left_out_of_a_folder_is_counted_with_a_reason(store_uri: str, tmp_path: Path) -> None:
     fill(
         store_uri,
@@ -52,7 +57,8 @@ def test_what_is_left_out_of_a_folder_is_counted_with_a_reason(store_uri: str, t
     assert inventory.skipped["no image or video ending: .txt"] == 2
     assert inventory.skipped["no file name ending"] == 2
     assert sum(inventory.skipped.values()) == 5
-    assert set(inventory.skipped_examples["no image or video ending: .txt"]) == {"notes.txt", "b/more.TXT"}
+    examples = inventory.skipped_examples["no image or video ending: .txt"]
+    assert set(examples) == {store.uri_of("notes.txt"), store.uri_of("b/more.TXT")}
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -108,7 +114,7 @@ def test_a_broken_tar_keeps_its_members_up_to_the_break_and_one_line_that_says_w
     store_uri: str, tmp_path: Path
 ) -> None:
     whole = tar_of({"1.jpg": b"a" * 900, "2.jpg": b"b" * 900, "3.jpg": b"c" * 900})
-    store = fill(store_uri, {"t.tar": whole[:3500], "ok.tar": tar_of({"9.jpg": b"9"})})
+    store = fill(store_uri, {"t.tar": whole[:4000], "ok.tar": tar_of({"9.jpg": b"9"})})
     inventory, lines = listed(store_uri, tmp_path / "work")
     uri = store.uri_of("t.tar")
     problems = [line for line in lines if line["problem"]]
