@@ -1,0 +1,63 @@
+"""Schemas are frozen: what is written here may only change together with the version in the schema's name."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.results.schema import SCHEMAS, schema_of
+
+# name, type, nullable: in order. A reader somewhere relies on each of these lines.
+FROZEN = {
+    "segments.v1": [
+        ("uri", "string", False),
+        ("etag", "string", False),
+        ("media", "string", False),
+        ("frame", "int32", False),
+        ("pts_s", "double", True),
+        ("width", "int32", True),
+        ("height", "int32", True),
+        ("status", "string", False),
+        ("stage", "string", True),
+        ("error_type", "string", True),
+        ("error", "string", True),
+        ("notes", "list<item: string>", True),
+        ("model", "string", False),
+        ("run_id", "string", False),
+        ("shard_id", "string", False),
+        ("processed_at", "timestamp[us, tz=UTC]", False),
+        ("labels", "list<item: int32>", True),
+        ("names", "list<item: string>", True),
+        ("scores", "list<item: float>", True),
+        ("boxes_xyxy", "list<item: list<item: float>>", True),
+        ("areas", "list<item: int64>", True),
+        ("rles", "list<item: binary>", True),
+        ("is_thing", "list<item: bool>", True),
+        ("track_ids", "list<item: int64>", True),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_published_schema_never_changes(name: str) -> None:
+    schemas = dict(SCHEMAS.values())
+    assert name in schemas, f"{name} was published and must stay readable"
+    assert [(field.name, str(field.type), field.nullable) for field in schemas[name]] == FROZEN[name]
+
+
+def test_every_schema_is_frozen_here() -> None:
+    assert {name for name, _ in SCHEMAS.values()} <= set(FROZEN)
+
+
+def test_every_column_says_what_it_means() -> None:
+    for name, schema in SCHEMAS.values():
+        for field in schema:
+            metadata = field.metadata or {}
+            assert len(metadata.get(b"meaning", b"")) > 8, f"{name}.{field.name} has no meaning"
+
+
+def test_a_product_that_is_not_built_has_no_schema() -> None:
+    assert schema_of("segments")[0] == "segments.v1"
+    missing = {"landmarks", "translations"} - SCHEMAS.keys()
+    for product in missing:
+        with pytest.raises(KeyError):
+            schema_of(product)  # type: ignore[arg-type]
