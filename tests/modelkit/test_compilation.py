@@ -1,0 +1,323 @@
+"""Choosing how a model runs: measured, tolerated, worth it; and eager whenever anything is in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modelkit import compilation, compiled
+from modelkit.compilation import Decision, apply, choose_execution, name_of
+from modelkit.errors import ConfigError
+from modelkit.execution import ExecutionChoice
+from modelkit.predictor import Predictor, Prepared
+from modelkit.semantic import SemanticSegmentor
+from modelkit.weights import Tolerates, Weights, describe_preprocessing
+
+BUCKET = (32, 64)
+
+
+class TinyNetwork(nn.Module):
+    """Enough for a compiler to have something to fuse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.Hardswish())
+        self.classify = nn.Conv2d(8, 3, 1)
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.classify(self.layers(batch))}
+
+
+EVERYTHING = Tolerates(channels_last=True, bf16=True, compile=True)
+
+
+def tiny_predictor(tolerates: Tolerates = EVERYTHING) -> Predictor:
+    torch.manual_seed(0)
+    transform = {"min_size": 32, "max_size": 64, "size_divisible": 32, "padding": "stretch"}
+    model = SemanticSegmentor(TinyNetwork(), num_classes=3, transform=transform, background=None)
+    weights = Weights(
+        name="tiny",
+        architecture="tiny",
+        config={},
+        task="semantic",
+        classes=(),
+        preprocessing=describe_preprocessing(model),
+        digest="0" * 64,
+        num_parameters=1,
+        tolerates=tolerates,
+    )
+    return Predictor(model, weights)
+
+
+def images(n: int, size_hw: tuple[int, int] = BUCKET) -> list[np.ndarray]:
+    return list(np.random.default_rng(n).integers(0, 256, (n, *size_hw, 3), np.uint8))
+
+
+def prepared(predictor: Predictor, n: int, size_hw: tuple[int, int] = BUCKET) -> list[Prepared]:
+    return [predictor.prepare(image) for image in images(n, size_hw)]
+
+
+@pytest.fixture(autouse=True)
+def _clean_torch() -> Iterator[None]:
+    threads, variables = torch.get_num_threads(), dict(os.environ)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch._dynamo.reset()
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_FX_GRAPH_CACHE"):
+        os.environ.pop(name, None)
+        if name in variables:
+            os.environ[name] = variables[name]
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared, so that the suite compiles the tiny model once."""
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture
+def fixed_times(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Seconds an infer call "takes" by way; real measurements of a tiny model are noise."""
+    seconds = {
+        "eager": 0.1,
+        "eager channels_last": 0.08,
+        "eager bf16": 0.2,
+        "eager channels_last bf16": 0.05,
+        "compiled": 0.03,
+        "compiled channels_last": 0.03,
+        "compiled channels_last bf16": 0.02,
+    }
+
+    def once(trial: compilation._Trial) -> float:
+        trial.predictor.infer(trial.sample)
+        return seconds[name_of(trial.predictor.choice)]
+
+    monkeypatch.setattr(compilation._Trial, "_once", once)
+    return seconds
+
+
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+
+
+def test_off_measures_nothing_and_stays_plain() -> None:
+    decision = choose_execution(tiny_predictor(), [], 10**9, None, policy="off")
+    assert decision.choice == ExecutionChoice()
+    assert decision.ms_per_image == {}
+    assert decision.mode == "eager"
+
+
+def test_little_work_stays_plain_after_one_measurement(fixed_times: dict[str, float], tmp_path: Path) -> None:
+    predictor = tiny_predictor()
+    decision = choose_execution(predictor, prepared(predictor, 1), 100, tmp_path)
+    assert decision.choice == ExecutionChoice()
+    assert decision.ms_per_image == {"eager": 100.0}
+    assert "do not repay looking" in decision.reason
+
+
+def test_many_workers_leave_less_work_for_each(fixed_times: dict[str, float], tmp_path: Path) -> None:
+    predictor = tiny_predictor()
+    decision = choose_execution(predictor, prepared(predictor, 1), 1000, tmp_path, workers=10)
+    assert "about 10 s of work for each worker" in decision.reason
+
+
+def test_the_fastest_tolerated_eager_way_wins(fixed_times: dict[str, float]) -> None:
+    predictor = tiny_predictor()
+    decision = choose_execution(predictor, prepared(predictor, 1), 10_000, None)
+    assert decision.choice == ExecutionChoice(channels_last=True, dtype="bfloat16")
+    assert predictor.choice == decision.choice
+    assert "no cache folder" in decision.reason
+    assert set(decision.ms_per_image) == {"eager", "eager channels_last", "eager bf16", "eager channels_last bf16"}
+
+
+@pytest.mark.parametrize(
+    ("tolerates", "expected"),
+    [
+        (Tolerates(channels_last=True, bf16=False, compile=False), ExecutionChoice(channels_last=True)),
+        (Tolerates(channels_last=False, bf16=True, compile=False), ExecutionChoice()),
+        (Tolerates(channels_last=False, bf16=False, compile=False), ExecutionChoice()),
+    ],
+)
+def test_what_the_record_does_not_tolerate_is_not_even_tried(
+    fixed_times: dict[str, float], tmp_path: Path, tolerates: Tolerates, expected: ExecutionChoice
+) -> None:
+    predictor = tiny_predictor(tolerates)
+    decision = choose_execution(predictor, prepared(predictor, 1), 10**6, tmp_path, policy="on")
+    assert decision.choice == expected
+    assert "does not tolerate" in decision.reason
+    assert not any("bf16" in way for way in decision.ms_per_image) or tolerates.bf16
+
+
+def test_a_hair_faster_is_not_faster(fixed_times: dict[str, float]) -> None:
+    fixed_times |= {"eager channels_last": 0.099, "eager channels_last bf16": 0.098}
+    predictor = tiny_predictor()
+    assert choose_execution(predictor, prepared(predictor, 1), 10_000, None).choice == ExecutionChoice()
+
+
+def test_without_a_compiler_it_stays_eager_and_says_so(
+    fixed_times: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_compiler(monkeypatch)
+    predictor = tiny_predictor()
+    decision = choose_execution(predictor, prepared(predictor, 1), 10**6, tmp_path, policy="on")
+    assert decision.mode == "eager"
+    assert "no C++ compiler" in decision.reason
+
+
+def test_a_worker_without_a_compiler_stays_eager_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_compiler(monkeypatch)
+    predictor = tiny_predictor()
+    decision = Decision(ExecutionChoice(channels_last=True, compiled=True), bucket=BUCKET)
+    assert "no C++ compiler" in str(apply(predictor, decision, tmp_path))
+    assert predictor.choice == ExecutionChoice(channels_last=True)
+    assert len(predictor(images(1))) == 1
+
+
+def test_too_little_work_for_compiling_is_said_with_the_figures(
+    fixed_times: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "_HOPED_COMPILE_S_PER_LAYER", 1000.0)
+    predictor = tiny_predictor()
+    decision = choose_execution(predictor, prepared(predictor, 1), 10_000, tmp_path)
+    assert decision.choice == ExecutionChoice(channels_last=True, dtype="bfloat16")
+    assert "about 500 s of work for each worker do not repay compiling" in decision.reason
+    assert "a guess" in decision.reason
+    trial = compilation._Trial(predictor, prepared(predictor, 1))
+    trial.ms = {name: 1e3 * seconds for name, seconds in fixed_times.items()}
+    compilation._remember(tmp_path, trial, decision.choice, compile_s=400.0)
+    decision = choose_execution(predictor, prepared(predictor, 1), 1_000, tmp_path)
+    assert "(120 s to save 30 s; measured before)" in decision.reason
+
+
+def test_a_compiler_that_fails_leaves_eager_with_the_reason(
+    fixed_times: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\necho 'internal compiler error' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(broken)))
+    predictor = tiny_predictor()
+    decision = choose_execution(predictor, prepared(predictor, 1), 10**6, tmp_path / "cache", policy="on")
+    assert decision.mode == "eager"
+    assert "compiling failed" in decision.reason
+    assert decision.choice == ExecutionChoice(channels_last=True, dtype="bfloat16")
+    assert len(predictor(images(2))) == 2
+
+
+def test_compiled_is_chosen_checked_recorded_and_gives_the_same_results(
+    fixed_times: dict[str, float], cache_dir: Path
+) -> None:
+    predictor = tiny_predictor(Tolerates())
+    plain = tiny_predictor(Tolerates())(images(3))
+    decision = choose_execution(predictor, prepared(predictor, 1), 10**6, cache_dir)
+    assert decision.mode == "compiled"
+    assert decision.compile_s is not None
+    assert decision.ms_per_image["compiled channels_last"] == 30.0
+    assert Decision.from_json(json.loads(json.dumps(decision.to_json()))) == decision
+    found = predictor(images(3))
+    assert [each.rles for each in found] == [each.rles for each in plain]
+    known = compilation._recall(cache_dir, compilation._Trial(predictor, prepared(predictor, 1)), "float32")
+    assert known is not None
+    assert known["speedup"] == pytest.approx(0.08 / 0.03)
+
+
+def test_a_slower_graph_is_not_used(fixed_times: dict[str, float], cache_dir: Path) -> None:
+    fixed_times |= {"compiled channels_last": 0.08}
+    predictor = tiny_predictor(Tolerates())
+    decision = choose_execution(predictor, prepared(predictor, 1), 10**6, cache_dir, policy="on")
+    assert decision.mode == "eager"
+    assert "not clearly faster" in decision.reason
+
+
+def test_a_graph_that_computes_something_else_is_not_used(
+    fixed_times: dict[str, float], cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = compiled.CompiledForward.__call__
+
+    def wrong(self: compiled.CompiledForward, batch: Tensor) -> dict[str, Tensor]:
+        return {name: value + (value.is_floating_point() * 0.5) for name, value in honest(self, batch).items()}
+
+    monkeypatch.setattr(compiled.CompiledForward, "__call__", wrong)
+    predictor = tiny_predictor(Tolerates())
+    decision = choose_execution(predictor, prepared(predictor, 1), 10**6, cache_dir, policy="on")
+    assert decision.mode == "eager"
+    assert "gives another" in decision.reason
+
+
+def test_batches_of_any_size_run_through_graphs_of_one_size(cache_dir: Path) -> None:
+    predictor, plain = tiny_predictor(), tiny_predictor()
+    decision = Decision(ExecutionChoice(compiled=True), batch_size=2, bucket=BUCKET)
+    assert apply(predictor, decision, cache_dir) is None
+    for n in (1, 2, 3, 5):
+        found = predictor.infer(prepared(predictor, n))
+        expected = plain.infer(prepared(plain, n))
+        assert len(found) == n
+        assert all(torch.equal(a.label_map, b.label_map) for a, b in zip(found, expected, strict=True))
+    graph_count = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graph_count == 1
+
+
+def test_another_bucket_stays_eager_until_it_has_cost_as_much_as_compiling(cache_dir: Path) -> None:
+    predictor = tiny_predictor()
+    decision = Decision(ExecutionChoice(compiled=True), compile_s=0.0, bucket=BUCKET)
+    assert apply(predictor, decision, cache_dir) is None
+    forward = predictor.forward_fn
+    assert isinstance(forward, compiled.CompiledForward)
+    tall = prepared(predictor, 1, (64, 32))
+    predictor.infer(tall)
+    assert forward.buckets == [BUCKET]
+    predictor.infer(tall)  # patience of 0 s is used up by the first call
+    assert forward.buckets == [BUCKET, (64, 32)]
+    forward.patience_s = None
+    predictor.infer(prepared(predictor, 1, (40, 40)))
+    predictor.infer(prepared(predictor, 1, (40, 40)))
+    assert len(forward.buckets) == 2
+
+
+_SECOND_PROCESS = """
+import sys
+from pathlib import Path
+from torch._dynamo.utils import counters
+import torch
+torch.set_num_threads(1)
+from tests.modelkit.test_compilation import BUCKET, Decision, ExecutionChoice, apply, tiny_predictor
+decision = Decision(ExecutionChoice(compiled=True), batch_size=3, bucket=BUCKET)
+assert apply(tiny_predictor(), decision, Path(sys.argv[1])) is None
+print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"])
+"""
+
+
+def test_a_second_process_takes_the_graph_from_the_disk(tmp_path: Path) -> None:
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", _SECOND_PROCESS, str(tmp_path / "graphs")],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parents[2],
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert outputs == [["0", "1"], ["1", "0"]]
+
+
+def test_a_cache_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(ConfigError, match="writable by nobody else"):
+        compiled.prepare_cache(tmp_path)
+
+
+def test_choosing_without_a_sample_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        choose_execution(tiny_predictor(), [], 10, tmp_path)
