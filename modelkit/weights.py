@@ -15,7 +15,6 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -318,7 +317,7 @@ def shipped_records() -> tuple[Weights, ...]:
 
 def shipped_folder() -> Path:
     """Where they lie."""
-    return Path(str(resources.files("modelkit"))) / "shipped"
+    return Path(__file__).resolve().parent / "shipped"
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from modelkit.detection.gather_pooling import roi_align_gather
 from modelkit.layers.backbones import Backbone
 
 
@@ -65,4 +66,6 @@ class PyramidRoIAlign(nn.Module):
         return pooled
 
     def _pool(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        if feature.requires_grad and self.sampling_ratio == 1 and len(rois) and feature.device.type == "cpu":
+            return roi_align_gather(feature, rois, self.output_size, scale)
         return roi_align(feature, rois, self.output_size, scale, self.sampling_ratio, aligned=False)

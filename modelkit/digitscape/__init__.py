@@ -6,7 +6,16 @@ from modelkit.digitscape.composer import Digitscape, SceneStyle
 from modelkit.digitscape.errors import DigitscapeError
 from modelkit.digitscape.glyphs import LANDMARK_NAMES
 from modelkit.digitscape.scene import Scene
-from modelkit.digitscape.sources import CLASS_NAMES, FIRST_STUFF_ID, SPLITS, STUFF_NAMES, Split
+from modelkit.digitscape.sources import (
+    CLASS_NAMES,
+    FIRST_STUFF_ID,
+    SPLITS,
+    STUFF_NAMES,
+    Split,
+    load_digits,
+    picture_names,
+)
+from modelkit.digitscape.writing import write_dataset, write_video
 
 __all__ = [
     "CLASS_NAMES",
@@ -19,4 +28,8 @@ __all__ = [
     "Scene",
     "SceneStyle",
     "Split",
+    "load_digits",
+    "picture_names",
+    "write_dataset",
+    "write_video",
 ]

@@ -55,27 +55,32 @@ def _crop(rng: np.random.Generator, level: np.ndarray, size_hw: tuple[int, int])
     """A random window, mirrored at the borders where the picture is smaller, in one of eight orientations."""
     turned = rng.random() < 0.5
     rows, columns = (size_hw[1], size_hw[0]) if turned else size_hw
-    ys = _window(rng, level.shape[0], rows)
-    xs = _window(rng, level.shape[1], columns)
-    crop = level[ys[:, None], xs[None, :]]
+    crop = _window(rng, _window(rng, level, 0, rows), 1, columns)
     return crop.transpose(1, 0, 2) if turned else crop
 
 
-def _window(rng: np.random.Generator, available: int, wanted: int) -> np.ndarray:
+def _window(rng: np.random.Generator, picture: np.ndarray, axis: int, wanted: int) -> np.ndarray:
+    """``wanted`` rows or columns from a random place, in either direction; a view where the picture is large enough."""
+    available = picture.shape[axis]
     start = int(rng.integers(0, max(1, available - wanted + 1)))
-    index = np.arange(start, start + wanted) % (2 * available)
-    index = np.where(index < available, index, 2 * available - 1 - index)
-    return index[::-1] if rng.random() < 0.5 else index
+    if start + wanted <= available:
+        part = picture[start : start + wanted] if axis == 0 else picture[:, start : start + wanted]
+    else:
+        index = np.arange(start, start + wanted) % (2 * available)
+        part = picture.take(np.where(index < available, index, 2 * available - 1 - index), axis=axis)
+    if rng.random() < 0.5:
+        part = part[::-1] if axis == 0 else part[:, ::-1]
+    return part
 
 
 def _recolour(rng: np.random.Generator, crop: np.ndarray) -> np.ndarray:
     """Brightness, contrast, channel order and tint; grey pictures become coloured now and then."""
-    image = crop.astype(np.float32)
+    image = crop.astype(np.float32, order="C")
     if rng.random() < 0.3:
         image = image[..., rng.permutation(3)]
     contrast = np.float32(rng.uniform(0.45, 1.2))
     tint = rng.uniform(0.75, 1.25, 3).astype(np.float32) if rng.random() < 0.6 else np.ones(3, np.float32)
-    mean = image[::4, ::4].mean(axis=(0, 1))
+    mean = image[::4, ::4].reshape(-1, 3).mean(axis=0)
     target = mean * tint + np.float32(rng.uniform(-40, 40))
     if rng.random() < 0.1:
         contrast = -contrast
@@ -93,7 +98,9 @@ def _draw_plain(rng: np.random.Generator, size_hw: tuple[int, int]) -> np.ndarra
     ys = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     xs = np.linspace(0, 1, width, dtype=np.float32)[None, :, None]
     corners = corners.astype(np.float32)
-    image = (corners[0, 0] * (1 - xs) + corners[0, 1] * xs) * (1 - ys) + (corners[1, 0] * (1 - xs) + corners[1, 1] * xs) * ys
+    image = (corners[0, 0] * (1 - xs) + corners[0, 1] * xs) * (1 - ys) + (
+        corners[1, 0] * (1 - xs) + corners[1, 1] * xs
+    ) * ys
     frequency = rng.uniform(1, 12, 2).astype(np.float32)
     phase = np.float32(rng.uniform(0, 2 * np.pi))
     wave = np.sin(np.float32(2 * np.pi) * (frequency[0] * xs + frequency[1] * ys) + phase)

@@ -45,7 +45,7 @@ class SceneStyle:
     shear: float = 0.2
     aspect_log: float = 0.2
     bend_px: float = 0.9
-    threshold: tuple[float, float] = (0.1, 0.4)
+    threshold: tuple[float, float] = (0.18, 0.42)
     overlap: float = 0.35
     min_visibility: float = 0.6
     min_contrast: float = 70.0
@@ -75,12 +75,13 @@ class _Camera:
 
 @dataclass(frozen=True, slots=True)
 class _Actor:
-    """A digit with its look and the poses it takes, one per frame."""
+    """A digit with its look, the poses it takes (one per frame) and its stamp in the first."""
 
     glyph: Glyph
     look: Paint
     poses: tuple[Pose, ...]
     track_id: int
+    first: Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class Digitscape:
             outlines.append(pose.outline_xyxy(glyph))
             look = _draw_look(rng, style, background[: size_hw[0], : size_hw[1]], drawn)
             poses = (pose,) if num_frames == 1 else _draw_path(rng, pose, num_frames)
-            actors.append(_Actor(glyph, look, poses, len(actors)))
+            actors.append(_Actor(glyph, look, poses, len(actors), drawn))
         return actors
 
     def _render(
@@ -177,7 +178,9 @@ class Digitscape:
         window = (slice(pan_y, pan_y + height), slice(pan_x, pan_x + width))
         image = background[window].copy()
         owner = np.zeros(self.size_hw, np.uint8)
-        stamps = [stamp(actor.glyph, actor.poses[frame], self.size_hw) for actor in actors]
+        stamps = [
+            actor.first if frame == 0 else stamp(actor.glyph, actor.poses[frame], self.size_hw) for actor in actors
+        ]
         for number, (actor, drawn) in enumerate(zip(actors, stamps, strict=True), start=1):
             if drawn is not None:
                 paint(image, drawn, actor.look)
@@ -250,7 +253,7 @@ def _keeps_visible(owner: np.ndarray, drawn: Stamp, totals: list[int], min_visib
 def _draw_look(rng: np.random.Generator, style: SceneStyle, background: np.ndarray, drawn: Stamp) -> Paint:
     """A colour that stands out from what lies beneath; very bright or dark when a random one does not."""
     beneath = background[drawn.window][drawn.ink]
-    ground = float(luminance(beneath.mean(axis=0))) if len(beneath) else 128.0
+    ground = float(luminance(beneath).mean()) if len(beneath) else 128.0
     colour = rng.uniform(0, 255, 3).astype(np.float32)
     gap = float(luminance(colour)) - ground
     if abs(gap) < style.min_contrast:

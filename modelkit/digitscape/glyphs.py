@@ -20,6 +20,7 @@ LANDMARK_NAMES: tuple[str, ...] = ("top", "bottom", "left", "right", "centre")
 """Extreme points of the ink in the digit's own upright frame, and its centre of mass."""
 
 _CONTROL_POINTS = 5
+_VARIANTS = 8  # bent versions of each digit; pose, size, colour and background vary without limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,8 @@ class Glyph:
         return float((self.tight_xyxy[2:] - self.tight_xyxy[:2]).max())
 
 
-def draw_glyph(
-    rng: np.random.Generator, split: Split, bend_px: float, threshold_range: tuple[float, float]
-) -> Glyph:
-    """Draw one digit of the split at random and bend it.
+def draw_glyph(rng: np.random.Generator, split: Split, bend_px: float, threshold_range: tuple[float, float]) -> Glyph:
+    """Draw one digit of the split at random, in one of its bent variants.
 
     Args:
         rng: the only source of randomness.
@@ -64,24 +63,30 @@ def draw_glyph(
         bend_px: standard deviation of the control points' displacement, in glyph pixels.
         threshold_range: stroke threshold, lower is thicker.
     """
+    index = int(rng.integers(len(load_digits(split).labels)))
+    return _bend_glyph(split, index, int(rng.integers(_VARIANTS)), bend_px, threshold_range)
+
+
+@lru_cache(maxsize=32768)
+def _bend_glyph(split: Split, index: int, variant: int, bend_px: float, threshold_range: tuple[float, float]) -> Glyph:
+    """Variant ``variant`` of a digit; a pure function, kept because bending costs more than drawing."""
     bank = load_digits(split)
-    index = int(rng.integers(len(bank.labels)))
+    rng = np.random.Generator(np.random.SFC64([int(bank.source_rows[index]), variant]))
     control = rng.normal(0.0, bend_px, (2, _CONTROL_POINTS, _CONTROL_POINTS)).astype(np.float32)
     threshold = float(rng.uniform(*threshold_range))
     basis = _spline_basis()
     shift = basis @ control @ basis.T
     grid = np.arange(GLYPH_PX, dtype=np.float32)
-    field = sample_bilinear(_smooth_digit(split, index), grid[None, :] + shift[0], grid[:, None] + shift[1])
+    smooth = _smooth_digit(bank.images[index])
+    field = sample_bilinear(smooth, grid[None, :] + shift[0], grid[:, None] + shift[1])
     if field.max() < threshold + 0.1:  # bent out of the frame: take the digit as it was written
-        field = _smooth_digit(split, index)
+        field = smooth
     tight, landmarks = _measure(field >= threshold)
     return Glyph(field, threshold, int(bank.labels[index]), int(bank.source_rows[index]), tight, landmarks)
 
 
-@lru_cache(maxsize=8192)
-def _smooth_digit(split: Split, index: int) -> np.ndarray:
-    image = Image.fromarray(load_digits(split).images[index])
-    smooth = image.resize((GLYPH_PX, GLYPH_PX), Image.Resampling.BICUBIC)
+def _smooth_digit(image: np.ndarray) -> np.ndarray:
+    smooth = Image.fromarray(image).resize((GLYPH_PX, GLYPH_PX), Image.Resampling.BICUBIC)
     return np.asarray(smooth, np.float32) / np.float32(255)
 
 

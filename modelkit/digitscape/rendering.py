@@ -31,9 +31,11 @@ class Pose:
     def outline_xyxy(self, glyph: Glyph) -> tuple[float, float, float, float]:
         """Box around the transformed tight box."""
         x0, y0, x1, y1 = glyph.tight_xyxy
-        corners = self.to_scene(glyph, np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)]))
-        low, high = corners.min(axis=0), corners.max(axis=0)
-        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+        half_w, half_h = float(x1 - x0) / 2, float(y1 - y0) / 2
+        (a, b), (c, d) = self.matrix.tolist()
+        reach_x, reach_y = abs(a) * half_w + abs(b) * half_h, abs(c) * half_w + abs(d) * half_h
+        x, y = self.position_xy.tolist()
+        return x - reach_x, y - reach_y, x + reach_x, y + reach_y
 
 
 def make_matrix(scale: float, angle_rad: float, shear: float, aspect: float) -> np.ndarray:
@@ -67,16 +69,19 @@ def stamp(glyph: Glyph, pose: Pose, size_hw: tuple[int, int]) -> Stamp | None:
     """Rasterise a glyph; None when no part of it lies on the canvas."""
     x0, y0, x1, y1 = pose.outline_xyxy(glyph)
     left, top, right, bottom = math.floor(x0) - 1, math.floor(y0) - 1, math.ceil(x1) + 2, math.ceil(y1) + 2
-    inverse = np.linalg.inv(pose.matrix)
+    (a, b), (c, d) = pose.matrix.tolist()
+    determinant = a * d - b * c
+    inverse = np.array([(d, -b), (-c, a)]) / determinant
     xs = np.arange(left, right) - pose.position_xy[0]
     ys = np.arange(top, bottom) - pose.position_xy[1]
     centre = glyph.centre_xy
     glyph_x = (inverse[0, 0] * xs + centre[0]).astype(np.float32) + (inverse[0, 1] * ys).astype(np.float32)[:, None]
     glyph_y = (inverse[1, 0] * xs + centre[1]).astype(np.float32) + (inverse[1, 1] * ys).astype(np.float32)[:, None]
     alpha = sample_bilinear(glyph.field, glyph_x, glyph_y)
-    scale_px = math.sqrt(abs(float(np.linalg.det(pose.matrix)))) * GLYPH_PX / 28
+    scale_px = math.sqrt(abs(determinant)) * GLYPH_PX / 28
     alpha -= np.float32(glyph.threshold)
-    alpha *= np.float32(max(2.0, 2 * _EDGE_SHARPNESS * scale_px))
+    # steep enough that bare background (field 0) gets no ink at all
+    alpha *= np.float32(max(2 * _EDGE_SHARPNESS * scale_px, 2.0, 0.5 / glyph.threshold))
     alpha += np.float32(0.5)
     np.clip(alpha, 0, 1, out=alpha)
     ink = alpha >= 0.5
@@ -107,9 +112,14 @@ def paint(image: np.ndarray, drawn: Stamp, look: Paint) -> None:
     """Blend a stamp into (H, W, 3) float32 ``image`` in place."""
     patch = image[drawn.window]
     half = np.float32(GLYPH_PX / 2)
-    shade = (drawn.glyph_x / half - 1) * look.shade_xy[0] + (drawn.glyph_y / half - 1) * look.shade_xy[1] + 1
+    across, down = look.shade_xy / half
+    shade = drawn.glyph_x * across + drawn.glyph_y * down
+    shade += 1 - half * (across + down)
     weight = (drawn.alpha * np.float32(look.opacity))[..., None]
-    patch += weight * (shade[..., None] * look.colour - patch)
+    ink = shade[..., None] * look.colour
+    ink -= patch
+    ink *= weight
+    patch += ink
 
 
 def finish_image(
@@ -131,7 +141,11 @@ def finish_image(
         image = middle * image + side * (rows[:-2] + rows[2:])
         columns = np.concatenate([image[:, :1], image, image[:, -1:]], axis=1)
         image = middle * image + side * (columns[:, :-2] + columns[:, 2:])
-    image = (image - np.float32(128)) * np.float32(gain) + np.float32(128 + offset)
+    image = image * np.float32(gain)
+    image += np.float32(128 + offset - 128 * gain)
     if noise_std > 0:
-        image += np.float32(noise_std) * rng.standard_normal(image.shape, dtype=np.float32)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        noise = rng.standard_normal(image.shape, dtype=np.float32)
+        noise *= np.float32(noise_std)
+        image += noise
+    np.rint(image, out=image)
+    return np.clip(image, 0, 255, out=image).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Training: recipes, data, loop, checkpoints; a run that was stopped and resumed equals one that was not."""
