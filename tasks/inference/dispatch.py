@@ -188,6 +188,8 @@ class Dispatcher:
             return self._hand_out(worker, heapq.heappop(self._again)[2], now_s)
         self._reserved.discard(worker)
         self._look_ahead()
+        if busy and self._exhausted and 1 < len(self._running) > len(self._fresh):
+            return None  # the tail: what is left is for those who run out first
         return self._hand_out(worker, heapq.heappop(self._fresh)[2], now_s) if self._fresh else None
 
     def _look_ahead(self) -> None:

@@ -100,7 +100,7 @@ def free_memory() -> None:
     """Give cached device memory back; torch is only touched where it is loaded already."""
     gc.collect()
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 

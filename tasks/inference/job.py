@@ -129,6 +129,8 @@ class Outcome:
         recycle: why the worker wants to be replaced; None if it does not.
         infer_busy_s, infer_idle_s: of the one thread that holds the model, since the worker started. Idle counts only
             while the worker had a shard.
+        peak_bytes: most bytes in flight since the worker started.
+        failures: failed and quarantined items by kind of error.
     """
 
     receipt: Receipt | None
@@ -138,6 +140,7 @@ class Outcome:
     infer_busy_s: float = 0.0
     infer_idle_s: float = 0.0
     peak_bytes: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
     part: bytes | None = None
 
 
