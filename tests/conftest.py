@@ -88,3 +88,16 @@ def prefect_api(services_dir: Path, session_env: pytest.MonkeyPatch) -> Iterator
         for name in set(os.environ) - before:
             if name.startswith("PREFECT_") or name == "DO_NOT_TRACK":
                 del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def local_ray(services_dir: Path, session_env: pytest.MonkeyPatch) -> Iterator[object]:
+    """A local Ray with two processors for the session; a RaySession. Code under test that opens a session shares it.
+
+    Ask for ``s3_server`` before it, if workers need the AWS_* variables: they inherit the environment of this moment.
+    """
+    from infra.ray_session import ray_session
+
+    session_env.setenv("VISIONMILL_STATE_DIR", str(services_dir))
+    with ray_session(num_cpus=2) as session:
+        yield session

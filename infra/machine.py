@@ -1,0 +1,71 @@
+"""What this process may use of the machine: processors and memory within its container's limits."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import psutil
+
+CGROUP = Path("/sys/fs/cgroup")
+_UNLIMITED_BYTES = 1 << 60  # cgroup v1 writes a huge number for "no limit"
+
+
+def cpu_slots(cgroup: Path = CGROUP) -> int:
+    """How many single-threaded workers fit: processors this process may run on, cut by the container's quota; >= 1."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quota = _cpu_quota(cgroup)
+    return max(1, min(allowed, math.floor(quota)) if quota is not None else allowed)
+
+
+def memory_limit_bytes(cgroup: Path = CGROUP) -> int:
+    """Memory of the machine, or of the container if that is less, in bytes."""
+    total = psutil.virtual_memory().total
+    limits = [
+        _integer(folder / name)
+        for folder in _own_folders(cgroup)
+        for name in ("memory.max", "memory/memory.limit_in_bytes")
+    ]
+    known = [limit for limit in limits if limit is not None and limit < _UNLIMITED_BYTES]
+    return min([total, *known])
+
+
+def _cpu_quota(cgroup: Path) -> float | None:
+    """Processors' worth of time per period (cgroup v2, then v1); None without a limit."""
+    quotas: list[float] = []
+    for folder in _own_folders(cgroup):
+        words = _words(folder / "cpu.max")
+        if len(words) == 2 and words[0].isdigit() and int(words[1]) > 0:
+            quotas.append(int(words[0]) / int(words[1]))
+    quota, period = _integer(cgroup / "cpu/cpu.cfs_quota_us"), _integer(cgroup / "cpu/cpu.cfs_period_us")
+    if quota is not None and quota > 0 and period:
+        quotas.append(quota / period)
+    return min(quotas, default=None)
+
+
+def _own_folders(cgroup: Path) -> list[Path]:
+    """The cgroup of this process and its parents; a limit anywhere on the way counts."""
+    folders = [cgroup]
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return folders
+    for line in lines:
+        if line.startswith("0::/"):
+            folder = cgroup / line[4:]
+            folders += [one for one in [folder, *folder.parents] if cgroup in one.parents]
+    return folders
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def _integer(path: Path) -> int | None:
+    words = _words(path)
+    return int(words[0]) if words and words[0].lstrip("-").isdigit() else None
