@@ -1,22 +1,28 @@
-"""The classes that rows speak of: from the model's own record when a run left it, else those that were found."""
+"""The classes that a version's rows speak of: all that its model knows, also those that were never found."""
 
 from __future__ import annotations
 
-from tasks.results.run_facts import runs_of, weights_of
+from tasks.results.encoding import PartFacts
+from tasks.results.listing import read_footers
 from tasks.results.views import Views
 
 
 def classes_of(views: Views) -> dict[int, str]:
-    """Class id -> name, ascending: all that the model knows if its record is at hand, and all that was found."""
-    newest = views.listing.newest
-    weights = weights_of(runs_of(views.listing.store, newest.fingerprint)) if newest is not None else {}
-    recorded = {int(each["id"]): str(each["name"]) for each in weights.get("classes", ())}
-    return dict(sorted((classes_found(views) | recorded).items()))
-
-
-def classes_found(views: Views) -> dict[int, str]:
-    """Class id -> name of everything in the view ``instances``, ascending."""
+    """Class id -> name, ascending: what the newest version's parts say the model knows, and all that was found."""
     rows = views.connection.sql(
         "SELECT label, any_value(name) FROM instances WHERE label IS NOT NULL GROUP BY label ORDER BY label"
     ).fetchall()
-    return {int(label): str(name) if name is not None else f"class {label}" for label, name in rows}
+    found = {int(label): str(name) if name is not None else f"class {label}" for label, name in rows}
+    return dict(sorted((found | _known(views)).items()))
+
+
+def _known(views: Views) -> dict[int, str]:
+    """From one part's footer: all parts of a version are of one model."""
+    newest = views.listing.newest
+    for _, footer in read_footers(views.listing.store, newest.parts[:1] if newest is not None else ()):
+        if not isinstance(footer, Exception):
+            try:
+                return PartFacts.from_metadata(footer.metadata or {}).class_names
+            except ValueError:
+                return {}
+    return {}

@@ -142,11 +142,11 @@ class StoreFile(io.RawIOBase):
         return len(data)
 
 
-def open_parquet(store: Store, key: str) -> pq.ParquetFile:
+def open_parquet(store: Store, key: str, *, verify_checksums: bool = False) -> pq.ParquetFile:
     """One Parquet object of a store, read on demand: the footer now, columns when asked for.
 
     Raises:
         pyarrow.ArrowInvalid: when it is not a Parquet file; StoreError subclasses when it cannot be read.
     """
     source = pa.PythonFile(store.open(key, block_bytes=_FOOTER_BLOCK_BYTES), mode="r")
-    return pq.ParquetFile(source, pre_buffer=False)
+    return pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=verify_checksums)

@@ -8,21 +8,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pycocotools import mask as coco
 
 from infra.store import Store
+from modelkit import rle
+from modelkit.types import Instances
+from tasks.inference.decoding import Frame
 from tasks.ingest.sharding import PLAN_SCHEMA
 from tasks.ingest.versions import PLAN_FOOTER_KEY, VERSION_FOOTER_KEY
-from tasks.records import Version
-from tasks.results.layout import make_version, part_key, plan_key, version_to_json
+from tasks.records import Entry, ItemFailure, Media, Status, Version
+from tasks.results.commit import commit_shard, new_attempt_id
+from tasks.results.encoding import encode_part
+from tasks.results.layout import make_version, plan_key, version_to_json
+from tasks.results.rows import Row, RowOrigin, failed_row, ok_row, rows_to_table
 from tasks.results.schema import schema_of
 
-CLASSES = ("disc", "box", "sky")
+CLASSES = ("disc", "box", "sky", "moon")  # of which moon is never found
 START = datetime(2026, 11, 1, tzinfo=UTC)
 
 
@@ -34,12 +39,13 @@ class Item:
     etag: str = "e1"
     frame: int = 0
     pts_s: float | None = None
-    status: str = "ok"
+    status: Status = "ok"
     error_type: str | None = None
     error: str | None = None
     size_hw: tuple[int, int] = (48, 64)
     num_instances: int = 3
     track: bool = False
+    masks: bool = True
 
 
 @dataclass
@@ -51,6 +57,7 @@ class FakeOutput:
     model_digest: str = "ab" * 32
     moment: datetime = START
     num_plans: int = 0
+    run_id: str = "run-1"
 
     @property
     def version(self) -> Version:
@@ -65,7 +72,7 @@ class FakeOutput:
     def commit(self, items: Sequence[Item], *, num_shards: int = 1, leave_open: int = 0) -> list[str]:
         """Plan items, commit all shards but the last ``leave_open``; returns the shard ids of the plan."""
         self.num_plans += 1
-        parts = [list(items[index::num_shards]) for index in range(num_shards)]
+        parts = divide(items, num_shards)
         ids = [self._shard_id(index, part) for index, part in enumerate(parts)]
         self.moment += timedelta(seconds=1)
         self.store.put_if_absent(
@@ -76,9 +83,20 @@ class FakeOutput:
         return ids
 
     def commit_shard(self, shard_id: str, items: Sequence[Item]) -> None:
+        """One part, as a worker would make it."""
         self.moment += timedelta(seconds=1)
-        data = part_bytes(rows(items, self.version, shard_id, self.moment), self.version, shard_id, self.num_plans)
-        assert self.store.put_if_absent(part_key(self.version, shard_id), data)
+        attempt_id = new_attempt_id()
+        data = encode_part(
+            rows(items, self.moment),
+            version=self.version,
+            plan=self.num_plans,
+            shard_id=shard_id,
+            attempt_id=attempt_id,
+            run_id=self.run_id,
+            stage_seconds={"fetch": 0.5, "decode": 1.0, "infer": 4.0, "encode": 0.25},
+            class_names=dict(enumerate(CLASSES)),
+        )
+        assert commit_shard(self.store, self.version, shard_id, data, attempt_id) == "committed"
 
     def new_version(self, **parameters: object) -> FakeOutput:
         """Another version in the same place, from now on."""
@@ -90,6 +108,13 @@ class FakeOutput:
         return hashlib.sha256(repr((self.num_plans, index, items)).encode()).hexdigest()[:16]
 
 
+def divide(items: Sequence[Item], num_shards: int) -> list[list[Item]]:
+    """Neighbours in the order of a plan stay together, in shards of about even size."""
+    ordered = sorted(items, key=_name)
+    cuts = [len(ordered) * index // num_shards for index in range(num_shards + 1)]
+    return [ordered[start:end] for start, end in pairwise(cuts)]
+
+
 def masks_of(item: Item) -> list[np.ndarray]:
     """The (H, W) bool masks of an item: discs and boxes at places drawn from its name."""
     height, width = item.size_hw
@@ -99,60 +124,55 @@ def masks_of(item: Item) -> list[np.ndarray]:
     for index in range(item.num_instances):
         radius = rng.uniform(4, min(height, width) / 3)
         cy, cx = rng.uniform(0, height), rng.uniform(0, width)
-        if index % len(CLASSES) == 0:
+        if index % 3 == 0:
             masks.append((y - cy) ** 2 + (x - cx) ** 2 <= radius**2)
-        elif index % len(CLASSES) == 1:
+        elif index % 3 == 1:
             masks.append((abs(y - cy) <= radius) & (abs(x - cx) <= radius))
         else:
             masks.append(y < radius)
     return masks
 
 
-def rows(items: Sequence[Item], version: Version, shard_id: str, moment: datetime) -> pa.Table:
-    """The rows of a shard in the frozen schema, sorted by (uri, frame)."""
-    _, schema = schema_of("segments")
-    ordered = sorted(items, key=lambda item: (item.uri, item.frame))
-    return pa.Table.from_pylist([_row(item, version, shard_id, moment) for item in ordered], schema=schema)
+def rows(items: Sequence[Item], moment: datetime) -> list[Row]:
+    """The rows of items, in their order."""
+    return [replace(_row(item), processed_at=moment) for item in items]
 
 
-def _row(item: Item, version: Version, shard_id: str, moment: datetime) -> dict[str, object]:
-    failed = item.status != "ok"
-    common: dict[str, object] = {
-        "uri": item.uri,
-        "etag": item.etag,
-        "media": "image" if item.pts_s is None else "video",
-        "frame": item.frame,
-        "pts_s": item.pts_s,
-        "height": None if failed else item.size_hw[0],
-        "width": None if failed else item.size_hw[1],
-        "status": item.status,
-        "stage": "decode" if failed else None,
-        "error_type": (item.error_type or "Unreadable") if failed else None,
-        "error": (item.error or "cannot identify image file") if failed else None,
-        "notes": [],
-        "model": version.model,
-        "run_id": "run-1",
-        "shard_id": shard_id,
-        "processed_at": moment,
-    }
-    return common | ({} if failed else _found(item))
+def _row(item: Item) -> Row:
+    media: Media = "image" if item.pts_s is None else "video"
+    entry = Entry(item.uri, item.etag, 1000, media)
+    if item.status != "ok":
+        failure = ItemFailure("decode", item.error_type or "Unreadable", item.error or "cannot identify image file")
+        return failed_row(entry, Frame(item.frame, item.pts_s, None, None), failure, status=item.status)
+    return ok_row(entry, Frame(item.frame, item.pts_s, None, item.size_hw), found_in(item))
 
 
-def _found(item: Item) -> dict[str, object]:
+def found_in(item: Item) -> Instances:
+    """What a perfect model finds: the masks of :func:`masks_of`, the surest first."""
     masks = masks_of(item)
-    encoded = [coco.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
-    boxes = [coco.toBbox(rle).tolist() for rle in encoded]
-    labels = [index % len(CLASSES) for index in range(len(masks))]
-    return {
-        "labels": labels,
-        "names": [CLASSES[label] for label in labels],
-        "scores": [round(0.95 - 0.1 * index, 3) for index in range(len(masks))],
-        "boxes_xyxy": [[x, y, x + w, y + h] for x, y, w, h in boxes],
-        "areas": [int(mask.sum()) for mask in masks],
-        "rles": [rle["counts"] for rle in encoded],
-        "is_thing": [CLASSES[label] != "sky" for label in labels],
-        "track_ids": [index + 1 for index in range(len(masks))] if item.track else None,
-    }
+    labels = np.arange(len(masks), dtype=np.int32) % 3
+    return Instances(
+        size_hw=item.size_hw,
+        boxes_xyxy=np.array([rle.bbox(rle.encode(mask), item.size_hw) for mask in masks], np.float32).reshape(-1, 4),
+        scores=np.round(0.95 - 0.1 * np.arange(len(masks), dtype=np.float32), 3),
+        labels=labels,
+        rles=[rle.encode(mask) for mask in masks] if item.masks else None,
+        is_thing=np.array([CLASSES[label] != "sky" for label in labels], bool),
+        track_ids=np.arange(1, len(masks) + 1) if item.track else None,
+    )
+
+
+def heavy_part(version: Version, shard_id: str, num_rows: int, mask_bytes: int, row_group_size: int) -> bytes:
+    """A part of many row groups with 4 incompressible strings in place of masks: only for counting bytes."""
+    origin = RowOrigin(version, "run-1", shard_id, dict(enumerate(CLASSES)))
+    one = rows_to_table(rows([Item("x", num_instances=4)], START), origin).to_pylist()[0]
+    noise = np.random.default_rng(0)
+    changed = [{"uri": f"{n:05d}", "rles": [noise.bytes(mask_bytes) for _ in range(4)]} for n in range(num_rows)]
+    table = pa.Table.from_pylist([one | each for each in changed], schema=schema_of("segments")[1])
+    buffer = io.BytesIO()
+    categories = ["media", "status", "names.list.element", "labels.list.element"]
+    pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size, use_dictionary=categories)
+    return buffer.getvalue()
 
 
 def plan_bytes(
@@ -198,11 +218,3 @@ def plan_bytes(
 
 def _name(item: Item) -> tuple[str, str, int]:
     return item.uri, item.etag, item.frame
-
-
-def part_bytes(table: pa.Table, version: Version, shard_id: str, plan: int, *, row_group_size: int = 10_000) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(
-        table, buffer, compression="zstd", row_group_size=row_group_size, use_dictionary=["status", "shard_id"]
-    )
-    return buffer.getvalue()

@@ -20,7 +20,6 @@ from modelkit.rle import encode, to_polygons
 from tasks.results.export import export
 from tasks.results.export_flat import write_flat
 from tasks.results.export_yolo import data_yaml, joined
-from tasks.results.layout import run_key
 from tasks.results.views import views_of
 from tests.tasks.results.fake_output import FakeOutput, Item, masks_of
 
@@ -91,9 +90,6 @@ def test_coco_is_the_same_file_each_time(filled: FakeOutput, tmp_path: Path) -> 
 
 
 def test_categories_are_the_models_classes_also_those_never_found(filled: FakeOutput, tmp_path: Path) -> None:
-    classes = [{"id": n, "name": name, "is_thing": True} for n, name in enumerate(("disc", "box", "sky", "moon"))]
-    record = {"version": {"fingerprint": filled.version.fingerprint}, "weights": {"classes": classes}}
-    filled.store.put(run_key("r1"), json.dumps(record).encode())
     export(filled.store.uri, "coco", str(tmp_path / "c.json"))
     categories = json.loads((tmp_path / "c.json").read_text())["categories"]
     assert [(each["id"], each["name"]) for each in categories] == [(0, "disc"), (1, "box"), (2, "sky"), (3, "moon")]

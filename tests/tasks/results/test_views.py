@@ -1,19 +1,17 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from infra.errors import BucketMissing
 from infra.store import Store, open_store
 from tasks.results.layout import part_key
-from tasks.results.schema import COMMON, schema_of
+from tasks.results.schema import COMMON
 from tasks.results.views import VIEWS, describe_views, open_views, views_of
-from tests.tasks.results.fake_output import START, FakeOutput, Item, part_bytes, rows
+from tests.tasks.results.fake_output import START, FakeOutput, Item, divide, heavy_part
 
 
 def ask(store: Store, sql: str, *, native: bool = True) -> list[tuple[Any, ...]]:
@@ -143,7 +141,7 @@ class TestEveryMoment:
         ids = output.commit(items, num_shards=2, leave_open=1)
         before = open_views(output.store.uri)
         assert before.sql("SELECT count(*) FROM items").fetchall() == [(2,)]
-        output.commit_shard(ids[1], items[1::2])
+        output.commit_shard(ids[1], divide(items, 2)[1])
         assert before.sql("SELECT count(*) FROM items").fetchall() == [(2,)], "a connection keeps its list of files"
         assert ask(output.store, "SELECT count(*) FROM items") == [(4,)]
 
@@ -164,12 +162,7 @@ class TestEveryMoment:
         assert cursor.sql("SELECT count(*) FROM instances WHERE mask_area(rle) <> area").fetchall() == [(0,)]
 
     def test_items_without_instances_and_models_without_masks_or_tracks(self, output: FakeOutput) -> None:
-        _, schema = schema_of("segments")
-        output.commit([Item("empty.jpg", num_instances=0), Item("boxes.jpg", num_instances=2)], leave_open=1)
-        table = rows([Item("boxes.jpg", num_instances=2)], output.version, "b", START)
-        index = schema.get_field_index("rles")
-        table = table.set_column(index, schema.field(index), pa.nulls(1, schema.field(index).type))
-        output.store.put(part_key(output.version, "b"), part_bytes(table, output.version, "b", 1))
+        output.commit([Item("empty.jpg", num_instances=0), Item("boxes.jpg", num_instances=2, masks=False)])
         assert ask(output.store, "SELECT uri, instance, rle, track_id FROM instances ORDER BY 2") == [
             ("boxes.jpg", 0, None, None),
             ("boxes.jpg", 1, None, None),
@@ -182,12 +175,7 @@ class TestPruning:
     @pytest.fixture
     def heavy(self, output: FakeOutput) -> FakeOutput:
         """One part of 8 row groups of 1,000 items with 4 masks of 1 kB each: 33 MB."""
-        item = rows([Item("x", num_instances=4)], output.version, "s", START).to_pylist()[0]
-        table = pa.Table.from_pylist(
-            [item | {"uri": f"{n:05d}", "rles": [os.urandom(1000) for _ in range(4)]} for n in range(8000)],
-            schema=schema_of("segments")[1],
-        )
-        data = part_bytes(table, output.version, "s", 1, row_group_size=1000)
+        data = heavy_part(output.version, "s", 8000, 1000, 1000)
         output.store.put(part_key(output.version, "s"), data)
         return output
 
