@@ -11,6 +11,7 @@ CHUNK_CHARS = 1 << 20
 MAX_VALUE_CHARS = 64 << 20  # one element longer than this is damage
 
 _BLANK = re.compile(r"[ \t\r\n]*")
+_AFTER_VALUE = frozenset(",:]} \t\r\n")
 _INTERESTING = re.compile(r'["\[\]{}]')
 _STRING_PART = re.compile(r'(?:[^"\\]|\\.)*', re.DOTALL)
 
@@ -79,8 +80,8 @@ class _Cursor:
                 if len(self._buffer) - self._at > MAX_VALUE_CHARS or not self._fill():
                     raise JsonBrokenError(f"not JSON: {error.msg}") from error
                 continue
-            if end == len(self._buffer) and self._fill():
-                continue  # a number may go on in the next chunk
+            if self._buffer[end : end + 1] not in _AFTER_VALUE and self._fill():
+                continue  # a number goes on in the next chunk
             self._at = end
             return value
 

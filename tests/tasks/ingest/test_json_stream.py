@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.ingest import json_stream
@@ -17,6 +17,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(
     st.dictionaries(st.text(max_size=5), VALUES, max_size=4), st.lists(VALUES, max_size=6), st.integers(1, 50), VALUES
 )

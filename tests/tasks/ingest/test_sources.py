@@ -48,7 +48,7 @@ def test_a_backslash_in_a_local_name_is_kept(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_of_a_folder_is_counted_with_a_reason(store_uri: str, tmp_path: Path) -> None:
-    fill(
+    store = fill(
         store_uri,
         {"a.jpg": b"1", "notes.txt": b"1", "b/more.TXT": b"1", "README": b"1", "s.tar.gz": b"1", ".png": b"1"},
     )
