@@ -3,9 +3,10 @@
     python -m benchmarks.inventory_plan [--objects 10000 100000 1000000] [--kinds parquet csv s3-inventory objects]
 
 For each size and kind of source a process of its own takes the inventory, makes plan 1, commits all its shards (parts
-that hold nothing), changes 1 % of the etags and makes plan 2 by the anti-join. Reported: seconds of each step, and the
-peak resident memory of the process (it includes the interpreter and its libraries, printed in the first line).
-``objects`` is a listing that arrives object by object from a store, as a bucket's LIST does, without the network.
+that hold nothing), changes 1 % of the etags and makes plan 2 by the anti-join. Reported: seconds of each step; CPU
+seconds of inventory and plan 1 together (on a busy machine they say more than seconds); and the peak resident memory
+of the process, with the interpreter and its libraries, which are printed in the first line. ``objects`` is a listing
+that arrives object by object from a store, as a bucket's LIST does, without the network.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import csv
 import gzip
 import itertools
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -126,13 +128,16 @@ def measure(kind: str, count: int, folder: Path) -> dict[str, object]:
     for generation in (0, 1):
         source = source_of(kind, folder, count, generation)
         began = time.perf_counter()
+        cpu_began = time.process_time()
         inventory = take_inventory(source, folder=folder / f"work{generation}")
         taken = time.perf_counter()
         plan = _plan(output, version, inventory)
+        cpu_s = time.process_time() - cpu_began
         name = "first" if generation == 0 else "second"
         result |= {
             f"{name}_inventory_s": round(taken - began, 2),
             f"{name}_plan_s": round(time.perf_counter() - taken, 2),
+            f"{name}_cpu_s": round(cpu_s, 2),
             f"{name}_entries": plan.num_entries,
             f"{name}_shards": plan.num_shards,
         }
@@ -184,12 +189,11 @@ def main() -> None:
         kind, count, folder = arguments.measure
         print(json.dumps(measure(kind, int(count), Path(folder))))
         return
-    baseline = _peak_rss_mib()
-    print(f"{platform.machine()}, Python {platform.python_version()}; {baseline} MiB before any work", file=sys.stderr)
-    print(
-        f"{'kind':14}{'objects':>11}{'inventory':>11}{'plan 1':>9}{'plan 2':>9}{'shards':>8}{'peak':>10}",
-        file=sys.stderr,
-    )
+    baseline, load = _peak_rss_mib(), os.getloadavg()[0]
+    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
+    print(f"{machine}; load {load:.1f} at the start; {baseline} MiB before any work", file=sys.stderr)
+    heads = ("kind", "objects", "inventory", "plan 1", "CPU of both", "plan 2", "shards", "peak")
+    print("{:14}{:>11}{:>11}{:>9}{:>12}{:>9}{:>8}{:>10}".format(*heads), file=sys.stderr)
     results = []
     for kind, count in itertools.product(arguments.kinds, arguments.objects):
         with tempfile.TemporaryDirectory(prefix="visionmill-bench-") as folder:
@@ -201,10 +205,11 @@ def main() -> None:
         results.append(row)
         print(
             f"{kind:14}{count:>11,}{row['first_inventory_s']:>9.2f} s{row['first_plan_s']:>7.2f} s"
-            f"{row['second_plan_s']:>7.2f} s{row['first_shards']:>8,}{row['peak_rss_mib']:>6} MiB",
+            f"{row['first_cpu_s']:>10.2f} s{row['second_plan_s']:>7.2f} s"
+            f"{row['first_shards']:>8,}{row['peak_rss_mib']:>6} MiB",
             file=sys.stderr,
         )
-    print(json.dumps({"benchmark": "inventory_plan", "baseline_rss_mib": baseline, "results": results}))
+    print(json.dumps({"benchmark": "inventory_plan", "baseline_rss_mib": baseline, "load": load, "results": results}))
 
 
 if __name__ == "__main__":
