@@ -25,7 +25,7 @@ def plain_legs(name: str, function: Callable[..., T], *args: object, **kwargs: o
 
 
 def orchestrated_legs(name: str, function: Callable[..., T], *args: object, **kwargs: object) -> T:
-    """A Prefect task run per leg. Inputs are not hashed and results not stored: they may be large, or hold a server address."""
+    """A Prefect task run per leg. Inputs are not hashed and results not stored: they may be large."""
     from prefect import task
     from prefect.cache_policies import NO_CACHE
 

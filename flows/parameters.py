@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from infra.errors import UsageError
 
@@ -19,6 +19,10 @@ _CREDENTIALS_IN_URI = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
 _SCHEMES = ("s3://", "file://")
 
 P = TypeVar("P", bound=BaseModel)
+
+
+# The same refusal for Prefect's server, which checks a trigger's parameters by JSON schema before it stores them.
+_NO_CREDENTIALS: dict[str, JsonValue] = {"not": {"pattern": "^[A-Za-z0-9+]+://[^/@]*:[^/@]*@"}}
 
 
 def _refuse_secrets(uri: str) -> str:
@@ -36,9 +40,18 @@ class JobParameters(BaseModel):
 
     source: Annotated[
         str,
-        Field(min_length=1, description="folder, glob, s3:// prefix, video, tar shards, COCO JSON or a listing"),
+        Field(
+            min_length=1,
+            json_schema_extra=_NO_CREDENTIALS,
+            description="folder, glob, s3:// prefix, video, tar shards, COCO JSON or a listing",
+        ),
     ]
-    output: Annotated[str, Field(min_length=1, description="folder or s3:// prefix that holds the results")]
+    output: Annotated[
+        str,
+        Field(
+            min_length=1, json_schema_extra=_NO_CREDENTIALS, description="folder or s3:// prefix that holds the results"
+        ),
+    ]
     model: Annotated[
         str, Field(min_length=1, description="name of a model, or file or folder of its weights (rows)")
     ] = EMBEDDED_MODEL
@@ -93,7 +106,6 @@ class SegmentParameters(JobParameters):
     """Parameters of ``segment_dataset``."""
 
     score_threshold: Annotated[float, Field(ge=0, le=1, description="weaker instances are dropped (rows)")] = 0.05
-    max_instances: Annotated[int, Field(ge=1, le=10_000, description="at most so many instances per item (rows)")] = 100
 
 
 def checked(kind: type[P], **values: object) -> P:

@@ -38,30 +38,38 @@ def _bar(console: Console) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:>12}"),
-        TextColumn("{task.fields[eta]:>14}"),
-        TextColumn("[yellow]{task.fields[failed]}"),
+        TextColumn("shards  {task.fields[items]} items"),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[eta]}"),
+        TextColumn("[yellow]{task.fields[trouble]}"),
         TimeElapsedColumn(),
         console=console,
-        transient=not console.is_terminal,
+        transient=True,
         disable=not console.is_terminal,
     )
 
 
 def _bar_listener(bar: Progress) -> Listener:
-    task_id = bar.add_task("segmenting", total=None, rate="", eta="", failed="")
+    task_id = bar.add_task("segmenting", total=None, items=0, rate="", eta="", trouble="")
 
     def listen(progress: RunProgress) -> None:
         bar.update(
             task_id,
-            completed=progress.items_done,
-            total=progress.items_total,
-            rate=f"{progress.items_per_s:.1f} items/s",
-            eta=f"about {_duration(progress.eta_s)}" if progress.eta_s is not None else "",
-            failed=f"{progress.items_failed} failed" if progress.items_failed else "",
+            completed=progress.shards_done,
+            total=progress.shards_total,
+            items=progress.items_done,
+            rate=f"{progress.rows_per_s:.1f} items/s",
+            eta=f"{_duration(progress.eta_s)} left" if progress.eta_s else "",
+            trouble=_trouble(progress),
         )
 
     return listen
+
+
+def _trouble(progress: RunProgress) -> str:
+    failed = sum(progress.failures.values())
+    parts = [f"{failed} failed"] * bool(failed) + [f"{progress.deaths} workers lost"] * bool(progress.deaths)
+    return ", ".join(parts)
 
 
 def _duration(seconds: float) -> str:
@@ -77,17 +85,17 @@ def _artifact_listener() -> Listener:
     last = [0.0]
 
     def listen(progress: RunProgress) -> None:
-        finished = progress.items_done >= progress.items_total
+        finished = progress.shards_done >= progress.shards_total
         if not finished and time.monotonic() - last[0] < ARTIFACT_INTERVAL_S:
             return
         last[0] = time.monotonic()
-        share = 100.0 * progress.items_done / max(progress.items_total, 1)
-        eta = f", {_duration(progress.eta_s)} left" if progress.eta_s is not None else ""
+        eta = f", {_duration(progress.eta_s)} left" if progress.eta_s else ""
+        trouble = f", {_trouble(progress)}" if _trouble(progress) else ""
         update_progress_artifact(
             artifact_id,
-            progress=min(share, 100.0),
-            description=f"{progress.items_done} of {progress.items_total} items, {progress.items_failed} failed, "
-            f"{progress.items_per_s:.1f} items/s{eta}",
+            progress=100.0 * progress.shards_done / max(progress.shards_total, 1),
+            description=f"{progress.shards_done} of {progress.shards_total} shards, {progress.items_done} items "
+            f"in this run{trouble}, {progress.rows_per_s:.1f} items/s{eta}",
         )
 
     return listen

@@ -5,7 +5,9 @@ The same body runs as a Prefect flow (scheduled, triggered, recorded) and as pla
 
 from __future__ import annotations
 
+import datetime as dt
 import tempfile
+import time
 from pathlib import Path
 
 from prefect import flow
@@ -13,18 +15,18 @@ from rich.console import Console
 
 from flows.legs import Legs, orchestrated_legs, plain_legs
 from flows.parameters import SegmentParameters
-from flows.progress import progress_display
 from flows.summary import Summary, nothing_to_do, summary_of
+from flows.work import WorkerNeeds, carry_out, needs_of
+from infra.errors import VisionmillError
 from infra.services import ensure_prefect
-from infra.store import open_store
-from tasks.inference.prepare import Prepared, prepare_segments
-from tasks.inference.run import PoolOutcome, run_plan
+from tasks.inference.decoding import DecodeOptions
+from tasks.inference.prepare import PreparedJob, environment, prepare_segments, summary_of_weights
+from tasks.inference.results import PoolOutcome
 from tasks.ingest.inventory import Inventory, take_inventory
 from tasks.ingest.plan import Plan, PlanOptions, open_plan
-from tasks.results.finish import finish_run
+from tasks.results.finish import RunFacts, finish_run
 from tasks.results.lease import hold_lease
-from tasks.results.report import write_report
-from tasks.results.runs import new_run_id
+from tasks.results.runs import RunRecord, new_run_id
 
 
 def run_segment(parameters: SegmentParameters, *, orchestrated: bool = True, console: Console | None = None) -> Summary:
@@ -44,10 +46,128 @@ def run_segment(parameters: SegmentParameters, *, orchestrated: bool = True, con
     if not orchestrated:
         return _segment(parameters, plain_legs, console)
     ensure_prefect()
-    return segment_dataset(parameters)
+    summary: Summary = segment_dataset(parameters)
+    return summary
 
 
-@flow(name="segment-dataset", persist_result=False, validate_parameters=True)
+@flow(name="segment-dataset", persist_result=False)
 def segment_dataset(parameters: SegmentParameters) -> Summary:
     """Segment what is new or changed in a dataset. A run that finds nothing new ends at once."""
     return _segment(parameters, orchestrated_legs, Console(stderr=True))
+
+
+def _segment(parameters: SegmentParameters, leg: Legs, console: Console | None) -> Summary:
+    run_id, started_at, began = new_run_id(), dt.datetime.now(dt.UTC), time.monotonic()
+    needs = needs_of(parameters)
+    prepared = leg("prepare job", _prepare, parameters, run_id, needs)
+    with hold_lease(prepared.output, run_id), tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
+        inventory = leg("take inventory", take_inventory, parameters.source, folder=Path(folder))
+        plan = leg("open plan", _open_plan, parameters, prepared, inventory)
+        if plan is None:
+            return nothing_to_do(prepared, inventory, time.monotonic() - began)
+        prepared, outcome = leg(
+            "carry out plan", carry_out, plan, prepared, needs, console=console, orchestrated=leg is orchestrated_legs
+        )
+        facts = _facts(parameters, prepared, inventory, plan, run_id, started_at)
+        record = leg("finish run", _finish, prepared, facts, plan, outcome)
+        report = leg("write report", _report, prepared) if parameters.report else None
+        summary = summary_of(prepared, inventory, record, report)
+    if outcome.error is not None:
+        raise outcome.error
+    return summary
+
+
+def _prepare(parameters: SegmentParameters, run_id: str, needs: WorkerNeeds) -> PreparedJob:
+    return prepare_segments(
+        output=parameters.output,
+        run_id=run_id,
+        model=parameters.model,
+        weights=parameters.weights,
+        decode=DecodeOptions(stride=parameters.frame_stride, max_pixels=parameters.max_pixels),
+        score_threshold=parameters.score_threshold,
+        device=needs.device,
+        batch_size=parameters.batch_size,
+        memory_bytes=parameters.memory_bytes,
+        max_consecutive_failures=parameters.max_consecutive_failures,
+    )
+
+
+def _open_plan(parameters: SegmentParameters, prepared: PreparedJob, inventory: Inventory) -> Plan | None:
+    options = PlanOptions(
+        shard_items=parameters.shard_items,
+        shard_bytes=parameters.shard_bytes,
+        video_frames=parameters.shard_items * parameters.frame_stride,
+        retry_failed=parameters.retry_failed,
+        fresh=parameters.fresh,
+        new_version=parameters.new_version,
+    )
+    return open_plan(prepared.output, prepared.version, inventory, options)
+
+
+def _facts(
+    parameters: SegmentParameters,
+    prepared: PreparedJob,
+    inventory: Inventory,
+    plan: Plan,
+    run_id: str,
+    started_at: dt.datetime,
+) -> RunFacts:
+    return RunFacts(
+        run_id=run_id,
+        source=parameters.source,
+        output=prepared.output.uri,
+        version=prepared.version,
+        started_at=started_at,
+        plan=plan.number,
+        plan_joined=plan.joined,
+        inventory={
+            "objects": inventory.num_objects,
+            "bytes": inventory.total_bytes,
+            "images": inventory.num_images,
+            "videos": inventory.num_videos,
+            "problems": inventory.num_problems,
+            "skipped": inventory.skipped,
+        },
+        weights=summary_of_weights(prepared.weights),
+        execution=prepared.job.execution or {},
+        environment=environment() | {"conditional_create": prepared.capabilities.conditional_create},
+    )
+
+
+def _finish(prepared: PreparedJob, facts: RunFacts, plan: Plan, outcome: PoolOutcome) -> RunRecord:
+    return finish_run(
+        prepared.output,
+        facts,
+        outcome=outcome_word(outcome),
+        message=outcome.error.message if outcome.error is not None else "",
+        shards={
+            "planned": plan.num_shards,
+            "committed_before": outcome.shards_before,
+            "committed_here": outcome.shards_committed,
+            "committed_by_a_twin": outcome.already_committed,
+        },
+        errors=dict(outcome.failures),
+        error_sample=tuple(outcome.error_sample),
+        stage_seconds=dict(outcome.stage_seconds),
+        pool=outcome.to_json(),
+        items_per_s=outcome.rows / outcome.seconds if outcome.seconds > 0 else 0.0,
+    )
+
+
+def outcome_word(outcome: PoolOutcome) -> str:
+    """As run records call it."""
+    if outcome.finished:
+        return "done"
+    if outcome.drained:
+        return "stopped"
+    return "circuit_open" if type(outcome.error).__name__ == "CircuitOpen" else "failed"
+
+
+def _report(prepared: PreparedJob) -> str | None:
+    """A report that can't be written is no reason to call the run failed; it can be written again at any time."""
+    from tasks.results.report import write_report  # draws pictures: loaded only when there is something to draw
+
+    try:
+        return write_report(prepared.output.uri).index_uri
+    except VisionmillError:
+        return None

@@ -25,7 +25,8 @@ class JobSpec:
         batch_size: largest batch; on a CPU 1 makes rows independent of timing and costs nothing.
         memory_bytes: bytes in flight inside one worker: fetched, decoded, raw results and rows together.
         shards_in_flight: 2 lets the next shard fill the pipeline while this one drains and commits.
-        model_options: handed to ``modelkit.load`` as keywords (score threshold, compilation, ...).
+        model_options: handed to ``modelkit.load`` as keywords (min_score, weights, ...).
+        execution: how to run the model (``modelkit.compilation.Decision`` as JSON); None is the plain way.
         predictor_factory: "module:function", called with this job instead of ``modelkit.load``; returns a predictor.
             The extension point for models that are not modelkit's.
         max_consecutive_failures: so many failed items in a row open the circuit (ten times as many where the data
@@ -47,6 +48,7 @@ class JobSpec:
     shards_in_flight: int = 2
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     model_options: dict[str, Any] = field(default_factory=dict)
+    execution: dict[str, Any] | None = None
     predictor_factory: str | None = None
     max_consecutive_failures: int = 200
     max_shards_per_worker: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from infra.errors import VisionmillError
 from tasks.inference.job import Outcome
@@ -76,6 +77,28 @@ class PoolOutcome:
     def worker_start_median_s(self) -> float:
         """Median start-up time; 0 without workers."""
         return statistics.median(self.worker_start_s) if self.worker_start_s else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """For the run record: what the record's own fields don't hold already."""
+        return {
+            "seconds": round(self.seconds, 3),
+            "workers_started": len(self.worker_start_s),
+            "worker_start_median_s": round(self.worker_start_median_s, 3),
+            "workers_lost": [
+                {"cause": lost.cause, "hung": lost.hung, "shards": lost.shards} for lost in self.lost_workers
+            ],
+            "workers_recycled": self.recycled_workers,
+            "attempts": len(self.attempts),
+            "quarantined": [{"uri": uri, "why": why.error} for uri, why in self.quarantined_items],
+            "rows": self.rows,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "batch_size": self.batch_size,
+            "retries": self.retries,
+            "idle_share": round(self.idle_share, 4),
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "peak_in_flight_bytes": self.peak_in_flight_bytes,
+        }
 
     def add(self, receipt: Receipt, outcome: Outcome) -> None:
         """Count a committed shard. What a twin committed has no rows of ours."""

@@ -20,6 +20,7 @@ from infra.redaction import redact
 from infra.store import open_store
 from tasks.inference.circuit import FailureStreak
 from tasks.inference.decoding import Fetched, Frame, decode_fetched, fetch_entry
+from tasks.inference.execution import run_as_decided
 from tasks.inference.forward import BatchLimits, forward
 from tasks.inference.job import Assignment, JobSpec, Outcome, Quarantine, resolve
 from tasks.inference.model_source import local_model
@@ -86,6 +87,7 @@ class Worker:
         self._output = open_store(job.output_uri)
         self._predictor = resolve(job.predictor_factory)(job) if job.predictor_factory else load_predictor(job)
         _check_digest(self._predictor, job)
+        run_as_decided(self._predictor, job)
         self._limits = BatchLimits(job.batch_size)
         self._streak = FailureStreak(job.max_consecutive_failures)
         weights = getattr(self._predictor, "weights", None)

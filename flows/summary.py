@@ -1,0 +1,58 @@
+"""What a job tells at its end: one plain JSON object, the same for people's words, ``--json`` and Prefect's result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infra.store import Store
+from tasks.inference.prepare import PreparedJob
+from tasks.ingest.inventory import Inventory
+from tasks.results.layout import parts_prefix, product_prefix, run_key
+from tasks.results.runs import RunRecord
+
+Summary = dict[str, Any]
+
+
+def nothing_to_do(prepared: PreparedJob, inventory: Inventory, seconds: float) -> Summary:
+    """All of the dataset is committed already; nothing was written."""
+    return {
+        "run_id": None,
+        "outcome": "nothing_to_do",
+        "items": {"in_inventory": inventory.num_objects, "ok": 0, "failed": 0, "quarantined": 0},
+        "seconds": round(seconds, 3),
+        **_places(prepared.output, prepared),
+        "exit_code": 0,
+    }
+
+
+def summary_of(prepared: PreparedJob, inventory: Inventory, record: RunRecord, report: str | None) -> Summary:
+    """A run that was carried out, or as much of it as could be."""
+    return {
+        "run_id": record.run_id,
+        "outcome": record.outcome,
+        "message": record.message,
+        "plan": record.plan,
+        "plan_joined": record.plan_joined,
+        "items": {"in_inventory": inventory.num_objects, **record.items},
+        "errors": record.errors,
+        "error_sample": list(record.error_sample)[:5],
+        "shards": record.shards,
+        "seconds": record.seconds,
+        "items_per_s": record.items_per_s,
+        "execution": {name: record.execution.get(name) for name in ("mode", "reason", "choice")},
+        **_places(prepared.output, prepared),
+        "record": prepared.output.uri_of(run_key(record.run_id)),
+        "report": report,
+        "exit_code": record.exit_code,
+    }
+
+
+def _places(store: Store, prepared: PreparedJob) -> Summary:
+    product = prepared.version.product
+    return {
+        "output": store.uri,
+        "version": prepared.version.fingerprint,
+        "model": prepared.version.model,
+        "rows": store.uri_of(parts_prefix(prepared.version)),
+        "rows_glob": store.uri_of(f"{product_prefix(product)}**/*.parquet"),
+    }

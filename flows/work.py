@@ -1,0 +1,113 @@
+"""The leg that computes: which workers there shall be, how they run the model, and the pool itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+
+from flows.parameters import JobParameters
+from flows.progress import progress_display
+from infra.errors import UsageError
+from infra.ray_session import RaySession, ray_session
+from tasks.inference.calibrate import choose_for_run
+from tasks.inference.pool import run_pool, run_serial
+from tasks.inference.prepare import PreparedJob
+from tasks.inference.results import PoolOutcome
+from tasks.ingest.plan import Plan
+
+SERIAL = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerNeeds:
+    """What is asked of the machines.
+
+    Args:
+        ray: address of a cluster, None for a local Ray, "none" for this process.
+        workers: how many, or "auto": as many as fit and have work.
+        num_gpus: of each worker; 0 computes on processors.
+        policy: of compiled inference.
+    """
+
+    ray: str | None
+    workers: int | Literal["auto"]
+    num_gpus: float
+    policy: Literal["auto", "on", "off"]
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where models live."""
+        return "cuda" if self.num_gpus > 0 else "cpu"
+
+
+def needs_of(parameters: JobParameters) -> WorkerNeeds:
+    """Resolve the defaults: a GPU for each worker where this machine has any, else processors.
+
+    A cluster's GPUs can't be seen from here: for ``--ray ADDRESS`` they must be asked for with ``--gpus-per-worker``.
+    """
+    gpus = parameters.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if parameters.ray in (None, SERIAL) and _local_gpus() else 0.0
+    if parameters.ray == SERIAL and parameters.workers not in ("auto", 1):
+        raise UsageError("--ray none runs one worker in this process", hint="leave out --workers, or leave out --ray")
+    return WorkerNeeds(parameters.ray, parameters.workers, gpus, parameters.compile)
+
+
+def _local_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def carry_out(
+    plan: Plan, prepared: PreparedJob, needs: WorkerNeeds, *, console: Console | None, orchestrated: bool
+) -> tuple[PreparedJob, PoolOutcome]:
+    """Start (or join) Ray, choose how the model is run, and work the plan off.
+
+    Returns:
+        The job with its execution filled in, and what came of the pool. An error that ended the run early is in the
+        outcome, not raised, so that the run record can be written first.
+    """
+    with _session(needs) as session:
+        num_workers = _num_workers(needs, session, plan)
+        execution = choose_for_run(
+            plan, prepared.job, needs.policy, workers=num_workers, session=session, num_gpus=needs.num_gpus
+        )
+        prepared = dataclasses.replace(prepared, job=dataclasses.replace(prepared.job, execution=execution))
+        with progress_display(console, orchestrated=orchestrated) as listen:
+            if session is None:
+                return prepared, run_serial(plan, prepared.job, on_progress=listen)
+            outcome = run_pool(
+                plan,
+                prepared.job,
+                session=session,
+                workers=needs.workers,
+                num_gpus=needs.num_gpus,
+                on_progress=listen,
+            )
+    return prepared, outcome
+
+
+@contextmanager
+def _session(needs: WorkerNeeds) -> Iterator[RaySession | None]:
+    if needs.ray == SERIAL:
+        yield None
+        return
+    with ray_session(needs.ray) as session:
+        count = 1 if needs.workers == "auto" else needs.workers
+        session.require(num_workers=count, num_gpus=needs.num_gpus)
+        yield session
+
+
+def _num_workers(needs: WorkerNeeds, session: RaySession | None, plan: Plan) -> int:
+    if session is None:
+        return 1
+    if needs.workers != "auto":
+        return needs.workers
+    slots = int(session.num_gpus / needs.num_gpus) if needs.num_gpus > 0 else session.worker_slots
+    return max(1, min(slots, plan.num_shards))

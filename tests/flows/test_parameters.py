@@ -1,0 +1,50 @@
+"""The door of the flows: nonsense and secrets are refused before anything is touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flows.parameters import EMBEDDED_MODEL, SegmentParameters, checked
+from infra.errors import UsageError
+
+GOOD: dict[str, Any] = {"source": "s3://bucket/in", "output": "s3://bucket/out"}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"source": ""}, "source"),  # empty
+        ({"source": "s3://key:secret@bucket/in"}, "source"),  # credentials in a URI
+        ({"output": "https://user:token@host/out"}, "output"),  # credentials in a URI
+        ({"output": "gs://bucket/out"}, "output"),  # a scheme we don't write
+        ({"workers": 0}, "workers"),  # nobody would work
+        ({"workers": "many"}, "workers"),  # neither auto nor a number
+        ({"frame_stride": 0}, "frame_stride"),  # every 0-th frame
+        ({"score_threshold": 1.5}, "score_threshold"),  # not a probability
+        ({"gpus_per_worker": -1}, "gpus_per_worker"),  # negative
+        ({"compile": "maybe"}, "compile"),  # no such mode
+        ({"no_such_parameter": 1}, "no_such_parameter"),  # a typing error
+    ],
+)
+def test_nonsense_is_refused_naming_the_parameter(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named) as caught:
+        checked(SegmentParameters, **{**GOOD, **change})
+    assert caught.value.exit_code == 2
+
+
+def test_refusal_of_credentials_does_not_repeat_them() -> None:
+    with pytest.raises(UsageError) as caught:
+        checked(SegmentParameters, **{**GOOD, "source": "s3://AKIAEXAMPLE:hunter2secret@bucket/in"})
+    assert "hunter2secret" not in caught.value.message + caught.value.hint
+
+
+def test_defaults_use_the_embedded_model_and_all_of_the_dataset() -> None:
+    parameters = checked(SegmentParameters, **GOOD)
+    assert (parameters.model, parameters.workers, parameters.frame_stride) == (EMBEDDED_MODEL, "auto", 1)
+
+
+@pytest.mark.parametrize("source", ["/data/a b#?.jpg", "s3://bucket/100%/ü?.jpg", "s3://bucket/shard-{000..009}.tar"])
+def test_names_are_taken_as_they_are(source: str) -> None:
+    assert checked(SegmentParameters, **{**GOOD, "source": source}).source == source
