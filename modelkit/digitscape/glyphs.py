@@ -136,12 +136,17 @@ def _measure(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x0, x1, y0, y1 = xs.min(), xs.max(), ys.min(), ys.max()
     landmarks = np.array(
         [
-            (xs[ys == y0].mean(), y0),
-            (xs[ys == y1].mean(), y1),
-            (x0, ys[xs == x0].mean()),
-            (x1, ys[xs == x1].mean()),
+            (_middle(xs[ys == y0]), y0),
+            (_middle(xs[ys == y1]), y1),
+            (x0, _middle(ys[xs == x0])),
+            (x1, _middle(ys[xs == x1])),
             (xs.mean(), ys.mean()),
         ],
         np.float32,
     )
     return np.array((x0 - 0.5, y0 - 0.5, x1 + 0.5, y1 + 0.5), np.float32), landmarks
+
+
+def _middle(places: np.ndarray) -> int:
+    """The middle one of several equally extreme pixels; their mean could fall between two strokes."""
+    return int(np.sort(places)[len(places) // 2])
