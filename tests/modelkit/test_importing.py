@@ -1,0 +1,194 @@
+"""Published checkpoints: translated by a table, checked tensor by tensor, never unpickled into code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from modelkit import (
+    ClassInfo,
+    UnknownNameError,
+    WeightsError,
+    WeightsUnavailableError,
+    create_model,
+    describe,
+    import_weights,
+    load,
+    load_weights,
+)
+from modelkit import importing as importing_module
+from modelkit.importing import TABLES, KeyTable
+from modelkit.published import EMBEDDED_MODEL, PUBLISHED, Published, fetch, find_published
+from modelkit.registry import find_model, model_names
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A torchvision LR-ASPP with 6 classes, saved the way torchvision's training script does, from many processes."""
+    torch.manual_seed(2)
+    model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=6
+    )
+    path = tmp_path / "model_3.pth"
+    torch.save({"model": {f"module.{k}": v for k, v in model.state_dict().items()}, "epoch": 3}, path)
+    return path
+
+
+def test_a_checkpoint_becomes_weights_with_a_record(checkpoint: Path, tmp_path: Path) -> None:
+    record = import_weights("lraspp_mobilenet_v3_large", checkpoint, tmp_path / "out")
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert record.name == f"lraspp_mobilenet_v3_large-{digest[:8]}"
+    assert record.config["num_classes"] == 6
+    assert [each.id for each in record.classes] == [1, 2, 3, 4, 5]
+    assert record.lineage == {"kind": "imported", "file": "model_3.pth", "file_sha256": digest}
+    assert record.licence == "unknown"
+    model, again = load_weights(tmp_path / "out")
+    assert again == record == describe(tmp_path / "out")
+    theirs = torch.load(checkpoint, weights_only=True)["model"]
+    own = model.state_dict()
+    assert len(own) == len(theirs)
+    for name, value in theirs.items():
+        assert torch.equal(own[f"network.{name.removeprefix('module.')}"], value)
+
+
+def test_names_and_classes_can_be_given(checkpoint: Path, tmp_path: Path) -> None:
+    classes = (ClassInfo(1, "road", False),)
+    options = {"weights_name": "roads", "classes": classes, "config": {"background": None}}
+    record = import_weights("lraspp_mobilenet_v3_large", checkpoint, tmp_path, **options)
+    assert (record.name, record.classes, record.config["background"]) == ("roads", classes, None)
+    assert (tmp_path / "roads.safetensors").exists()
+
+
+def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    torch.save({"weight": Bomb()}, tmp_path / "evil.pth")
+    with pytest.raises(WeightsError, match="plain tensors"):
+        import_weights("fcn_resnet50", tmp_path / "evil.pth", tmp_path / "out")
+    assert not (tmp_path / "exploded").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"not a checkpoint", "plain tensors"), (b"", "plain tensors"), (None, "cannot read")],
+)
+def test_unreadable_files_are_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.pth"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        import_weights("fcn_resnet50", path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, {}, [torch.zeros(1)], {"a": {"b": 1}}])
+def test_files_without_a_state_dict_are_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match="state dict"):
+        import_weights("fcn_resnet50", tmp_path / "odd.pth", tmp_path / "out")
+
+
+def test_a_checkpoint_of_another_model_names_what_does_not_fit(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"missing .*surplus"):
+        import_weights("deeplabv3_mobilenet_v3_large", checkpoint, tmp_path / "out")
+    with pytest.raises(UnknownNameError, match="lraspp"):
+        import_weights("lraspp", checkpoint, tmp_path / "out")
+
+
+def test_key_tables_use_the_first_rule_drop_and_refuse_collisions() -> None:
+    table = KeyTable(rules=((r"^a\.(\d)\.", r"x.\1."), (r"^a\.", "y.")), drop=(r"count$",))
+    one = torch.zeros(1)
+    assert set(table.rename({"a.1.w": one, "a.w": one, "a.count": one, "b": one})) == {"x.1.w", "y.w", "b"}
+    with pytest.raises(WeightsError, match=r"'y.w'"):
+        table.rename({"a.w": one, "y.w": one})
+
+
+def test_a_detector_without_batch_counts_is_taken_for_one_with_frozen_norms() -> None:
+    with torch.device("meta"):
+        state = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+    frozen = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    table = TABLES["maskrcnn_resnet50_fpn"]
+    assert table.infer(dict(state)) == {"num_classes": 91}
+    assert table.infer(frozen) == {"num_classes": 91, "norm": "frozen_batch"}
+    with torch.device("meta"):
+        model = create_model("maskrcnn_resnet50_fpn", **table.infer(frozen))
+    assert table.rename(frozen).keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: f"{entry.model}:{entry.weights}")
+def test_every_published_entry_agrees_with_torchvision(entry: Published) -> None:
+    meta = torchvision.models.get_weight(entry.entry).meta
+    assert entry.model in TABLES
+    assert entry.weights in find_model(entry.model).weights
+    assert len(entry.digest_prefix) == 8
+    int(entry.digest_prefix, 16)
+    assert entry.url.startswith("https://download.pytorch.org/models/")
+    with torch.device("meta"):
+        model = create_model(entry.model, **entry.config)
+    published = int(meta["num_params"])
+    parameters = sum(p.numel() for p in model.parameters())
+    assert parameters == published
+    assert max(each.id for each in entry.classes) < model.config["num_classes"]
+    assert entry.metrics
+
+
+def test_every_weights_name_of_the_registry_is_published() -> None:
+    for name in model_names():
+        for weights in find_model(name).weights:
+            assert find_published(name, weights).model == name
+
+
+def test_weights_that_cannot_be_downloaded_say_so_and_name_the_embedded_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_network(url: str, timeout: float) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(WeightsUnavailableError, match="no route to host") as error:
+        load("maskrcnn_resnet50_fpn:COCO_V1")
+    message = str(error.value)
+    assert EMBEDDED_MODEL in message
+    assert str(tmp_path / "checkpoints" / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth") in message
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_download_that_arrives_damaged_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = tmp_path / "damaged"
+    source.write_bytes(b"half of it")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(Published, "url", property(lambda self: f"{source.as_uri()}/../damaged?x-bf2d0c1e.pth"))
+    with pytest.raises(WeightsUnavailableError):
+        fetch(find_published("maskrcnn_resnet50_fpn", "COCO_V1"))
+    assert not [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
+
+
+def test_published_weights_are_fetched_once_translated_once_and_then_used_by_name(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The real path from a URL to a predictor, with a file of our own standing in for the published one."""
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    published = tmp_path / f"lraspp-{digest[:8]}.pth"
+    checkpoint.rename(published)
+    monkeypatch.setattr(Published, "url", property(lambda self: published.as_uri()))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    name = "lraspp_mobilenet_v3_large:COCO_WITH_VOC_LABELS_V1"
+    first = load(name)
+    assert first.weights.name == "lraspp_mobilenet_v3_large-COCO_WITH_VOC_LABELS_V1"
+    assert first.weights.classes[0] == ClassInfo(1, "aeroplane", is_thing=False)
+    assert first.weights.lineage["kind"] == "published"
+    assert first.weights.metrics["COCO-val2017-VOC-labels"]["miou"] == 57.9
+    published.unlink()
+    monkeypatch.setattr(importing_module, "_read_checkpoint", lambda path: pytest.fail("translated twice"))
+    assert load(name).weights == first.weights
+    assert describe(name) == first.weights
+    assert load("lraspp_mobilenet_v3_large").weights == first.weights

@@ -1,0 +1,83 @@
+"""Every registered model does what every model must do; see ``model_tester``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modelkit.registry import count_parameters, model_names
+from tests.modelkit.model_tester import CASES, ModelTester
+
+
+def test_every_registered_model_has_a_case() -> None:
+    assert set(CASES) == set(model_names())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [  # counted on torchvision's own models; 44,454,513 is also in models.md 10.1
+        ("mask_rcnn", 44_454_513),
+        ("maskrcnn_resnet50_fpn", 44_454_513),
+        ("maskrcnn_resnet50_fpn_v2", 46_359_409),
+        ("fasterrcnn_resnet50_fpn", 41_808_406),
+        ("fasterrcnn_resnet50_fpn_v2", 43_712_278),
+        ("lraspp_mobilenet_v3_large", 3_221_538),
+        ("deeplabv3_mobilenet_v3_large", 11_029_328),
+        ("deeplabv3_resnet50", 42_004_074),
+        ("deeplabv3_resnet101", 60_996_202),
+        ("fcn_resnet50", 35_322_218),
+        ("fcn_resnet101", 54_314_346),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(name: str, expected: int) -> None:
+    assert count_parameters(name) == expected
+
+
+def test_frozen_norms_count_as_torchvision_publishes_it() -> None:
+    assert count_parameters("maskrcnn_resnet50_fpn", norm="frozen_batch") == 44_401_393
+
+
+@pytest.fixture(scope="module", params=sorted(CASES))
+def tester(request: pytest.FixtureRequest) -> ModelTester:
+    return ModelTester(CASES[request.param])
+
+
+def test_losses_are_named_finite_and_reach_every_trainable_parameter(tester: ModelTester) -> None:
+    tester.losses_are_named_finite_and_reach_every_trainable_parameter()
+
+
+def test_images_without_objects_give_finite_losses(tester: ModelTester) -> None:
+    tester.images_without_objects_give_finite_losses()
+
+
+def test_predictions_are_in_source_pixels_for_any_size(tester: ModelTester) -> None:
+    tester.predictions_are_in_source_pixels_for_any_size()
+
+
+def test_a_batch_equals_its_images_alone(tester: ModelTester) -> None:
+    tester.a_batch_equals_its_images_alone()
+
+
+def test_the_dense_part_has_flat_fixed_outputs(tester: ModelTester) -> None:
+    tester.the_dense_part_has_flat_fixed_outputs_that_depend_on_nothing_else()
+
+
+def test_bfloat16_stays_near_float32(tester: ModelTester) -> None:
+    tester.bfloat16_stays_near_float32()
+
+
+def test_predicting_changes_no_weights(tester: ModelTester) -> None:
+    tester.predicting_changes_no_weights()
+
+
+def test_the_config_alone_builds_the_model_again(tester: ModelTester) -> None:
+    tester.config_alone_builds_it_again()
+
+
+def test_saved_and_loaded_it_computes_the_same(tester: ModelTester, tmp_path: Path) -> None:
+    tester.saved_and_loaded_it_computes_the_same(tmp_path)
+
+
+def test_the_output_is_the_stored_one(tester: ModelTester) -> None:
+    tester.stored_output()

@@ -1,0 +1,97 @@
+"""Names to builders: duplicates, unknown names, completed configs, the list of models."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from modelkit import ConfigError, DuplicateNameError, UnknownNameError, create_model, list_models
+from modelkit.registry import build, complete, model_names, register, register_model, temporary_registrations
+from modelkit.weights import shipped_records
+from tests.modelkit.builders import small_mask_rcnn
+
+
+def test_a_second_registration_is_refused_and_changes_nothing() -> None:
+    with temporary_registrations():
+        with pytest.raises(DuplicateNameError, match="mask_rcnn"):
+            register_model("mask_rcnn", architecture="Other", task="instance")(lambda: None)
+        with pytest.raises(DuplicateNameError, match="resnet"):
+            register("backbone", "resnet")(lambda: None)
+    assert create_model("mask_rcnn", **small_mask_rcnn()).config["num_classes"] == 4
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match=r"'mask_rcn'.*mask_rcnn"):
+        create_model("mask_rcn")
+    with pytest.raises(UnknownNameError, match=r"unknown backbone 'vgg'; known: mobilenet_v3, resnet"):
+        build("backbone", {"name": "vgg"})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"depth": 50}, "no option 'depth'.*num_classes"),
+        ({"backbone": {"name": "resnet", "deepness": 3}}, "deepness"),
+        ({"backbone": {"depth": 50}}, "'name'|backbone"),
+        ({"backbone": {"name": "resnet", "depth": 51}}, "51"),
+        ({"num_classes": {1, 2}}, "plain JSON"),
+        ({"num_classes": float("nan")}, "plain JSON"),
+    ],
+)
+def test_wrong_configs_say_what_is_wrong(config: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, UnknownNameError), match=message):
+        create_model("mask_rcnn", **config)
+
+
+def test_configs_are_completed_all_the_way_down_and_are_plain_json() -> None:
+    config = create_model("mask_rcnn", **small_mask_rcnn()).config
+    assert json.loads(json.dumps(config)) == config
+    assert config["name"] == "mask_rcnn"
+    assert config["backbone"]["stem_width"] is None
+    assert config["heads"]["mask"]["resolution"] == 14
+    assert config["rpn"]["nms_iou"] == 0.7
+    assert config["sampler"] == {"iou_threshold": 0.5, "per_image": 32, "positive_fraction": 0.25}
+    assert config["transform"]["std"] == [0.229, 0.224, 0.225]
+
+
+def test_completing_copies_and_is_idempotent() -> None:
+    given = {"name": "slim_resnet", "widths": [8, 16], "depths": [1, 1]}
+    completed = complete("backbone", given)
+    assert complete("backbone", completed) == completed
+    completed["widths"].append(3)
+    assert given["widths"] == [8, 16]
+
+
+def test_a_new_model_of_a_new_part_needs_two_decorators() -> None:
+    with temporary_registrations():
+
+        @register("neck", "doubling")
+        def doubling(backbone: object, *, factor: int = 2) -> int:
+            return factor
+
+        class Tiny:
+            def __init__(self, neck: int) -> None:
+                self.neck = neck
+
+        @register_model("tiny", architecture="Tiny", task="semantic", parts={"neck": "neck"})
+        def tiny(*, neck: dict[str, Any] | None = None) -> Any:
+            return Tiny(build("neck", neck or {"name": "doubling"}, None))
+
+        model: Any = create_model("tiny", neck={"name": "doubling", "factor": 5})
+        assert model.neck == 5
+        assert model.config == {"name": "tiny", "neck": {"name": "doubling", "factor": 5}}
+        assert "tiny" in model_names()
+    assert "tiny" not in model_names()
+
+
+def test_the_list_names_every_model_and_every_shipped_set_of_weights() -> None:
+    infos = {info.name: info for info in list_models()}
+    assert set(infos) == set(model_names()) | {record.name for record in shipped_records()}
+    assert infos["maskrcnn_resnet50_fpn"].weights == ("COCO_V1",)
+    assert infos["maskrcnn_resnet50_fpn"].num_parameters == 44_454_513
+    assert infos["mask_rcnn"].task == "instance"
+    assert infos["faster_rcnn"].task == "detection"
+    assert {info.name for info in infos.values() if info.embedded} == {record.name for record in shipped_records()}
+    assert list(infos) == sorted(infos)
