@@ -25,6 +25,8 @@ import numpy as np
 from av.index import IndexEntry
 from av.video.stream import VideoStream
 
+from tasks.inference.video_files import open_container
+
 LEADING_WINDOW = 40  # packets after a keyframe among which its leading frames lie: twice the largest reorder depth (16)
 READ_BYTES = 1 << 20
 
@@ -97,7 +99,7 @@ def cut_video(file: BinaryIO, frames_per_piece: int) -> list[Piece]:
         frames_per_piece: frames after which the next keyframe begins a new piece.
     """
     try:
-        with av.open(file, mode="r") as container:
+        with open_container(file) as container:
             stream = next(iter(container.streams.video), None)
             if stream is None:
                 return [_whole(0)]
@@ -108,7 +110,7 @@ def cut_video(file: BinaryIO, frames_per_piece: int) -> list[Piece]:
             if not keyframes or keyframes[0].frame != 0 or total < 1.5 * frames_per_piece:
                 return [_whole(total or count)]
             file.seek(0)
-            with av.open(file, mode="r") as fresh:
+            with open_container(file) as fresh:
                 return _pieces(_tried(fresh, fresh.streams.video[0], keyframes, frames_per_piece), total)
     except (av.error.FFmpegError, EOFError, ValueError):
         return [_whole(0)]
@@ -204,7 +206,7 @@ def _scanned(file: BinaryIO) -> tuple[list[Keyframe], int]:
     keys: list[int] = []
     first_is_key: bool | None = None
     file.seek(0)
-    with av.open(file, mode="r") as container:
+    with open_container(file) as container:
         for packet in _packets(container, container.streams.video[0]):
             if packet.is_discard:
                 continue

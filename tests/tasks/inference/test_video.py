@@ -232,6 +232,17 @@ NO_VIDEO = {
 }
 
 
+def test_a_script_never_opens_the_files_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg follows concatenation scripts and play lists; a worker or a planner must not, whatever a dataset holds."""
+    (tmp_path / "secret.ts").write_bytes(video("h264 in mpegts"))
+    monkeypatch.chdir(tmp_path)
+    script = b"ffconcat version 1.0\nfile secret.ts\n"
+    with av.open(io.BytesIO(script)) as followed:  # so it would be without our list of containers
+        assert followed.format.name == "concat"
+    assert [frame.failure.error_type for frame in decode(script) if frame.failure] == ["NotAVideo"]
+    assert [piece.num_frames for piece in cut_video(io.BytesIO(script), 10)] == [0]
+
+
 @pytest.mark.parametrize("name", NO_VIDEO)
 def test_what_is_no_video_is_one_failed_item(name: str) -> None:
     data, error_type = NO_VIDEO[name]
