@@ -6,6 +6,7 @@ import fractions
 import struct
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,46 @@ def with_rotation(mp4: bytes, matrix: tuple[int, int, int, int]) -> bytes:
     a, b, c, d = matrix
     values = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     return mp4[:position] + values + mp4[position + 36 :]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoCase:
+    """A video file and what must come of it: at least ``min_frames`` good frames, all of ``frames`` where it is whole.
+
+    ``error_type`` is that of the one failed row at the end; empty where there is none.
+    """
+
+    name: str
+    data: bytes
+    frames: int | None = None
+    min_frames: int = 0
+    error_type: str = ""
+
+
+def video_cases() -> list[VideoCase]:
+    """Whole, odd and broken videos."""
+    faststart = make_video("mp4", "libx264", options={"bf": "2"}, container_options={"movflags": "faststart"})
+    index_last = make_video("mp4", "libx264", frames=12)
+    mkv = make_video("matroska", "libx264", options={"bf": "2"})
+    return [
+        VideoCase("whole.mp4", faststart, frames=40),
+        VideoCase("whole.avi", make_video("avi", "mpeg4", frames=25), frames=25),
+        VideoCase("whole with space#.mkv", mkv, frames=40),
+        VideoCase("with-sound.mp4", make_video("mp4", "libx264", frames=12, sound=True), frames=12),
+        VideoCase("turned.mp4", with_rotation(index_last, (0, 1, -1, 0)), frames=12),
+        VideoCase("cut-off.mp4", faststart[: len(faststart) * 6 // 10], min_frames=6, error_type="VideoBroken"),
+        VideoCase("cut-off.mkv", mkv[: len(mkv) * 6 // 10], min_frames=6, error_type="VideoBroken"),
+        VideoCase("index-lost.mp4", index_last[: len(index_last) // 2], error_type="NotAVideo"),
+        VideoCase("sound-only.mp4", make_sound(), error_type="NoVideoStream"),
+        VideoCase("empty.mp4", b"", error_type="NotAVideo"),
+        VideoCase("text.mp4", b"this is not a video\n" * 50, error_type="NotAVideo"),
+    ]
+
+
+def write_video_corpus(folder: Path) -> dict[str, VideoCase]:
+    """Write every case into a folder; returns them by file name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cases = {case.name: case for case in video_cases()}
+    for case in cases.values():
+        (folder / case.name).write_bytes(case.data)
+    return cases

@@ -232,6 +232,17 @@ NO_VIDEO = {
 }
 
 
+def test_the_corpus_gives_what_its_cases_promise(tmp_path: Path) -> None:
+    for name, case in videos.write_video_corpus(tmp_path).items():
+        frames = decode((tmp_path / name).read_bytes())
+        good = [frame for frame in frames if frame.failure is None]
+        failures = [frame.failure.error_type for frame in frames if frame.failure is not None]
+        assert [frame.frame for frame in frames] == list(range(len(frames))), name
+        assert failures == ([case.error_type] if case.error_type else []), name
+        assert case.frames is None or len(good) == case.frames, name
+        assert len(good) >= case.min_frames, name
+
+
 def test_a_script_never_opens_the_files_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FFmpeg follows concatenation scripts and play lists; a worker or a planner must not, whatever a dataset holds."""
     (tmp_path / "secret.ts").write_bytes(video("h264 in mpegts"))
