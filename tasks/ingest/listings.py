@@ -9,6 +9,7 @@ name ends with; a listed tar stands for its members. URIs are taken as they are,
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
@@ -49,7 +50,7 @@ def listing_pieces(store: Store, key: str, skipped: Skipped) -> Iterator[pa.Reco
     try:
         for batch in read(store, key, uri):
             yield from to_pieces(_completed(batch, base), skipped, keep_others=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, EOFError, gzip.BadGzipFile) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(f"the listing {uri} cannot be read: {first_line}", hint="Check the file.") from error
 

@@ -8,16 +8,16 @@ URL-encoded (a ``+`` is a space, a plus sign is ``%2B``); Parquet keys are not.
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
+import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 from urllib.parse import unquote_plus
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from infra.errors import DatasetError, ObjectGone
@@ -32,6 +32,13 @@ _PARQUET_NAMES = {
     "ETag": "e_tag",
     "IsLatest": "is_latest",
     "IsDeleteMarker": "is_delete_marker",
+}
+_CSV_TYPES = {
+    "Key": pa.string(),
+    "Size": pa.int64(),
+    "ETag": pa.string(),
+    "IsLatest": pa.bool_(),
+    "IsDeleteMarker": pa.bool_(),
 }
 
 
@@ -59,7 +66,7 @@ def inventory_pieces(store: Store, key: str, skipped: Skipped) -> Iterator[pa.Re
                 tables = _csv(stream, columns) if is_csv else _parquet(stream)
                 for table in tables:
                     yield from to_pieces(_items(table, bucket), skipped, keep_others=False)
-        except (pa.ArrowInvalid, EOFError, gzip.BadGzipFile, csv.Error, UnicodeDecodeError) as error:
+        except (pa.ArrowInvalid, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DatasetError(f"the inventory's data file {data_uri} cannot be read: {error}") from error
 
 
@@ -83,26 +90,25 @@ def _manifest(store: Store, key: str, uri: str) -> dict[str, object]:
 
 def _data_file(store: Store, manifest_key: str, manifest: dict[str, object], key: str) -> tuple[Store, str]:
     """Where a data file lies: in the destination bucket as stated, or beside a manifest that was copied elsewhere."""
-    candidates: list[tuple[Store, str]] = []
-    if store.uri.startswith("s3://"):
-        candidates.append((store, key))
-    folder = manifest_key.rpartition("/")[0]
     name = key.rpartition("/")[2]
-    parent = folder.rpartition("/")[0]
-    for place in (folder, f"{folder}/data" if folder else "data", f"{parent}/data" if parent else ""):
-        candidates.append((store, f"{place}/{name}" if place else name))
-    if not store.uri.startswith("s3://"):
-        above = store.uri.rpartition("/")[0]
-        candidates.append((open_store(above or "/"), f"data/{name}"))
-    destination = str(manifest.get("destinationBucket", "")).rpartition(":")[2]
-    if destination and store.uri != f"s3://{destination}":
-        candidates.append((open_store(f"s3://{destination}"), key))
-    for candidate, candidate_key in candidates:
+    folder = manifest_key.rpartition("/")[0]
+    above = folder.rpartition("/")[0]
+    beside = [f"{folder}/{name}", f"{folder}/data/{name}", f"{above}/data/{name}"]
+    places = [(store.uri, place.lstrip("/")) for place in beside]
+    destination = f"s3://{str(manifest.get('destinationBucket', '')).rpartition(':')[2]}"
+    if store.uri.startswith("s3://"):
+        places.insert(0, (store.uri, key))
+    else:
+        places.append((store.uri.rpartition("/")[0] or "/", f"data/{name}"))
+    if destination not in ("s3://", store.uri):
+        places.append((destination, key))
+    for root, place in places:
+        candidate = store if root == store.uri else open_store(root)
         try:
-            candidate.info(candidate_key)
+            candidate.info(place)
         except ObjectGone:
             continue
-        return candidate, candidate_key
+        return candidate, place
     raise DatasetError(
         f"the data file {key!r} of the inventory {store.uri_of(manifest_key)} does not exist",
         hint="Copy the inventory's data folder along with its manifest.",
@@ -120,30 +126,19 @@ def _parquet(stream: BinaryIO) -> Iterator[pa.RecordBatch]:
 
 def _csv(stream: BinaryIO, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """As :func:`_parquet`, from CSV without a header; ``columns`` come from the manifest."""
-    wanted = [(columns.index(name), plain) for name, plain in _PARQUET_NAMES.items() if name in columns]
-    with gzip.open(stream) as unpacked, io.TextIOWrapper(unpacked, "utf-8", newline="") as text:
-        lines = csv.reader(text)
-        while True:
-            values: list[list[str]] = [[] for _ in wanted]
-            for _, line in zip(range(BATCH_ROWS), lines, strict=False):
-                if len(line) < len(columns):
-                    raise csv.Error(f"line {lines.line_num} has {len(line)} of {len(columns)} fields")
-                for column, (index, _name) in zip(values, wanted, strict=True):
-                    column.append(line[index])
-            if not values[0]:
-                return
-            arrays = [_typed(name, column) for (_, name), column in zip(wanted, values, strict=True)]
-            yield pa.RecordBatch.from_arrays(arrays, names=[name for _, name in wanted])
-
-
-def _typed(name: str, column: list[str]) -> pa.Array:
-    if name == "key":
-        return pa.array([unquote_plus(value) for value in column], pa.string())
-    if name == "size":
-        return pa.array([int(value) if value.isdigit() else None for value in column], pa.int64())
-    if name == "e_tag":
-        return pa.array(column, pa.string())
-    return pa.array([value.lower() == "true" for value in column], pa.bool_())
+    wanted = [name for name in _PARQUET_NAMES if name in columns]
+    with gzip.open(stream) as unpacked:
+        reader = pa_csv.open_csv(
+            cast(BinaryIO, unpacked),
+            read_options=pa_csv.ReadOptions(column_names=columns, block_size=4 << 20),
+            convert_options=pa_csv.ConvertOptions(
+                include_columns=wanted, column_types=_CSV_TYPES, strings_can_be_null=False, null_values=[""]
+            ),
+        )
+        for batch in reader:
+            keys = pa.array([unquote_plus(key) for key in batch["Key"].to_pylist()], pa.string())
+            arrays = [keys if name == "Key" else batch[name] for name in wanted]
+            yield pa.RecordBatch.from_arrays(arrays, names=[_PARQUET_NAMES[name] for name in wanted])
 
 
 def _items(objects: pa.RecordBatch, bucket: str) -> pa.RecordBatch:

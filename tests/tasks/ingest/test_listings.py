@@ -244,3 +244,15 @@ def test_a_coco_name_that_climbs_out_of_the_bucket_is_left_out(s3_bucket: str, t
     inventory, lines = listed(store.uri_of("i.json"), tmp_path / "work")
     assert uris(lines) == [store.uri_of("1.jpg")]
     assert inventory.skipped == {"COCO file_name that leads out of the bucket": 1}
+
+
+def test_a_damaged_inventory_data_file_is_one_clear_error(tmp_path: Path) -> None:
+    store = fill(str(tmp_path / "s"), {})
+    source = s3_inventory(store, "CSV", "photos", "")
+    good = gzip.decompress(store.get("inv/src/daily/data/1.csv.gz"))
+    packed = gzip.compress(good)
+    torn = packed[:60] + bytes(byte ^ 0x5A for byte in packed[60:90]) + packed[90:]
+    for data in (packed[:60], torn, good, gzip.compress(b'"photos","a.jpg"\n' + good)):
+        store.put("inv/src/daily/data/1.csv.gz", data)
+        with pytest.raises(DatasetError, match=r"1\.csv\.gz cannot be read"):
+            listed(source, tmp_path / "work")
