@@ -10,6 +10,7 @@ from typing import Any
 
 import fsspec.asyn
 import s3fs
+from aiobotocore.httpsession import AIOHTTPSession
 
 from infra.errors import StoreError, StoreUnavailable
 from infra.s3_errors import translate_s3
@@ -36,6 +37,15 @@ class Body:
     total_bytes: int
 
 
+class _OneTrySession(AIOHTTPSession):
+    """aiohttp repeats a PUT by itself when a kept connection breaks, and tells nobody: the 412 looks like a loss."""
+
+    async def _get_session(self, proxy_url: str | None) -> Any:
+        session = await super()._get_session(proxy_url)
+        session._retry_connection = False
+        return session
+
+
 class S3Client:
     """Plain S3 calls, once each: no retry; errors are StoreErrors with ``__cause__``. Thread-safe, not fork-safe."""
 
@@ -53,6 +63,7 @@ class S3Client:
                 "max_pool_connections": MAX_CONNECTIONS,
                 # infra.retry repeats, so that a conditional write knows of each of its attempts
                 "retries": {"total_max_attempts": 1},
+                "http_session_cls": _OneTrySession,
             },
         )
         self._fs.retries = 1

@@ -29,7 +29,8 @@ _NO_CREDENTIALS = (
     botocore_errors.ProfileNotFound,
 )
 _PASSING = (
-    botocore_errors.HTTPClientError,  # covers refused connections, time-outs, proxies, dropped answers
+    botocore_errors.ConnectionError,  # refused or unresolved endpoints
+    botocore_errors.HTTPClientError,  # time-outs, proxies, dropped answers
     botocore_errors.IncompleteReadError,
     botocore_errors.ResponseStreamingError,
     ResponseParserError,
@@ -102,10 +103,10 @@ def _translate_refusal(refusal: Refusal, doing: str, uri: str) -> StoreError:
         return BucketMissing(f"the bucket of {uri} does not exist", hint="Check its name, or create it first.")
     if code in ("NoSuchKey", "NoSuchUpload", "404") or status == 404:
         return ObjectGone(f"{uri} does not exist")
-    if code in _DENIED or status in (401, 403):
-        return AccessDenied(said, hint="Check the credentials, the clock of this machine, and the bucket's policy.")
     if code in _FULL or status == 507:
         return NoSpaceLeft(said, hint="Free space or raise the quota, then run again: it resumes.")
+    if code in _DENIED or status in (401, 403):
+        return AccessDenied(said, hint="Check the credentials, the clock of this machine, and the bucket's policy.")
     if code in _TRANSIENT or status in _TRANSIENT_STATUS:
         return StoreUnavailable(said, hint="The store is overloaded or failing; run again later.")
     if status in (301, 307) or code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
