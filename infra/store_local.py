@@ -275,15 +275,14 @@ def _in_folder(target: Path, publish: Callable[[], None]) -> None:
 
 
 def _distinct_etag(scratch: Path, previous: str | None) -> str:
-    """Move the file's time on until its etag differs from the one it replaces (file systems round time stamps)."""
-    etag = etag_of(scratch.stat())
-    step_ns = 1
-    while etag == previous:
-        later_ns = scratch.stat().st_mtime_ns + step_ns
-        os.utime(scratch, ns=(later_ns, later_ns))
-        etag = etag_of(scratch.stat())
-        step_ns *= 10
-    return etag
+    """Move the file's time on until it is later than that of the file it replaces (clocks stand still, or step back)."""
+    if previous is not None:
+        oldest_ns = int(previous.partition("-")[0])
+        step_ns = 1
+        while scratch.stat().st_mtime_ns <= oldest_ns:
+            os.utime(scratch, ns=(oldest_ns + step_ns, oldest_ns + step_ns))
+            step_ns *= 10  # file systems round time stamps, some to seconds
+    return etag_of(scratch.stat())
 
 
 def _etag_or_none(path: Path) -> str | None:
