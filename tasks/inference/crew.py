@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,8 +88,9 @@ class LocalCrew:
     def __init__(self, job: JobSpec) -> None:
         self._job = job
         self._worker: Worker | None = None
+        self._numbers = itertools.count(1)
+        self._name = ""
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._calls = ThreadPoolExecutor(job.shards_in_flight, thread_name_prefix="shard")
 
     def slots(self) -> int:
         """One."""
@@ -96,59 +98,59 @@ class LocalCrew:
 
     def start(self) -> str:
         """Load the model in a thread of its own."""
-        threading.Thread(target=self._load, name="load-model", daemon=True).start()
-        return "local"
+        self._name = f"local-{next(self._numbers)}"
+        threading.Thread(target=self._load, args=(self._name,), name="load-model", daemon=True).start()
+        return self._name
 
     def assign(self, worker: str, assignment: Assignment) -> None:
-        """See :class:`Crew`."""
+        """See :class:`Crew`. Daemon threads: one that is stuck in native code must not keep the process alive."""
         assert self._worker is not None
-        process = self._worker.process
-        self._calls.submit(self._report, worker, assignment, process)
+        arguments = (worker, assignment, self._worker.process)
+        threading.Thread(
+            target=self._report, args=arguments, name=f"shard-{assignment.shard.index}", daemon=True
+        ).start()
 
     def wait(self, timeout_s: float) -> list[Event]:
-        """See :class:`Crew`."""
+        """See :class:`Crew`. What a dismissed worker still says is not passed on."""
+        events: list[Event] = []
         try:
-            events = [self._events.get(timeout=timeout_s)]
+            events.append(self._events.get(timeout=timeout_s))
+            while True:
+                events.append(self._events.get_nowait())
         except queue.Empty:
-            return []
-        while not self._events.empty():
-            events.append(self._events.get())
-        return events
+            return [event for event in events if event.worker == self._name]
 
     def hung(self, worker: str, assignment: Assignment, taken_s: float) -> Loss:
         """Nobody can kill a thread: the worker is left behind, stuck, and a new one takes over."""
         beat = self._worker.heartbeat() if self._worker is not None else None
         self.dismiss(worker)
-        self._calls = ThreadPoolExecutor(self._job.shards_in_flight, thread_name_prefix="shard")
         return loss_of_hung((beat, None), assignment.shard.shard_id, taken_s)
 
     def dismiss(self, worker: str) -> None:
         """See :class:`Crew`."""
-        if self._worker is not None:
+        if self._worker is not None and worker == self._name:
             self._worker.pipeline.close(timeout_s=0.5)
             self._worker.pulse.close()
-            self._worker = None
+            self._worker, self._name = None, ""
 
     def beats(self) -> dict[str, Heartbeat]:
         """See :class:`Crew`."""
         beat = self._worker.heartbeat() if self._worker is not None else None
-        return {} if beat is None else {"local": beat}
+        return {} if beat is None else {self._name: beat}
 
     def close(self) -> None:
         """See :class:`Crew`."""
-        self.dismiss("local")
-        self._calls.shutdown(wait=False, cancel_futures=True)
+        self.dismiss(self._name)
 
-    def _load(self) -> None:
+    def _load(self, name: str) -> None:
         try:
-            self._worker = Worker(self._job, own_process=False)
+            worker = Worker(self._job, own_process=False)
         except Exception as error:  # noqa: BLE001 - handed to the pool, which knows what to do
-            self._events.put(Raised("local", None, error))
+            self._events.put(Raised(name, None, error))
             return
-        pulse = self._worker.pulse
-        beat = pulse.read()
-        info = WorkerInfo(beat.pid if beat else 0, "local", str(pulse.folder), self._worker.start_s)
-        self._events.put(Ready("local", info))
+        self._worker = worker
+        info = WorkerInfo(os.getpid(), "local", str(worker.pulse.folder), worker.start_s)
+        self._events.put(Ready(name, info))
 
     def _report(self, worker: str, assignment: Assignment, process: Callable[[Assignment], Outcome]) -> None:
         try:

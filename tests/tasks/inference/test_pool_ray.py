@@ -1,0 +1,212 @@
+"""The pool on a real Ray with real deaths: same rows, the guilty named, nobody left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from infra.errors import CircuitOpen, ServiceError
+from infra.ray_session import RaySession, ray_session
+from infra.retry import RetryPolicy
+from tasks.inference.dispatch import DispatchPolicy
+from tasks.inference.job import JobSpec
+from tasks.inference.ledger import Deadlines
+from tasks.inference.pool import PoolSettings, run_pool
+from tasks.inference.progress import Progress
+from tasks.inference.pulse import read_pulse
+from tests.tasks.inference.fakes import job_for
+from tests.tasks.inference.test_pool_serial import ListPlan, plan_of
+from tests.tasks.inference.test_worker import rows_in
+
+pytestmark = [pytest.mark.ray, pytest.mark.chaos]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaySession]:
+    """A local Ray with two processors, for this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISIONMILL_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        with ray_session(num_cpus=2, object_store_bytes=80 << 20) as opened:
+            yield opened
+
+
+QUICK = PoolSettings(
+    policy=DispatchPolicy(
+        backoff=RetryPolicy(first_delay_s=0.05, max_delay_s=0.2),
+        deadlines=Deadlines(floor_s=60, factor=5, unknown_s=90),
+    ),
+    progress_every_s=0.1,
+)
+
+
+def worker_pids() -> set[int]:
+    """Processes below this one that have a pulse: our workers."""
+    children = {child.pid for child in psutil.Process().children(recursive=True)}
+    beats = [read_pulse(folder) for folder in Path(tempfile.gettempdir()).glob("visionmill-pulse-*")]
+    return {beat.pid for beat in beats if beat is not None and beat.pid in children}
+
+
+def expected_rows(plan: ListPlan) -> list[str]:
+    return [entry.uri for shard in plan.all_shards for entry in shard.entries]
+
+
+def test_rows_progress_and_figures_of_an_undisturbed_run(session: RaySession, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 60, 6, {7: "raise in infer"})
+    seen: list[Progress] = []
+    outcome = run_pool(
+        plan,
+        job_for(plan.output, model_options={"delay_s": 0.02}),
+        session=session,
+        workers=2,
+        on_progress=seen.append,
+        settings=QUICK,
+    )
+    assert outcome.finished
+    assert (outcome.rows, outcome.ok, outcome.failed) == (60, 59, 1)
+    assert [row["uri"] for row in rows_in(plan.output)] == expected_rows(plan)
+    assert len({attempt.worker for attempt in outcome.attempts}) == 2
+    assert len(outcome.worker_start_s) == 2
+    assert min(outcome.worker_start_s) > 0
+    assert outcome.peak_rss_bytes > 50 << 20
+    assert not outcome.lost_workers
+    assert [p.items_done for p in seen] == sorted(p.items_done for p in seen)
+    assert seen[-1].shards_done == 10
+    assert not worker_pids()
+
+
+class Killer(threading.Thread):
+    """Sends SIGKILL to one worker as soon as it is in the middle of a shard; ``times`` in all."""
+
+    def __init__(self, times: int = 1) -> None:
+        super().__init__(daemon=True)
+        self.times, self.killed = times, set[int]()
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 100
+        while len(self.killed) < self.times and time.monotonic() < deadline:
+            time.sleep(0.05)
+            for folder in Path(tempfile.gettempdir()).glob("visionmill-pulse-*"):
+                beat = read_pulse(folder)
+                if beat is None or beat.pid in self.killed or beat.pid not in worker_pids():
+                    continue
+                if beat.items_done >= 3 and beat.oldest() is not None and len(self.killed) < self.times:
+                    self.killed.add(beat.pid)
+                    os.kill(beat.pid, signal.SIGKILL)
+
+
+def test_killing_workers_in_mid_shard_costs_no_row_and_blames_no_item(session: RaySession, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 80, 10)
+    killer = Killer(times=2)
+    killer.start()
+    outcome = run_pool(
+        plan, job_for(plan.output, model_options={"delay_s": 0.05}), session=session, workers=2, settings=QUICK
+    )
+    killer.join()
+    assert len(killer.killed) == 2
+    assert outcome.finished
+    assert len(outcome.lost_workers) == 2
+    assert all("SIGKILL" in lost.cause for lost in outcome.lost_workers)
+    assert not outcome.quarantined_items
+    rows = rows_in(plan.output)
+    assert [row["uri"] for row in rows] == expected_rows(plan)
+    assert {row["status"] for row in rows} == {"ok"}
+
+
+@pytest.mark.parametrize("how", ["abort in infer", "kill in infer", "abort in prepare", "kill in prepare"])
+def test_an_item_that_kills_its_worker_is_quarantined_and_costs_no_neighbour_its_row(
+    session: RaySession, tmp_path: Path, how: str
+) -> None:
+    plan = plan_of(tmp_path, 24, 8, {11: how})
+    outcome = run_pool(plan, job_for(plan.output, batch_size=2), session=session, workers=2, settings=QUICK)
+    assert outcome.finished
+    assert outcome.quarantined == 1
+    rows = rows_in(plan.output)
+    assert [row["uri"] for row in rows] == expected_rows(plan)
+    (bad,) = [row for row in rows if row["status"] != "ok"]
+    assert bad["uri"] == expected_rows(plan)[11]
+    assert (bad["status"], bad["error_type"]) == ("quarantined", "WorkerCrash")
+    assert bad["stage"] == ("infer" if "infer" in how else "decode")
+    assert ("SIGABRT" if how.startswith("abort") else "SIGKILL") in bad["error"]
+    assert [uri for uri, _ in outcome.quarantined_items] == [bad["uri"]]
+
+
+def test_an_item_that_hangs_is_quarantined_with_its_stage_named(session: RaySession, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 8, 4, {5: "hang in infer"})
+    settings = PoolSettings(
+        policy=DispatchPolicy(
+            backoff=RetryPolicy(first_delay_s=0.05), deadlines=Deadlines(floor_s=1.5, factor=5, unknown_s=1.5)
+        )
+    )
+    outcome = run_pool(plan, job_for(plan.output), session=session, workers=2, settings=settings)
+    assert outcome.finished
+    (bad,) = [row for row in rows_in(plan.output) if row["status"] != "ok"]
+    assert bad["uri"] == expected_rows(plan)[5]
+    assert (bad["status"], bad["stage"], bad["error_type"]) == ("quarantined", "infer", "WorkerHang")
+    assert len(rows_in(plan.output)) == 8
+    assert outcome.lost_workers
+    assert all(lost.hung for lost in outcome.lost_workers)
+
+
+def test_workers_are_replaced_after_their_share_of_shards(session: RaySession, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 12, 2)
+    outcome = run_pool(plan, job_for(plan.output, max_shards_per_worker=2), session=session, workers=1, settings=QUICK)
+    assert outcome.finished
+    assert not outcome.lost_workers
+    assert outcome.recycled_workers >= 2
+    assert len(rows_in(plan.output)) == 12
+
+
+def test_out_of_memory_in_a_worker_gives_the_same_rows(session: RaySession, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 20, 10)
+    job = job_for(plan.output, batch_size=8, model_options={"fits": 3, "delay_s": 0.005})
+    outcome = run_pool(plan, job, session=session, workers=1, settings=QUICK)
+    assert outcome.finished
+    assert outcome.batch_size <= 3
+    assert outcome.ok == 20
+    assert [row["uri"] for row in rows_in(plan.output)] == expected_rows(plan)
+
+
+def test_a_broken_model_opens_the_circuit_and_leaves_the_plan_open(session: RaySession, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 60, 10, dict.fromkeys(range(60), "raise in infer"))
+    outcome = run_pool(
+        plan, job_for(plan.output, max_consecutive_failures=15), session=session, workers=1, settings=QUICK
+    )
+    assert isinstance(outcome.error, CircuitOpen)
+    assert "told to raise in infer" in outcome.error.message
+    assert not outcome.finished
+
+
+def abort_at_once(job: JobSpec) -> Any:
+    """A model whose loading kills the process."""
+    os.abort()
+
+
+def test_workers_that_cannot_start_end_the_run_with_the_reason(session: RaySession, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 2, 1)
+    outcome = run_pool(
+        plan, job_for(plan.output, model_options={"surprise": 1}), session=session, workers=1, settings=QUICK
+    )
+    assert isinstance(outcome.error, ServiceError)
+    assert "surprise" in outcome.error.message
+    job = job_for(plan.output, predictor_factory="tests.tasks.inference.test_pool_ray:abort_at_once")
+    settings = PoolSettings(policy=QUICK.policy, start_failures=2)
+    outcome = run_pool(plan, job, session=session, workers=1, settings=settings)
+    assert isinstance(outcome.error, ServiceError)
+    assert "while starting" in outcome.error.message
+
+
+def test_what_can_never_be_scheduled_is_refused_at_once(session: RaySession, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 2, 1)
+    with pytest.raises(ServiceError):
+        run_pool(plan, job_for(plan.output), session=session, num_gpus=1.0)
+    with pytest.raises(ServiceError):
+        run_pool(plan, job_for(plan.output), session=session, workers=99)
