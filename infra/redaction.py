@@ -38,8 +38,9 @@ def secret_values() -> list[str]:
         for name, value in os.environ.items()
         if _SECRET_NAME.search(name) and not _NOT_SECRET.search(name) and len(value) >= MIN_SECRET_LENGTH
     }
-    # user:password pairs leak by their halves too
-    values |= {half for value in values if ":" in value for half in value.split(":") if len(half) >= MIN_SECRET_LENGTH}
+    # user:password pairs leak by their password too (the user is a name, often an ordinary word)
+    passwords = {value.partition(":")[2] for value in values}
+    values |= {password for password in passwords if len(password) >= MIN_SECRET_LENGTH}
     return sorted(values, key=len, reverse=True)
 
 
