@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from infra.standing import Site
+from infra.standing import Site, any_free_ports
 
 USER = "visionmill"
 HEARTBEAT_S = 60
@@ -40,6 +40,9 @@ class PrefectServer:
     name = "prefect"
     port_names: tuple[str, ...] = ("api",)
     secret_names: tuple[str, ...] = ("password",)
+
+    def choose_ports(self) -> dict[str, int]:
+        return any_free_ports(self.port_names)
 
     def command(self, site: Site) -> tuple[list[str], dict[str, str]]:
         argv = [

@@ -8,7 +8,7 @@ import sys
 import urllib.parse
 
 from infra.prefect_server import PrefectApiError, client_environment, request, without_prefect
-from infra.standing import Site
+from infra.standing import Site, any_free_ports
 
 WORKER_NAME = "visionmill-local"
 
@@ -32,6 +32,9 @@ class PrefectWorker:
         self._pool = pool
         self._server = server
         self._environment = environment or {}
+
+    def choose_ports(self) -> dict[str, int]:
+        return any_free_ports(self.port_names)
 
     def command(self, site: Site) -> tuple[list[str], dict[str, str]]:
         argv = [

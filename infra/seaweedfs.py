@@ -16,6 +16,7 @@ What stays open to other local users of the same machine: the gRPC ports (metada
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sys
 import urllib.error
@@ -24,9 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.errors import ServiceError
-from infra.standing import Site
+from infra.processes import port_is_free
+from infra.standing import Site, any_free_ports
 
 REGION = "us-east-1"
+ADMIN_GRPC_OFFSET = 10_000
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ")
 
 
@@ -74,6 +77,16 @@ class SeaweedFS:
         "access_key", "secret_key", "admin_password", "jwt_volume_write", "jwt_volume_read", "jwt_filer_write",
         "jwt_filer_read",
     )  # fmt: skip
+
+    def choose_ports(self) -> dict[str, int]:
+        """Free ports; the built-in worker finds the admin's gRPC port by adding 10000, whatever the flag says."""
+        ports = any_free_ports(self.port_names)
+        while not (ports["admin"] + ADMIN_GRPC_OFFSET < 65536 and port_is_free(ports["admin"] + ADMIN_GRPC_OFFSET)):
+            ports["admin"] = random.randint(20_000, 30_000)
+            if not port_is_free(ports["admin"]):
+                ports["admin"] = 65536
+        ports["admin_grpc"] = ports["admin"] + ADMIN_GRPC_OFFSET
+        return ports
 
     def command(self, site: Site) -> tuple[list[str], dict[str, str]]:
         data = site.folder / "data"

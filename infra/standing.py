@@ -38,6 +38,9 @@ class Recipe(Protocol):
     port_names: tuple[str, ...]
     secret_names: tuple[str, ...]
 
+    def choose_ports(self) -> dict[str, int]:
+        """Free ports for every name."""
+
     def command(self, site: Site) -> tuple[list[str], dict[str, str]]:
         """Program with arguments, and its whole environment. Secrets go into the environment, never into arguments."""
 
@@ -163,7 +166,7 @@ class StandingService:
         idle = self._identity() is None
         if complete and not renew and (not idle or all(port_is_free(ports[name]) for name in self._recipe.port_names)):
             return {name: int(ports[name]) for name in self._recipe.port_names}
-        chosen = dict(zip(self._recipe.port_names, free_ports(len(self._recipe.port_names)), strict=True))
+        chosen = self._recipe.choose_ports()
         write_private(path, json.dumps(chosen))
         return chosen
 
@@ -189,6 +192,11 @@ class StandingService:
     def _write_record(self, identity: ProcessId) -> None:
         record = {"pid": identity.pid, "create_time": identity.create_time, "started_at": time.time()}
         write_private(self._record, json.dumps(record))
+
+
+def any_free_ports(names: tuple[str, ...]) -> dict[str, int]:
+    """One free port for each name, without further wishes."""
+    return dict(zip(names, free_ports(len(names)), strict=True))
 
 
 def _wait_healthy(recipe: Recipe, site: Site, identity: Any, timeout_s: float) -> bool:

@@ -275,7 +275,7 @@ def _in_folder(target: Path, publish: Callable[[], None]) -> None:
 
 
 def _distinct_etag(scratch: Path, previous: str | None) -> str:
-    """Move the file's time on until it is later than that of the file it replaces (clocks stand still, or step back)."""
+    """Move the file's time on until it is later than that of the file it replaces (clocks stand still or step back)."""
     if previous is not None:
         oldest_ns = int(previous.partition("-")[0])
         step_ns = 1
