@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, pairwise
+from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
-from infra.store import Store
+from infra.store import Store, open_store
 from modelkit import rle
 from modelkit.types import Instances
 from tasks.inference.decoding import Frame
@@ -46,6 +49,7 @@ class Item:
     num_instances: int = 3
     track: bool = False
     masks: bool = True
+    scene: str | None = None  # what the shapes are drawn from; None: the uri
 
 
 @dataclass
@@ -118,7 +122,9 @@ def divide(items: Sequence[Item], num_shards: int) -> list[list[Item]]:
 def masks_of(item: Item) -> list[np.ndarray]:
     """The (H, W) bool masks of an item: discs and boxes at places drawn from its name."""
     height, width = item.size_hw
-    rng = np.random.default_rng(int(hashlib.sha256(f"{item.uri} {item.frame}".encode()).hexdigest()[:8], 16))
+    rng = np.random.default_rng(
+        int(hashlib.sha256(f"{item.scene or item.uri} {item.frame}".encode()).hexdigest()[:8], 16)
+    )
     y, x = np.mgrid[:height, :width]
     masks = []
     for index in range(item.num_instances):
@@ -218,3 +224,41 @@ def plan_bytes(
 
 def _name(item: Item) -> tuple[str, str, int]:
     return item.uri, item.etag, item.frame
+
+
+def picture_of(item: Item) -> np.ndarray:
+    """(H, W, 3) uint8: what :func:`masks_of` describes, painted over a soft background."""
+    height, width = item.size_hw
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 17), np.cos(y / 23), np.sin((x + y) / 31)]
+    picture = np.stack([120 + 40 * wave for wave in waves], axis=-1)
+    for index, mask in enumerate(masks_of(item)):
+        picture[mask] = 0.5 * picture[mask] + 0.5 * np.array(
+            [(60, 90, 200), (200, 140, 40), (120, 190, 230)][index % 3]
+        )
+    return picture.round().astype(np.uint8)
+
+
+def with_sources(folder: Path, items: Sequence[Item]) -> list[Item]:
+    """Write the pictures and videos that items (uri: file name) speak of; returns them with full uri and etag."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store = open_store(str(folder))
+    for name, frames in groupby(sorted(items, key=_name), key=lambda item: item.uri):
+        members = list(frames)
+        if members[0].pts_s is not None:
+            _write_video(folder / name, members)
+        elif members[0].status == "ok":
+            Image.fromarray(picture_of(members[0])).save(folder / name)
+        else:
+            (folder / name).write_bytes(b"not an image")
+    return [replace(item, uri=store.uri_of(item.uri), etag=store.info(item.uri).etag, scene=item.uri) for item in items]
+
+
+def _write_video(path: Path, frames: Sequence[Item]) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.height, stream.width = frames[0].size_hw
+        stream.pix_fmt = "yuv420p"
+        for item in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture_of(item), format="rgb24")))
+        container.mux(stream.encode())
