@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterable
@@ -13,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from infra.errors import DatasetError, NoSpaceLeft
+from infra.errors import DatasetError
 from tasks.ingest.entries import INVENTORY_SCHEMA, Skipped
 from tasks.ingest.sources import read_source
+from tasks.ingest.spill import local_disk
 
 FILE_NAME = "inventory.parquet"
 ROW_GROUP_ROWS = 131_072
@@ -54,13 +54,9 @@ def take_inventory(source: str, *, folder: Path, images_root: str | None = None)
     scratch = folder / f".{FILE_NAME}.{os.getpid()}"
     skipped = Skipped()
     try:
-        return _write(
-            source, read_source(source, folder=folder, skipped=skipped, images_root=images_root), skipped, path, scratch
-        )
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceLeft(f"no space left for the inventory in {folder}", hint="Free space, or move it.") from error
-        raise
+        with local_disk(folder):
+            batches = read_source(source, folder=folder, skipped=skipped, images_root=images_root)
+            return _write(source, batches, skipped, path, scratch)
     finally:
         scratch.unlink(missing_ok=True)
 

@@ -27,7 +27,7 @@ from tasks.ingest.inventory import Inventory
 from tasks.ingest.plan_entries import entry_batches
 from tasks.ingest.selection import Selection, select_items
 from tasks.ingest.sharding import ENTRY_SCHEMA, target_work, write_plan
-from tasks.ingest.spill import workbench
+from tasks.ingest.spill import local_disk, workbench
 from tasks.ingest.versions import PLAN_FOOTER_KEY, VERSION_FOOTER_KEY, refuse_other_versions
 from tasks.records import Entry, Shard, Version
 from tasks.results.layout import parse_part_key, parse_plan_key, parts_prefix, plan_key, plans_prefix, version_to_json
@@ -137,7 +137,8 @@ def open_plan(output: Store, version: Version, inventory: Inventory, options: Pl
         if not newest.shard_ids() <= committed:
             return newest
     number = numbers[-1] + 1 if numbers else 1
-    with tempfile.TemporaryDirectory(prefix="plan-", dir=inventory.path.parent) as scratch:
+    work = inventory.path.parent
+    with local_disk(work), tempfile.TemporaryDirectory(prefix="plan-", dir=work) as scratch:
         path = Path(scratch) / "plan.parquet"
         token = uuid.uuid4().hex
         if not _make(path, output, version, inventory, options, numbers, committed, number, token):

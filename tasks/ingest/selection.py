@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from infra.errors import StoreError
 from infra.store import Store
 from tasks.ingest.entries import BATCH_ROWS
 from tasks.records import Version
@@ -69,10 +71,10 @@ def select_items(
     connection.execute(f"CREATE VIEW inventory AS SELECT * FROM read_parquet('{_quoted(inventory)}')")
     if selection != "all":
         connection.execute("CREATE TABLE committed (uri VARCHAR, etag VARCHAR, shard_id VARCHAR, plan INTEGER)")
-        _load(connection, "committed", _COMMITTED, _committed_entries(store, version, plans, committed_shards))
+        _load(connection, "committed", _committed_entries(store, version, plans, committed_shards))
     if selection == "failed":
         connection.execute("CREATE TABLE failures (uri VARCHAR, shard_id VARCHAR)")
-        _load(connection, "failures", _FAILURES, _failed_rows(store, version, committed_shards))
+        _load(connection, "failures", _failed_rows(store, version, committed_shards))
     query = f"COPY ({_QUERIES[selection]}) TO '{_quoted(target)}' (FORMAT parquet, COMPRESSION zstd)"
     [(count,)] = connection.execute(query).fetchall()
     return int(count)
@@ -82,14 +84,14 @@ def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
 
 
-def _load(
-    connection: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]
-) -> None:
-    connection.register("incoming", pa.RecordBatchReader.from_batches(schema, batches))
-    try:
-        connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")
-    finally:
+def _load(connection: duckdb.DuckDBPyConnection, table: str, batches: Iterator[pa.RecordBatch]) -> None:
+    """Batch by batch: a reader given to DuckDB whole would turn a store's error into one of DuckDB's own."""
+    connection.begin()
+    for batch in batches:
+        connection.register("incoming", pa.Table.from_batches([batch]))
+        connection.execute(f"INSERT INTO {table} SELECT * FROM incoming").fetchall()
         connection.unregister("incoming")
+    connection.commit()
 
 
 def _committed_entries(
@@ -98,11 +100,24 @@ def _committed_entries(
     """(uri, etag, shard_id, plan) of every plan entry whose shard is committed."""
     shard_ids = pa.array(sorted(committed_shards), pa.string())
     for number in plans:
-        with store.open(plan_key(version, number)) as stream:
+        with _opened(store, plan_key(version, number)) as stream:
             file = pq.ParquetFile(stream)
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["uri", "etag", "shard_id", "plan"]):
                 known = batch.select(_COMMITTED.names).cast(_COMMITTED)
                 yield known.filter(pc.is_in(known["shard_id"], value_set=shard_ids))
+
+
+@contextmanager
+def _opened(store: Store, key: str) -> Iterator[BinaryIO]:
+    """An object of ours; what is wrong inside it becomes a StoreError that names it."""
+    try:
+        with store.open(key) as stream:
+            yield stream
+    except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:
+        raise StoreError(
+            f"{store.uri_of(key)} is damaged: {error}",
+            hint="Run visionmill verify; a part that is removed is made again by the next run.",
+        ) from error
 
 
 def _failed_rows(store: Store, version: Version, committed_shards: set[str]) -> Iterator[pa.RecordBatch]:
@@ -115,7 +130,7 @@ def _failed_rows(store: Store, version: Version, committed_shards: set[str]) -> 
 
 
 def _failures_of(store: Store, key: str) -> list[pa.RecordBatch]:
-    with store.open(key) as stream:
+    with _opened(store, key) as stream:
         file = pq.ParquetFile(stream)
         groups = [i for i in range(file.num_row_groups) if not _all_ok(file.metadata.row_group(i))]
         table = file.read_row_groups(groups, columns=["uri", "shard_id", "status"]) if groups else None

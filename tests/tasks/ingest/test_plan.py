@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import StoreError, UsageError, VersionMismatch
+from infra.errors import StoreError, StoreUnavailable, UsageError, VersionMismatch
 from infra.store import Store, open_store
 from tasks.ingest import plan as plan_module
+from tasks.ingest import selection
 from tasks.ingest.entries import etag_to_pin
 from tasks.ingest.inventory import take_inventory
 from tasks.ingest.plan import Plan, PlanOptions, committed_shards, load_plan, open_plan
@@ -276,3 +277,30 @@ def test_a_plan_is_loaded_by_its_number(output: Store, tmp_path: Path) -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(UsageError):
         PlanOptions(**options)  # type: ignore[arg-type]
+
+
+def test_a_damaged_part_is_named_when_failures_are_looked_for(output: Store, tmp_path: Path) -> None:
+    version = version_of()
+    plan = opened(output, version, tmp_path, lines(*"abcdefg"))
+    assert plan is not None
+    commit(plan)
+    victim = sorted(plan.shard_ids())[0]
+    output.put(part_key(version, victim), b"PAR1 no more")
+    with pytest.raises(StoreError, match=f"part-{victim}.parquet is damaged"):
+        opened(output, version, tmp_path, lines(*"abcdefg"), PlanOptions(retry_failed=True))
+
+
+def test_a_store_that_fails_while_the_plan_is_made_is_reported_as_what_it_is(
+    output: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = version_of()
+    plan = opened(output, version, tmp_path, lines(*"abcd"))
+    assert plan is not None
+    commit(plan)
+
+    def unavailable(*_: object) -> None:
+        raise StoreUnavailable("503 from the store")
+
+    monkeypatch.setattr(selection, "_opened", unavailable)
+    with pytest.raises(StoreUnavailable, match="503"):
+        opened(output, version, tmp_path, lines(*"abcde"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import BucketMissing, DatasetError, UsageError, VisionmillError
+from infra.errors import AccessDenied, BucketMissing, DatasetError, StoreUnavailable, UsageError, VisionmillError
 from infra.store import open_store
 from tasks.ingest.entries import etag_to_pin
 from tasks.ingest.inventory import load_inventory
@@ -218,3 +218,29 @@ def test_the_inventory_replaces_an_older_one_only_when_it_is_whole(tmp_path: Pat
     second, _ = listed(store.uri, tmp_path / "work")
     assert second.num_objects == 2
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["inventory.parquet"]
+
+
+@pytest.mark.s3
+def test_wrong_credentials_are_one_clear_error_without_the_secret(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(s3_bucket, {"a.jpg": b"1"})
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-that-must-not-show")
+    with pytest.raises(AccessDenied) as caught:
+        listed(s3_bucket, tmp_path / "work")
+    assert "wrong-secret" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.s3
+def test_a_store_that_stays_unavailable_ends_the_listing(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fill(s3_bucket, {"t.tar": tar_of({"a.jpg": b"1"}), "b.jpg": b"1"})
+
+    def unavailable(*_: object, **__: object) -> None:
+        raise StoreUnavailable("503 from the store")
+
+    monkeypatch.setattr(type(store), "open", unavailable)
+    with pytest.raises(StoreUnavailable):
+        listed(s3_bucket, tmp_path / "work")
+    assert not list((tmp_path / "work").glob("*.parquet*"))
