@@ -1,7 +1,7 @@
 """COCO average precision of a predictor on digitscape, computed by pycocotools.
 
-The published difficulty is ``Digitscape(split, (160, 160), seed)`` with the default style; the shipped model's record and
-its tests use it.
+The published difficulty is ``Digitscape(split, (160, 160), seed)`` with the default style; the shipped model's
+record and its tests use it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """RoIAlign with one sample per cell, for training on CPU.
 
-torchvision's backward pass on CPU recomputes every sample's corners for every channel: it took a fifth of a training step
-of the small model. Here the corners are computed once; pooling is a sparse matrix times the map laid out as (cells,
-channels), and its gradient the transposed matrix. Values and gradients equal torchvision's up to rounding.
+torchvision's backward pass on CPU recomputes every sample's corners for every channel: it took a fifth of a
+training step of the small model. Here the corners are computed once; pooling is a sparse matrix times the map laid
+out as (cells, channels), and its gradient the transposed matrix. Values and gradients equal torchvision's up to
+rounding.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def roi_align_gather(feature: Tensor, rois: Tensor, output_size: int, scale: flo
 
 
 def _neighbours(position: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Both neighbouring cells (r, s, 2) of positions (r, s) and their weights; nothing beyond a cell outside the map."""
+    """Both neighbouring cells (r, s, 2) of positions (r, s) and their weights, 0 beyond a cell outside the map."""
     inside = (position >= -1) & (position <= length)
     position = position.clamp(min=0)
     low = position.long()

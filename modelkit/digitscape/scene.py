@@ -21,13 +21,13 @@ class Scene:
         boxes_xyxy: (n, 4) float32, the tight box of the visible part; right and bottom are exclusive pixel borders.
         visibility: (n,) float32, visible pixels over all pixels of the digit (also those outside the image).
         track_ids: (n,) int64, the same digit has the same id in every frame of a clip; 0, 1, ... in a single scene.
-        landmarks: (n, 5, 3) float32 of x, y in pixels (pixel centres at integers) and v: 2 visible, 1 covered or outside
-            of the image; order as ``LANDMARK_NAMES``.
+        landmarks: (n, 5, 3) float32 of x, y in pixels (pixel centres at integers) and v: 2 visible, 1 covered or
+            outside of the image; order as ``LANDMARK_NAMES``.
         stuff_map: (H, W) uint8 stuff ids of the background, also beneath digits.
         uv: (H, W, 2) float32, position inside the visible digit's own upright tight box (0 left or top, 1 right or
             bottom), NaN on background; None when the scene was composed without dense truth.
-        flow_to_next: (H, W, 2) float32, displacement (dx, dy) in pixels of what is seen here to the next frame; None in a
-            clip's last frame, in single scenes and without dense truth.
+        flow_to_next: (H, W, 2) float32, displacement (dx, dy) in pixels of what is seen here to the next frame;
+            None in a clip's last frame, in single scenes and without dense truth.
     """
 
     image_rgb: np.ndarray

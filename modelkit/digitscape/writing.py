@@ -33,8 +33,8 @@ def write_dataset(
     """Write scenes as ``folder/images/<index>.jpg`` and their truth as ``folder/annotations.json``.
 
     The JSON opens in pycocotools: instances with compressed RLE, track id, visibility and keypoints (COCO's x, y, v
-    triples; names in the categories). Stuff maps lie beside as ``folder/stuff/<index>.png``, pixel = stuff id, named under
-    "stuff" in the JSON.
+    triples; names in the categories). Stuff maps lie beside as ``folder/stuff/<index>.png``, pixel = stuff id,
+    named under "stuff" in the JSON.
 
     Args:
         folder: created when missing; existing files of the same names are replaced.

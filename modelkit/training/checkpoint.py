@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file with everything a run needs to go on exactly, written atomically.
 
-Tensors are named ``model.*``, ``ema.*`` and ``optimiser.<index>.<key>``; numbers sit in the header as JSON. Randomness is
-not stored because every step seeds itself from (run seed, step, rank).
+Tensors are named ``model.*``, ``ema.*`` and ``optimiser.<index>.<key>``; numbers sit in the header as JSON.
+Randomness is not stored because every step seeds itself from (run seed, step, rank).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         return None
     try:
         with safe_open(path, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
             numbers = json.loads((opened.metadata() or {})["numbers"])
     except Exception as error:  # safetensors raises its own base type, json and KeyError theirs
         raise CheckpointError(f"checkpoint {path} is damaged ({error}); delete it to start over") from error

@@ -1,4 +1,4 @@
-"""Batches of freshly composed scenes. Batch ``step`` of process ``rank`` is a pure function of both, so resume is exact."""
+"""Batches of freshly composed scenes; a batch is a pure function of step and process, so resume is exact."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SceneBatch:
 
 
 def collate(scenes: Sequence[Scene], min_side_px: float = 3.0) -> SceneBatch:
-    """Stack scenes of one size; slivers thinner than ``min_side_px`` are no targets (they still count in evaluation)."""
+    """Stack scenes of one size; slivers thinner than ``min_side_px`` are no targets (evaluation still counts them)."""
     images = torch.from_numpy(np.stack([scene.image_rgb for scene in scenes])).permute(0, 3, 1, 2)
     semantic = np.stack([np.concatenate([[0], scene.labels])[scene.instance_map] for scene in scenes])
     return SceneBatch(

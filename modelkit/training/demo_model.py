@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelkit.detection.roi_heads import RoIHead
 from modelkit.detection.two_stage import TwoStageDetector
 from modelkit.registry import create_model
 from modelkit.training.data import SceneBatch
@@ -27,7 +30,7 @@ class DemoTraining(nn.Module):
             raise ValueError(f"the demo recipe needs a two-stage detector, got {type(model).__name__}")
         self.detector = model
         channels = model.neck.out_channels["p2"]
-        self.semantic = nn.Sequential(
+        self.semantic: nn.Module = nn.Sequential(
             nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, model.num_classes, 1)
         )
         self.dense_steps, self.semantic_weight = recipe.dense_steps, recipe.semantic_weight
@@ -43,7 +46,8 @@ class DemoTraining(nn.Module):
         targets = [detector.transform.target(t, g) for t, g in zip(batch.targets, geometries, strict=True)]
         losses = detector.rpn.loss(raw, geometries, targets)
         samples = detector.sample(detector.rpn.decode(raw, geometries), targets)
-        for head in detector.roi_heads.values():
+        for module in detector.roi_heads.values():
+            head = cast(RoIHead, module)
             wanted = samples.positive() if head.needs == "positive" else samples
             losses.update(head.loss(head(raw, wanted.boxes), wanted))
         losses = {name: detector.loss_weights[name] * value for name, value in losses.items()}

@@ -150,7 +150,9 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         if self._bad_in_row >= self.config.max_bad_steps:
             named = {name: float(value.detach()) for name, value in losses.items()}
-            raise TrainingDivergedError(f"{self._bad_in_row} steps in a row up to step {self.step} were not finite: {named}")
+            raise TrainingDivergedError(
+                f"{self._bad_in_row} steps in a row up to step {self.step} were not finite: {named}"
+            )
 
     def save(self) -> None:
         """Write the checkpoint (first process only)."""

@@ -1,8 +1,8 @@
 """Several single-threaded processes that train one model together.
 
 On CPU two processes of one thread each did about twice the work of one process of two threads (small operations and the
-composition of scenes do not use a second thread), so this is how a recipe uses more than one core. Gradients are averaged
-through gloo over the loopback interface; processes meet through a file.
+composition of scenes do not use a second thread), so this is how a recipe uses more than one core. Gradients are
+averaged through gloo over the loopback interface; processes meet through a file.
 """
 
 from __future__ import annotations

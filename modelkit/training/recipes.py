@@ -105,7 +105,7 @@ def digitscape_mask_rcnn(num_processes: int = 2) -> DemoRecipe:
         max_regions=4,
     )
     loop = LoopConfig(
-        steps=3900, learning_rate=1.2e-3, warmup_steps=150, restart_step=1500, decay_from=2200, checkpoint_every=100
+        steps=3200, learning_rate=1.2e-3, warmup_steps=150, restart_step=1500, decay_from=2200, checkpoint_every=100
     )
     return DemoRecipe(
         name="digitscape_mask_rcnn",

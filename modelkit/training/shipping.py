@@ -1,4 +1,4 @@
-"""From a checkpoint to weights that ship: the average, stored in half the width, judged on test scenes, with a record."""
+"""From a checkpoint to weights that ship: the average, stored as float16, judged on test scenes, with a record."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LICENCE = (
 
 
 def test_scenes(size_hw: tuple[int, int]) -> Digitscape:
-    """The scenes that the shipped record's metrics refer to: published difficulty, digits and photographs never seen."""
+    """The scenes that the shipped record's metrics refer to: default style, digits and photographs never seen."""
     return Digitscape("test", size_hw, TEST_SEED, dense=False)
 
 
@@ -131,4 +131,5 @@ def _lineage(recipe: DemoRecipe, saved: Checkpoint) -> dict[str, Any]:
             "test_pictures": list(picture_names("test")),
         },
         "validation": saved.numbers["history"],
+        **({"notes": saved.numbers["notes"]} if saved.numbers.get("notes") else {}),
     }

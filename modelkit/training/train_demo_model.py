@@ -1,8 +1,8 @@
 """``python -m modelkit.training.train_demo_model``: train the model that ships with visionmill.
 
-Composes digitscape scenes on the fly, trains the recipe ``digitscape_mask_rcnn`` in two single-threaded processes, judges
-it on ``val`` scenes as it goes, and at the end writes weights and record with the metrics on ``test`` scenes. Stopping it
-at any time costs at most a hundred steps: the same command goes on from the last checkpoint.
+Composes digitscape scenes on the fly, trains the recipe ``digitscape_mask_rcnn`` in two single-threaded processes,
+judges it on ``val`` scenes as it goes, and at the end writes weights and record with the metrics on ``test``
+scenes. Stopping it at any time costs at most a hundred steps: the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -80,8 +80,10 @@ def build(recipe: DemoRecipe) -> DemoTraining:
 
 def validate(recipe: DemoRecipe, trainer: Trainer) -> Evaluation:
     """Judge the average on scenes of held-out training digits and photographs; the test split stays untouched."""
+    average = trainer.ema.model
+    assert isinstance(average, DemoTraining)  # what build() made
     source = Digitscape("val", recipe.size_hw, _VAL_SEED, dense=False)
-    return evaluate_digitscape(model_predict(trainer.ema.model.detector), source, recipe.num_val_scenes)
+    return evaluate_digitscape(model_predict(average.detector), source, recipe.num_val_scenes)
 
 
 def _reporter(recipe: DemoRecipe) -> Callable[[Trainer, dict[str, float]], None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -38,7 +40,7 @@ def test_front_to_back_order_holds_through_the_clip(clip: list[Scene]) -> None:
 def test_flow_carries_each_digit_onto_its_next_place(clip: list[Scene]) -> None:
     """Masks moved by the flow and rounded meet the same track's next mask, or something in front of it."""
     checked = 0
-    for here, there in zip(clip, clip[1:], strict=False):
+    for here, there in itertools.pairwise(clip):
         assert here.flow_to_next is not None
         for k, track in enumerate(here.track_ids.tolist()):
             following = np.flatnonzero(there.track_ids == track)
@@ -59,7 +61,7 @@ def test_flow_carries_each_digit_onto_its_next_place(clip: list[Scene]) -> None:
 def test_flow_keeps_the_place_inside_the_digit(clip: list[Scene]) -> None:
     """UV is attached to the digit: following the flow, the digit's own coordinates stay the same."""
     gaps = []
-    for here, there in zip(clip, clip[1:], strict=False):
+    for here, there in itertools.pairwise(clip):
         assert here.uv is not None
         assert there.uv is not None
         assert here.flow_to_next is not None
@@ -81,7 +83,7 @@ def test_flow_keeps_the_place_inside_the_digit(clip: list[Scene]) -> None:
 
 def test_background_flow_is_the_pan_and_moves_the_background_exactly(clip: list[Scene]) -> None:
     moved = 0
-    for here, there in zip(clip, clip[1:], strict=False):
+    for here, there in itertools.pairwise(clip):
         assert here.flow_to_next is not None
         rows, columns = np.nonzero(here.instance_map == 0)
         flow = here.flow_to_next[rows, columns]
@@ -114,7 +116,8 @@ def test_digits_move_and_get_covered_over_a_longer_clip() -> None:
     common = set(first.track_ids.tolist()) & set(last.track_ids.tolist())
     travelled = [
         np.abs(
-            first.landmarks[list(first.track_ids).index(t), 4, :2] - last.landmarks[list(last.track_ids).index(t), 4, :2]
+            first.landmarks[list(first.track_ids).index(t), 4, :2]
+            - last.landmarks[list(last.track_ids).index(t), 4, :2]
         ).max()
         for t in common
     ]

@@ -185,9 +185,7 @@ def test_ink_stands_out_from_the_background() -> None:
         luma = scene.image_rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
         for mask in scene.masks:
             ring = _grown(mask, 3) & (scene.instance_map == 0)
-            colour_gap = np.abs(
-                scene.image_rgb[mask].mean(axis=0) - scene.image_rgb[ring].mean(axis=0)
-            ).max()
+            colour_gap = np.abs(scene.image_rgb[mask].mean(axis=0) - scene.image_rgb[ring].mean(axis=0)).max()
             assert max(colour_gap, abs(luma[mask].mean() - luma[ring].mean())) > 20
 
 
