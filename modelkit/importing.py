@@ -73,7 +73,7 @@ def _infer_rcnn(state: State) -> dict[str, Any]:
 def _infer_resnet_rcnn(state: State) -> dict[str, Any]:
     # A trained batch norm counts its batches; one that was frozen from the start keeps no count.
     frozen = not any(name.endswith("num_batches_tracked") for name in state)
-    return {**_infer_rcnn(state), **({"norm": "frozen_batch"} if frozen else {})}
+    return {**_infer_rcnn(state), **({"backbone": {"norm": "frozen_batch"}} if frozen else {})}
 
 
 def _infer_semantic(state: State) -> dict[str, Any]:

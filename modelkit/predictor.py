@@ -103,7 +103,8 @@ class Predictor:
         geometry = Geometry(source_hw, transform.resized_hw(source_hw), transform.bucket(source_hw))
         if geometry.resized_hw == source_hw:
             return Prepared(np.ascontiguousarray(image), geometry)
-        planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        # Decoders hand out read-only arrays, which torch takes only under protest.
+        planes = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]
         resized = F.interpolate(planes, geometry.resized_hw, mode="bilinear", antialias=transform.antialias)
         return Prepared(np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()), geometry)
 

@@ -80,7 +80,7 @@ class Published:
 
 
 # torchvision sets the eps of this file's frozen norms to zero when it loads it.
-_FROZEN = {"norm": "frozen_batch", "norm_eps": 0.0}
+_FROZEN = {"backbone": {"norm": "frozen_batch", "norm_eps": 0.0}}
 _VOC = "COCO_WITH_VOC_LABELS_V1"
 
 PUBLISHED = (

@@ -15,7 +15,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -37,6 +37,7 @@ class _Part:
 
     build: Callable[..., Any]
     parts: Mapping[str, str]
+    defaults: Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class _Model:
     architecture: str
     task: Task
     weights: tuple[str, ...]
+    defaults: Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class ModelInfo:
     weights: tuple[str, ...]
 
 
+_ABSENT = object()
 _parts: dict[tuple[str, str], _Part] = {}
 _models: dict[str, _Model] = {}
 
@@ -88,7 +91,7 @@ def register(kind: str, name: str, *, parts: Mapping[str, str] | None = None) ->
     def decorate(builder: _Builder) -> _Builder:
         if (kind, name) in _parts:
             raise DuplicateNameError(f"{kind} {name!r} is registered already, by {_parts[kind, name].build!r}")
-        _parts[kind, name] = _Part(builder, dict(parts or {}))
+        _parts[kind, name] = _Part(builder, dict(parts or {}), {})
         return builder
 
     return decorate
@@ -118,10 +121,29 @@ def register_model(
     def decorate(builder: _Builder) -> _Builder:
         if name in _models:
             raise DuplicateNameError(f"model {name!r} is registered already, by {_models[name].build!r}")
-        _models[name] = _Model(builder, dict(parts or {}), architecture, task, weights)
+        _models[name] = _Model(builder, dict(parts or {}), architecture, task, weights, {})
         return builder
 
     return decorate
+
+
+def register_variant(name: str, base: str, *, weights: tuple[str, ...] = (), **defaults: Any) -> None:
+    """Give a registered model another name and other defaults: a published size or combination.
+
+    Args:
+        name: unique among models.
+        base: registered name whose builder and options it shares.
+        weights: names of published weights.
+        defaults: options that differ; nested ones are merged as in ``create_model``.
+
+    Raises:
+        DuplicateNameError: when the name is taken.
+    """
+    origin = find_model(base)
+    register_model(name, architecture=origin.architecture, task=origin.task, parts=origin.parts, weights=weights)(
+        origin.build
+    )
+    _models[name] = replace(_models[name], defaults=_merge(origin.defaults, defaults))
 
 
 def build(kind: str, config: Config, *wired: Any) -> Any:
@@ -149,7 +171,8 @@ def create_model(name: str, **config: Any) -> VisionModel:
 
     Args:
         name: a name from ``list_models``.
-        config: options of that model; whatever is left out takes the model's default.
+        config: options of that model; whatever is left out takes the model's default. A nested mapping with a "name"
+            replaces the default part, one without is merged into it.
 
     Returns:
         The module, with ``config`` (completed, plain JSON, including "name"), so that
@@ -233,20 +256,27 @@ def _complete(entry: _Part | _Model, where: str, config: Config) -> dict[str, An
         raise ConfigError(f"{where} has no option {', '.join(map(repr, unknown))}; known: {', '.join(sorted(options))}")
     completed: dict[str, Any] = {}
     for key, parameter in options.items():
-        if key not in config and parameter.default is inspect.Parameter.empty:
+        value = _merge(_merge(parameter.default, entry.defaults.get(key, _ABSENT)), config.get(key, _ABSENT))
+        if value is inspect.Parameter.empty:
             raise ConfigError(f"{where} needs the option {key!r}")
-        value = config.get(key, parameter.default)
-        if key in entry.parts:
-            value = _complete_parts(entry.parts[key], value)
-        elif isinstance(parameter.default, Mapping) and isinstance(value, Mapping):
-            value = {**parameter.default, **value}
-        completed[key] = value
+        completed[key] = _complete_parts(entry.parts[key], value) if key in entry.parts else value
     return _as_json(where, completed)
+
+
+def _merge(default: Any, given: Any) -> Any:
+    """``given`` over ``default``; mappings are merged unless the given one names a part of its own."""
+    if given is _ABSENT:
+        return default
+    if not isinstance(default, Mapping) or not isinstance(given, Mapping) or "name" in given:
+        return given
+    return {**default, **{key: _merge(default.get(key, _ABSENT), value) for key, value in given.items()}}
 
 
 def _complete_parts(kind: str, value: Any) -> Any:
     if value is None:
         return None
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"a {kind} config must be a mapping with a 'name', got {value!r}")
     if "name" in value:
         return complete(kind, value)
     return {name: None if part is None else complete(kind, part) for name, part in value.items()}

@@ -1,13 +1,6 @@
 """Detectors. Importing this package registers them."""
 
-from modelkit.detection.models import (
-    faster_rcnn,
-    fasterrcnn_resnet50_fpn,
-    fasterrcnn_resnet50_fpn_v2,
-    mask_rcnn,
-    maskrcnn_resnet50_fpn,
-    maskrcnn_resnet50_fpn_v2,
-)
+from modelkit.detection.models import faster_rcnn, mask_rcnn
 from modelkit.detection.pooling import PyramidRoIAlign
 from modelkit.detection.proposals import ProposalHead
 from modelkit.detection.roi_heads import BoxHead, MaskHead
@@ -24,9 +17,5 @@ __all__ = [
     "Samples",
     "TwoStageDetector",
     "faster_rcnn",
-    "fasterrcnn_resnet50_fpn",
-    "fasterrcnn_resnet50_fpn_v2",
     "mask_rcnn",
-    "maskrcnn_resnet50_fpn",
-    "maskrcnn_resnet50_fpn_v2",
 ]

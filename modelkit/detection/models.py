@@ -1,4 +1,4 @@
-"""Registered two-stage models: the architectures by their own names."""
+"""Registered two-stage models: the architectures, and torchvision's names for some of their sizes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelkit.detection.two_stage import TwoStageDetector
-from modelkit.registry import Config, register_model
+from modelkit.registry import Config, register_model, register_variant
 from modelkit.transform import ImageTransform
 
 _PARTS = {"backbone": "backbone", "neck": "neck", "rpn": "dense_head", "heads": "roi_head"}
@@ -15,9 +15,6 @@ _FPN = {"name": "fpn"}
 _RPN = {"name": "rpn"}
 _BOX = {"box": {"name": "box_head"}}
 _BOX_AND_MASK = {"box": {"name": "box_head"}, "mask": {"name": "mask_head"}}
-_FPN_V2 = {**_FPN, "norm": "batch"}
-_RPN_V2 = {**_RPN, "conv_depth": 2}
-_BOX_V2: Config = {"name": "box_head", "conv_channels": [256] * 4, "fc_channels": [1024], "norm": "batch"}
 _SAMPLER = {"iou_threshold": 0.5, "per_image": 512, "positive_fraction": 0.25}
 _TRANSFORM = ImageTransform().to_config()
 _NO_WEIGHTS: dict[str, float] = {}
@@ -73,34 +70,14 @@ def faster_rcnn(
     )
 
 
-@register_model("maskrcnn_resnet50_fpn", architecture="TwoStageDetector", task="instance", weights=("COCO_V1",))
-def maskrcnn_resnet50_fpn(
-    *, num_classes: int = 91, norm: str = "batch", norm_eps: float = 1e-5, transform: Config = _TRANSFORM
-) -> TwoStageDetector:
-    """torchvision's model of that name, on our skeleton: the same state dict gives the same detections."""
-    return mask_rcnn(num_classes=num_classes, backbone=_resnet50(norm, norm_eps), transform=transform)
+# torchvision's models by their names: the same state dicts give the same detections.
+_BOX_V2 = {"conv_channels": [256] * 4, "fc_channels": [1024], "norm": "batch"}
+_V2 = {"neck": {"norm": "batch"}, "rpn": {"conv_depth": 2}}  # Li et al. 2021
+_COCO = ("COCO_V1",)
 
-
-@register_model("fasterrcnn_resnet50_fpn", architecture="TwoStageDetector", task="detection", weights=("COCO_V1",))
-def fasterrcnn_resnet50_fpn(
-    *, num_classes: int = 91, norm: str = "batch", norm_eps: float = 1e-5, transform: Config = _TRANSFORM
-) -> TwoStageDetector:
-    """torchvision's model of that name, on our skeleton."""
-    return faster_rcnn(num_classes=num_classes, backbone=_resnet50(norm, norm_eps), transform=transform)
-
-
-@register_model("maskrcnn_resnet50_fpn_v2", architecture="TwoStageDetector", task="instance", weights=("COCO_V1",))
-def maskrcnn_resnet50_fpn_v2(*, num_classes: int = 91, transform: Config = _TRANSFORM) -> TwoStageDetector:
-    """torchvision's improved recipe (Li et al. 2021): deeper proposal and box heads, normalisation everywhere."""
-    heads: Mapping[str, Config] = {"box": _BOX_V2, "mask": {"name": "mask_head", "norm": "batch"}}
-    return mask_rcnn(num_classes=num_classes, neck=_FPN_V2, rpn=_RPN_V2, heads=heads, transform=transform)
-
-
-@register_model("fasterrcnn_resnet50_fpn_v2", architecture="TwoStageDetector", task="detection", weights=("COCO_V1",))
-def fasterrcnn_resnet50_fpn_v2(*, num_classes: int = 91, transform: Config = _TRANSFORM) -> TwoStageDetector:
-    """torchvision's improved recipe, boxes only."""
-    return faster_rcnn(num_classes=num_classes, neck=_FPN_V2, rpn=_RPN_V2, heads={"box": _BOX_V2}, transform=transform)
-
-
-def _resnet50(norm: str, norm_eps: float) -> Config:
-    return {**_RESNET50, "norm": norm, "norm_eps": norm_eps}
+register_variant("maskrcnn_resnet50_fpn", "mask_rcnn", weights=_COCO)
+register_variant("fasterrcnn_resnet50_fpn", "faster_rcnn", weights=_COCO)
+register_variant(
+    "maskrcnn_resnet50_fpn_v2", "mask_rcnn", weights=_COCO, **_V2, heads={"box": _BOX_V2, "mask": {"norm": "batch"}}
+)
+register_variant("fasterrcnn_resnet50_fpn_v2", "faster_rcnn", weights=_COCO, **_V2, heads={"box": _BOX_V2})

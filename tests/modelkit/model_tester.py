@@ -21,7 +21,13 @@ from tests.modelkit.builders import SMALL_TRANSFORM, as_tensor, picture, rectang
 
 STORED = Path(__file__).parent / "stored_outputs.json"
 _SEMANTIC = {"num_classes": 4, "transform": {"min_size": 64, "max_size": 96, "padding": "none"}}
-_RCNN = {"num_classes": 4, "transform": SMALL_TRANSFORM}
+_RCNN = {
+    "num_classes": 4,
+    "transform": SMALL_TRANSFORM,
+    "rpn": {"pre_nms_train": 60, "post_nms_train": 40, "pre_nms_test": 60, "post_nms_test": 40},
+    "heads": {"box": {"detections_per_image": 20}},
+    "sampler": {"per_image": 16},
+}
 _TOLERANCE = 2e-3  # relative, of stored statistics: normal draws and kernels differ in last bits between processors
 
 

@@ -117,7 +117,7 @@ def test_a_detector_without_batch_counts_is_taken_for_one_with_frozen_norms() ->
     frozen = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     table = TABLES["maskrcnn_resnet50_fpn"]
     assert table.infer(dict(state)) == {"num_classes": 91}
-    assert table.infer(frozen) == {"num_classes": 91, "norm": "frozen_batch"}
+    assert table.infer(frozen) == {"num_classes": 91, "backbone": {"norm": "frozen_batch"}}
     with torch.device("meta"):
         model = create_model("maskrcnn_resnet50_fpn", **table.infer(frozen))
     assert table.rename(frozen).keys() == model.state_dict().keys()

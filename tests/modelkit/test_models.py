@@ -35,7 +35,7 @@ def test_parameter_counts_are_the_published_ones(name: str, expected: int) -> No
 
 
 def test_frozen_norms_count_as_torchvision_publishes_it() -> None:
-    assert count_parameters("maskrcnn_resnet50_fpn", norm="frozen_batch") == 44_401_393
+    assert count_parameters("maskrcnn_resnet50_fpn", backbone={"norm": "frozen_batch"}) == 44_401_393
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))

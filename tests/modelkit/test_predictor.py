@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def test_with_resizing_it_stays_near_the_plain_model_call(detector: Predictor) -
     with torch.inference_mode():
         plain, ours = detector.model.dense(batch), detector.model.dense(detector.batch([prepared]))
     for name, value in plain.items():
-        assert (ours[name] - value).norm() / value.norm() < 0.02, name
+        assert (ours[name] - value).norm() / value.norm() < 0.05, name
 
 
 def test_neighbours_in_a_batch_change_nothing(detector: Predictor, segmentor: Predictor) -> None:
@@ -124,26 +125,24 @@ def test_views_and_read_only_arrays_are_taken_as_they_look(detector: Predictor) 
     mirrored = image[:, ::-1]
     frozen = image.copy()
     frozen.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector.prepare(frozen)
     assert same(detector([mirrored])[0], detector([np.ascontiguousarray(mirrored)])[0])
     assert same(detector([frozen])[0], detector([image])[0])
 
 
-def test_padding_shifts_the_dense_part_only_near_the_border(segmentor: Predictor) -> None:
-    """Detectors pad to a bucket; away from the padded border the pyramid is the same as without the padding."""
-    model, _ = random_weights(
-        "mask_rcnn",
-        0,
-        small_mask_rcnn(
-            backbone={"name": "slim_resnet", "widths": [16, 24, 32, 48], "depths": [1, 1, 1, 1], "norm": "frozen_batch"}
-        ),
-    )
+def test_padding_reaches_the_dense_part_only_near_the_border() -> None:
+    """Detectors pad to a bucket; away from the padded border the maps are the same as without the padding."""
+    backbone = {**small_mask_rcnn()["backbone"], "norm": "frozen_batch"}
+    model, _ = random_weights("mask_rcnn", 0, small_mask_rcnn(backbone=backbone))
     image = as_tensor(picture(64, 64))
     small, _ = model.transform.batch([image], padded_hw=(64, 64))
     large, _ = model.transform.batch([image], padded_hw=(64, 96))
     with torch.inference_mode():
         a, b = model.backbone(small)["c2"], model.backbone(large)["c2"][..., :16]
-    assert torch.equal(a[..., :13], b[..., :13])
-    assert (a - b).abs().max() > 0
+    assert torch.allclose(a[..., :13], b[..., :13], atol=1e-5)
+    assert (a - b).abs().max() > 1e-2
 
 
 def test_nothing_found_is_an_empty_result(detector: Predictor) -> None:
@@ -166,7 +165,7 @@ def test_results_below_the_wanted_score_are_dropped(detector: Predictor) -> None
 
 def test_prepare_and_finish_may_run_in_many_threads(detector: Predictor, segmentor: Predictor) -> None:
     for predictor in (detector, segmentor):
-        images = [picture(50 + 3 * k, 70 + k, k) for k in range(24)]
+        images = [picture(50 + 3 * k, 70 + k, k) for k in range(12)]
         expected = [predictor([image])[0] for image in images]
         with ThreadPoolExecutor(8) as threads:
             prepared = list(threads.map(predictor.prepare, images))

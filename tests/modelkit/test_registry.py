@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from modelkit import ConfigError, DuplicateNameError, UnknownNameError, create_model, list_models
-from modelkit.registry import build, complete, model_names, register, register_model, temporary_registrations
+from modelkit.registry import (
+    build,
+    complete,
+    model_names,
+    register,
+    register_model,
+    register_variant,
+    temporary_registrations,
+)
 from modelkit.weights import shipped_records
 from tests.modelkit.builders import small_mask_rcnn
 
@@ -34,7 +42,7 @@ def test_unknown_names_list_the_known_ones() -> None:
     [
         ({"depth": 50}, "no option 'depth'.*num_classes"),
         ({"backbone": {"name": "resnet", "deepness": 3}}, "deepness"),
-        ({"backbone": {"depth": 50}}, "'name'|backbone"),
+        ({"backbone": "resnet"}, "mapping"),
         ({"backbone": {"name": "resnet", "depth": 51}}, "51"),
         ({"num_classes": {1, 2}}, "plain JSON"),
         ({"num_classes": float("nan")}, "plain JSON"),
@@ -54,6 +62,30 @@ def test_configs_are_completed_all_the_way_down_and_are_plain_json() -> None:
     assert config["rpn"]["nms_iou"] == 0.7
     assert config["sampler"] == {"iou_threshold": 0.5, "per_image": 32, "positive_fraction": 0.25}
     assert config["transform"]["std"] == [0.229, 0.224, 0.225]
+
+
+def test_nested_options_are_merged_into_the_default_part_and_a_name_replaces_it() -> None:
+    merged = create_model("mask_rcnn", **small_mask_rcnn(heads={"box": {"nms_iou": 0.4}, "mask": None})).config
+    assert merged["heads"]["box"]["nms_iou"] == 0.4
+    assert merged["heads"]["box"]["fc_channels"] == [1024, 1024]
+    assert merged["heads"]["mask"] is None
+    replaced = create_model("mask_rcnn", **small_mask_rcnn(neck={"name": "fpn", "channels": 16})).config
+    assert replaced["neck"] == {"name": "fpn", "channels": 16, "extra": "pool", "norm": None}
+
+
+def test_a_variant_shares_the_builder_and_changes_defaults_only() -> None:
+    with temporary_registrations():
+        register_variant("tiny_rcnn", "mask_rcnn", **small_mask_rcnn(), weights=("W",))
+        register_variant("tinier_rcnn", "tiny_rcnn", neck={"channels": 8})
+        model = create_model("tinier_rcnn", num_classes=7)
+        assert model.config["name"] == "tinier_rcnn"
+        assert model.config["neck"]["channels"] == 8
+        assert model.config["neck"]["extra"] == "pool"
+        assert model.config["backbone"]["widths"] == [16, 24, 32, 48]
+        assert model.config["num_classes"] == 7
+        assert create_model("tiny_rcnn").config["neck"]["channels"] == 32
+        with pytest.raises(DuplicateNameError):
+            register_variant("tiny_rcnn", "mask_rcnn")
 
 
 def test_completing_copies_and_is_idempotent() -> None:

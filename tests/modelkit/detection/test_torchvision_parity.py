@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -15,19 +17,29 @@ from modelkit.weights import load_state
 from tests.modelkit.builders import as_tensor, picture, rectangles
 
 NAMES = ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"]
-SIZES = {"min_size": 160, "max_size": 256}
+SIZES = {"min_size": 128, "max_size": 200}
+FEW_PROPOSALS = {"pre_nms_test": 150, "post_nms_test": 100, "pre_nms_train": 200, "post_nms_train": 150}
+THEIRS: dict[str, Any] = {
+    **SIZES,
+    "box_score_thresh": 0.0,
+    "rpn_pre_nms_top_n_test": 150,
+    "rpn_post_nms_top_n_test": 100,
+    "rpn_pre_nms_top_n_train": 200,
+    "rpn_post_nms_top_n_train": 150,
+    "box_batch_size_per_image": 64,
+}
 
 
 def reference(name: str) -> torch.nn.Module:
     torch.manual_seed(7)
     builder = getattr(torchvision.models.detection, name)
-    return builder(weights=None, weights_backbone=None, box_score_thresh=0.0, **SIZES).eval()
+    return builder(weights=None, weights_backbone=None, **THEIRS).eval()
 
 
-def ours_from(name: str, theirs: torch.nn.Module) -> VisionModel:
-    model = create_model(name, transform=SIZES)
+def ours_from(name: str, theirs: torch.nn.Module, **config: Any) -> VisionModel:
+    options = {"transform": SIZES, "rpn": FEW_PROPOSALS, "sampler": {"per_image": 64}, **config}
+    model = create_model(name, heads={"box": {"score_threshold": 0.0}}, **options)
     load_state(model, TABLES[name].rename(theirs.state_dict()), name)
-    model.roi_heads["box"].score_threshold = 0.0  # type: ignore[index, union-attr]
     return model.eval()
 
 
@@ -105,19 +117,16 @@ def test_same_seed_gives_the_same_losses() -> None:
 
 def test_frozen_norms_with_zero_eps_compute_as_the_published_model_does() -> None:
     torch.manual_seed(7)
-    theirs = torchvision.models.detection.maskrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, box_score_thresh=0.0, **SIZES
-    )
+    theirs = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, **THEIRS)
     frozen = torchvision.ops.FrozenBatchNorm2d
     backbone = torchvision.models.resnet50(weights=None, norm_layer=frozen)
     theirs.backbone.body = torchvision.models._utils.IntermediateLayerGetter(
         backbone, {f"layer{k + 1}": str(k) for k in range(4)}
     )
     torchvision.models.detection._utils.overwrite_eps(theirs, 0.0)
-    ours = create_model("maskrcnn_resnet50_fpn", norm="frozen_batch", norm_eps=0.0, transform=SIZES)
-    load_state(ours, TABLES["maskrcnn_resnet50_fpn"].rename(theirs.state_dict()), "published")
-    ours.roi_heads["box"].score_threshold = 0.0  # type: ignore[index, union-attr]
+    frozen_norms = {"norm": "frozen_batch", "norm_eps": 0.0}
+    ours = ours_from("maskrcnn_resnet50_fpn", theirs, backbone=frozen_norms)
     with torch.inference_mode():
         expected = theirs.eval()([images()[0].clone()])
-    worst = worst_difference(expected[0], ours.eval().predict(images()[:1])[0])
+    worst = worst_difference(expected[0], ours.predict(images()[:1])[0])
     assert max(worst.values()) <= 1e-5, worst

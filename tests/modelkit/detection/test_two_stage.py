@@ -170,7 +170,7 @@ def test_training_without_targets_or_masks_says_what_is_missing() -> None:
     ("changes", "message"),
     [
         ({"rpn": {"name": "rpn", "anchor_sizes": [[8]]}}, "anchor_sizes"),
-        ({"heads": {"mask": {"name": "mask_head"}}}, "'box'"),
+        ({"heads": {"box": None}}, "'box'"),
         ({"sampler": {"per_picture": 3}}, "sampler"),
         ({"transform": {"minimum": 3}}, "minimum"),
         ({"heads": {"box": {"name": "box_head", "fc_channels": [64]}}}, "fc_channels"),
