@@ -203,3 +203,17 @@ class TestPruning:
     def test_all_columns_that_every_product_has_are_in_failures(self, filled: FakeOutput) -> None:
         columns = describe_views(open_views(filled.store.uri))["failures"]
         assert columns == [field.name for field in COMMON] + ["version"]
+
+
+@pytest.mark.s3
+def test_a_bucket_is_read_through_the_store_with_the_same_answers(s3_bucket: str, tmp_path: Path) -> None:
+    answers = []
+    for uri in (f"{s3_bucket}/o u#t%20", str(tmp_path / "out")):
+        output = FakeOutput(open_store(uri))
+        output.commit([Item(f"{n:02d}.jpg") for n in range(6)] + [Item("bad.jpg", status="failed")], num_shards=2)
+        output.commit([Item("bad.jpg"), Item("03.jpg", etag="e2", num_instances=1)])
+        columns = "uri, etag, label, name, score, area, rle"
+        rows = ask(output.store, f"SELECT {columns} FROM instances WHERE mask_area(rle) = area ORDER BY ALL")
+        answers.append((rows, ask(output.store, "SELECT count(*) FROM failures")))
+    assert answers[0] == answers[1]
+    assert len(answers[0][0]) == 19
