@@ -56,13 +56,15 @@ class SceneBatches:
         source: endless supply of scenes.
         batch_size: images per process and step.
         num_ranks: processes that share the work.
+        min_side_px: see ``collate``.
     """
 
     source: Digitscape
     batch_size: int
     num_ranks: int = 1
+    min_side_px: float = 3.0
 
     def batch(self, step: int, rank: int = 0) -> SceneBatch:
         """The batch of a step in a process."""
         first = (step * self.num_ranks + rank) * self.batch_size
-        return collate([self.source.scene(first + k) for k in range(self.batch_size)])
+        return collate([self.source.scene(first + k) for k in range(self.batch_size)], self.min_side_px)

@@ -28,6 +28,9 @@ class DemoRecipe:
         loop: how to optimise.
         evaluate_every: steps between evaluations on ``val`` scenes.
         num_val_scenes: how many.
+        min_side_px: thinner visible parts are no targets.
+        shipped_transform: options of the transform that the shipped model gets in place of training's. Enlarging scenes
+            of 160 pixels to 224 gave 0.603 mask AP on ``val`` scenes instead of 0.551 (192: 0.594).
     """
 
     name: str
@@ -41,7 +44,8 @@ class DemoRecipe:
     loop: LoopConfig
     evaluate_every: int = 500
     num_val_scenes: int = 100
-    min_side_px: float = field(default=3.0)
+    min_side_px: float = 3.0
+    shipped_transform: dict[str, Any] = field(default_factory=lambda: {"min_size": 224, "max_size": 448})
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""

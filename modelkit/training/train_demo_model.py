@@ -25,10 +25,9 @@ from modelkit.training.demo_model import DemoTraining
 from modelkit.training.loop import Trainer, seed_step
 from modelkit.training.processes import Rank, run_processes
 from modelkit.training.recipes import DemoRecipe, digitscape_mask_rcnn
-from modelkit.training.shipping import model_predict, ship
+from modelkit.training.shipping import model_predict, ship, validation_scenes
 
 _TRAIN_SEED = 1
-_VAL_SEED = 2
 _PRINT_EVERY = 20
 
 
@@ -56,7 +55,10 @@ def train(recipe: DemoRecipe, folder: Path, rank: Rank) -> None:
     """Train one process's share of a recipe up to its end, resuming from ``folder``."""
     model = build(recipe)
     batches = SceneBatches(
-        Digitscape("train", recipe.size_hw, _TRAIN_SEED, recipe.style, dense=False), recipe.batch_size, rank.count
+        Digitscape("train", recipe.size_hw, _TRAIN_SEED, recipe.style, dense=False),
+        recipe.batch_size,
+        rank.count,
+        recipe.min_side_px,
     )
     trainer = Trainer(
         model,
@@ -82,7 +84,7 @@ def validate(recipe: DemoRecipe, trainer: Trainer) -> Evaluation:
     """Judge the average on scenes of held-out training digits and photographs; the test split stays untouched."""
     average = trainer.ema.model
     assert isinstance(average, DemoTraining)  # what build() made
-    source = Digitscape("val", recipe.size_hw, _VAL_SEED, dense=False)
+    source = validation_scenes(recipe.size_hw)
     return evaluate_digitscape(model_predict(average.detector), source, recipe.num_val_scenes)
 
 
