@@ -4,16 +4,15 @@
     every worker     apply(predictor, Decision.from_json(text), cache_dir)
 
 Only ways that the weights' record tolerates are tried. Compiling costs tens of seconds on a cold disk cache, so it is
-tried only where the work that remains pays for it; ``torch.compile`` keeps what it made in ``cache_dir``, where other
-workers and later runs find it. Shapes are fixed: one graph for each bucket at one batch size. Whatever fails leaves the
-eager way in force, and the reason says so.
+tried only where the work that remains pays for it; graphs are kept in ``cache_dir``, where other workers and later runs
+find them. Shapes are fixed: one graph for each bucket at one batch size. Whatever fails leaves the eager way in force,
+and the reason says so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from modelkit.compiled import CompiledForward, missing_compiler, prepare_cache
+from modelkit.compiled import CompiledForward, machine_identity, missing_compiler
 from modelkit.execution import ExecutionChoice, ForwardFn, eager_forward
 from modelkit.predictor import Predictor, Prepared
 from modelkit.transform import SizeHW
@@ -38,7 +37,7 @@ _REPEATS = 3
 _CLEARLY_FASTER = 0.97  # a way must beat the simpler one by 3 %, else noise would choose
 _HOPED_SPEEDUP = 1.3  # of compiling, before anything is known about this model
 _HOPED_COMPILE_S_PER_LAYER = 0.2  # measured: 31 s for the 170 convolutions and norms of MobileNetV3 LR-ASPP
-_WARM_SHARE = 0.3  # of the time for compiling, when everything comes from the disk cache
+_LOADING_S = 5.0  # of a graph that lies on disk, about
 _PAYS_TWICE = 2.0  # compiling must promise to save twice what it costs: promises are uncertain
 _DIFFERENCE_ALLOWED = {"float32": 1e-3, "bfloat16": 5e-2}  # of compiled to eager, relative to the largest value
 
@@ -141,25 +140,25 @@ def apply(predictor: Predictor, decision: Decision, cache_dir: Path | str | None
     if not choice.compiled:
         predictor.use(choice)
         return None
-    eager = ExecutionChoice(choice.channels_last, choice.dtype)
-    problem = missing_compiler(predictor.device) or ("no cache folder was given" if cache_dir is None else None)
-    if problem is None and cache_dir is not None and decision.bucket is not None:
-        predictor.use(choice, _eager_forward(predictor, choice))
-        forward = compiled_forward(predictor, decision, Path(cache_dir))
-        problem = forward.compile_now(decision.bucket)
-        if problem is None:
-            predictor.use(choice, forward)
-            return None
-    predictor.use(eager)
-    return problem
+    predictor.use(ExecutionChoice(choice.channels_last, choice.dtype))
+    if cache_dir is None or decision.bucket is None:
+        return "no cache folder was given for compiled graphs"
+    forward = compiled_forward(predictor, decision, Path(cache_dir))
+    if not forward.is_on_disk(decision.bucket) and (problem := missing_compiler(predictor.device)):
+        return problem
+    if problem := forward.compile_now(decision.bucket):
+        return problem
+    predictor.use(choice, forward)
+    return None
 
 
 def compiled_forward(predictor: Predictor, decision: Decision, cache_dir: Path) -> CompiledForward:
     """The dense part of a predictor's model with one graph for each bucket; nothing is compiled yet."""
-    prepare_cache(cache_dir)
     return CompiledForward(
         predictor.model.dense,
         _eager_forward(predictor, decision.choice),
+        cache_dir=cache_dir,
+        identity={"weights": predictor.weights.digest, "config": predictor.weights.config},
         device=predictor.device,
         bf16=decision.choice.dtype == "bfloat16",
         batch_size=decision.batch_size,
@@ -248,18 +247,20 @@ def _why_not_compile(
     trial: _Trial, eager: ExecutionChoice, work_s: float, cache_dir: Path | str | None, policy: Policy
 ) -> str | None:
     """Why compiling is not even tried; None if it is."""
-    if not trial.predictor.weights.tolerates.compile:
+    predictor = trial.predictor
+    if not predictor.weights.tolerates.compile:
         return "the weights' record does not tolerate compiled graphs"
     if cache_dir is None:
         return "no cache folder was given for compiled graphs"
-    problem = missing_compiler(trial.predictor.device)
+    on_disk = _compiled(trial, eager, Path(cache_dir)).is_on_disk(trial.sample[0].bucket)
+    problem = None if on_disk else missing_compiler(predictor.device)
     if problem is not None or policy == "on":
         return problem
-    known = _recall(Path(cache_dir), trial, eager.dtype)
-    layers = sum(1 for module in trial.predictor.model.modules() if not list(module.children()))
-    cost_s = float(known["load_s"]) if known else _HOPED_COMPILE_S_PER_LAYER * layers
-    speedup = float(known["speedup"]) if known else _HOPED_SPEEDUP
-    gain_s = work_s * (1 - 1 / speedup) if speedup > 0 else 0.0
+    known = _recall(Path(cache_dir), trial, eager)
+    layers = sum(1 for module in predictor.model.modules() if not list(module.children()))
+    cost_s = _LOADING_S if on_disk else float(known.get("compile_s", _HOPED_COMPILE_S_PER_LAYER * layers))
+    speedup = max(1.0, float(known.get("speedup", _HOPED_SPEEDUP)))
+    gain_s = work_s * (1 - 1 / speedup)
     if gain_s < _PAYS_TWICE * cost_s:
         basis = "measured before" if known else "a guess"
         return (
@@ -269,12 +270,18 @@ def _why_not_compile(
     return None
 
 
+def _compiled(trial: _Trial, eager: ExecutionChoice, cache_dir: Path) -> CompiledForward:
+    choice = ExecutionChoice(eager.channels_last, eager.dtype, compiled=True)
+    return compiled_forward(trial.predictor, trial.decision(choice, ""), cache_dir)
+
+
 def _with_compiled(trial: _Trial, eager: ExecutionChoice, cache_dir: Path) -> Decision:
     """Compile in the eager winner's formats, check against it, time both, keep the faster."""
     compiled = ExecutionChoice(eager.channels_last, eager.dtype, compiled=True)
     predictor = trial.predictor
     predictor.use(eager)
-    forward = compiled_forward(predictor, trial.decision(compiled, ""), cache_dir)
+    forward = _compiled(trial, eager, cache_dir)
+    was_on_disk = forward.is_on_disk(trial.sample[0].bucket)
     begin = time.perf_counter()
     problem = forward.compile_now(trial.sample[0].bucket)
     compile_s = time.perf_counter() - begin
@@ -283,16 +290,16 @@ def _with_compiled(trial: _Trial, eager: ExecutionChoice, cache_dir: Path) -> De
     if problem is not None:
         return _settle(predictor, trial.decision(eager, f"eager: {problem}", compile_s), None)
     trial.measure([eager, compiled], {name_of(compiled): forward})
-    _remember(cache_dir, trial, eager, compile_s)
+    _remember(cache_dir, trial, eager, None if was_on_disk else compile_s)
     chosen = trial.fastest([eager, compiled])
     faster = trial.ms[name_of(eager)] / trial.ms[name_of(compiled)]
     if not chosen.compiled:
         reason = f"eager: compiled is not clearly faster ({faster:.2f} times)"
         return _settle(predictor, trial.decision(eager, reason, compile_s), None)
     reason = f"compiled: {faster:.2f} times as fast as {name_of(eager)}, the fastest eager way"
-    decision = trial.decision(compiled, reason, compile_s)
-    forward.patience_s = compile_s
-    return _settle(predictor, decision, forward)
+    known_s = _recall(cache_dir, trial, eager).get("compile_s")
+    forward.patience_s = max(compile_s, known_s or 0.0)  # other buckets have to be compiled, not loaded
+    return _settle(predictor, trial.decision(compiled, reason, forward.patience_s), forward)
 
 
 def _difference(
@@ -313,35 +320,30 @@ def _difference(
     return None
 
 
-def _stamp(cache_dir: Path, trial: _Trial, dtype: str) -> Path:
+def _stamp(cache_dir: Path, trial: _Trial, eager: ExecutionChoice) -> Path:
     """Where the measurements of this model, shape and machine are kept between runs."""
     predictor = trial.predictor
-    device = torch.cuda.get_device_name(predictor.device) if predictor.device.type == "cuda" else platform.processor()
-    identity = [
-        predictor.weights.digest,
-        len(trial.sample),
-        trial.sample[0].bucket,
-        dtype,
-        torch.__version__,
-        torch.get_num_threads(),
-        torch.backends.cpu.get_cpu_capability(),
-        device,
-    ]
+    identity = [predictor.weights.digest, len(trial.sample), trial.sample[0].bucket, name_of(eager)]
+    identity += machine_identity(predictor.device)
     return cache_dir / "measured" / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]}.json"
 
 
-def _remember(cache_dir: Path, trial: _Trial, eager: ExecutionChoice, compile_s: float) -> None:
-    """Next time the cache is warm: then this is what loading costs and gains."""
+def _remember(cache_dir: Path, trial: _Trial, eager: ExecutionChoice, compile_s: float | None) -> None:
+    """So that the next run knows what compiling costs and gains; loading from disk says nothing about the cost."""
     compiled = ExecutionChoice(eager.channels_last, eager.dtype, compiled=True)
-    known = _recall(cache_dir, trial, eager.dtype)
-    speedup = trial.ms[name_of(eager)] / trial.ms[name_of(compiled)]
-    load_s = compile_s if known else compile_s * _WARM_SHARE
-    content = {"speedup": speedup, "load_s": load_s, "ms_per_image": trial.ms}
-    write_whole(_stamp(cache_dir, trial, eager.dtype), json.dumps(content).encode())
+    content = _recall(cache_dir, trial, eager) | {
+        "speedup": trial.ms[name_of(eager)] / trial.ms[name_of(compiled)],
+        "ms_per_image": trial.ms,
+    }
+    if compile_s is not None:
+        content["compile_s"] = compile_s
+    write_whole(_stamp(cache_dir, trial, eager), json.dumps(content).encode())
 
 
-def _recall(cache_dir: Path, trial: _Trial, dtype: str) -> dict[str, Any] | None:
+def _recall(cache_dir: Path, trial: _Trial, eager: ExecutionChoice) -> dict[str, Any]:
+    """What an earlier run remembered; empty if none did, or if it can't be read."""
     try:
-        return json.loads(_stamp(cache_dir, trial, dtype).read_text())
+        found = json.loads(_stamp(cache_dir, trial, eager).read_text())
     except (OSError, ValueError):
-        return None
+        return {}
+    return found if isinstance(found, dict) else {}

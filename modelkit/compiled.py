@@ -1,45 +1,52 @@
-"""The dense part of a model as compiled graphs of fixed shape, with a disk cache and a way back to eager."""
+"""The dense part of a model as compiled graphs of fixed shape, kept on disk, with eager as the way out.
+
+A graph is exported, frozen (weights become constants, batch norms melt into convolutions, layouts are packed once) and
+compiled ahead of time into one file, which holds code and packed weights. Whoever needs the same graph on the same kind
+of machine loads the file in a second or two. (``torch.compile``'s own disk cache can't keep frozen convolutions on a
+CPU: it refuses packed weights, so every process would trace and generate anew.)
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
 import os
+import platform
 import shutil
 import stat
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelkit.errors import ConfigError
 from modelkit.execution import ForwardFn
 from modelkit.transform import SizeHW
 
 _MAX_GRAPHS = 16  # buckets compiled in one process; each holds a packed copy of the weights
-_NEVER_S = float("inf")
 
 
 def missing_compiler(device: torch.device) -> str | None:
     """Why nothing can be compiled for this device here; None if it can."""
+    if device.type not in ("cpu", "cuda"):
+        return f"compiling is not supported for {device.type}"
     if sys.platform == "win32":
         return "compiling is not supported on Windows"
-    if device.type == "cpu":
-        wanted = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-        if shutil.which(wanted) is None:
-            return f"no C++ compiler ({wanted}) on this machine"
-    elif device.type == "cuda":
-        if not any(shutil.which(name) for name in (os.environ.get("CC") or "gcc", "clang")):
-            return "no C compiler (gcc or clang) on this machine, which kernels for the GPU need"
-    else:
-        return f"compiling is not supported for {device.type}"
+    wanted = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(wanted) is None:
+        return f"no C++ compiler ({wanted}) on this machine"
     return None
 
 
 def prepare_cache(cache_dir: Path) -> None:
-    """Make torch keep compiled code below this folder, from now on, in this process and its children.
+    """Make torch keep all it generates below this folder, from now on, in this process and its children.
 
     Raises:
         ConfigError: when others could write there: what lies in the cache is executed.
@@ -48,8 +55,25 @@ def prepare_cache(cache_dir: Path) -> None:
     status = cache_dir.stat()
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(f"{cache_dir} must belong to the current user and be writable by nobody else")
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_dir)
-    os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = "1"
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_dir / "parts")
+
+
+def machine_identity(device: torch.device) -> list[str]:
+    """What a graph's code is made for: another processor could meet instructions that it does not know."""
+    if device.type == "cuda":
+        kind = torch.cuda.get_device_name(device)
+    else:
+        kind = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {_processor_flags()}"
+    return [kind, torch.__version__, sys.platform, f"{torch.get_num_threads()} threads"]
+
+
+def _processor_flags() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(flags.encode()).hexdigest()[:12]
 
 
 class CompiledForward:
@@ -57,11 +81,14 @@ class CompiledForward:
 
     One graph for each bucket, always at ``batch_size`` images: larger batches are cut, smaller ones filled up, so that
     an image's result never depends on how many others came with it. A bucket without a graph runs eagerly, until it has
-    cost as much time as compiling would (then compiling is at worst twice as expensive as the best hindsight).
+    cost as much time as compiling would (then compiling is at worst twice as expensive as the best hindsight), or until
+    another process has left the graph on disk.
 
     Args:
         dense: ``VisionModel.dense``.
         eager: the same, uncompiled, with the same number and memory format.
+        cache_dir: where graphs are kept, see :func:`prepare_cache`.
+        identity: names the weights; plain JSON. Shape, formats and machine are added here.
         device: of the model.
         bf16: run under autocast to bfloat16.
         batch_size: images of a graph.
@@ -74,13 +101,17 @@ class CompiledForward:
         dense: Callable[[Tensor], dict[str, Tensor]],
         eager: ForwardFn,
         *,
+        cache_dir: Path,
+        identity: Mapping[str, Any],
         device: torch.device,
         bf16: bool,
         batch_size: int,
         memory_format: torch.memory_format,
         patience_s: float | None = None,
     ) -> None:
+        prepare_cache(cache_dir)
         self._dense, self._eager = dense, eager
+        self._cache_dir, self._identity = cache_dir, dict(identity)
         self._device, self._bf16, self._batch_size = device, bf16, batch_size
         self._memory_format = memory_format
         self.patience_s = patience_s
@@ -90,38 +121,67 @@ class CompiledForward:
 
     @property
     def buckets(self) -> list[SizeHW]:
-        """Those that have a graph."""
+        """Those that have a graph in this process."""
         return list(self._graphs)
 
+    def path(self, bucket: SizeHW) -> Path:
+        """Where the graph of a bucket lies, or will lie."""
+        formats = [str(self._memory_format), "bfloat16" if self._bf16 else "float32"]
+        identity = [self._identity, self._batch_size, bucket, formats, machine_identity(self._device)]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return self._cache_dir / "graphs" / f"{digest[:32]}.pt2"
+
+    def is_on_disk(self, bucket: SizeHW) -> bool:
+        """Whether the graph only has to be loaded."""
+        return self.path(bucket).exists()
+
     def compile_now(self, bucket: SizeHW) -> str | None:
-        """Compile the graph of a bucket, or load it from the disk cache; returns why that failed, or None."""
+        """Compile the graph of a bucket, or load it from the disk; returns why that failed, or None.
+
+        Where another process is compiling the same graph, it is waited for.
+        """
         if bucket in self._graphs:
             return None
         if len(self._graphs) >= _MAX_GRAPHS:
             self.problems[bucket] = f"{_MAX_GRAPHS} buckets are compiled already"
             return self.problems[bucket]
-        compiled = torch.compile(self._dense, dynamic=False, fullgraph=True)
-
-        def graph(batch: Tensor) -> dict[str, Tensor]:
-            with self._context():
-                return compiled(batch)
-
-        example = torch.zeros(self._batch_size, 3, *bucket, device=self._device)
+        path = self.path(bucket)
         try:
-            graph(example.to(memory_format=self._memory_format))
+            import torch._inductor  # seconds, which who stays eager need not spend
+
+            with _one_at_a_time(path):
+                if not path.exists():
+                    self._compile(bucket, path)
+            graph = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+            graph(self._example(bucket))
         except Exception as error:  # noqa: BLE001 - a compiler may fail in any way; eager always works
             self.problems[bucket] = f"compiling failed: {_first_line(error)}"
             return self.problems[bucket]
         self._graphs[bucket] = graph
         return None
 
+    def _compile(self, bucket: SizeHW, path: Path) -> None:
+        """Export, freeze, compile; the file appears whole or not at all."""
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, suffix=".partial"))
+        module = _Dense(self._dense, self._device, self._bf16)
+        try:
+            with torch.no_grad():
+                program = torch.export.export(module, (self._example(bucket),), strict=False)
+                made = torch._inductor.aoti_compile_and_package(
+                    program, package_path=str(scratch / path.name), inductor_configs={"freezing": True}
+                )
+            os.replace(made, path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _example(self, bucket: SizeHW) -> Tensor:
+        zeros = torch.zeros(self._batch_size, 3, *bucket, device=self._device)
+        return zeros.contiguous(memory_format=self._memory_format)
+
     def __call__(self, batch: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) as the model's ``dense``."""
         bucket = (batch.shape[2], batch.shape[3])
-        graph = self._graphs.get(bucket)
-        if graph is not None:
-            return self._in_pieces(graph, batch)
-        if self._wants_graph(bucket) and self.compile_now(bucket) is None:
+        if bucket in self._graphs or (self._wants_graph(bucket) and self.compile_now(bucket) is None):
             return self._in_pieces(self._graphs[bucket], batch)
         begin = time.perf_counter()
         raw = self._eager(batch)
@@ -131,8 +191,9 @@ class CompiledForward:
         return raw
 
     def _wants_graph(self, bucket: SizeHW) -> bool:
-        patience_s = _NEVER_S if self.patience_s is None else self.patience_s
-        return bucket not in self.problems and self._eager_s.get(bucket, 0.0) > patience_s
+        if self.patience_s is None or bucket in self.problems:
+            return False
+        return self._eager_s.get(bucket, 0.0) > self.patience_s or self.is_on_disk(bucket)
 
     def _in_pieces(self, graph: ForwardFn, batch: Tensor) -> dict[str, Tensor]:
         wanted = self._batch_size
@@ -148,18 +209,29 @@ class CompiledForward:
             pieces.append({name: value[: wanted - missing] for name, value in raw.items()})
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
-    def _context(self) -> ExitStack:
-        """The same at every call, because a graph is bound to it: no gradients, number format, frozen weights."""
-        import torch._dynamo.config as tracing  # a second to import, and not needed by who stays eager
-        import torch._inductor.config as generation
 
-        stack = ExitStack()
-        stack.enter_context(torch.inference_mode())
-        stack.enter_context(torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16))
-        # Frozen: weights become constants, batch norms melt into them, layouts are packed once.
-        stack.enter_context(generation.patch(freezing=True))
-        stack.enter_context(tracing.patch(recompile_limit=4 * _MAX_GRAPHS))
-        return stack
+class _Dense(nn.Module):
+    """What is exported: the model (so that its weights are found) behind the call to its dense part."""
+
+    def __init__(self, dense: Callable[[Tensor], dict[str, Tensor]], device: torch.device, bf16: bool) -> None:
+        super().__init__()
+        self.model = getattr(dense, "__self__", None)
+        self._dense, self._device, self._bf16 = dense, device, bf16
+        self.eval()
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        """As the model's ``dense``, under autocast where wanted."""
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            return self._dense(batch)
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold the lock of a graph; the system lets it go when a process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +73,8 @@ def _clean_torch() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    torch._dynamo.reset()
-    for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_FX_GRAPH_CACHE"):
-        os.environ.pop(name, None)
-        if name in variables:
-            os.environ[name] = variables[name]
+    os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    os.environ.update(variables)
 
 
 @pytest.fixture(scope="module")
@@ -196,46 +194,69 @@ def test_too_little_work_for_compiling_is_said_with_the_figures(
     trial.ms = {name: 1e3 * seconds for name, seconds in fixed_times.items()}
     compilation._remember(tmp_path, trial, decision.choice, compile_s=400.0)
     decision = choose_execution(predictor, prepared(predictor, 1), 1_000, tmp_path)
-    assert "(120 s to save 30 s; measured before)" in decision.reason
+    assert "(400 s to save 30 s; measured before)" in decision.reason
 
 
-def test_a_compiler_that_fails_leaves_eager_with_the_reason(
-    fixed_times: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+_BROKEN_COMPILER = """
+import sys
+import torch
+torch.set_num_threads(1)
+from tests.modelkit.test_compilation import choose_execution, images, prepared, tiny_predictor
+predictor = tiny_predictor()
+decision = choose_execution(predictor, prepared(predictor, 1), 10**6, sys.argv[1], policy="on")
+assert len(predictor(images(2))) == 2
+print(decision.mode, predictor.choice.compiled, decision.reason, sep="|")
+"""
+
+
+def in_another_process(script: str, *arguments: str, **variables: str) -> str:
+    """What a script prints last; compilers leave traces in a process that later tests would trip over."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | variables,
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.timeout(900)
+def test_a_compiler_that_fails_leaves_eager_with_the_reason(tmp_path: Path) -> None:
     broken = tmp_path / "g++"
     broken.write_text("#!/bin/sh\necho 'internal compiler error' >&2\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setenv("CXX", str(broken))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(broken)))
-    predictor = tiny_predictor()
-    decision = choose_execution(predictor, prepared(predictor, 1), 10**6, tmp_path / "cache", policy="on")
-    assert decision.mode == "eager"
-    assert "compiling failed" in decision.reason
-    assert decision.choice == ExecutionChoice(channels_last=True, dtype="bfloat16")
-    assert len(predictor(images(2))) == 2
+    mode, compiled_in_use, reason = in_another_process(
+        _BROKEN_COMPILER, str(tmp_path / "cache"), CXX=str(broken)
+    ).split("|")
+    assert (mode, compiled_in_use) == ("eager", "False")
+    assert reason.startswith("eager: compiling failed:")
 
 
+@pytest.mark.timeout(900)
 def test_compiled_is_chosen_checked_recorded_and_gives_the_same_results(
     fixed_times: dict[str, float], cache_dir: Path
 ) -> None:
     predictor = tiny_predictor(Tolerates())
     plain = tiny_predictor(Tolerates())(images(3))
-    decision = choose_execution(predictor, prepared(predictor, 1), 10**6, cache_dir)
-    assert decision.mode == "compiled"
+    decision = choose_execution(predictor, prepared(predictor, 2), 10**6, cache_dir)
+    assert decision.mode == "compiled", decision.reason
     assert decision.compile_s is not None
-    assert decision.ms_per_image["compiled channels_last"] == 30.0
+    assert decision.ms_per_image["compiled channels_last"] == 15.0
     assert Decision.from_json(json.loads(json.dumps(decision.to_json()))) == decision
     found = predictor(images(3))
     assert [each.rles for each in found] == [each.rles for each in plain]
-    known = compilation._recall(cache_dir, compilation._Trial(predictor, prepared(predictor, 1)), "float32")
-    assert known is not None
+    trial = compilation._Trial(predictor, prepared(predictor, 2))
+    known = compilation._recall(cache_dir, trial, ExecutionChoice(channels_last=True))
     assert known["speedup"] == pytest.approx(0.08 / 0.03)
+    assert known["compile_s"] > 0
 
 
 def test_a_slower_graph_is_not_used(fixed_times: dict[str, float], cache_dir: Path) -> None:
     fixed_times |= {"compiled channels_last": 0.08}
     predictor = tiny_predictor(Tolerates())
-    decision = choose_execution(predictor, prepared(predictor, 1), 10**6, cache_dir, policy="on")
+    decision = choose_execution(predictor, prepared(predictor, 2), 10**6, cache_dir, policy="on")
     assert decision.mode == "eager"
     assert "not clearly faster" in decision.reason
 
@@ -250,66 +271,84 @@ def test_a_graph_that_computes_something_else_is_not_used(
 
     monkeypatch.setattr(compiled.CompiledForward, "__call__", wrong)
     predictor = tiny_predictor(Tolerates())
-    decision = choose_execution(predictor, prepared(predictor, 1), 10**6, cache_dir, policy="on")
+    decision = choose_execution(predictor, prepared(predictor, 2), 10**6, cache_dir, policy="on")
     assert decision.mode == "eager"
     assert "gives another" in decision.reason
 
 
+GRAPH = Decision(ExecutionChoice(channels_last=True, compiled=True), batch_size=2, bucket=BUCKET)
+
+
+@pytest.mark.timeout(900)
 def test_batches_of_any_size_run_through_graphs_of_one_size(cache_dir: Path) -> None:
     predictor, plain = tiny_predictor(), tiny_predictor()
-    decision = Decision(ExecutionChoice(compiled=True), batch_size=2, bucket=BUCKET)
-    assert apply(predictor, decision, cache_dir) is None
+    assert apply(predictor, GRAPH, cache_dir) is None
     for n in (1, 2, 3, 5):
         found = predictor.infer(prepared(predictor, n))
         expected = plain.infer(prepared(plain, n))
         assert len(found) == n
         assert all(torch.equal(a.label_map, b.label_map) for a, b in zip(found, expected, strict=True))
-    graph_count = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert graph_count == 1
+    assert isinstance(predictor.forward_fn, compiled.CompiledForward)
+    assert predictor.forward_fn.buckets == [BUCKET]
 
 
+@pytest.mark.timeout(900)
 def test_another_bucket_stays_eager_until_it_has_cost_as_much_as_compiling(cache_dir: Path) -> None:
     predictor = tiny_predictor()
-    decision = Decision(ExecutionChoice(compiled=True), compile_s=0.0, bucket=BUCKET)
-    assert apply(predictor, decision, cache_dir) is None
+    assert apply(predictor, GRAPH, cache_dir) is None
     forward = predictor.forward_fn
     assert isinstance(forward, compiled.CompiledForward)
     tall = prepared(predictor, 1, (64, 32))
     predictor.infer(tall)
-    assert forward.buckets == [BUCKET]
-    predictor.infer(tall)  # patience of 0 s is used up by the first call
+    predictor.infer(tall)
+    assert forward.buckets == [BUCKET]  # without a patience nothing further is compiled
+    forward.patience_s = 1e-9
+    predictor.infer(tall)
     assert forward.buckets == [BUCKET, (64, 32)]
-    forward.patience_s = None
-    predictor.infer(prepared(predictor, 1, (40, 40)))
-    predictor.infer(prepared(predictor, 1, (40, 40)))
-    assert len(forward.buckets) == 2
 
 
-_SECOND_PROCESS = """
+_LOADING = """
 import sys
 from pathlib import Path
-from torch._dynamo.utils import counters
 import torch
 torch.set_num_threads(1)
-from tests.modelkit.test_compilation import BUCKET, Decision, ExecutionChoice, apply, tiny_predictor
-decision = Decision(ExecutionChoice(compiled=True), batch_size=3, bucket=BUCKET)
-assert apply(tiny_predictor(), decision, Path(sys.argv[1])) is None
-print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"])
+from tests.modelkit.test_compilation import GRAPH, apply, images, tiny_predictor
+predictor = tiny_predictor()
+print(apply(predictor, GRAPH, Path(sys.argv[1])), predictor.choice.compiled, len(predictor(images(3))))
 """
 
 
-def test_a_second_process_takes_the_graph_from_the_disk(tmp_path: Path) -> None:
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", _SECOND_PROCESS, str(tmp_path / "graphs")],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path(__file__).parents[2],
-        ).stdout.split()
-        for _ in range(2)
-    ]
-    assert outputs == [["0", "1"], ["1", "0"]]
+@pytest.mark.timeout(900)
+def test_another_process_loads_the_graph_and_needs_no_compiler(cache_dir: Path) -> None:
+    assert apply(tiny_predictor(), GRAPH, cache_dir) is None
+    before = {path: path.stat().st_mtime_ns for path in (cache_dir / "graphs").glob("*.pt2")}
+    assert in_another_process(_LOADING, str(cache_dir), CXX="/nowhere/g++") == "None True 3"
+    assert {path: path.stat().st_mtime_ns for path in (cache_dir / "graphs").glob("*.pt2")} == before
+
+
+def test_a_damaged_graph_leaves_eager_with_the_reason(tmp_path: Path) -> None:
+    predictor = tiny_predictor()
+    forward = compilation.compiled_forward(predictor, GRAPH, tmp_path)
+    forward.path(BUCKET).parent.mkdir(parents=True)
+    forward.path(BUCKET).write_bytes(b"no graph at all")
+    assert str(apply(predictor, GRAPH, tmp_path)).startswith("compiling failed")
+    assert predictor.choice == ExecutionChoice(channels_last=True)
+    assert len(predictor(images(1))) == 1
+
+
+def test_a_graph_belongs_to_its_weights_shape_formats_and_threads(tmp_path: Path) -> None:
+    paths = set()
+    for digest in "01":
+        predictor = tiny_predictor()
+        predictor.weights = replace(predictor.weights, digest=digest * 64)
+        for choice in (ExecutionChoice(compiled=True), ExecutionChoice(dtype="bfloat16", compiled=True), GRAPH.choice):
+            for batch_size in (1, 2):
+                for threads in (1, 2):
+                    torch.set_num_threads(threads)
+                    decision = Decision(choice, batch_size=batch_size, bucket=BUCKET)
+                    forward = compilation.compiled_forward(predictor, decision, tmp_path)
+                    paths |= {forward.path(BUCKET), forward.path((64, 32))}
+    assert len(paths) == 2 * 3 * 2 * 2 * 2
 
 
 def test_a_cache_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
