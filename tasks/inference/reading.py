@@ -67,6 +67,12 @@ class EntryReader:
         self._stores: dict[str, Store] = {}
         self._lock = threading.Lock()
 
+    def num_retries(self) -> int:
+        """Transient failures that reading has repeated so far, over all stores."""
+        with self._lock:
+            counts = [getattr(store, "retry_counts", dict)() for store in self._stores.values()]
+        return sum(sum(count.values()) for count in counts)
+
     def store_at(self, root: str) -> Store:
         """The store of a root, one per process and root."""
         with self._lock:

@@ -7,6 +7,7 @@ empty at the boundary between them.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
@@ -94,6 +95,7 @@ class Worker:
         self._class_names: dict[int, str] = weights.class_names() if weights is not None else {}
         self.pipeline = Pipeline(self._stages())
         self._shards_done = 0
+        self._retries_told, self._lock = 0, threading.Lock()
         self.start_s = time.monotonic() - start
 
     def process(self, assignment: Assignment) -> Outcome:
@@ -246,6 +248,7 @@ class Worker:
             bytes_in=sum(_size_of(entry) for entry in shard.entries),
             bytes_out=len(part),
             stage_seconds=seconds,
+            retries=self._new_retries(),
             batch_size=self._limits.largest,
             error_sample=tuple(f"{row.uri}: {row.failure.error}" for row in bad[:5] if row.failure),
         )
@@ -271,6 +274,14 @@ class Worker:
             failures=failures or {},
             part=part,
         )
+
+    def _new_retries(self) -> int:
+        """Transient failures of stores that were repeated since the last receipt."""
+        with self._lock:
+            own = sum(getattr(self._output, "retry_counts", dict)().values())
+            total = own + self._reader.num_retries()
+            new, self._retries_told = total - self._retries_told, total
+            return new
 
     def _wants_to_be_replaced(self, rss_bytes: int) -> str | None:
         shards, limit = self.job.max_shards_per_worker, self.job.max_rss_bytes

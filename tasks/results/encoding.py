@@ -130,17 +130,14 @@ def encode_part(
     """The Parquet object of a shard.
 
     Args:
-        rows: one per item, in any order; at least one.
+        rows: one per item, in any order; none when a stride skips every frame of the shard.
         version, plan, shard_id, attempt_id, run_id: see :class:`PartFacts`.
         stage_seconds: busy seconds so far.
         class_names: id -> name; ids without one are called ``class <id>``.
 
     Raises:
         BadPartError: when the bytes, read back, are not what went in.
-        ValueError: without rows: a shard has items, and every item has a row.
     """
-    if not rows:
-        raise ValueError(f"shard {shard_id} has no rows: every item must have one")
     facts = PartFacts(
         version=version,
         plan=plan,

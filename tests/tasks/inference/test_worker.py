@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import pytest
 import tasks.inference.worker as worker_module
 from infra.errors import CircuitOpen, UsageError, VersionMismatch
 from infra.store import open_store
+from tasks.inference.decoding import DecodeOptions
 from tasks.inference.job import Assignment, JobSpec, Outcome, Quarantine
 from tasks.inference.reading import EntryReader
 from tasks.inference.worker import Worker
 from tasks.records import Entry, ItemFailure, Receipt, Shard
 from tests.tasks.inference import fakes
-from tests.tasks.inference.fakes import job_for, shards_of, write_image, write_images
+from tests.tasks.inference.fakes import job_for, shards_of, write_image, write_images, write_video
 
 
 @pytest.fixture
@@ -143,6 +145,36 @@ def test_items_in_quarantine_are_not_touched_and_keep_a_row(workers: Any, tmp_pa
     assert (receipt.ok, receipt.failed, receipt.quarantined) == (5, 0, 1)
     row = rows_in(tmp_path / "out")[2]
     assert (row["status"], row["stage"], row["error_type"]) == ("quarantined", "infer", "WorkerCrash")
+
+
+@pytest.mark.parametrize("rest", [False, True])
+def test_a_frame_in_quarantine_keeps_a_row_and_only_takes_later_ones_along_if_it_must(
+    workers: Any, tmp_path: Path, rest: bool
+) -> None:
+    video = write_video(tmp_path / "in", "v.mkv", 20, {7: "abort in infer"})
+    verdict = Quarantine(0, 7, ItemFailure("infer", "WorkerCrash", "its worker died of SIGABRT"), rest=rest)
+    receipt = receipt_of(workers().process(assign(shards_of([video], 1)[0], quarantined=(verdict,))))
+    rows = rows_in(tmp_path / "out")
+    assert [row["frame"] for row in rows] == list(range(8 if rest else 20))
+    assert (receipt.ok, receipt.quarantined) == (len(rows) - 1, 1)
+    assert rows[7]["status"] == "quarantined"
+    assert [row["scores"] for row in rows if row["frame"] != 7] == [
+        [pytest.approx(row["frame"] / 255)] for row in rows if row["frame"] != 7
+    ]
+
+
+def test_a_shard_of_which_a_stride_skips_every_frame_is_committed_without_rows(workers: Any, tmp_path: Path) -> None:
+    video = replace(write_video(tmp_path / "in", "v.mkv", 20), first_frame=3, end_frame=9)
+    worker = workers(decode=DecodeOptions(stride=10))
+    assert receipt_of(worker.process(assign(shards_of([video], 1)[0]))).rows == 0
+    assert len(list((tmp_path / "out" / "segments").rglob("*.parquet"))) == 1
+
+
+def test_a_probe_of_a_video_stops_before_its_end_frame(workers: Any, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "in", "v.mkv", 20, {7: "raise in infer"})
+    worker = workers()
+    worker.process(assign(shards_of([video], 1)[0], kind="probe", only=(0,), end_frame=7))
+    assert sum(worker._predictor.batches) == 7
 
 
 def test_a_probe_tries_only_its_items_and_commits_nothing(workers: Any, tmp_path: Path) -> None:

@@ -106,9 +106,10 @@ def test_rows_prune_by_uri_in_row_groups(tmp_path: Path, monkeypatch: pytest.Mon
     assert kept[0].to_table()["uri"].to_pylist() == [f"s3://b/{i:04d}.jpg" for i in range(500, 600)]
 
 
-def test_a_shard_without_rows_is_refused() -> None:
-    with pytest.raises(ValueError, match="every item must have one"):
-        encode_part([], version=VERSION, plan=1, shard_id="a", attempt_id="b" * 32, run_id="r")
+def test_a_shard_of_which_a_stride_skips_every_frame_is_a_part_without_rows() -> None:
+    data = encode_part([], version=VERSION, plan=1, shard_id="a", attempt_id="b" * 32, run_id="r")
+    assert footer_of(data).num_rows == 0
+    assert pq.read_table(io.BytesIO(data)).schema.names == schema_of("segments")[1].names
 
 
 def test_an_error_column_that_is_all_null_keeps_its_type() -> None:
