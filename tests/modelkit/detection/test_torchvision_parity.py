@@ -18,14 +18,15 @@ from tests.modelkit.builders import as_tensor, picture, rectangles
 
 NAMES = ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"]
 SIZES = {"min_size": 128, "max_size": 200}
-FEW_PROPOSALS = {"pre_nms_test": 150, "post_nms_test": 100, "pre_nms_train": 200, "post_nms_train": 150}
+FEW_PROPOSALS = {"pre_nms_test": 150, "post_nms_test": 60, "pre_nms_train": 200, "post_nms_train": 100}
 THEIRS: dict[str, Any] = {
     **SIZES,
     "box_score_thresh": 0.0,
+    "box_detections_per_img": 20,
     "rpn_pre_nms_top_n_test": 150,
-    "rpn_post_nms_top_n_test": 100,
+    "rpn_post_nms_top_n_test": 60,
     "rpn_pre_nms_top_n_train": 200,
-    "rpn_post_nms_top_n_train": 150,
+    "rpn_post_nms_top_n_train": 100,
     "box_batch_size_per_image": 64,
 }
 
@@ -38,17 +39,17 @@ def reference(name: str) -> torch.nn.Module:
 
 def ours_from(name: str, theirs: torch.nn.Module, **config: Any) -> VisionModel:
     options = {"transform": SIZES, "rpn": FEW_PROPOSALS, "sampler": {"per_image": 64}, **config}
-    model = create_model(name, heads={"box": {"score_threshold": 0.0}}, **options)
+    model = create_model(name, heads={"box": {"score_threshold": 0.0, "detections_per_image": 20}}, **options)
     load_state(model, TABLES[name].rename(theirs.state_dict()), name)
     return model.eval()
 
 
 def images() -> list[Tensor]:
-    return [as_tensor(picture(120, 150, 1)), as_tensor(picture(151, 97, 2)), as_tensor(picture(40, 200, 3))]
+    return [as_tensor(picture(120, 150, 1)), as_tensor(picture(151, 97, 2))]
 
 
 def worst_difference(theirs: dict[str, Tensor], found: Detections) -> dict[str, float]:
-    assert len(theirs["scores"]) == len(found.scores) > 50
+    assert len(theirs["scores"]) == len(found.scores) == 20
     assert torch.equal(theirs["labels"], found.labels)
     differences = {
         "boxes": (theirs["boxes"] - found.boxes_xyxy).abs().max(),
@@ -101,6 +102,7 @@ def test_the_names_of_the_published_file_translate_too() -> None:
 def test_same_seed_gives_the_same_losses() -> None:
     theirs = reference("maskrcnn_resnet50_fpn").train()
     ours = ours_from("maskrcnn_resnet50_fpn", theirs).train()
+    theirs.transform.torch_choice = lambda sizes: sizes[0]  # it draws the only size there is, and spends a random number
     batch = images()[:2]
     targets = [
         rectangles(120, 150, [[10, 10, 60, 70], [50, 40, 140, 110]], [1, 5]),
