@@ -73,9 +73,7 @@ class PrefectServer:
 
     def settle(self, site: Site) -> None:
         """Install the automation that marks runs Crashed whose process died: a self-hosted server has none."""
-        known = request(site, "POST", "/automations/filter", {"automations": {"name": {"any_": [ZOMBIE_AUTOMATION]}}})
-        if not known:
-            request(site, "POST", "/automations/", _zombie_automation())
+        install_zombie_automation(api_url(site), auth_string(site))
 
     def clean(self, site: Site) -> None:
         """A stopped server leaves nothing outside its folder."""
@@ -117,19 +115,28 @@ def without_prefect(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def request(site: Site, method: str, path: str, body: Any = None, *, timeout_s: float = 20.0) -> Any:
-    """One call of the server's REST API with our password; the decoded answer.
+    """:func:`request_api` of a local server, with its password."""
+    return request_api(api_url(site), auth_string(site), method, path, body, timeout_s=timeout_s)
+
+
+def request_api(url: str, auth: str, method: str, path: str, body: Any = None, *, timeout_s: float = 20.0) -> Any:
+    """One call of a Prefect server's REST API; the decoded answer.
+
+    Args:
+        url: address of the API, as in PREFECT_API_URL.
+        auth: ``user:password``; empty for none.
 
     Raises:
         PrefectApiError: no answer, or a refusal.
     """
-    credentials = base64.b64encode(auth_string(site).encode()).decode()
-    call = urllib.request.Request(
-        api_url(site) + path,
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"Basic {credentials}", "Content-Type": "application/json"},
-    )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy
+    headers = {"Content-Type": "application/json"}
+    if auth:
+        headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
+    data = None if body is None else json.dumps(body).encode()
+    call = urllib.request.Request(url.rstrip("/") + path, method=method, data=data, headers=headers)
+    # A server on this machine is never behind a proxy.
+    proxies: dict[str, str] | None = {} if url.startswith("http://127.0.0.1:") else None
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
         with opener.open(call, timeout=timeout_s) as answer:
             content = answer.read()
@@ -141,6 +148,15 @@ def request(site: Site, method: str, path: str, body: Any = None, *, timeout_s: 
         return json.loads(content) if content else {}
     except json.JSONDecodeError:
         raise PrefectApiError(f"{method} {path}: the answer is not from a Prefect server") from None
+
+
+def install_zombie_automation(url: str, auth: str) -> bool:
+    """Install it on the server at ``url`` unless it is there; True if it was new. Raises as :func:`request_api`."""
+    wanted = {"automations": {"name": {"any_": [ZOMBIE_AUTOMATION]}}}
+    if request_api(url, auth, "POST", "/automations/filter", wanted):
+        return False
+    request_api(url, auth, "POST", "/automations/", _zombie_automation())
+    return True
 
 
 def _zombie_automation() -> dict[str, Any]:
@@ -166,3 +182,21 @@ def _zombie_automation() -> dict[str, Any]:
             }
         ],
     }
+
+
+def main() -> int:
+    """``python -m infra.prefect_server``: install the automation on the server that the environment names."""
+    try:
+        new = install_zombie_automation(os.environ["PREFECT_API_URL"], os.environ.get("PREFECT_API_AUTH_STRING", ""))
+    except KeyError:
+        print("PREFECT_API_URL is not set", file=sys.stderr)
+        return 2
+    except PrefectApiError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("installed" if new else "already installed", ZOMBIE_AUTOMATION, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import fsspec.asyn
 import s3fs
 from aiobotocore.httpsession import AIOHTTPSession
 
-from infra.errors import StoreError, StoreUnavailable
+from infra.errors import StoreError
+from infra.s3_direct import Body, DirectReader, NotDirectError
 from infra.s3_errors import translate_s3
 
 CONNECT_TIMEOUT_S = 5.0
@@ -26,15 +26,6 @@ _clients_lock = threading.Lock()
 def endpoint_url() -> str | None:
     """The endpoint from the environment; None means AWS itself."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A whole answer to a GET: the bytes, the etag they belong to, and the object's full size."""
-
-    data: bytes
-    etag: str
-    total_bytes: int
 
 
 class _OneTrySession(AIOHTTPSession):
@@ -67,6 +58,7 @@ class S3Client:
             },
         )
         self._fs.retries = 1
+        self._direct = DirectReader(self._fs, connect_timeout_s=CONNECT_TIMEOUT_S, read_timeout_s=READ_TIMEOUT_S)
 
     def call(self, operation: str, uri: str, **arguments: Any) -> dict[str, Any]:
         """One S3 operation (``put_object`` ...); ``uri`` is for messages only."""
@@ -76,22 +68,35 @@ class S3Client:
         except Exception as error:
             raise translate_s3(error, doing=operation, uri=uri) from error
 
-    def read(self, uri: str, **arguments: Any) -> Body:
-        """``get_object`` with its whole body. StoreUnavailable if the body is shorter than announced."""
+    def read(
+        self, uri: str, bucket: str, key: str, *, etag: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Body:
+        """A whole object, or bytes ``first..last`` (inclusive). StoreUnavailable if less comes than was announced."""
         self._check_process()
         try:
-            body = fsspec.asyn.sync(self._fs.loop, self._read, arguments)
+            try:
+                return self._direct.read(bucket, key, etag=etag, byte_range=byte_range)
+            except NotDirectError:
+                return self._read_by_s3fs(bucket, key, etag, byte_range)
         except Exception as error:
             raise translate_s3(error, doing="get_object", uri=uri) from error
-        announced = body[1].get("ContentLength")
-        if announced is not None and announced != len(body[0]):
-            raise StoreUnavailable(f"get_object {uri}: {len(body[0])} bytes came of {announced} announced")
-        return Body(body[0], body[1].get("ETag", "").strip('"'), _total_bytes(body[1], len(body[0])))
 
-    async def _read(self, arguments: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-        response = await self._fs._call_s3("get_object", **arguments)
-        async with response["Body"] as stream:
-            return await stream.read(), response
+    def _read_by_s3fs(self, bucket: str, key: str, etag: str | None, byte_range: tuple[int, int] | None) -> Body:
+        arguments = {"Bucket": bucket, "Key": key}
+        if etag is not None:
+            arguments["IfMatch"] = f'"{etag}"'
+        if byte_range is not None:
+            arguments["Range"] = f"bytes={byte_range[0]}-{byte_range[1]}"
+        data, answer = fsspec.asyn.sync(self._fs.loop, self._get, arguments)
+        announced = answer.get("ContentLength")
+        if announced is not None and announced != len(data):
+            raise ConnectionError(f"{len(data)} bytes came of {announced} announced")
+        return Body(data, str(answer.get("ETag", "")).strip('"'))
+
+    async def _get(self, arguments: dict[str, str]) -> tuple[bytes, dict[str, Any]]:
+        answer = await self._fs._call_s3("get_object", **arguments)
+        async with answer["Body"] as stream:
+            return await stream.read(), answer
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
@@ -114,11 +119,6 @@ def _environment_digest() -> str:
     """Changes when the AWS variables change; a digest, so that no secret is held in yet another place."""
     relevant = sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
     return hashlib.sha256(repr(relevant).encode()).hexdigest()
-
-
-def _total_bytes(response: dict[str, Any], length: int) -> int:
-    total = str(response.get("ContentRange", "")).rpartition("/")[2]
-    return int(total) if total.isdigit() else length
 
 
 def _forget_after_fork() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import http.client
+import socket
+import ssl
 from dataclasses import dataclass
 
 import aiohttp
@@ -36,8 +40,11 @@ _PASSING = (
     ResponseParserError,
     botocore_errors.ReadTimeoutError,
     aiohttp.ClientError,
+    http.client.HTTPException,
     TimeoutError,
     ConnectionError,
+    socket.gaierror,
+    ssl.SSLError,
 )
 
 
@@ -54,12 +61,22 @@ class Refusal:
         return self.status == 412 or self.code in ("PreconditionFailed", "412")
 
 
+class RefusedError(Exception):
+    """Raised by our own reader when the server answered with an error."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"{refusal.status} {refusal.code}")
+        self.refusal = refusal
+
+
 def refusal_of(error: BaseException) -> Refusal | None:
     """The server's answer inside an exception of s3fs or botocore; None if there was no answer."""
     cause: BaseException | None = error
     for _ in range(6):
         if cause is None:
             return None
+        if isinstance(cause, RefusedError):
+            return cause.refusal
         if isinstance(cause, botocore_errors.ClientError):
             response = cause.response
             status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
@@ -79,12 +96,16 @@ def translate_s3(error: BaseException, *, doing: str, uri: str) -> StoreError:
             f"{doing} {uri}: no S3 credentials found",
             hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an instance role.",
         )
-    if any(isinstance(cause, _PASSING) for cause in chain):
+    if any(isinstance(cause, _PASSING) or _is_unreachable(cause) for cause in chain):
         return StoreUnavailable(
             f"{doing} {uri}: no complete answer ({type(chain[-1]).__name__})",
             hint="Check AWS_ENDPOINT_URL, the network and the server.",
         )
     return StoreError(f"{doing} {uri}: {type(error).__name__}", hint="Check the bucket name, key, region and endpoint.")
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

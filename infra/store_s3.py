@@ -10,7 +10,8 @@ from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from infra.errors import BucketMissing, Conflict, ObjectChanged, ObjectGone, StoreError
 from infra.retry import RetryCounts, RetryPolicy, with_retries
-from infra.s3_client import Body, S3Client, shared_client
+from infra.s3_client import S3Client, shared_client
+from infra.s3_direct import Body
 from infra.s3_errors import refusal_of
 from infra.s3_multipart import MULTIPART_FROM_BYTES, ConditionalUpload
 from infra.settings import settings
@@ -104,7 +105,7 @@ class S3Store:
             raise StoreError(f"a range of {length} bytes at {offset} of {self.uri_of(key)} makes no sense")
         if length == 0:
             return b""
-        body = self._read(key, "read_range", etag, Range=f"bytes={offset}-{offset + length - 1}")
+        body = self._read(key, "read_range", etag, (offset, offset + length - 1))
         if len(body.data) == length:
             return body.data
         if len(body.data) > length:
@@ -159,13 +160,13 @@ class S3Store:
         except ObjectGone as error:  # some servers answer a plain 404
             raise BucketMissing(f"the bucket of {self.uri} does not exist", hint="Check its name.") from error
 
-    def _read(self, key: str, operation: str, etag: str | None, **arguments: Any) -> Body:
+    def _read(self, key: str, operation: str, etag: str | None, byte_range: tuple[int, int] | None = None) -> Body:
         name = self._base + check_key(key, self.uri, folders=False)
         uri = self.uri_of(key)
-        if etag is not None:
-            arguments["IfMatch"] = f'"{etag}"'
         try:
-            body = self._try(lambda: self._client.read(uri, Bucket=self._bucket, Key=name, **arguments), operation)
+            body = self._try(
+                lambda: self._client.read(uri, self._bucket, name, etag=etag, byte_range=byte_range), operation
+            )
         except StoreError as error:
             refusal = _refusal(error)
             if refusal is not None and refusal.is_precondition:
