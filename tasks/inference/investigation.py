@@ -14,6 +14,8 @@ from tasks.inference.job import Quarantine
 from tasks.inference.pulse import Mark
 from tasks.records import Shard
 
+_MAX_SUSPECTS = 24
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -45,9 +47,10 @@ class Investigation:
         self._frames = {mark.entry: mark.frame for mark in reversed(suspects) if mark.frame >= 0}
         self._quarantined = {(q.entry, q.frame): q for q in quarantined}
         touchable = [i for i in range(len(shard.entries)) if not self._is_settled(i)]
-        first = list(dict.fromkeys(m.entry for m in suspects if m.entry in touchable))
-        rest = [i for i in touchable if i not in first]
-        self._groups: list[tuple[int, ...]] = [tuple(group) for group in (rest, first) if group]  # a stack
+        first = list(dict.fromkeys(m.entry for m in suspects if m.entry in touchable))[:_MAX_SUSPECTS]
+        rest = tuple(i for i in touchable if i not in first)
+        # A stack. Suspects go one by one, not in halves: who survives costs a moment, every death costs a new worker.
+        self._groups: list[tuple[int, ...]] = ([rest] if rest else []) + [(index,) for index in reversed(first)]
         self._frame_search: _FrameSearch | None = None
         self._died_silently: set[int] = set()
         self.culprit: Culprit | None = None
