@@ -25,7 +25,8 @@ class Backbone(nn.Module):
     out_channels: dict[str, int]
     strides: dict[str, int]
 
-    def _declare(self, out_channels: dict[str, int]) -> None:
+    def declare(self, out_channels: dict[str, int]) -> None:
+        """Say which maps come out, fine to coarse, with their channels; strides follow from the names."""
         self.out_channels = out_channels
         self.strides = {name: 2 ** int(name[1:]) for name in out_channels}
 
@@ -67,7 +68,7 @@ class ResNetBackbone(Backbone):
         _freeze_resnet(network, trainable_layers)
         self.body = IntermediateLayerGetter(network, {f"layer{int(name[1:]) - 1}": name for name in out})
         width = network.inplanes // 8
-        self._declare({name: width * 2 ** (int(name[1:]) - 2) for name in out})
+        self.declare({name: width * 2 ** (int(name[1:]) - 2) for name in out})
         coarsest = 32 // 2**dilate_last
         self.strides = {name: min(stride, coarsest) for name, stride in self.strides.items()}
 
@@ -114,7 +115,7 @@ class MobileNetV3Backbone(Backbone):
         last_of_stride = [following - 1 for following in strided[1:]] + [len(features) - 1]
         index = {f"c{k + 1}": i for k, i in enumerate(last_of_stride)}
         self.body = IntermediateLayerGetter(features, {str(index[name]): name for name in out})
-        self._declare({name: features[index[name]].out_channels for name in out})
+        self.declare({name: features[index[name]].out_channels for name in out})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return self.body(images)
@@ -160,7 +161,7 @@ class SlimResNetBackbone(Backbone):
         if unknown:
             raise ConfigError(f"slim_resnet has no maps {sorted(unknown)}; it has {list(self.stages)}")
         all_widths = dict(zip(self.stages, widths, strict=True))
-        self._declare({name: all_widths[name] for name in self._out})
+        self.declare({name: all_widths[name] for name in self._out})
         _initialise(self)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

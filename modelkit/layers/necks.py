@@ -37,7 +37,7 @@ class FPN(Backbone):
         coarsest = int(names[-1][1:])
         self._lateral_names = tuple(names)
         names += [f"p{coarsest + k + 1}" for k in range({"pool": 1, "p6p7": 2, None: 0}[extra])]
-        self._declare(dict.fromkeys(names, channels))
+        self.declare(dict.fromkeys(names, channels))
         strides = list(backbone.strides.values())
         strides += [strides[-1] * 2 ** (k + 1) for k in range(len(names) - len(strides))]
         self.strides = dict(zip(names, strides, strict=True))
@@ -53,7 +53,7 @@ class PassThrough(Backbone):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self._declare({f"p{name[1:]}": channels for name, channels in backbone.out_channels.items()})
+        self.declare({f"p{name[1:]}": channels for name, channels in backbone.out_channels.items()})
         self.strides = {f"p{name[1:]}": stride for name, stride in backbone.strides.items()}
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:

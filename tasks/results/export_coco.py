@@ -60,11 +60,11 @@ def _write_items(views: Views, images: TextIO, annotations: TextIO) -> int:
         for row in batch.to_pylist():
             num_images += 1
             images.write("\n" if num_images == 1 else ",\n")
-            json.dump(_image(row, num_images, root), images)
+            images.write(json.dumps(_image(row, num_images, root)))
             for annotation in _annotations(row, num_images, num_annotations + 1):
                 num_annotations += 1
                 annotations.write("\n" if num_annotations == 1 else ",\n")
-                json.dump(annotation, annotations)
+                annotations.write(json.dumps(annotation))
     return num_annotations
 
 
@@ -88,9 +88,9 @@ def _annotations(row: dict[str, Any], image_id: int, first_id: int) -> Iterator[
             "id": first_id + index,
             "image_id": image_id,
             "category_id": label,
-            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "bbox": [round(value, 3) for value in (x0, y0, x1 - x0, y1 - y0)],
             "area": row["areas"][index],
-            "score": row["scores"][index],
+            "score": round(row["scores"][index], 6),
             "iscrowd": 0,
             "is_thing": row["is_thing"][index],
             "segmentation": [],  # models without masks

@@ -7,8 +7,6 @@ there (no writer stays open on a store).
 
 from __future__ import annotations
 
-import io
-
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,7 +14,7 @@ import pyarrow.parquet as pq
 from infra.store import Store
 from tasks.results.views import Views
 
-BUFFER_BYTES = 256 << 20
+BUFFER_BYTES = 128 << 20
 _BATCH_ROWS = 20_000
 _ROW_GROUP_ROWS = 50_000
 
@@ -65,8 +63,8 @@ class _Parts:
         del self.sizes[label]
         number = self.numbers.get(label, 0)
         self.numbers[label] = number + 1
-        sink = io.BytesIO()
+        sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", compression_level=3, row_group_size=_ROW_GROUP_ROWS,
                        use_dictionary=["media", "name", "model", "version", "etag", "uri"])  # fmt: skip
-        self.store.put(f"label={label}/part-{number:05d}.parquet", sink.getvalue())
+        self.store.put(f"label={label}/part-{number:05d}.parquet", sink.getvalue().to_pybytes())
         self.files += 1

@@ -14,7 +14,10 @@ plan needs no join at all.
 from __future__ import annotations
 
 import os
+import tempfile
+import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -28,6 +31,8 @@ from tasks.results.schema import COMMON, schema_of
 from tasks.results.store_files import PROTOCOL, StoreFileSystem, path_of
 
 VIEWS = ("items", "instances", "failures", "all_items")
+
+MEMORY_SHARE = "40%"  # of the machine's memory, for one connection
 
 _GLOB_CHARACTERS = frozenset("*?[]{}")
 
@@ -69,6 +74,11 @@ def views_of(store: Store, *, product: Product = "segments", native: bool = True
     connection = duckdb.connect(":memory:")
     connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
     connection.execute("SET python_enable_replacements = false; SET TimeZone = 'UTC'")
+    # large sorts and joins go to disk instead of taking a machine's memory away from everybody else
+    scratch = (
+        Path(tempfile.gettempdir()) / f"visionmill-duckdb-{uuid.uuid4().hex}"
+    )  # made when needed, removed at close
+    connection.execute(f"SET temp_directory = {_quoted(str(scratch))}; SET memory_limit = '{MEMORY_SHARE}'")
     register_mask_functions(connection)
     filesystem = _choose_reader(connection, listing, native=native)
     _create_views(connection, listing, plain_paths=filesystem is None)

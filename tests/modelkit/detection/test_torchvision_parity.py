@@ -102,7 +102,8 @@ def test_the_names_of_the_published_file_translate_too() -> None:
 def test_same_seed_gives_the_same_losses() -> None:
     theirs = reference("maskrcnn_resnet50_fpn").train()
     ours = ours_from("maskrcnn_resnet50_fpn", theirs).train()
-    theirs.transform.torch_choice = lambda sizes: sizes[0]  # it draws the only size there is, and spends a random number
+    # It draws the only size there is, and spends a random number on it.
+    theirs.transform.torch_choice = lambda sizes: sizes[0]
     batch = images()[:2]
     targets = [
         rectangles(120, 150, [[10, 10, 60, 70], [50, 40, 140, 110]], [1, 5]),
@@ -114,7 +115,7 @@ def test_same_seed_gives_the_same_losses() -> None:
     actual = ours(batch, targets)
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
-        assert float(actual[name]) == pytest.approx(float(value), rel=1e-5, abs=1e-7), name
+        assert actual[name].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-7), name
 
 
 def test_frozen_norms_with_zero_eps_compute_as_the_published_model_does() -> None:

@@ -169,6 +169,25 @@ class TestEveryMoment:
         ]
 
 
+def test_what_does_not_fit_into_memory_goes_to_disk_and_leaves_nothing_behind(
+    filled: FakeOutput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tasks.results.views.tempfile.gettempdir", lambda: str(scratch))
+    monkeypatch.setattr("tasks.results.views.MEMORY_SHARE", "150MB")
+    connection = open_views(filled.store.uri)
+    connection.execute("SET threads = 1")
+    rows = connection.execute(
+        "SELECT count(*) FROM (SELECT md5(i::VARCHAR) AS m, row_number() OVER (ORDER BY m) AS r FROM range(3000000) t(i))"
+        " WHERE r > 5"
+    ).fetchall()
+    assert rows == [(2999995,)]
+    assert list(scratch.rglob("*")), "something was spilled"
+    connection.close()
+    assert not list(scratch.iterdir())
+
+
 class TestPruning:
     """Bytes that cross the wire; masks are most of a file, and most queries never name them."""
 
