@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from infra.ray_session import LOOPBACK_SWITCH
 from infra.seaweedfs import S3Endpoint, SeaweedFS, endpoint_of
 from infra.standing import StandingService
 from tests.faults import FaultyS3
+
+# Ray reads the switch when it is imported, and any test may be the first to import it.
+os.environ[LOOPBACK_SWITCH] = "0"
 
 
 @pytest.fixture(scope="session")
