@@ -2,10 +2,12 @@
 
     python -m benchmarks.throughput [--models light heavy] [--contenders bare loop visionmill ...] [--images 1000]
                                     [--heavy-images 48] [--repeats 3] [--cores N] [--note docs/benchmarks] [--fresh]
+                                    [--runs N]
 
 Every run is a process of its own on the same files, decoder, model, masks and Parquet schema; repeats are interleaved
 (each contender once, then each again) and medians reported. Runs are kept in ``.bench/throughput.jsonl``: after an
 interruption the same command goes on where it stopped (as long as the code is the same), and ``--fresh`` forgets them.
+``--runs N`` stops after N more runs, for a machine that is quiet only now and then.
 Afterwards mask encoding and, unless ``--no-inventory``, inventory and plan are measured, and a dated note is written.
 """
 
@@ -105,14 +107,13 @@ def known_runs(path: Path) -> list[Run]:
     return [Run(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def measure(settings: Sequence[Setting], cache: Path, timeout_s: float) -> list[Run]:
-    """All runs, those of an interrupted invocation included."""
+def measure(settings: Sequence[Setting], cache: Path, timeout_s: float, limit: int | None = None) -> list[Run]:
+    """All runs, those of an interrupted invocation included; at most ``limit`` new ones."""
     kept = cache / "throughput.jsonl"
     runs = [run for run in known_runs(kept) if _setting_of(run) in settings]
     done = {_setting_of(run) for run in runs}
-    for number, setting in enumerate(settings, 1):
-        if setting in done:
-            continue
+    todo = [(number, setting) for number, setting in enumerate(settings, 1) if setting not in done]
+    for number, setting in todo[:limit]:
         print(
             f"[{number}/{len(settings)}] {setting.model} {setting.contender} #{setting.repeat + 1} ...", file=sys.stderr
         )
@@ -158,6 +159,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-note", action="store_true", help="print only")
     parser.add_argument("--no-inventory", action="store_true", help="leave inventory and plan out")
     parser.add_argument("--fresh", action="store_true", help="forget the runs of earlier invocations")
+    parser.add_argument("--runs", type=int, help="stop after so many new runs; the same command goes on from there")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for one run")
     return parser.parse_args(arguments)
 
@@ -171,7 +173,10 @@ def main() -> None:
         (cache / "throughput.jsonl").unlink(missing_ok=True)
     settings = list(settings_of(given, current_commit()))
     ensure_images(cache, max(setting.images for setting in settings))
-    runs = measure(settings, cache, given.timeout)
+    runs = measure(settings, cache, given.timeout, given.runs)
+    if len(runs) < len(settings):
+        print(f"{len(settings) - len(runs)} runs are left; the same command goes on", file=sys.stderr)
+        return
     sections: dict[str, Any] = {"Masks to run lengths": _module("rle")}
     if not given.no_inventory:
         sections["Inventory and plan"] = _module("inventory_plan", *_INVENTORY)
