@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from modelkit import rle
+from modelkit.rle_boxes import encode_box_masks
 
 SIZE_HW = (800, 1333)
 DETECTIONS = 100
@@ -78,7 +79,7 @@ def main() -> None:
     for largest in (0.2, 0.4, 0.8):
         masks, boxes = (each.to(given.device) for each in detections(largest))
         usual, ours = compare(
-            [partial(by_pasting, masks, boxes), partial(rle.encode_box_masks, masks, boxes, SIZE_HW)],
+            [partial(by_pasting, masks, boxes), partial(encode_box_masks, masks, boxes, SIZE_HW)],
             given.repeats,
         )
         name = f"{DETECTIONS} masks on 1333x800, boxes up to {largest:.0%}"

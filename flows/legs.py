@@ -1,7 +1,7 @@
 """One leg of the journey is one call; here is decided whether Prefect records it.
 
 A flow has five to eight legs and never one per shard: Prefect says *what* runs and *when*, progress inside a leg comes
-from commits. Legs keep no Prefect results: what they leave lies in the output itself, and running a flow again finds it.
+from commits. Legs keep no Prefect results: what they leave lies in the output itself; running a flow again finds it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def orchestrated_legs(name: str, function: Callable[..., T], *args: object, **kw
     from prefect import task
     from prefect.cache_policies import NO_CACHE
 
-    recorded = task(
-        lambda: function(*args, **kwargs), name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False
-    )
+    @task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
+    def recorded() -> T:
+        return function(*args, **kwargs)
+
     return recorded()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
+from uuid import UUID
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -26,8 +28,13 @@ def progress_display(console: Console | None, *, orchestrated: bool) -> Iterator
         listeners.append(_bar_listener(bar))
     if orchestrated:
         listeners.append(_artifact_listener())
+
+    def tell_all(progress: RunProgress) -> None:
+        for listen in listeners:
+            listen(progress)
+
     try:
-        yield lambda progress: [listen(progress) for listen in listeners] and None
+        yield tell_all
     finally:
         if bar is not None:
             bar.stop()
@@ -81,7 +88,8 @@ def _duration(seconds: float) -> str:
 def _artifact_listener() -> Listener:
     from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-    artifact_id = create_progress_artifact(progress=0.0, key="visionmill-progress", description="items committed")
+    created = create_progress_artifact(progress=0.0, key="visionmill-progress", description="items committed")
+    artifact_id = cast(UUID, created)  # a coroutine only where a loop runs, and legs run outside of any
     last = [0.0]
 
     def listen(progress: RunProgress) -> None:

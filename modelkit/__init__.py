@@ -5,28 +5,14 @@ predictor = modelkit.load("digitscape_mask_rcnn")
 results = predictor([image])  # (H, W, 3) uint8 RGB in; boxes, scores, labels, run lengths in source pixels out
 """
 
-from modelkit.base import VisionModel
-from modelkit.errors import (
-    ConfigError,
-    DuplicateNameError,
-    ModelkitError,
-    TargetError,
-    UnknownNameError,
-    WeightsError,
-    WeightsUnavailableError,
-)
-from modelkit.execution import ExecutionChoice
-from modelkit.importing import import_weights
-from modelkit.loading import describe, load
-from modelkit.predictor import Predictor, Prepared
-from modelkit.registry import ModelInfo, create_model, list_models, register, register_model
-from modelkit.registry import import_families as _import_families
-from modelkit.types import Instances
-from modelkit.weights import ClassInfo, Tolerates, Weights, load_weights, save_weights
+from __future__ import annotations
 
-_import_families()
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
+if TYPE_CHECKING:
+    from modelkit._public import *  # noqa: F403
+
+__all__ = [  # noqa: F405
     "ClassInfo",
     "ConfigError",
     "DuplicateNameError",
@@ -53,3 +39,18 @@ __all__ = [
     "register_model",
     "save_weights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names come with their first use: torch and torchvision take seconds to import, and whoever only reads
+    run lengths or carries results (a query, an export, a driver) needs neither."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from modelkit import _public
+
+    value = globals()[name] = getattr(_public, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

@@ -13,6 +13,7 @@ import functools
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -138,8 +139,11 @@ def register_variant(name: str, base: str, *, weights: tuple[str, ...] = (), **d
 
     Raises:
         DuplicateNameError: when the name is taken.
+        UnknownNameError: when the base is not registered.
     """
-    origin = find_model(base)
+    if base not in _models:
+        raise UnknownNameError(f"unknown model {base!r}; register it before its variants")
+    origin = _models[base]
     register_model(name, architecture=origin.architecture, task=origin.task, parts=origin.parts, weights=weights)(
         origin.build
     )
@@ -191,6 +195,7 @@ def create_model(name: str, **config: Any) -> VisionModel:
 
 def find_model(name: str) -> _Model:
     """The registered model of that name; raises UnknownNameError with the known ones."""
+    import_families()
     if name not in _models:
         raise UnknownNameError(f"unknown model {name!r}; known: {', '.join(sorted(_models))}")
     return _models[name]
@@ -198,6 +203,7 @@ def find_model(name: str) -> _Model:
 
 def model_names() -> list[str]:
     """Sorted names that ``create_model`` accepts."""
+    import_families()
     return sorted(_models)
 
 
@@ -227,6 +233,7 @@ def count_parameters(name: str, **config: Any) -> int:
 @contextmanager
 def temporary_registrations() -> Iterator[None]:
     """Forget, on leaving, what was registered inside; for tests and notebooks."""
+    import_families()
     saved_parts, saved_models = dict(_parts), dict(_models)
     try:
         yield
@@ -239,6 +246,7 @@ def temporary_registrations() -> Iterator[None]:
 
 
 def _find_part(kind: str, name: str) -> _Part:
+    import_families()
     if (kind, name) not in _parts:
         known = sorted(other for other_kind, other in _parts if other_kind == kind)
         raise UnknownNameError(f"unknown {kind} {name!r}; known: {', '.join(known) or 'none'}")
@@ -290,6 +298,7 @@ def _as_json(where: str, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def import_families() -> None:
-    """Register what comes with modelkit; done when ``modelkit`` is imported, so that nobody can be first to a name."""
+    """Register what comes with modelkit: before a public name is handed out and before anything is looked up."""
     for family in _FAMILIES:
-        importlib.import_module(family)
+        if family not in sys.modules:
+            importlib.import_module(family)

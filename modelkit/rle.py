@@ -1,19 +1,18 @@
 """Masks as compressed COCO run lengths: made, measured, compared and drawn without pycocotools, many at once.
 
 Everything equals ``pycocotools.mask`` byte for byte or number for number (the tests hold it against that). The parts:
-:mod:`modelkit.rle_codec` (strings and counts), :mod:`modelkit.rle_boxes` (a detector's small masks straight to run
-lengths), :mod:`modelkit.rle_polygons` (outlines); this module re-exports what users need.
+:mod:`modelkit.rle_codec` (strings and counts), :mod:`modelkit.rle_polygons` (outlines), re-exported here as far as
+users need them, and :mod:`modelkit.rle_boxes` (a detector's small masks straight to run lengths). Who only reads
+masks, as queries and exports do, is spared the import of torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from modelkit.rle_boxes import encode_box_masks
 from modelkit.rle_codec import (
     RleError,
     compress,
@@ -25,6 +24,9 @@ from modelkit.rle_codec import (
 )
 from modelkit.rle_polygons import outlines
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = [
     "RleError",
     "area",
@@ -35,7 +37,6 @@ __all__ = [
     "counts_of",
     "decode",
     "encode",
-    "encode_box_masks",
     "encode_label_map",
     "iou",
     "ious",
@@ -65,7 +66,10 @@ def encode_label_map(label_map: np.ndarray | Tensor, ignore: Collection[int] = (
     Raises:
         ValueError: when the map is not two-dimensional or not of integers.
     """
-    floating = label_map.is_floating_point() if isinstance(label_map, Tensor) else label_map.dtype.kind not in "iub"
+    if isinstance(label_map, np.ndarray):
+        floating = label_map.dtype.kind not in "iub"
+    else:
+        floating = label_map.is_floating_point()
     if label_map.ndim != 2 or floating:
         raise ValueError(f"label_map must be (H, W) integers, got {tuple(label_map.shape)} of {label_map.dtype}")
     area_px = label_map.shape[0] * label_map.shape[1]
@@ -87,7 +91,7 @@ def _runs(values: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
     height, width = values.shape
     if height * width == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    if isinstance(values, Tensor):
+    if not isinstance(values, np.ndarray):
         return _runs_on_device(values)
     row, column = np.divmod(np.flatnonzero(values[1:] != values[:-1]), width)
     top = np.flatnonzero(values[0, 1:] != values[-1, :-1]) + 1
@@ -98,6 +102,8 @@ def _runs(values: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _runs_on_device(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
     height = values.shape[0]
     row, column = torch.nonzero(values[1:] != values[:-1], as_tuple=True)
     top = torch.nonzero(values[0, 1:] != values[-1, :-1])[:, 0] + 1

@@ -54,7 +54,7 @@ class ItemFailure:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What makes rows comparable: model digest, parameters that change rows, schema. Outputs of two versions never mix."""
+    """What makes rows comparable: model digest, parameters that change rows, schema. Two versions never mix."""
 
     fingerprint: str  # 16 hex digits
     product: Product

@@ -135,7 +135,7 @@ def verify(
     as_json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> Summary:
-    """Recount: every planned item has exactly one row in its shard, every footer tells the truth. Exit code 1 if not."""
+    """Recount: every planned item has exactly one row in its shard, every footer is true. Exit code 1 if not."""
     from tasks.results.verify import verify as verify_results
 
     found = verify_results(output, deep=deep)

@@ -22,7 +22,7 @@ from modelkit.detection.targets import ProposalSampler, check_targets
 from modelkit.errors import ConfigError, TargetError
 from modelkit.layers.backbones import Backbone
 from modelkit.registry import Config, build
-from modelkit.rle import encode_box_masks
+from modelkit.rle_boxes import encode_box_masks
 from modelkit.transform import Geometry, ImageTransform, SizeHW
 from modelkit.types import Instances
 

@@ -70,7 +70,7 @@ class EntryReader:
     def num_retries(self) -> int:
         """Transient failures that reading has repeated so far, over all stores."""
         with self._lock:
-            counts = [getattr(store, "retry_counts", dict)() for store in self._stores.values()]
+            counts: list[dict[str, int]] = [getattr(s, "retry_counts", dict)() for s in self._stores.values()]
         return sum(sum(count.values()) for count in counts)
 
     def store_at(self, root: str) -> Store:

@@ -205,5 +205,5 @@ def read_lease(store: Store) -> tuple[Holder, str] | None:
 def _refused(store: Store, held: Holder) -> LeaseHeld:
     return LeaseHeld(
         f"another driver holds the lease on {store.uri}: {held}",
-        hint=f"Wait until it is done. The lease of a dead driver ends {held.time_to_live_s:.0f} s after its last renewal.",
+        hint=f"Wait until it is done. A dead driver's lease ends {held.time_to_live_s:.0f} s after its last renewal.",
     )

@@ -106,9 +106,8 @@ def _charts(data: ReportData) -> dict[str, Any]:
 def _items_note(data: ReportData) -> str:
     parts = [f"{charts.number(data.images)} images"] if data.images or not data.frames else []
     if data.frames:
-        parts.append(
-            f"{charts.number(data.frames)} frames of {charts.number(data.videos)} video{'' if data.videos == 1 else 's'}"
-        )
+        videos = f"{charts.number(data.videos)} video{'' if data.videos == 1 else 's'}"
+        parts.append(f"{charts.number(data.frames)} frames of {videos}")
     return ", ".join(parts)
 
 

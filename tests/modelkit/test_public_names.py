@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import types
+
+import pytest
 
 import modelkit
+from modelkit import _public
 
 
 def test_all_is_exactly_what_is_public() -> None:
-    public = {
-        name
-        for name, value in vars(modelkit).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
-    }
-    assert sorted(public) == sorted(modelkit.__all__)
+    assert sorted(name for name in dir(modelkit) if not name.startswith("_")) == sorted(modelkit.__all__)
+    assert sorted(_public.__all__) == sorted(modelkit.__all__)
+    assert all(getattr(modelkit, name) is getattr(_public, name) for name in modelkit.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = modelkit.nonsense
     assert modelkit.__all__ == sorted(modelkit.__all__, key=lambda name: (not name[0].isupper(), name))
 
 
@@ -32,3 +33,19 @@ def test_importing_it_and_building_a_model_imports_no_cluster_flow_or_storage() 
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_reading_masks_and_carrying_results_imports_no_torch() -> None:
+    program = (
+        "import sys, modelkit.rle, modelkit.types, tasks.results.encoding, tasks.results.query; "
+        "modelkit.rle.area(modelkit.rle.compress([2, 2])); print('torch' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("first", ["modelkit.registry", "modelkit.detection", "modelkit.semantic", "modelkit.loading"])
+def test_models_are_registered_whatever_is_imported_first(first: str) -> None:
+    program = f"import {first}; from modelkit.registry import create_model as c; print(c('mask_rcnn').config['name'])"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "mask_rcnn"

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from modelkit import rle, rle_boxes
+from modelkit.rle_boxes import encode_box_masks
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +78,8 @@ def test_any_box_at_any_place_gives_the_pasted_bytes(
     masks = MASKS[kind](len(corners), size, np.random.default_rng(seed))
     boxes = torch.tensor(corners, dtype=torch.float32)
     expected = by_pasting(masks, boxes, size_hw, threshold)
-    assert rle.encode_box_masks(masks, boxes, size_hw, threshold) == expected
-    assert rle.encode_box_masks(masks.numpy(), boxes.numpy(), size_hw, threshold) == expected
+    assert encode_box_masks(masks, boxes, size_hw, threshold) == expected
+    assert encode_box_masks(masks.numpy(), boxes.numpy(), size_hw, threshold) == expected
 
 
 def detections(n: int, size_hw: tuple[int, int], rng: np.random.Generator, largest: float) -> tuple[Tensor, Tensor]:
@@ -97,14 +98,14 @@ def detections(n: int, size_hw: tuple[int, int], rng: np.random.Generator, large
 @pytest.mark.parametrize("largest", [0.1, 0.5, 1.0])
 def test_a_hundred_detections_on_a_large_image_give_the_pasted_bytes(largest: float) -> None:
     masks, boxes = detections(100, (800, 1333), np.random.default_rng(7), largest)
-    assert rle.encode_box_masks(masks, boxes, (800, 1333)) == by_pasting(masks, boxes, (800, 1333))
+    assert encode_box_masks(masks, boxes, (800, 1333)) == by_pasting(masks, boxes, (800, 1333))
 
 
 def test_rounding_decides_few_masks_so_few_are_stretched(monkeypatch: pytest.MonkeyPatch) -> None:
     stretched = []
     original = rle_boxes._edges_by_stretching
     monkeypatch.setattr(rle_boxes, "_edges_by_stretching", lambda *a: stretched.append(a) or original(*a))
-    rle.encode_box_masks(*detections(1000, (800, 1333), np.random.default_rng(8), 0.4), (800, 1333))
+    encode_box_masks(*detections(1000, (800, 1333), np.random.default_rng(8), 0.4), (800, 1333))
     assert rle_boxes._fused(torch.device("cpu")) is not None  # the kernel's arithmetic is known on this machine
     assert len(stretched) < 50
 
@@ -112,18 +113,18 @@ def test_rounding_decides_few_masks_so_few_are_stretched(monkeypatch: pytest.Mon
 def test_the_bytes_hold_when_the_kernel_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rle_boxes, "_fused", lambda device: None)
     masks, boxes = detections(50, (400, 600), np.random.default_rng(9), 0.7)
-    assert rle.encode_box_masks(masks, boxes, (400, 600)) == by_pasting(masks, boxes, (400, 600))
+    assert encode_box_masks(masks, boxes, (400, 600)) == by_pasting(masks, boxes, (400, 600))
 
 
 def test_boxes_too_large_for_torch_to_stretch_are_still_encoded() -> None:
     ones = torch.full((1, 28, 28), 0.5)  # on the threshold everywhere: doubtful, and far too large to draw
     boxes = torch.tensor([[-1e6, -1e6, 1e6, 1e6]])
-    assert rle.area(rle.encode_box_masks(ones, boxes, (60, 80))[0]) == 0
-    assert rle.area(rle.encode_box_masks(2 * ones, boxes, (60, 80))[0]) == 60 * 80
+    assert rle.area(encode_box_masks(ones, boxes, (60, 80))[0]) == 0
+    assert rle.area(encode_box_masks(2 * ones, boxes, (60, 80))[0]) == 60 * 80
 
 
 def test_no_detections_are_no_masks() -> None:
-    assert rle.encode_box_masks(np.zeros((0, 28, 28), np.float32), np.zeros((0, 4), np.float32), (10, 10)) == []
+    assert encode_box_masks(np.zeros((0, 28, 28), np.float32), np.zeros((0, 4), np.float32), (10, 10)) == []
 
 
 @pytest.mark.parametrize(
@@ -140,13 +141,13 @@ def test_no_detections_are_no_masks() -> None:
 )
 def test_nonsense_is_refused(masks: Tensor, boxes: Tensor, threshold: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        rle.encode_box_masks(masks, boxes, (10, 10), threshold)
+        encode_box_masks(masks, boxes, (10, 10), threshold)
 
 
 def test_costs_at_most_a_twentieth_of_pasting_and_encoding() -> None:
     size_hw = (800, 1333)
     masks, boxes = detections(100, size_hw, np.random.default_rng(10), 0.4)
-    rle.encode_box_masks(masks, boxes, size_hw)
+    encode_box_masks(masks, boxes, size_hw)
     usual_s, ours_s = [], []
     for _ in range(3):  # interleaved, because the machine is shared
         begin = time.perf_counter()
@@ -156,6 +157,6 @@ def test_costs_at_most_a_twentieth_of_pasting_and_encoding() -> None:
         usual_s.append(time.perf_counter() - begin)
         for _ in range(3):
             begin = time.perf_counter()
-            rle.encode_box_masks(masks, boxes, size_hw)
+            encode_box_masks(masks, boxes, size_hw)
             ours_s.append(time.perf_counter() - begin)
     assert min(ours_s) <= min(usual_s) / 20

@@ -179,8 +179,8 @@ def test_what_does_not_fit_into_memory_goes_to_disk_and_leaves_nothing_behind(
     connection = open_views(filled.store.uri)
     connection.execute("SET threads = 1")
     rows = connection.execute(
-        "SELECT count(*) FROM (SELECT md5(i::VARCHAR) AS m, row_number() OVER (ORDER BY m) AS r FROM range(3000000) t(i))"
-        " WHERE r > 5"
+        "SELECT count(*) FROM "
+        "(SELECT md5(i::VARCHAR) AS m, row_number() OVER (ORDER BY m) AS r FROM range(3000000) t(i)) WHERE r > 5"
     ).fetchall()
     assert rows == [(2999995,)]
     assert list(scratch.rglob("*")), "something was spilled"

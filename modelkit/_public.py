@@ -1,0 +1,49 @@
+"""Everything that ``modelkit`` offers, imported at once; see the package for why not at its own import."""
+
+from modelkit.base import VisionModel
+from modelkit.errors import (
+    ConfigError,
+    DuplicateNameError,
+    ModelkitError,
+    TargetError,
+    UnknownNameError,
+    WeightsError,
+    WeightsUnavailableError,
+)
+from modelkit.execution import ExecutionChoice
+from modelkit.importing import import_weights
+from modelkit.loading import describe, load
+from modelkit.predictor import Predictor, Prepared
+from modelkit.registry import ModelInfo, create_model, import_families, list_models, register, register_model
+from modelkit.types import Instances
+from modelkit.weights import ClassInfo, Tolerates, Weights, load_weights, save_weights
+
+import_families()
+
+__all__ = [
+    "ClassInfo",
+    "ConfigError",
+    "DuplicateNameError",
+    "ExecutionChoice",
+    "Instances",
+    "ModelInfo",
+    "ModelkitError",
+    "Predictor",
+    "Prepared",
+    "TargetError",
+    "Tolerates",
+    "UnknownNameError",
+    "VisionModel",
+    "Weights",
+    "WeightsError",
+    "WeightsUnavailableError",
+    "create_model",
+    "describe",
+    "import_weights",
+    "list_models",
+    "load",
+    "load_weights",
+    "register",
+    "register_model",
+    "save_weights",
+]
