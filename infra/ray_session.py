@@ -23,6 +23,7 @@ import psutil
 from infra.errors import ServiceError, UsageError
 from infra.machine import cpu_slots
 from infra.processes import ProcessId, tree
+from infra.ray_reaper import reaped
 from infra.settings import settings
 from infra.standing import write_private
 
@@ -119,13 +120,14 @@ def _local(num_cpus: int | None, object_store_bytes: int | None) -> Iterator[Ray
     _check_loopback()
     temp = _start(num_cpus or cpu_slots(), object_store_bytes or settings().ray_object_store_bytes)
     started = _processes_of(temp)
-    try:
-        yield _describe("local", is_local=True, runtime_env={})
-    finally:
-        started |= _processes_of(temp)
-        ray.shutdown()
-        _end(started)
-        shutil.rmtree(temp, ignore_errors=True)
+    with reaped(temp, started.values()):
+        try:
+            yield _describe("local", is_local=True, runtime_env={})
+        finally:
+            started |= _processes_of(temp)
+            ray.shutdown()
+            _end(started)
+            shutil.rmtree(temp, ignore_errors=True)
 
 
 def _start(num_cpus: int, object_store_bytes: int) -> Path:

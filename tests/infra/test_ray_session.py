@@ -133,7 +133,7 @@ class TestLocal:
         assert not Path(inside["temp"]).exists()
 
     @pytest.mark.chaos
-    def test_a_killed_driver_takes_its_ray_along_and_its_folder_is_swept_later(self, tmp_path: Path) -> None:
+    def test_a_killed_driver_takes_its_ray_and_its_folder_along(self, tmp_path: Path) -> None:
         import json
 
         driver = subprocess.Popen(
@@ -146,12 +146,13 @@ class TestLocal:
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
         driver.stdout.close()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 30
         while alive := [one for one in members if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
             assert time.monotonic() < deadline, [one.cmdline()[:2] for one in alive]
-            time.sleep(0.5)
-        sweep_temp_folders()  # any later session does it, another one on this machine may have done it already
-        assert not Path(inside["temp"]).exists()
+            time.sleep(0.1)
+        while Path(inside["temp"]).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
     def test_ray_imported_too_early_is_refused(self, tmp_path: Path) -> None:
         program = """

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import roi_align
 
 from modelkit.digitscape import Digitscape, Scene, SceneStyle
+from modelkit.rle_boxes import encode_box_masks
 from modelkit.training.checkpoint import load_checkpoint
 from modelkit.training.data import SceneBatches, collate
 from modelkit.training.demo_model import DemoTraining
@@ -121,7 +123,7 @@ def test_dense_phase_trains_backbone_and_neck_only(tiny: DemoRecipe) -> None:
 
 
 def test_overfits_one_scene() -> None:
-    """A fresh detector learns one scene by heart: right labels, masks of IoU over 0.9."""
+    """A fresh detector learns one scene by heart: right labels, masks as good as their 28 x 28 cells allow."""
     style = SceneStyle(
         digits=(2, 2),
         empty_share=0.0,
@@ -144,7 +146,7 @@ def test_overfits_one_scene() -> None:
 
 def _overfit_recipe() -> DemoRecipe:
     recipe = digitscape_mask_rcnn(1)
-    loop = LoopConfig(steps=140, learning_rate=2e-3, warmup_steps=10, weight_decay=0.0, decay_from=60, seed=1)
+    loop = LoopConfig(steps=220, learning_rate=2e-3, warmup_steps=10, weight_decay=0.0, decay_from=120, seed=1)
     model = {
         **recipe.model,
         "backbone": {"name": "slim_resnet", "widths": [16, 32, 48, 64], "depths": [1, 1, 1, 1]},
@@ -160,9 +162,22 @@ def _assert_found(scene: Scene, found: Instances) -> None:
     assert sorted(found.labels[sure].tolist()) == sorted(scene.labels.tolist())
     assert found.rles is not None
     masks = [coco_mask.decode({"size": list(scene.size_hw), "counts": found.rles[k]}).astype(bool) for k in sure]
-    for truth in scene.masks:
-        best = max((truth & mask).sum() / (truth | mask).sum() for mask in masks)
-        assert best > 0.9
+    for truth, box in zip(scene.masks, scene.boxes_xyxy, strict=True):
+        assert max(_iou(truth, mask) for mask in masks) > 0.9 * _limit_of_the_grid(truth, box)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    return (a & b).sum() / (a | b).sum()
+
+
+def _limit_of_the_grid(truth: np.ndarray, box_xyxy: np.ndarray) -> float:
+    """IoU of a mask with itself after a stay in 28 x 28 cells of its box: 0.85 to 0.89 for strokes of six pixels."""
+    from pycocotools import mask as coco_mask
+
+    box = torch.from_numpy(box_xyxy).float()[None]
+    cells = roi_align(torch.from_numpy(truth)[None, None].float(), [box], (28, 28))
+    rle = encode_box_masks(cells[:, 0], box, truth.shape)[0]
+    return _iou(truth, coco_mask.decode({"size": list(truth.shape), "counts": rle}).astype(bool))
 
 
 def test_demo_training_refuses_a_model_of_another_kind() -> None:

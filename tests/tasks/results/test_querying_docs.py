@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,10 @@ def test_the_views_are_described_as_they_are(output_uri: str) -> None:
 
 def test_the_python_runs(output_uri: str) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    lines = code.strip().splitlines()
+    imports, *expressions = map(ast.unparse, ast.parse(code).body)
     scope: dict[str, Any] = {"output": output_uri}
-    exec(lines[0], scope)
-    by_duckdb, by_polars, by_pandas, by_pyarrow = (eval(line, scope) for line in lines[2:])
+    exec(imports, scope)
+    by_duckdb, by_polars, by_pandas, by_pyarrow = (eval(each, scope) for each in expressions)
     assert by_duckdb.fetchall() == [(70,)]
     assert by_polars["names"].count() == by_pandas.names.count()
     assert by_pyarrow.num_rows == 68
