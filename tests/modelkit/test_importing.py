@@ -7,6 +7,7 @@ import os
 import urllib.error
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -22,8 +23,7 @@ from modelkit import (
     load,
     load_weights,
 )
-from modelkit import importing as importing_module
-from modelkit.importing import TABLES, KeyTable
+from modelkit.importing import TABLES, KeyTable, read_checkpoint, translation
 from modelkit.published import EMBEDDED_MODEL, PUBLISHED, Published, fetch, find_published
 from modelkit.registry import find_model, model_names
 
@@ -188,7 +188,24 @@ def test_published_weights_are_fetched_once_translated_once_and_then_used_by_nam
     assert first.weights.lineage["kind"] == "published"
     assert first.weights.metrics["COCO-val2017-VOC-labels"]["miou"] == 57.9
     published.unlink()
-    monkeypatch.setattr(importing_module, "_read_checkpoint", lambda path: pytest.fail("translated twice"))
+    monkeypatch.setattr(translation, "read_checkpoint", lambda *_: pytest.fail("translated twice"))
     assert load(name).weights == first.weights
     assert describe(name) == first.weights
     assert load("lraspp_mobilenet_v3_large").weights == first.weights
+
+
+def test_what_trainers_store_beside_the_tensors_is_left_behind(tmp_path: Path) -> None:
+    weight = {"module.weight": torch.ones(1), "module.weight_names": ["a", "b"]}
+    content = {"model_state": weight, "best_score": np.float64(0.7), "best_loss": np.float32(0.1), "optimizer": {}}
+    torch.save(content, tmp_path / "it.pth")
+    assert set(read_checkpoint(tmp_path / "it.pth", KeyTable(drop=("names$",)))) == {"weight"}
+    with pytest.raises(WeightsError, match="weight_names"):
+        read_checkpoint(tmp_path / "it.pth")
+
+
+def test_a_first_convolution_that_saw_bgr_is_turned_to_rgb() -> None:
+    weight = torch.arange(6.0).reshape(2, 3, 1, 1)
+    table = KeyTable(rules=((r"^first", "stem"),), reverse_channels=(r"^first\.weight$",))
+    renamed = table.rename({"first.weight": weight, "second.weight": weight})
+    assert renamed["stem.weight"].flatten().tolist() == [2, 1, 0, 5, 4, 3]
+    assert torch.equal(renamed["second.weight"], weight)

@@ -1,0 +1,26 @@
+"""Which registered model's checkpoints translate by which table; a model that is not listed keeps all names."""
+
+from __future__ import annotations
+
+from modelkit.importing.key_table import KeyTable
+from modelkit.importing.torchvision_models import (
+    TORCHVISION_RCNN,
+    TORCHVISION_RESNET_RCNN,
+    TORCHVISION_SEMANTIC,
+    TORCHVISION_SEMANTIC_AUX,
+)
+
+TABLES: dict[str, KeyTable] = {
+    "mask_rcnn": TORCHVISION_RCNN,
+    "faster_rcnn": TORCHVISION_RCNN,
+    "maskrcnn_resnet50_fpn": TORCHVISION_RESNET_RCNN,
+    "fasterrcnn_resnet50_fpn": TORCHVISION_RESNET_RCNN,
+    "maskrcnn_resnet50_fpn_v2": TORCHVISION_RCNN,
+    "fasterrcnn_resnet50_fpn_v2": TORCHVISION_RCNN,
+    "lraspp_mobilenet_v3_large": TORCHVISION_SEMANTIC,
+    "deeplabv3_mobilenet_v3_large": TORCHVISION_SEMANTIC_AUX,
+    "deeplabv3_resnet50": TORCHVISION_SEMANTIC_AUX,
+    "deeplabv3_resnet101": TORCHVISION_SEMANTIC_AUX,
+    "fcn_resnet50": TORCHVISION_SEMANTIC_AUX,
+    "fcn_resnet101": TORCHVISION_SEMANTIC_AUX,
+}
