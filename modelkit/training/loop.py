@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modelkit.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from modelkit.training.checkpoint import Checkpoint, CheckpointError, Checkpoints, FolderCheckpoints
 from modelkit.training.ema import Ema
 from modelkit.training.processes import Rank
+from modelkit.training.transfer import train_mode
 
 Losses = Callable[[int], dict[str, Tensor]]
 """Step number to named, weighted losses of that step's batch; a pure function of the step, the rank and the weights."""
@@ -69,18 +70,24 @@ class LoopConfig:
 
 
 class Trainer:
-    """Runs a model towards the end of its recipe, from wherever the folder's checkpoint left off.
+    """Runs a model towards the end of its recipe, from wherever its last checkpoint left off.
+
+    A step whose loss or gradient is not finite is rolled back: parameters, optimiser, average and every buffer (also
+    the running statistics that the forward pass has touched) are as they were before it.
 
     Args:
         model: trained in place.
         losses: see ``Losses``.
         config: how to optimise.
-        folder: where checkpoints live; None keeps nothing.
+        folder: where checkpoints live; None keeps nothing (unless ``checkpoints`` says where).
+        checkpoints: where they live when that is no folder.
         fingerprint: names the recipe; a checkpoint of another recipe is refused.
         rank: which of several processes this is.
+        rate_scales: factor on the learning rate by prefix of parameter names; the longest prefix that fits counts, and
+            without one the factor is 1. Parts that shall not learn at all: ``modelkit.training.transfer.freeze``.
 
     Raises:
-        CheckpointError: when the folder holds a checkpoint of another recipe or a damaged one.
+        CheckpointError: when there is a checkpoint of another recipe or a damaged one.
     """
 
     def __init__(
@@ -90,13 +97,16 @@ class Trainer:
         config: LoopConfig,
         *,
         folder: Path | None = None,
+        checkpoints: Checkpoints | None = None,
         fingerprint: str = "",
         rank: Rank | None = None,
+        rate_scales: Mapping[str, float] | None = None,
     ) -> None:
         self.model, self.losses, self.config = model, losses, config
-        self.folder, self.fingerprint, self.rank = folder, fingerprint, rank or Rank()
+        self.checkpoints = checkpoints if folder is None else FolderCheckpoints(folder)
+        self.fingerprint, self.rank = fingerprint, rank or Rank()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimiser = _make_optimiser(self.parameters, config)
+        self.optimiser = _make_optimiser(model, config, rate_scales or {})
         self.ema = Ema(model, config.ema_decay)
         self.step, self.skipped, self.seconds = 0, 0, 0.0
         self.history: list[dict[str, Any]] = []
@@ -114,21 +124,22 @@ class Trainer:
             TrainingDivergedError: see ``LoopConfig.max_bad_steps``.
         """
         stop = min(self.config.steps, until if until is not None else self.config.steps)
-        self.model.train()
+        train_mode(self.model)
         while self.step < stop:
             started = time.perf_counter()
             values = self._one_step()
             self.seconds += time.perf_counter() - started
             if report is not None:
                 report(self, values)
-            if self.folder and (self.step % self.config.checkpoint_every == 0 or self.step == stop):
+            if self.checkpoints and (self.step % self.config.checkpoint_every == 0 or self.step == stop):
                 self.save()
 
     def _one_step(self) -> dict[str, float]:
         seed_step(self.config.seed, self.step, self.rank.index)
         rate = self.config.rate_at(self.step)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_scale"]
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
         losses = self.losses(self.step)
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -136,18 +147,23 @@ class Trainer:
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
         # The averaged norm is the same in every process, so all of them skip or none does.
         if math.isfinite(norm):
+            # Statistics of one batch in many processes are one: else a resumed run would differ from an unbroken one.
+            self.rank.average(b for b in self.model.buffers() if b.is_floating_point())
             self.optimiser.step()
             self.ema.update(self.model)
             self._bad_in_row = 0
         else:
-            self._skip(losses)
+            self._roll_back(losses, buffers)
         self.step += 1
         return {name: float(value.detach()) for name, value in losses.items()} | {"norm": norm, "rate": rate}
 
-    def _skip(self, losses: dict[str, Tensor]) -> None:
+    @torch.no_grad()
+    def _roll_back(self, losses: dict[str, Tensor], buffers: list[Tensor]) -> None:
         self.skipped += 1
         self._bad_in_row += 1
         self.optimiser.zero_grad(set_to_none=True)
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
         if self._bad_in_row >= self.config.max_bad_steps:
             named = {name: float(value.detach()) for name, value in losses.items()}
             raise TrainingDivergedError(
@@ -156,7 +172,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint (first process only)."""
-        if self.folder is None or not self.rank.is_first:
+        if self.checkpoints is None or not self.rank.is_first:
             return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
@@ -171,15 +187,15 @@ class Trainer:
             "fingerprint": self.fingerprint,
             "history": self.history,
         }
-        save_checkpoint(self.folder, Checkpoint(tensors, numbers))
+        self.checkpoints.save(Checkpoint(tensors, numbers))
 
     def _resume(self) -> None:
-        saved = load_checkpoint(self.folder) if self.folder else None
+        saved = self.checkpoints.load() if self.checkpoints else None
         if saved is None:
             return
         if saved.numbers["fingerprint"] != self.fingerprint:
             raise CheckpointError(
-                f"{self.folder} holds a checkpoint of another recipe ({saved.numbers['fingerprint']!r}, "
+                f"{self.checkpoints} holds a checkpoint of another recipe ({saved.numbers['fingerprint']!r}, "
                 f"wanted {self.fingerprint!r}); choose another folder or delete it"
             )
         self.model.load_state_dict(saved.part("model"))
@@ -199,12 +215,26 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def _make_optimiser(parameters: list[nn.Parameter], config: LoopConfig) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+def _make_optimiser(model: nn.Module, config: LoopConfig, rate_scales: Mapping[str, float]) -> torch.optim.Optimizer:
+    """One group for each pair of rate and weight decay; without ``rate_scales`` that makes two."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((_scale_of(name, rate_scales), parameter.dim() > 1), []).append(parameter)
+    ordered = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "lr": config.learning_rate * scale,
+            "rate_scale": scale,
+        }
+        for (scale, decays), parameters in sorted(groups.items(), key=lambda entry: (-entry[0][0], not entry[0][1]))
     ]
-    groups = [group for group in groups if group["params"]]
     if config.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+        return torch.optim.SGD(ordered, lr=config.learning_rate, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(ordered, lr=config.learning_rate)
+
+
+def _scale_of(name: str, rate_scales: Mapping[str, float]) -> float:
+    fitting = [prefix for prefix in rate_scales if name.startswith(prefix)]
+    return rate_scales[max(fitting, key=len)] if fitting else 1.0

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelkit.training.checkpoint import NAME, CheckpointError, load_checkpoint
+from modelkit.training.checkpoint import (
+    NAME,
+    Checkpoint,
+    CheckpointError,
+    decode_checkpoint,
+    encode_checkpoint,
+    load_checkpoint,
+)
 from modelkit.training.ema import Ema
 from modelkit.training.loop import LoopConfig, Trainer, TrainingDivergedError, seed_step
 from modelkit.training.processes import Rank, run_processes
@@ -133,8 +140,10 @@ def test_steps_with_nan_leave_no_trace_in_weights_or_averages() -> None:
     trainer.run(until=3)
     parameters = [p.clone() for p in trainer.parameters]
     averages = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
+    before = states(trainer)
     trainer.run(until=5)
     assert trainer.skipped == 2
+    assert_same_bits(states(trainer), before)  # also the running statistics that the forward pass has touched
     assert all(torch.equal(a, b) for a, b in zip(parameters, trainer.parameters, strict=True))
     assert all(torch.equal(averages[name], value) for name, value in trainer.ema.state_dict().items())
     trainer.run()
@@ -198,6 +207,43 @@ def test_step_seeds_differ_by_run_step_and_process() -> None:
     assert len(drawn) == 4
     seed_step(0, 0, 1)
     assert float(torch.rand(1, dtype=torch.float64)) in drawn
+
+
+def test_two_learning_rates_by_the_longest_prefix_that_fits() -> None:
+    model = build()
+    config = LoopConfig(steps=1, learning_rate=0.1, warmup_steps=1, optimiser="sgd", weight_decay=0.0, clip_norm=1e9)
+    trainer = Trainer(model, losses_of(model), config, rate_scales={"body": 0.1, "body.1": 0.5})
+    rates = {id(p): g["lr"] for g in trainer.optimiser.param_groups for p in g["params"]}
+    named = {name: rates[id(p)] for name, p in model.named_parameters()}
+    assert named["head.weight"] == named["head.bias"] == pytest.approx(0.1)
+    assert named["body.0.weight"] == pytest.approx(0.01)
+    assert named["body.1.weight"] == pytest.approx(0.05)
+    trainer.run()
+    assert {round(g["lr"], 6) for g in trainer.optimiser.param_groups} == {0.1, 0.05, 0.01}
+
+
+class Kept:
+    """An object store of one checkpoint, as bytes."""
+
+    content: bytes | None = None
+
+    def load(self) -> Checkpoint | None:
+        return None if self.content is None else decode_checkpoint(self.content, "here")
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        self.content = encode_checkpoint(checkpoint)
+
+
+def test_checkpoints_may_live_anywhere() -> None:
+    whole = build()
+    undisturbed = Trainer(whole, losses_of(whole), CONFIG)
+    undisturbed.run()
+    kept = Kept()
+    for stop in (5, None):
+        model = build()
+        trainer = Trainer(model, losses_of(model), CONFIG, checkpoints=kept)
+        trainer.run(until=stop)
+    assert_same_bits(states(trainer), states(undisturbed))
 
 
 class Plain(nn.Module):
