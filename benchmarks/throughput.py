@@ -78,10 +78,10 @@ def carry_out(setting: Setting, cache: Path, timeout_s: float) -> Run:
         if process.returncode != 0:
             text = (work / "stderr.txt").read_text(errors="replace")
             raise SystemExit(f"{' '.join(command)} failed with {process.returncode}:\n{text[-4000:]}")
-        pace = pace_of(read_events(work / "events"), began, ended)
+        pace = asdict(pace_of(read_events(work / "events"), began, ended))
         extra = json.loads(answer.splitlines()[-1])
-        _check_rows(setting, extra["rows"])
-        return Run(**asdict(setting), **asdict(pace), peak_bytes=memory.peak_bytes, seconds=ended - began, extra=extra)
+        _check_work(setting, pace.pop("images"), extra["rows"])
+        return Run(**asdict(setting), **pace, peak_bytes=memory.peak_bytes, seconds=ended - began, extra=extra)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -95,8 +95,10 @@ def _answer(process: subprocess.Popen[str], timeout_s: float) -> str:
         raise
 
 
-def _check_rows(setting: Setting, rows: int) -> None:
-    """A contender that loses rows has not done the work."""
+def _check_work(setting: Setting, images: int, rows: int) -> None:
+    """A contender that skips an image, does one twice or loses a row has not done the work."""
+    if images != setting.images:
+        raise SystemExit(f"{setting.contender} put {images} images through the model instead of {setting.images}")
     expected = 0 if setting.contender in ("bare", "loop") else setting.images
     if rows != expected:
         raise SystemExit(f"{setting.contender} left {rows} rows of {expected}")

@@ -28,6 +28,7 @@ def run(job: Job) -> dict[str, Any]:
     with ray_session(num_cpus=job.cores) as session:
         inventory = take_inventory(str(source_folder(job.work, job.paths)), folder=job.work / "inventory")
         output = open_store(str(job.output))
+        output.probe()  # as every run does; it makes the folder, too
         version = version_of(_weights(job))
         plan = open_plan(output, version, inventory, PlanOptions(shard_items=MODELS[job.model].shard_items))
         assert plan is not None  # the output is empty
