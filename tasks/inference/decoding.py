@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from infra.errors import StoreError
+from infra.redaction import redact
 from tasks.inference.images import MAX_PIXELS, decode_image, failure
 from tasks.inference.reading import EntryReader, fetch_failure
 from tasks.inference.video import BrokenVideoError, decode_video
@@ -66,7 +67,12 @@ class Frame:
 
 
 def fetch_entry(entry: Entry, reader: EntryReader) -> Fetched:
-    """The bytes of an image, a seekable reader of a video, or the failure. Never raises for what the store answers."""
+    """The bytes of an image, a seekable reader of a video, or the failure. Never raises for what the store answers.
+
+    What listing showed to be unreadable (a broken tar, a shard that is named and not there) is not asked for again.
+    """
+    if entry.problem is not None:
+        return ItemFailure("inventory", "ListedUnreadable", " ".join(redact(entry.problem).split())[:500])
     if entry.media == "image":
         return reader.fetch(entry)
     try:
