@@ -15,6 +15,7 @@ from rich.console import Console
 
 from flows.legs import Legs, orchestrated_legs, plain_legs
 from flows.parameters import SegmentParameters
+from flows.run_logs import keep_secrets_out_of_run_logs, keep_tracebacks_off_the_terminal
 from flows.summary import Summary, nothing_to_do, summary_of
 from flows.work import WorkerNeeds, carry_out, needs_of
 from infra.errors import VisionmillError
@@ -46,6 +47,7 @@ def run_segment(parameters: SegmentParameters, *, orchestrated: bool = True, con
     if not orchestrated:
         return _segment(parameters, plain_legs, console)
     ensure_prefect()
+    keep_tracebacks_off_the_terminal()
     summary: Summary = segment_dataset(parameters)
     return summary
 
@@ -53,6 +55,7 @@ def run_segment(parameters: SegmentParameters, *, orchestrated: bool = True, con
 @flow(name="segment-dataset", persist_result=False)
 def segment_dataset(parameters: SegmentParameters) -> Summary:
     """Segment what is new or changed in a dataset. A run that finds nothing new ends at once."""
+    keep_secrets_out_of_run_logs()
     return _segment(parameters, orchestrated_legs, Console(stderr=True))
 
 
