@@ -125,9 +125,11 @@ def _translate_refusal(refusal: Refusal, doing: str, uri: str) -> StoreError:
     if code in ("NoSuchKey", "NoSuchUpload", "404") or status == 404:
         return ObjectGone(f"{uri} does not exist")
     if code in _FULL or status == 507:
-        return NoSpaceLeft(said, hint="Free space or raise the quota, then run again: it resumes.")
+        return NoSpaceLeft(f"no space left: {said}", hint="Free space or raise the quota, then run again: it resumes.")
     if code in _DENIED or status in (401, 403):
-        return AccessDenied(said, hint="Check the credentials, the clock of this machine, and the bucket's policy.")
+        return AccessDenied(
+            f"access denied: {said}", hint="Check the credentials, the clock of this machine, and the bucket's policy."
+        )
     if code in _TRANSIENT or status in _TRANSIENT_STATUS:
         return StoreUnavailable(said, hint="The store is overloaded or failing; run again later.")
     if status in (301, 307) or code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
