@@ -11,11 +11,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, ParamSpec
+from typing import Annotated, ParamSpec, TextIO
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Column, Table
 
 from infra.errors import UsageError, VisionmillError
 from infra.redaction import redact
@@ -23,8 +24,14 @@ from infra.redaction import redact
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary as the last line of stdout.")]
 DebugFlag = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
-people = Console(stderr=True, highlight=False)
-answers = Console(highlight=False)
+
+def _width(stream: TextIO) -> int | None:
+    """A terminal's own width; elsewhere (files, pipes, logs) no line is cut for want of room."""
+    return None if stream.isatty() or "COLUMNS" in os.environ else 1_000
+
+
+people = Console(stderr=True, highlight=False, width=_width(sys.stderr))
+answers = Console(highlight=False, width=_width(sys.stdout))
 
 A = ParamSpec("A")
 Summary = dict[str, object]
@@ -33,6 +40,11 @@ Summary = dict[str, object]
 def say(text: str, *, style: str | None = None) -> None:
     """A line for people, on stderr; ``text`` is data (no markup)."""
     people.print(escape(redact(text)), style=style, soft_wrap=True)
+
+
+def table(*names: str) -> Table:
+    """An empty table whose cells wrap where a terminal is narrow: names and addresses are there to be copied."""
+    return Table(*[Column(escape(name), overflow="fold") for name in names], box=None)
 
 
 def _fail(error: VisionmillError, *, as_json: bool) -> None:

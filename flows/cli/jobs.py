@@ -89,6 +89,8 @@ def _tell(summary: Summary) -> None:
     """The closing words of a job, for people."""
     counts = summary["items"]
     assert isinstance(counts, dict)
+    for reason, count in summary["left_out"].items():  # type: ignore[attr-defined]
+        say(f"left out: {count} x {reason}", style="dim")
     if not summary["run_id"]:
         say(f"nothing to do: all {counts['in_inventory']} items are committed already", style="green")
         return

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from flows.cli.console import DebugFlag, JsonFlag, Summary, answers, command, people, say
+from flows.cli.console import DebugFlag, JsonFlag, Summary, answers, command, people, say, table
 
 app = typer.Typer(help="The models that jobs can use.", no_args_is_help=True)
 
@@ -20,13 +19,13 @@ def list_(as_json: JsonFlag = False, debug: DebugFlag = False) -> Summary:
     import modelkit
 
     infos = modelkit.list_models()
-    table = Table("name", "architecture", "task", "parameters", "embedded", "weights", box=None)
+    listing = table("name", "architecture", "task", "parameters", "embedded", "weights")
     for info in infos:
         known = ", ".join(info.weights)
-        table.add_row(
+        listing.add_row(
             info.name, info.architecture, info.task, f"{info.num_parameters:,}", "yes" if info.embedded else "", known
         )
-    (people if as_json else answers).print(table)
+    (people if as_json else answers).print(listing)
     return {"models": [vars_of(info) for info in infos]}
 
 

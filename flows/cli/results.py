@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from flows.cli.console import DebugFlag, JsonFlag, Summary, answers, command, people, say
+from flows.cli.console import DebugFlag, JsonFlag, Summary, answers, command, people, say, table
 from infra.errors import UsageError
 
 OutputArgument = Annotated[str, typer.Argument(help="Output of a job: folder or s3:// prefix.")]
@@ -57,10 +56,10 @@ def _readable(value: object) -> object:
 def _print_table(rows, max_rows: int, *, to_people: bool) -> None:  # type: ignore[no-untyped-def]
     from rich.markup import escape
 
-    table = Table(*[escape(name) for name in rows.column_names], box=None)
+    listing = table(*rows.column_names)
     for row in rows.slice(0, max_rows).to_pylist():
-        table.add_row(*[escape(_cell(value)) for value in row.values()])
-    (people if to_people else answers).print(table)
+        listing.add_row(*[escape(_cell(value)) for value in row.values()])
+    (people if to_people else answers).print(listing)
     if rows.num_rows > max_rows:
         say(f"... {rows.num_rows - max_rows} more rows (--max-rows, or --format csv)", style="dim")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from flows.cli.console import DebugFlag, JsonFlag, Summary, command, people, say
+from flows.cli.console import DebugFlag, JsonFlag, Summary, command, people, say, table
 
 S3Flag = Annotated[bool, typer.Option("--s3", help="Also a local S3 server (SeaweedFS).")]
 WorkerFlag = Annotated[bool, typer.Option("--worker", help="Also a worker that runs scheduled deployments.")]
@@ -50,10 +49,10 @@ def status(
 
 
 def _show(state) -> Summary:  # type: ignore[no-untyped-def]
-    table = Table("service", "state", "address", "pid", "log", box=None)
+    listing = table("service", "state", "address", "pid", "log")
     for service in state.services:
-        table.add_row(service.name, service.state, service.url, str(service.pid or ""), str(service.log or ""))
-    people.print(table)
+        listing.add_row(service.name, service.state, service.url, str(service.pid or ""), str(service.log or ""))
+    people.print(listing)
     return {
         "state_dir": str(state.state_dir),
         "services": [
