@@ -43,7 +43,7 @@ def rows_of(store: Store) -> list[tuple[Any, ...]]:
 class Driver:
     """A driver process in a session of its own."""
 
-    def __init__(self, source: Path, output: str, *options: str) -> None:
+    def __init__(self, source: Path | str, output: str, *options: str) -> None:
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [
@@ -97,7 +97,7 @@ class Driver:
 
 
 @contextmanager
-def driver(source: Path, output: str, *options: str) -> Iterator[Driver]:
+def driver(source: Path | str, output: str, *options: str) -> Iterator[Driver]:
     """A driver that is gone at the end, with everything below it."""
     one = Driver(source, output, *options)
     try:
@@ -228,3 +228,25 @@ def test_two_pools_at_once_on_one_plan_commit_each_shard_once(
     assert all(one.get("finished") or one.get("nothing_to_do") for one in facts)
     assert sum(one.get("committed", 0) for one in facts) == ITEMS // SHARD_ITEMS
     assert rows_of(open_store(output)) == undisturbed
+
+
+@pytest.mark.ray
+@pytest.mark.s3
+def test_a_poison_image_in_a_bucket_is_named_and_quarantined_and_costs_no_neighbour_its_row(
+    undisturbed: list[tuple[Any, ...]], s3_bucket: str, tmp_path: Path
+) -> None:
+    images, poisonous = tmp_path / "images", "0042.png"
+    write_images(images, ITEMS, dict.fromkeys(range(5, ITEMS, 17), "raise in infer") | {42: "abort in infer"})
+    inputs = open_store(f"{s3_bucket}/in")
+    for path in images.iterdir():
+        inputs.put(path.name, path.read_bytes())
+    output = f"{s3_bucket}/out"
+    with driver(inputs.uri, output, "--delay-s", "0") as one:
+        facts = one.end()
+    assert facts["finished"]
+    assert facts["quarantined"] == [f"{inputs.uri}/{poisonous}"]
+    statuses = {uri.rpartition("/")[2]: status for uri, _, status, *_ in rows_of(open_store(output))}
+    expected = {uri.rpartition("/")[2]: status for uri, _, status, *_ in undisturbed}
+    assert statuses == expected | {poisonous: "quarantined"}
+    with driver(inputs.uri, output, "--ray", "none") as one:
+        assert one.end() == {"nothing_to_do": True}
