@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import throughput
 from benchmarks.events import pace_of
-from benchmarks.notes import summarise, write_note
+from benchmarks.notes import Run, summarise, write_note
 from benchmarks.throughput import Setting, carry_out, known_runs, measure, parse, settings_of
 
 
@@ -46,8 +46,11 @@ def test_a_tiny_run_does_all_the_work_and_gives_its_figures(contender: str, tmp_
     assert run.extra["rows"] == (0 if contender == "bare" else 8)
     assert known_runs(tmp_path / "throughput.jsonl") == [run]
     assert measure([setting], tmp_path, timeout_s=0.0) == [run], "what is known is not run again"
-    other = dataclasses.replace(run, contender="visionmill", steady_per_s=2.0)
-    text = summarise([dataclasses.replace(run, steady_per_s=1.0), other], {"More": "1 2 3"})
+
+
+def test_a_note_sets_every_contender_against_bare_loops_and_never_overwrites_another(tmp_path: Path) -> None:
+    bare = Run("bare", "tiny", 1000, 2, 0, "abc", 1.0, 0.9, 2.0, 0.5, 1 << 30, 1100.0)
+    text = summarise([bare, dataclasses.replace(bare, contender="visionmill", steady_per_s=2.0)], {"More": "1 2 3"})
     assert "| visionmill | 2.00 | 2.00 |" in text
     day = dt.date(2026, 1, 2)
     notes = [write_note(tmp_path / "notes", text, "the command", day) for _ in range(2)]

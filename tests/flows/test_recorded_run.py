@@ -11,7 +11,7 @@ import pytest
 
 from infra.seaweedfs import S3Endpoint
 from infra.store import open_store
-from tests.flows.command import ask, end, start, visionmill
+from tests.flows.command import ask, end, start
 from tests.flows.scenes import put_scenes
 from tests.videos import make_video
 
@@ -47,7 +47,7 @@ def test_a_run_on_ray_recorded_by_prefect_a_rerun_and_a_refusal_and_no_secret_an
     assert first.summary["shards"]["committed_here"] >= 3
     assert "14 ok, 1 failed" in first.stderr
     assert open_store(output).get("report/index.html")
-    second = visionmill(*command)
+    second = end(start(*command))
     assert second.summary["outcome"] == "nothing_to_do"
     third = end(start(*command, "--score-threshold", "0.5"), exit_code=1)
     assert "score_threshold: 0.05 here, 0.5 asked for" in third.summary["error"]
