@@ -5,6 +5,7 @@ from modelkit.errors import (
     ConfigError,
     DuplicateNameError,
     ModelkitError,
+    StateError,
     TargetError,
     UnknownNameError,
     WeightsError,
@@ -12,10 +13,11 @@ from modelkit.errors import (
 )
 from modelkit.execution import ExecutionChoice
 from modelkit.importing import import_weights
-from modelkit.loading import describe, load
+from modelkit.loading import describe, is_video_model, load
 from modelkit.predictor import Predictor, Prepared
 from modelkit.registry import ModelInfo, create_model, import_families, list_models, register, register_model
 from modelkit.types import Instances
+from modelkit.video import VideoModel, VideoState
 from modelkit.weights import ClassInfo, Tolerates, Weights, load_weights, save_weights
 
 import_families()
@@ -30,9 +32,12 @@ __all__ = [
     "ModelkitError",
     "Predictor",
     "Prepared",
+    "StateError",
     "TargetError",
     "Tolerates",
     "UnknownNameError",
+    "VideoModel",
+    "VideoState",
     "VisionModel",
     "Weights",
     "WeightsError",
@@ -40,6 +45,7 @@ __all__ = [
     "create_model",
     "describe",
     "import_weights",
+    "is_video_model",
     "list_models",
     "load",
     "load_weights",

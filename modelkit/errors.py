@@ -6,6 +6,7 @@ ModelkitError(ValueError)
 ├── ConfigError            a config holds a wrong key or value
 ├── TargetError            a training target that cannot be right
 ├── WeightsError           a weights file or record that does not fit, is damaged, or is not ours
+├── StateError             bytes that are no state of a clip
 └── WeightsUnavailableError     weights that exist elsewhere but cannot be had here
 """
 
@@ -34,6 +35,10 @@ class TargetError(ModelkitError):
 
 class WeightsError(ModelkitError):
     """Raised when weights do not fit the model, are damaged, or the record is missing."""
+
+
+class StateError(ModelkitError):
+    """Raised when bytes that should hold what a clip's frames left are damaged or of another format."""
 
 
 class WeightsUnavailableError(ModelkitError):

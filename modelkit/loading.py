@@ -14,7 +14,8 @@ from modelkit.errors import ConfigError, UnknownNameError, WeightsError
 from modelkit.importing import import_weights
 from modelkit.predictor import Predictor
 from modelkit.published import EMBEDDED_MODEL, cache_folder, fetch, find_published
-from modelkit.registry import find_model, model_names
+from modelkit.registry import create_model, find_model, model_names
+from modelkit.video import VideoModel
 from modelkit.weights import (
     RECORD,
     TENSORS,
@@ -65,6 +66,12 @@ def describe(name_or_path: str | Path, *, weights: str | Path | None = None) -> 
     if location is not None:
         return read_record(find_files(location)[1])
     return _resolve(str(name_or_path), None if weights is None else str(weights), None)[1]
+
+
+def is_video_model(record: Weights) -> bool:
+    """Whether the model of a record carries a state from frame to frame; nothing is allocated (meta device)."""
+    with torch.device("meta"):
+        return isinstance(create_model(record.architecture, **record.config), VideoModel)
 
 
 def _files(name_or_path: str) -> Path | None:

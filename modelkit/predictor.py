@@ -3,6 +3,9 @@
 The work is cut where threads and devices meet. ``prepare`` (any thread, host) resizes; ``infer`` (one thread, device)
 normalises, pads to the bucket and runs the model; ``finish`` (any thread, host) turns small masks into run lengths.
 Every image always lands in the same bucket, so neighbours in a batch never change its result.
+
+Frames of a clip go through ``step`` instead of ``infer``, one by one and in order, if the model is a video model; what
+one frame leaves for the next is handed back to the caller (``VideoState``), never kept here.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelkit.base import Prediction, VisionModel
+from modelkit.errors import ModelkitError
 from modelkit.execution import ExecutionChoice, ForwardFn, eager_forward
 from modelkit.transform import Geometry, SizeHW
 from modelkit.types import Instances
+from modelkit.video import VideoModel, VideoState
 from modelkit.weights import Weights
 
 
@@ -126,6 +131,45 @@ class Predictor:
             raise ValueError(f"a batch needs images of one bucket, got {sorted({each.bucket for each in prepared})}")
         raw = self.forward_fn(self.batch(prepared))
         return [result.cpu() for result in self.model.decode(raw, geometries)]
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the model has a memory: then ``start`` and ``step`` are for clips, ``infer`` for single images."""
+        return isinstance(self.model, VideoModel)
+
+    def start(self) -> VideoState:
+        """The state before a clip's first frame.
+
+        Raises:
+            ModelkitError: when the model has no memory.
+        """
+        return self._video_model().start().to(self.device)
+
+    @torch.inference_mode()
+    def step(self, prepared: Prepared, state: VideoState) -> tuple[Prediction, VideoState]:
+        """Run a video model on one frame; to be called from one thread at a time, as ``infer``.
+
+        Of the choice that ``use`` made only the memory format counts here: a step is a function of frame and state, of
+        which the graphs of ``dense`` know nothing, and what follows the dense part stays float32.
+
+        Args:
+            prepared: the clip's next frame; all frames of a clip have one ``bucket``.
+            state: what the frame before returned, or ``start()``; may lie on the host.
+
+        Returns:
+            The raw result on the host, for ``finish``, and the state for the next frame, on the device. When a frame
+            raises, the state given in is still good for the one after it.
+
+        Raises:
+            ModelkitError: when the model has no memory.
+        """
+        found, after = self._video_model().step(self.batch([prepared]), prepared.geometry, state.to(self.device))
+        return found.cpu(), after
+
+    def _video_model(self) -> VideoModel:
+        if not isinstance(self.model, VideoModel):
+            raise ModelkitError(f"{self.weights.reference} looks at single images; it has no state for clips")
+        return self.model
 
     def batch(self, prepared: Sequence[Prepared]) -> Tensor:
         """(N, 3, *bucket) float32 on the device, normalised, padding zero: what ``forward_fn`` takes."""

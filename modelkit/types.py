@@ -24,7 +24,8 @@ class Instances:
         rles: n byte strings: compressed COCO run lengths of the mask on the full ``size_hw`` canvas (column-major, as
             ``pycocotools.mask`` writes ``counts``); None when the model has no masks.
         is_thing: (n,) bool; False marks stuff.
-        track_ids: (n,) int64, or None when the model does not track.
+        track_ids: (n,) int64, unique in an image but for -1, which marks what has no identity (stuff); None when the
+            model does not track.
 
     Raises:
         ValueError: when lengths or shapes do not agree, with the expected and the actual shape.

@@ -5,16 +5,22 @@ A worker holds the state, can hand it on, and a test can replay it: ``step`` is 
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from modelkit.base import Prediction, VisionModel
+from modelkit.errors import StateError
 from modelkit.transform import Geometry
+
+STATE_FORMAT = "visionmill.state.v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,46 @@ class VideoState:
     def nbytes(self) -> int:
         """Memory held by the tensors, bytes."""
         return sum(value.numel() * value.element_size() for value in self.tensors.values())
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file with everything else as JSON in its header; equal states give equal bytes.
+
+        Which tensors lie in memory as NHWC is kept, too: kernels are chosen by it, and with them the last digits.
+        """
+        channels_last = sorted(name for name, value in self.tensors.items() if _is_channels_last(value))
+        header = {
+            "format": STATE_FORMAT,
+            "frame": self.frame,
+            "counters": dict(sorted(self.counters.items())),
+            "channels_last": channels_last,
+        }
+        # ``clone``: tensors that share memory are refused by the format
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
+        return safetensors.torch.save(tensors, {"state": json.dumps(header)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> VideoState:
+        """What :meth:`to_bytes` wrote, on the host.
+
+        Raises:
+            StateError: when the bytes are damaged or of another format.
+        """
+        try:
+            length = int.from_bytes(data[:8], "little")
+            header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"])
+            tensors = safetensors.torch.load(data)
+            for name in header["channels_last"]:
+                tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)
+            state = cls(int(header["frame"]), tensors, {name: int(value) for name, value in header["counters"].items()})
+        except (KeyError, TypeError, ValueError, AttributeError, safetensors.SafetensorError) as error:
+            raise StateError(f"these bytes are no state of a clip: {type(error).__name__}: {error}") from error
+        if header["format"] != STATE_FORMAT:
+            raise StateError(f"the state's format must be {STATE_FORMAT!r}, got {header['format']!r}")
+        return state
+
+
+def _is_channels_last(value: Tensor) -> bool:
+    return value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last)
 
 
 class VideoModel(VisionModel):

@@ -41,6 +41,7 @@ class Shard:
     index: int  # position in the plan, for people
     entries: tuple[Entry, ...]
     work: float  # estimated cost, in bytes-equivalents; shards of a plan are about even
+    continues: str | None = None  # the shard before it, when the first entry goes on with the clip that is last there
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,8 @@ def _frames(entry: Entry, stride: int) -> int:
 def _measure(job: JobSpec, shard: Shard, items: int, workers: int, policy: Policy) -> dict[str, Any]:
     if job.predictor_factory is not None:
         return Decision(reason="the job brings its own predictor").to_json()
+    if job.carries_state and any(entry.media == "video" for entry in shard.entries):
+        return Decision(reason="a model with a memory looks at clips frame by frame, eagerly").to_json()
     threads = torch.get_num_threads()
     if job.device == "cpu":
         torch.set_num_threads(1)

@@ -5,12 +5,17 @@
 A shard that cost a worker its life is tried again elsewhere, alone on its worker. When it does so again, an
 investigation finds the item; that item is quarantined, and the shard is carried out whole without it. So a shard always
 ends as its one object, and only a run that is stopped (drained, or its circuit opened) leaves its plan open.
+
+With a model that has a memory (``ordered``) a shard that goes on with a clip waits until the shard before it is
+committed; others are handed out in the meantime. Then it goes first: a clip's shards can only be done one by one, so
+the longest clip decides when the run ends.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -111,10 +116,16 @@ class Dispatcher:
     Args:
         shards: those of the plan that are not committed, in plan order; read ``policy.look_ahead`` ahead.
         work_per_s: of one worker, if a calibration knows it.
+        ordered: shards that continue a clip wait for the one before.
     """
 
     def __init__(
-        self, shards: Iterator[Shard], policy: DispatchPolicy | None = None, *, work_per_s: float | None = None
+        self,
+        shards: Iterator[Shard],
+        policy: DispatchPolicy | None = None,
+        *,
+        work_per_s: float | None = None,
+        ordered: bool = False,
     ) -> None:
         self.policy = policy or DispatchPolicy()
         self.attempts: list[Attempt] = []
@@ -124,6 +135,9 @@ class Dispatcher:
         self._source = shards
         self._exhausted = False
         self._stopped = False
+        self._ordered = ordered
+        self._open: set[str] = set()  # read and not committed yet, if order matters
+        self._waiting: dict[str, _Case] = {}  # by the shard that must be committed before
         self._fresh: list[tuple[float, int, _Case]] = []  # largest first
         self._again: list[tuple[float, int, _Case]] = []  # by the time they are due
         self._running: dict[str, list[_Running]] = {}
@@ -144,6 +158,14 @@ class Dispatcher:
         """Whether a shard is left that nobody works on."""
         self._look_ahead()
         return bool(self._fresh or self._again)
+
+    @property
+    def could_run(self) -> float:
+        """How many workers could have something to do: infinite while the plan has shards that were not read yet."""
+        self._look_ahead()
+        if not self._exhausted:
+            return math.inf
+        return len(self._fresh) + len(self._again) + sum(map(len, self._running.values()))
 
     @property
     def stopped(self) -> bool:
@@ -197,7 +219,11 @@ class Dispatcher:
             shard = next(self._source, None)
             if shard is None:
                 self._exhausted = True
+            elif self._ordered and shard.continues in self._open:
+                self._open.add(shard.shard_id)
+                self._waiting[shard.continues] = _Case(shard)
             else:
+                self._open.add(shard.shard_id)
                 heapq.heappush(self._fresh, (-shard.work, next(self._tie), _Case(shard)))
 
     def _hand_out(self, worker: str, case: _Case, now_s: float) -> Assignment:
@@ -225,13 +251,19 @@ class Dispatcher:
 
     # --- reports
 
-    def completed(self, worker: str, attempt_id: str, receipt: Receipt, elapsed_s: float, now_s: float) -> None:
-        """A shard is committed (by this attempt or by a twin)."""
+    def completed(self, worker: str, attempt_id: str, receipt: Receipt, elapsed_s: float, now_s: float) -> Shard:
+        """A shard is committed (by this attempt or by a twin); which one, and the one that waited for it is free."""
         running = self._take(worker, attempt_id, receipt.outcome, "", now_s)
+        shard = running.case.shard
+        self._open.discard(shard.shard_id)
+        freed = self._waiting.pop(shard.shard_id, None)
+        if freed is not None:
+            heapq.heappush(self._fresh, (-math.inf, next(self._tie), freed))
         self._failures_in_a_row = 0
-        self.rate.learn(running.case.shard.work, elapsed_s)
+        self.rate.learn(shard.work, elapsed_s)
         for verdict in running.case.quarantined:
-            self.quarantined.append((running.case.shard.entries[verdict.entry].uri, verdict.failure))
+            self.quarantined.append((shard.entries[verdict.entry].uri, verdict.failure))
+        return shard
 
     def survived(self, worker: str, attempt_id: str, now_s: float) -> None:
         """A probe came back: what it tried is innocent."""

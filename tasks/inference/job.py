@@ -32,6 +32,8 @@ class JobSpec:
         max_consecutive_failures: so many failed items in a row open the circuit (ten times as many where the data
             itself is bad: undecodable, or gone since it was listed).
         max_shards_per_worker, max_rss_bytes: a worker that reaches one is replaced by a fresh one.
+        carries_state: the model has a memory: a clip's frames go through it in order, and a shard that goes on with a
+            clip waits for the one before it.
         driver_commits: the store ignores conditional creates, so the one driver writes the parts.
     """
 
@@ -53,6 +55,7 @@ class JobSpec:
     max_consecutive_failures: int = 200
     max_shards_per_worker: int | None = None
     max_rss_bytes: int | None = None
+    carries_state: bool = False
     driver_commits: bool = False
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from infra.errors import ServiceError, VisionmillError
 from infra.ray_session import RaySession
 from infra.store import open_store
+from tasks.inference.clips import Handover
 from tasks.inference.crew import Crew, Done, Event, Gone, LocalCrew, Raised, Ready
 from tasks.inference.dispatch import Dispatcher, DispatchPolicy, Loss
 from tasks.inference.job import JobSpec, Outcome
@@ -163,10 +164,14 @@ class _PoolRun:
         committed = plan.committed()
         self.crew, self.settings, self.stop, self.on_progress = crew, settings, stop, on_progress
         self.begin_s = time.monotonic()
-        self.dispatcher = Dispatcher(plan.shards(committed), settings.policy, work_per_s=settings.work_per_s)
+        self.dispatcher = Dispatcher(
+            plan.shards(committed), settings.policy, work_per_s=settings.work_per_s, ordered=job.carries_state
+        )
         self.outcome = PoolOutcome(shards_total=plan.num_shards, shards_before=len(committed))
         self.meter = ProgressMeter(plan.num_shards, len(committed), self.begin_s)
-        self.committer = DriverCommitter(open_store(job.output_uri)) if job.driver_commits else None
+        output = open_store(job.output_uri)
+        self.committer = DriverCommitter(output) if job.driver_commits else None
+        self.handover = Handover(output, job.version) if job.carries_state else None
         self.version = job.version
         self.starting: dict[str, float] = {}
         self.ready: dict[str, float] = {}  # since when it has nothing to do
@@ -198,7 +203,7 @@ class _PoolRun:
         """Start workers while shards wait for one; send those home that nothing is left for."""
         if not self.dispatcher.stopped and self.dispatcher.has_work:
             left = self.outcome.shards_total - self.outcome.shards_before - self._shards_done
-            wanted = min(self.crew.slots(), left)
+            wanted = min(self.crew.slots(), left, self.dispatcher.could_run)
             while len(self.starting) + len(self.ready) < wanted:
                 self.starting[self.crew.start()] = time.monotonic()
             self._check_start()
@@ -276,7 +281,9 @@ class _PoolRun:
                 self.dispatcher.failed(worker, event.attempt_id, error, now_s)
                 self._settle(worker, now_s)
                 return
-            self.dispatcher.completed(worker, event.attempt_id, receipt, outcome.elapsed_s, now_s)
+            shard = self.dispatcher.completed(worker, event.attempt_id, receipt, outcome.elapsed_s, now_s)
+            if self.handover is not None and shard.continues is not None:
+                self.handover.forget(shard.continues)
             self.outcome.add(receipt, outcome)
             self.meter.shard_done(receipt.rows, outcome.failures, receipt.quarantined)
             self.counted[worker] = self.counted.get(worker, 0) + receipt.rows
@@ -345,6 +352,8 @@ class _PoolRun:
         outcome, dispatcher = self.outcome, self.dispatcher
         outcome.finished = outcome.shards_before + self._shards_done >= outcome.shards_total
         outcome.error = None if outcome.finished else dispatcher.error
+        if outcome.finished and self.handover is not None:
+            self.handover.forget()
         outcome.quarantined_items = list(dispatcher.quarantined)
         outcome.attempts = list(dispatcher.attempts)
         outcome.seconds = time.monotonic() - self.begin_s

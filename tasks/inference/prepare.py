@@ -91,6 +91,7 @@ def prepare_segments(
         decode=decode,
         model_options={"min_score": score_threshold} | ({"weights": weights} if weights else {}),
         max_consecutive_failures=max_consecutive_failures,
+        carries_state=modelkit.is_video_model(record),
         driver_commits=not capabilities.conditional_create,
     )
     return PreparedJob(job, record, store, capabilities)

@@ -6,64 +6,53 @@ empty at the boundary between them.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, is_dataclass, replace
-from typing import Any
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from infra.errors import VersionMismatch
-from infra.redaction import redact
 from infra.store import open_store
 from tasks.inference.circuit import FailureStreak
-from tasks.inference.decoding import Fetched, Frame, decode_fetched, fetch_entry
+from tasks.inference.clips import Clip, Handover, images_before, is_continued
+from tasks.inference.decoding import Frame, decode_fetched, fetch_entry
 from tasks.inference.execution import run_as_decided
 from tasks.inference.forward import BatchLimits, forward
+from tasks.inference.items import (
+    Item,
+    Task,
+    bucket_of,
+    expected_bytes,
+    failure_of,
+    fetched_bytes,
+    is_untouchable,
+    item_bytes,
+    left_alone_item,
+    row_bytes,
+    size_of,
+    tasks_of,
+)
 from tasks.inference.job import Assignment, JobSpec, Outcome, Quarantine, resolve
 from tasks.inference.model_source import local_model
 from tasks.inference.pulse import Heartbeat, Mark, Pulse
 from tasks.inference.reading import EntryReader
 from tasks.inference.stages import BatchStage, Job, Pipeline, Stage
-from tasks.records import Entry, ItemFailure, Receipt, Status
+from tasks.records import ItemFailure, Receipt, Shard
 from tasks.results.commit import commit_shard
 from tasks.results.encoding import count_items, encode_part
 from tasks.results.rows import Row, failed_row, ok_row
 
-_READER_BYTES = 8 << 20  # what an open video holds in blocks, about
+if TYPE_CHECKING:
+    from modelkit.video import VideoState
 
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """An entry on its way to decoding."""
-
-    assignment: Assignment
-    index: int
-    entry: Entry
-    left_alone: tuple[Quarantine, ...]
-    fetched: Fetched | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """A frame on its way to a row: prepared pixels, then a raw result, or the failure that stands for them."""
-
-    task: _Task
-    frame: Frame
-    prepared: Any = None
-    raw: Any = None
-    failure: ItemFailure | None = None
-    status: Status = "ok"
-
-    @property
-    def mark(self) -> Mark:
-        return Mark(self.task.assignment.shard.shard_id, self.task.index, self.frame.frame)
-
-    def failed(self, failure: ItemFailure, status: Status = "failed") -> _Item:
-        return replace(self, prepared=None, raw=None, failure=failure, status=status)
+logger = logging.getLogger(__name__)
 
 
 class Worker:
@@ -86,9 +75,11 @@ class Worker:
             _own_the_process(job)
         self._reader = EntryReader()
         self._output = open_store(job.output_uri)
+        self._handover = Handover(self._output, job.version)
         self._predictor = resolve(job.predictor_factory)(job) if job.predictor_factory else load_predictor(job)
         _check_digest(self._predictor, job)
         run_as_decided(self._predictor, job)
+        self._model_in_use = threading.Lock()
         self._limits = BatchLimits(job.batch_size)
         self._streak = FailureStreak(job.max_consecutive_failures)
         weights = getattr(self._predictor, "weights", None)
@@ -109,11 +100,13 @@ class Worker:
         start, shard = time.monotonic(), assignment.shard
         self.pulse.begin_shard(shard.shard_id)
         try:
-            with self.pipeline.submit(self._tasks(assignment), one_by_one=assignment.one_by_one) as job:
+            tasks = tasks_of(assignment, self._state_before(assignment), self._start)
+            with self.pipeline.submit(tasks, one_by_one=assignment.one_by_one) as job:
                 rows = job.results()
                 if assignment.kind == "probe":
                     return self._outcome(None, None, start)
                 with self.pulse.working("commit", [Mark(shard.shard_id)]):
+                    self._hand_over(assignment, tasks)
                     receipt, part = self._commit(assignment, job, rows)
                 kinds = Counter(row.failure.error_type for row in rows if row.failure is not None)
             self._shards_done += 1
@@ -135,30 +128,26 @@ class Worker:
     def _stages(self) -> Sequence[Stage | BatchStage]:
         job, memory = self.job, self.job.memory_bytes
         return [
-            Stage("fetch", self._fetch, _fetched_bytes, memory // 4, threads=job.fetch_threads, expect=_expected_bytes),
-            Stage("decode", self._decode, _item_bytes, memory // 2, threads=job.decode_threads, many=True),
-            BatchStage("infer", self._infer, _item_bytes, memory // 8, bucket_of=_bucket_of, limit_of=self._limits),
-            Stage("encode", self._encode, _row_bytes, memory // 8, threads=job.encode_threads),
+            Stage("fetch", self._fetch, fetched_bytes, memory // 4, threads=job.fetch_threads, expect=expected_bytes),
+            Stage("decode", self._decode, item_bytes, memory // 2, threads=job.decode_threads, many=True),
+            BatchStage("infer", self._infer, item_bytes, memory // 8, bucket_of=bucket_of, limit_of=self._limit_of),
+            Stage("encode", self._encode, row_bytes, memory // 8, threads=job.encode_threads),
         ]
 
-    def _tasks(self, assignment: Assignment) -> Iterator[_Task]:
-        for index, entry in assignment.entries():
-            alone = tuple(q for q in assignment.quarantined if q.entry == index)
-            ends = [q.frame for q in alone if q.rest] + ([] if assignment.end_frame is None else [assignment.end_frame])
-            if entry.media == "video" and ends:
-                end = min(ends) if entry.end_frame is None else min(*ends, entry.end_frame)
-                entry = replace(entry, end_frame=end)
-            yield _Task(assignment, index, entry, alone)
-
-    def _fetch(self, task: _Task) -> _Task:
-        if _is_untouchable(task):
+    def _fetch(self, task: Task) -> Task:
+        if is_untouchable(task):
             return task
         with self.pulse.working("fetch", [Mark(task.assignment.shard.shard_id, task.index)]):
             return replace(task, fetched=fetch_entry(task.entry, self._reader))
 
-    def _decode(self, task: _Task) -> Iterator[_Item]:
+    def _decode(self, task: Task) -> Iterator[Item]:
+        yield from self._decode_one(task)
+        for piece in task.rest:  # in this thread, so that the clip's frames stay in order
+            yield from self._decode_one(self._fetch(piece))
+
+    def _decode_one(self, task: Task) -> Iterator[Item]:
         alone = {q.frame: q for q in task.left_alone}
-        if not _is_untouchable(task):
+        if not is_untouchable(task):
             frames, next_frame = self._frames(task), task.entry.first_frame
             while True:
                 with self.pulse.working("decode", [Mark(task.assignment.shard.shard_id, task.index, next_frame)]):
@@ -170,18 +159,18 @@ class Worker:
                 next_frame = item.frame.frame + self.job.decode.stride
                 yield item
         for verdict in alone.values():  # those that no frame came for: the entry was not touched, or its decoder dies
-            yield _left_alone(task, Frame(verdict.frame, None, None, None), verdict)
+            yield left_alone_item(task, Frame(verdict.frame, None, None, None), verdict)
 
-    def _frames(self, task: _Task) -> Iterator[_Item]:
+    def _frames(self, task: Task) -> Iterator[Item]:
         assert task.fetched is not None
         for frame in decode_fetched(task.entry, task.fetched, self.job.decode):
-            yield _Item(task, frame)
+            yield Item(task, frame)
 
-    def _prepare(self, item: _Item, verdict: Quarantine | None) -> _Item:
+    def _prepare(self, item: Item, verdict: Quarantine | None) -> Item:
         """Pixels as the model wants them; the source image is let go."""
         image, slim = item.frame.image_rgb_hwc_u8, replace(item.frame, image_rgb_hwc_u8=None)
         if verdict is not None:
-            return _left_alone(item.task, slim, verdict)
+            return left_alone_item(item.task, slim, verdict)
         if item.frame.failure is not None or image is None:
             return replace(item, frame=slim).failed(
                 item.frame.failure or ItemFailure("decode", "NoPixels", "no pixels")
@@ -191,10 +180,11 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - whatever a model throws becomes the row of an item
             return replace(item, frame=slim).failed(failure_of("infer", error))
 
-    def _infer(self, items: list[_Item]) -> list[_Item]:
-        with self.pulse.working("infer", [item.mark for item in items]):
-            prepared = [item.prepared for item in items]
-            raws = forward(self._predictor.infer, prepared, _bucket_of(items[0]), self._limits)
+    def _infer(self, items: list[Item]) -> list[Item]:
+        clip, prepared = items[0].task.clip, [item.prepared for item in items]
+        with self.pulse.working("infer", [item.mark for item in items]), self._model_in_use:
+            infer = self._predictor.infer if clip is None else lambda frames: [clip.step(self._predictor, *frames)]
+            raws = forward(infer, prepared, bucket_of(items[0]), self._limits)
         return [
             item.failed(failure_of("infer", raw))
             if isinstance(raw, Exception)
@@ -202,7 +192,10 @@ class Worker:
             for item, raw in zip(items, raws, strict=True)
         ]
 
-    def _encode(self, item: _Item) -> Row:
+    def _limit_of(self, bucket: Hashable) -> int:
+        return 1 if isinstance(bucket, Clip) else self._limits(bucket)
+
+    def _encode(self, item: Item) -> Row:
         row = None
         with self.pulse.working("encode", [item.mark]):
             if item.failure is None:
@@ -218,6 +211,41 @@ class Worker:
                 self._streak.note(item.task.entry.uri, item.failure)
             self.pulse.count(1)
         return row
+
+    # --- clips that shards share
+
+    def _start(self) -> VideoState:
+        state: VideoState = self._predictor.start()
+        return state
+
+    def _state_before(self, assignment: Assignment) -> VideoState | None:
+        """What the shard's first entry starts from; None for models without a memory."""
+        shard = assignment.shard
+        if not self.job.carries_state:
+            return None
+        if shard.continues is None:
+            return self._start()
+        with self.pulse.working("fetch", [Mark(shard.shard_id, 0)]):
+            left = self._handover.take(shard.continues)
+        return left if left is not None else self._replayed(shard)
+
+    def _replayed(self, shard: Shard) -> VideoState:
+        """Look at the clip's earlier frames once more, for a state that is lost: somebody removed it.
+
+        Frames that the model refuses are left out, as they were the first time.
+        """
+        entry, clip = shard.entries[0], Clip(self._start())
+        logger.warning("the state before frame %d of %s is lost: it is made again", entry.first_frame, entry.uri)
+        for image in images_before(entry, self._reader, self.job.decode):
+            with self.pulse.working("infer", [Mark(shard.shard_id, 0)]), self._model_in_use, suppress(Exception):
+                clip.step(self._predictor, self._predictor.prepare(image))
+        return clip.state
+
+    def _hand_over(self, assignment: Assignment, tasks: Sequence[Task]) -> None:
+        """Before the commit: leave what the next shard's clip starts from."""
+        shard, clip = assignment.shard, tasks[-1].clip
+        if clip is not None and is_continued(shard):
+            self._handover.leave(shard.shard_id, assignment.attempt_id, clip.state)
 
     # --- the end of a shard
 
@@ -245,7 +273,7 @@ class Worker:
             ok=counts["ok"],
             failed=counts["failed"],
             quarantined=counts["quarantined"],
-            bytes_in=sum(_size_of(entry) for entry in shard.entries),
+            bytes_in=sum(size_of(entry) for entry in shard.entries),
             bytes_out=len(part),
             stage_seconds=seconds,
             retries=self._new_retries(),
@@ -302,12 +330,6 @@ def load_predictor(job: JobSpec) -> Any:
     return modelkit.load(local_model(job.model), device=job.device, **options)
 
 
-def failure_of(stage: Any, error: Exception) -> ItemFailure:
-    """An exception as the failure of one item: one line, without secrets."""
-    words = " ".join(redact(str(error)).split())[:500]
-    return ItemFailure(stage, type(error).__name__, words or type(error).__name__)
-
-
 def _own_the_process(job: JobSpec) -> None:
     """One thread for torch on a CPU (workers are there to use the other cores), and no GPU that was not given."""
     if job.device == "cpu":
@@ -324,58 +346,3 @@ def _check_digest(predictor: Any, job: JobSpec) -> None:
             f"{job.model} has the digest {digest[:12]} here, but the job is for {job.version.model_digest[:12]}",
             hint="Every machine must see the same weights: name them by URI, or copy the file to all of them.",
         )
-
-
-def _is_untouchable(task: _Task) -> bool:
-    """Whether nothing of an entry may be read: it is an image in quarantine, or its first frame is out of reach."""
-    return any(q.frame <= task.entry.first_frame and (q.rest or task.entry.media == "image") for q in task.left_alone)
-
-
-def _left_alone(task: _Task, frame: Frame, verdict: Quarantine) -> _Item:
-    return _Item(task, frame).failed(verdict.failure, "quarantined")
-
-
-def _size_of(entry: Entry) -> int:
-    return entry.size_bytes if entry.length is None else entry.length
-
-
-def _row_bytes(row: Row) -> int:
-    return row.nbytes
-
-
-def _expected_bytes(task: _Task) -> int:
-    size = _size_of(task.entry)
-    return size if task.entry.media == "image" else min(size, _READER_BYTES)
-
-
-def _fetched_bytes(task: _Task) -> int:
-    fetched = task.fetched
-    if isinstance(fetched, bytes):
-        return len(fetched)
-    return 0 if fetched is None or isinstance(fetched, ItemFailure) else _expected_bytes(task)
-
-
-def _bucket_of(item: _Item) -> Hashable | None:
-    return None if item.prepared is None else item.prepared.bucket
-
-
-def _item_bytes(item: _Item) -> int:
-    if item.prepared is not None:
-        return int(item.prepared.nbytes)
-    return held_bytes(item.raw)
-
-
-def held_bytes(value: Any) -> int:
-    """Bytes of the arrays and tensors in a result, one level of fields deep."""
-    if value is None:
-        return 0
-    size = getattr(value, "nbytes", None)
-    if isinstance(size, int):
-        return size
-    if is_dataclass(value):
-        parts: Sequence[Any] = [getattr(value, name) for name in value.__dataclass_fields__]
-    elif isinstance(value, dict):
-        parts = list(value.values())
-    else:
-        parts = value if isinstance(value, list | tuple) else ()
-    return sum(size for part in parts if isinstance(size := getattr(part, "nbytes", None), int))

@@ -17,6 +17,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -92,10 +93,11 @@ class Plan:
 
     def shards(self, skip: Set[str] = frozenset()) -> Iterator[Shard]:
         """The shards in plan order, without those named in ``skip``; one row group is in memory at a time."""
+        last: tuple[str, str] | None = None
         with self.store.open(self.key) as stream:
             file = pq.ParquetFile(stream)
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group)
+                table, last = _with_continues(file.read_row_group(group), last)
                 if skip:
                     wanted = pc.invert(pc.is_in(table["shard_id"], pa.array(sorted(skip), pa.string())))
                     table = table.filter(wanted)
@@ -237,9 +239,30 @@ class _Weights:
         self.shard = self.image * options.shard_items
 
 
+def _with_continues(table: pa.Table, last: tuple[str, str] | None) -> tuple[pa.Table, tuple[str, str] | None]:
+    """Add the column ``continues``: at the first row of a shard that goes on with a clip, the shard before it.
+
+    Args:
+        table: whole shards of a plan, none left out.
+        last: uri and shard id of the row before the table.
+
+    Returns:
+        The table, and uri and shard id of its last row.
+    """
+    continues: list[str | None] = [None] * table.num_rows
+    uris, ids = table["uri"], table["shard_id"]
+    for row in np.flatnonzero(table["first_frame"].to_numpy()).tolist():  # few: later pieces of long videos
+        before = last if row == 0 else (uris[row - 1].as_py(), ids[row - 1].as_py())
+        if before is not None and before[0] == uris[row].as_py() and before[1] != ids[row].as_py():
+            continues[row] = before[1]
+    if table.num_rows:
+        last = uris[-1].as_py(), ids[-1].as_py()
+    return table.append_column("continues", pa.array(continues, pa.string())), last
+
+
 def _shards_of(table: pa.Table) -> Iterator[Shard]:
-    """The shards in a table of whole shards."""
-    ids = table["shard_id"].to_pylist()
+    """The shards in a table of whole shards, with ``continues``."""
+    ids, continues = table["shard_id"].to_pylist(), table["continues"].to_pylist()
     plans, indices, work = (table[name].to_pylist() for name in ("plan", "shard_index", "work"))
     lines = zip(*(table[name].to_pylist() for name in _ENTRY_COLUMNS), strict=True)
     entries = [Entry(**dict(zip(_ENTRY_COLUMNS, line, strict=True))) for line in lines]
@@ -247,6 +270,11 @@ def _shards_of(table: pa.Table) -> Iterator[Shard]:
     for end in range(1, len(ids) + 1):
         if end == len(ids) or ids[end] != ids[start]:
             yield Shard(
-                ids[start], plans[start], indices[start], tuple(entries[start:end]), float(sum(work[start:end]))
+                shard_id=ids[start],
+                plan=plans[start],
+                index=indices[start],
+                entries=tuple(entries[start:end]),
+                work=float(sum(work[start:end])),
+                continues=continues[start],
             )
             start = end

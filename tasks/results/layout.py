@@ -2,6 +2,8 @@
 
     segments/version=<fingerprint>/part-<shard id>.parquet   rows; one object per committed shard
     _plans/version=<fingerprint>/<n>.parquet                 what was asked
+    _states/version=<fingerprint>/<shard id>/<attempt id>.safetensors
+                                                             what a clip leaves for the next shard, until that is done
     _runs/<run id>.json                                      what came of it
     _lease.json                                              who is writing, until when
     report/index.html                                        for people
@@ -23,6 +25,7 @@ from tasks.records import Product, Version
 LEASE_KEY = "_lease.json"
 PLANS_FOLDER = "_plans/"
 RUNS_FOLDER = "_runs/"
+STATES_FOLDER = "_states/"
 REPORT_KEY = "report/index.html"
 
 _FINGERPRINT_LENGTH = 16
@@ -177,6 +180,17 @@ def parse_plan_key(key: str) -> PlanName | None:
     """What a plan's key says, or None when it is no plan."""
     match = _PLAN.fullmatch(key)
     return None if match is None else PlanName(fingerprint=match["fingerprint"], number=int(match["number"]))
+
+
+def states_prefix(version: Version, shard_id: str | None = None) -> str:
+    """Below it lie the states that the attempts at a shard left (None: at any shard of the version)."""
+    prefix = f"{STATES_FOLDER}version={version.fingerprint}/"
+    return prefix if shard_id is None else f"{prefix}{_safe(shard_id, 'shard id')}/"
+
+
+def state_key(version: Version, shard_id: str, attempt_id: str) -> str:
+    """What the last clip of a shard leaves for the next one, as one attempt computed it."""
+    return f"{states_prefix(version, shard_id)}{_safe(attempt_id, 'attempt id')}.safetensors"
 
 
 def run_key(run_id: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -181,8 +181,9 @@ def _equal(a: pa.ChunkedArray, b: pa.ChunkedArray) -> np.ndarray:
 def _check_masks(found: pa.Table) -> Iterator[str]:
     from modelkit.rle_codec import RleError, counts_ragged
 
-    columns = zip(*(found[name].to_pylist() for name in ("width", "height", "rles", "areas")), strict=True)
-    for row, (width, height, rles, areas) in enumerate(columns):
+    names = ("width", "height", "rles", "areas", "is_thing")
+    columns = zip(*(found[name].to_pylist() for name in names), strict=True)
+    for row, (width, height, rles, areas, is_thing) in enumerate(columns):
         if not rles:
             continue
         try:
@@ -190,13 +191,26 @@ def _check_masks(found: pa.Table) -> Iterator[str]:
         except RleError as error:
             yield f"{_where(found, row)}: {error}"
             continue
-        ends = np.cumsum(lengths)
-        for instance, (start, stop) in enumerate(zip(ends - lengths, ends, strict=True)):
-            runs = counts[start:stop]
+        masks = np.split(counts, np.cumsum(lengths)[:-1])
+        for instance, runs in enumerate(masks):
             if runs.sum() != width * height or (runs < 0).any():
                 yield f"{_where(found, row)}, instance {instance}: mask of {runs.sum()} pixels on {width}x{height}"
             elif runs[1::2].sum() != areas[instance]:
                 yield f"{_where(found, row)}, instance {instance}: area {areas[instance]}, mask {runs[1::2].sum()}"
+        if not all(is_thing) and (shared := _shared_stuff(masks, is_thing, width * height)):
+            yield f"{_where(found, row)}: {shared} pixels of stuff belong to another segment, too"
+
+
+def _shared_stuff(masks: Sequence[np.ndarray], is_thing: Sequence[bool], num_pixels: int) -> int:
+    """How many pixels of stuff are covered twice; the masks are run lengths, background first."""
+    changes = np.zeros((2, num_pixels + 1), np.int32)  # of the cover by stuff, and by everything
+    for runs, thing in zip(masks, is_thing, strict=True):
+        bounds = np.cumsum(runs).clip(0, num_pixels)
+        for change in changes[1:] if thing else changes:
+            np.add.at(change, bounds[:-1:2], 1)
+            np.add.at(change, bounds[1::2], -1)
+    by_stuff, by_all = changes.cumsum(axis=1)
+    return int(((by_stuff > 0) & (by_all > 1)).sum())
 
 
 def _where(table: pa.Table, row: int) -> str:

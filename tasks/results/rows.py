@@ -193,9 +193,11 @@ def _rles(found: Sequence[Instances | None]) -> pa.Array:
 
 
 def _track_ids(found: Sequence[Instances | None]) -> pa.Array:
+    """Negative ids (of what has no identity: stuff) become null."""
     lengths = [None if one is None or one.track_ids is None else len(one) for one in found]
     parts = [one.track_ids for one in found if one is not None and one.track_ids is not None]
-    return _list_array(lengths, pa.array(np.concatenate(parts) if parts else [], pa.int64()))
+    ids = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    return _list_array(lengths, pa.array(ids, pa.int64(), mask=ids < 0))
 
 
 def _list_array(lengths: Sequence[int | None], values: pa.Array) -> pa.Array:

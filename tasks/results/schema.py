@@ -48,7 +48,11 @@ SEGMENTS = [
     _field("areas", pa.list_(pa.int64()), "mask area per instance (box area for models without masks)", unit="px"),
     _field("rles", pa.list_(pa.binary()), "COCO compressed RLE counts per instance, size is [height, width]"),
     _field("is_thing", pa.list_(pa.bool_()), "false for stuff, per instance"),
-    _field("track_ids", pa.list_(pa.int64()), "identity across frames per instance; null if the model does not track"),
+    _field(
+        "track_ids",
+        pa.list_(pa.int64()),
+        "identity across frames per instance, within one uri; null for stuff, and if the model does not track",
+    ),
 ]
 
 SCHEMAS: dict[Product, tuple[str, pa.Schema]] = {

@@ -254,3 +254,70 @@ def test_the_deadline_follows_the_measured_rate_and_starts_when_the_shard_is_its
     third = dispatcher.next("w", 400.0)
     assert third is not None
     assert third.deadline_s == pytest.approx(10.0 + 4.0 * third.shard.work / (first.shard.work / 2.0))
+
+
+def chained(*lengths: int) -> list[Shard]:
+    """Clips of so many shards each, one after another as in a plan; between them stands a shard of images."""
+    shards: list[Shard] = []
+    for clip, length in enumerate(lengths):
+        for piece in range(length):
+            entry = Entry(f"/in/{clip}.mp4", "1", 100, "video", first_frame=10 * piece, end_frame=10 * piece + 10)
+            before = shards[-1].shard_id if piece else None
+            shards.append(Shard(f"c{clip}-{piece}", 1, len(shards), (entry,), 10.0, continues=before))
+        shards.append(Shard(f"images{clip}", 1, len(shards), (Entry(f"/in/{clip}.x.jpg", "1", 1, "image"),), 1.0))
+    return shards
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_shard_that_goes_on_with_a_clip_waits_for_the_one_before_and_others_go_on(workers: int) -> None:
+    shards = chained(4, 1, 6)
+    simulation = Simulation(Dispatcher(iter(shards), QUICK, ordered=True), workers, lambda a: None)
+    simulation.run()
+    order = [assignment.shard.shard_id for assignment in simulation.committed]
+    assert sorted(order) == sorted(shard.shard_id for shard in shards)
+    for shard in shards:
+        if shard.continues is not None:
+            assert order.index(shard.continues) < order.index(shard.shard_id)
+    if workers == 3:
+        assert simulation.now == 6, "the longest clip decides: the rest is done beside it"
+
+
+def test_order_is_kept_when_shards_before_fail_or_lose_their_worker() -> None:
+    failures = {"c0-1": [Loss("died"), StoreUnavailable("x")], "c1-0": [Loss("died"), Loss("died")]}
+
+    def fate(assignment: Assignment) -> Loss | Exception | None:
+        left = failures.get(assignment.shard.shard_id)
+        return left.pop(0) if left else None
+
+    shards = chained(3, 3)
+    simulation = Simulation(Dispatcher(iter(shards), QUICK, ordered=True), 2, fate)
+    simulation.run()
+    order = [assignment.shard.shard_id for assignment in simulation.committed]
+    assert sorted(order) == sorted(shard.shard_id for shard in shards)
+    assert all(order.index(s.continues) < order.index(s.shard_id) for s in shards if s.continues is not None)
+
+
+def test_models_without_a_memory_take_the_pieces_of_a_clip_at_once() -> None:
+    simulation = Simulation(Dispatcher(iter(chained(6)), QUICK), 7, lambda a: None)
+    simulation.run()
+    assert simulation.now <= 2, "not one by one: that would take six"
+
+
+def test_no_more_workers_are_asked_for_than_clips_can_use() -> None:
+    dispatcher = Dispatcher(iter(chained(5)[:-1]), QUICK, ordered=True)
+    assert dispatcher.could_run == 1
+    assignment = dispatcher.next("w", 0.0)
+    assert assignment is not None
+    assert dispatcher.next("w", 0.0) is None
+    assert dispatcher.next("other", 0.0) is None
+    assert (dispatcher.could_run, dispatcher.has_work, dispatcher.finished) == (1, False, False)
+    dispatcher.completed("w", assignment.attempt_id, receipt_for(assignment), 1.0, 1.0)
+    assert (dispatcher.could_run, dispatcher.has_work) == (1, True)
+    assert Dispatcher(iter(shards_of(100)), QUICK, ordered=True).could_run > 64
+
+
+def test_a_resumed_plan_waits_only_for_what_is_not_committed() -> None:
+    dispatcher = Dispatcher(iter(chained(4)[2:]), QUICK, ordered=True)
+    first = dispatcher.next("w", 0.0)
+    assert first is not None
+    assert first.shard.shard_id == "c0-2"

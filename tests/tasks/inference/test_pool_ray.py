@@ -20,12 +20,16 @@ from infra.retry import RetryPolicy
 from tasks.inference.dispatch import DispatchPolicy
 from tasks.inference.job import JobSpec
 from tasks.inference.ledger import Deadlines
-from tasks.inference.pool import PoolSettings, run_pool
+from tasks.inference.pool import PoolSettings, run_pool, run_serial
 from tasks.inference.progress import Progress
 from tasks.inference.pulse import read_pulse
+from tasks.results.layout import STATES_FOLDER
 from tests.tasks.inference.fakes import job_for, shards_of, write_video
+from tests.tasks.inference.test_clips import found_in
+from tests.tasks.inference.test_clips import plan_of as clips_plan
 from tests.tasks.inference.test_pool_serial import ListPlan, plan_of
 from tests.tasks.inference.test_worker import rows_in
+from tests.tasks.inference.video_fakes import video_job, write_clip
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
@@ -225,3 +229,35 @@ def test_what_can_never_be_scheduled_is_refused_at_once(session: RaySession, tmp
         run_pool(plan, job_for(plan.output), session=session, num_gpus=1.0)
     with pytest.raises(ServiceError):
         run_pool(plan, job_for(plan.output), session=session, workers=99)
+
+
+def test_clips_cut_into_shards_keep_their_ids_while_workers_are_killed_and_a_frame_aborts(
+    session: RaySession, tmp_path: Path
+) -> None:
+    """Rows of a run with deaths equal those of an uncut one in which the same frame fails in a harmless way."""
+    acts = {"abort in infer": 8, "raise in infer": 1000}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    killer = Killer(times=1)
+    for name, video_frames in acts.items():
+        write_clip(tmp_path / name, 0, 40, {17: name})
+        write_clip(tmp_path / name, 1, 40)
+        plan = clips_plan(tmp_path / name, tmp_path / f"out-{name}", video_frames)
+        job = video_job(plan.store.uri, model_options={"delay_s": 0.03 if video_frames == 8 else 0.0})
+        if video_frames == 8:
+            killer.start()
+            outcome = run_pool(plan, job, session=session, workers=2, settings=QUICK)
+            killer.join()
+            assert len(killer.killed) == 1
+            assert len(outcome.lost_workers) >= 3, "one was killed, and the frame cost two and more"
+            assert [why.error_type for _, why in outcome.quarantined_items] == ["WorkerCrash"]
+        else:
+            outcome = run_serial(plan, job, settings=QUICK)
+        assert outcome.finished
+        rows[name] = found_in(Path(plan.store.uri))
+        assert not list(plan.store.list(STATES_FOLDER))
+    crashed, raised = rows.values()
+    assert (crashed[17]["status"], raised[17]["status"]) == ("quarantined", "failed")
+    own = {"uri", "etag", "status", "error", "error_type"}
+    for ours, theirs in zip(crashed, raised, strict=True):
+        assert {k: v for k, v in ours.items() if k not in own} == {k: v for k, v in theirs.items() if k not in own}
+    assert max(track for row in crashed for track in row["track_ids"] or () if track is not None) > 12

@@ -120,7 +120,7 @@ def divide(items: Sequence[Item], num_shards: int) -> list[list[Item]]:
 
 
 def masks_of(item: Item) -> list[np.ndarray]:
-    """The (H, W) bool masks of an item: discs and boxes at places drawn from its name."""
+    """The (H, W) bool masks of an item: discs and boxes at places drawn from its name, and sky where they leave it."""
     height, width = item.size_hw
     rng = np.random.default_rng(
         int(hashlib.sha256(f"{item.scene or item.uri} {item.frame}".encode()).hexdigest()[:8], 16)
@@ -136,6 +136,11 @@ def masks_of(item: Item) -> list[np.ndarray]:
             masks.append((abs(y - cy) <= radius) & (abs(x - cx) <= radius))
         else:
             masks.append(y < radius)
+    taken = np.zeros((height, width), bool)
+    for index in sorted(range(len(masks)), key=lambda index: index % 3 == 2):
+        if index % 3 == 2:  # stuff: shares its pixels with nothing
+            masks[index] &= ~taken
+        taken |= masks[index]
     return masks
 
 

@@ -40,11 +40,11 @@ def test_a_document_without_a_place_for_columns_is_refused() -> None:
         renewed("# nothing here")
 
 
-def test_there_are_ten_queries() -> None:
-    assert len(QUERIES) == 10
+def test_there_are_eleven_queries() -> None:
+    assert len(QUERIES) == 11
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(11))
 def test_every_query_has_an_answer(output_uri: str, number: int) -> None:
     assert run_query(output_uri, QUERIES[number]).num_rows > 0
 

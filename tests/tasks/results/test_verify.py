@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,19 @@ def test_the_deep_check_finds_masks_that_cannot_be(one: tuple[FakeOutput, str], 
     assert check(output).problems == (), "only the deep check reads masks"
     problems = check(output, deep=True).problems
     assert any(says in problem for problem in problems), problems
+
+
+def test_the_deep_check_finds_stuff_that_shares_pixels_with_another_segment(one: tuple[FakeOutput, str]) -> None:
+    output, key = one
+
+    def cover(rows: list[dict[str, Any]]) -> None:
+        row = rows[0]
+        assert row["is_thing"] == [True, True, False]
+        row["rles"][2], row["areas"][2] = row["rles"][0], row["areas"][0]
+
+    rewrite(output.store, key, cover)
+    (problem,) = check(output, deep=True).problems
+    assert re.search(r"row of '0.jpg', frame 0: \d+ pixels of stuff belong to another segment, too", problem)
 
 
 def test_a_flipped_byte_in_a_page_is_found_by_the_deep_check(one: tuple[FakeOutput, str]) -> None:
