@@ -1,4 +1,8 @@
-"""Instances drawn on their picture: mask fill, outline and label; one colour per class, or per track if there are any.
+"""What a model found, drawn on its picture, for instances, semantic and panoptic maps, and tracks alike.
+
+Things are outlined in vivid colours with their name on a plate beside them, stuff is filled in quiet colours with its
+name written inside: a panoptic picture shows at a glance what is counted and what is ground. One colour per class, or
+per track if there are any, for ever the same.
 
 Small pictures are enlarged before anything is drawn, large ones reduced, so that outlines and text have the same size
 everywhere. Masks are resized as grey levels and cut at one half: their outlines stay smooth at any size.
@@ -18,10 +22,15 @@ from modelkit.rle import bbox, decode
 MAX_LABELS = 24
 
 _FILL = 0.42  # share of the colour inside of a mask
+_STUFF_FILL = 0.55
+_STUFF_EDGE = 0.9  # on the one pixel that separates two regions
+_LEAST_STUFF_SHARE = 0.004  # of the picture: smaller regions get no name
+_COARSE_SIDE = 64  # cells of the grid on which a place inside of a region is looked for
 _MAX_ENLARGEMENT = 8.0
 _OUTLINE_PX = 3
 _LINE_PX = 2
 _PADDING_PX = 3
+_RIM = (20, 24, 30)
 
 Box = tuple[float, float, float, float]
 Colour = tuple[int, int, int]
@@ -38,7 +47,7 @@ class DrawnInstance:
         box_xyxy: in source pixels.
         rle: compressed run lengths of the mask, None for models without masks.
         track_id: identity across frames; decides the colour, so an object keeps it through a video.
-        is_thing: stuff is filled without an outline.
+        is_thing: stuff (False) has no score, track or outline of interest: only its class.
     """
 
     name: str
@@ -51,19 +60,32 @@ class DrawnInstance:
 
     @property
     def text(self) -> str:
-        """What stands beside it: ``disc 0.93``, with a track ``disc #3 0.93``."""
+        """What stands beside it: ``disc 0.93``, with a track ``disc #3 0.93``; of stuff the name alone."""
+        if not self.is_thing:
+            return self.name
         track = "" if self.track_id is None else f" #{self.track_id}"
         return f"{self.name}{track}" + ("" if self.score is None else f" {self.score:.2f}")
 
     @property
     def colour(self) -> Colour:
+        if not self.is_thing:
+            return stuff_colour_of(self.label)
         return colour_of(self.label) if self.track_id is None else colour_of(self.track_id + 101)
 
 
 def colour_of(number: int) -> Colour:
     """A vivid RGB colour (0-255) for a class or track; neighbours in number are far apart in hue, for ever the same."""
+    return _colour(number, 0.53 if number % 2 else 0.47, 0.85)
+
+
+def stuff_colour_of(label: int) -> Colour:
+    """The quiet RGB colour (0-255) of a class of stuff: of the same hue as ``colour_of``, greyer."""
+    return _colour(label, (0.40, 0.58, 0.49)[label % 3], 0.45)
+
+
+def _colour(number: int, lightness: float, saturation: float) -> Colour:
     hue = (number * 0.618033988749895 + 0.58) % 1.0
-    red, green, blue = colorsys.hls_to_rgb(hue, 0.53 if number % 2 else 0.47, 0.85)
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
@@ -74,7 +96,7 @@ def draw_instances(
 
     Args:
         image_rgb_hwc_u8: (H, W, 3) uint8; masks and boxes are in its pixels.
-        instances: in any order; the largest are drawn first, so that small ones stay visible.
+        instances: in any order; stuff is drawn first, then the largest things, so that small ones stay visible.
         long_side_px: longer side of the result; small pictures are enlarged eightfold at most.
         labels: whether names are written (for the 24 surest instances that find room).
 
@@ -86,7 +108,7 @@ def draw_instances(
     size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
     resized = Image.fromarray(image_rgb_hwc_u8).resize(size_wh, Image.Resampling.LANCZOS)
     canvas = np.asarray(resized, np.float32).copy()
-    for one in sorted(instances, key=_extent, reverse=True):
+    for one in sorted(instances, key=lambda one: (one.is_thing, -_extent(one))):
         if one.rle is not None:
             _paint_mask(canvas, one, (height, width), scale)
     picture = Image.fromarray(canvas.round().astype(np.uint8))
@@ -95,7 +117,7 @@ def draw_instances(
         if one.rle is None:
             pen.rectangle([value * scale for value in one.box_xyxy], outline=one.colour, width=_LINE_PX)
     if labels:
-        _write_labels(pen, size_wh, instances, scale)
+        _write_labels(pen, size_wh, instances, scale, (height, width))
     return np.asarray(picture)
 
 
@@ -125,8 +147,12 @@ def _paint_mask(canvas: np.ndarray, one: DrawnInstance, size_hw: tuple[int, int]
     inside = np.asarray(mask, bool)
     window = canvas[top:bottom, left:right]
     colour = np.asarray(one.colour, np.float32)
-    window[inside] = (1 - _FILL) * window[inside] + _FILL * colour
-    if one.is_thing:
+    share = _FILL if one.is_thing else _STUFF_FILL
+    window[inside] = (1 - share) * window[inside] + share * colour
+    if not one.is_thing:
+        edge = inside & ~np.asarray(mask.filter(ImageFilter.MinFilter(3)), bool)
+        window[edge] = (1 - _STUFF_EDGE) * window[edge] + _STUFF_EDGE * colour
+    else:
         eroded = np.asarray(_eroded(mask), bool)
         window[inside & ~eroded] = colour
         halo = ~inside & np.asarray(mask.filter(ImageFilter.MaxFilter(_OUTLINE_PX)), bool)
@@ -142,25 +168,92 @@ def _eroded(mask: Image.Image) -> Image.Image:
 
 
 def _write_labels(
-    pen: ImageDraw.ImageDraw, size_wh: tuple[int, int], instances: Sequence[DrawnInstance], scale: float
+    pen: ImageDraw.ImageDraw,
+    size_wh: tuple[int, int],
+    instances: Sequence[DrawnInstance],
+    scale: float,
+    size_hw: tuple[int, int],
 ) -> None:
-    """The surest first; a label that finds no free place above, inside or below its box is left out."""
-    font = ImageFont.load_default(size=max(12, min(20, round(max(size_wh) / 34))))
+    """Things first, the surest ones before others, then names of stuff into what room is left."""
+    things = [one for one in instances if one.is_thing]
+    lines = 34 if len(things) > MAX_LABELS // 2 else 25 if all(one.score is None for one in things) else 29
+    font = ImageFont.load_default(size=max(12, min(26, round(max(size_wh) / lines))))
     taken: list[Box] = []
-    ordered = sorted(instances, key=lambda one: 1.0 if one.score is None else one.score, reverse=True)
-    for one in ordered[:MAX_LABELS]:
-        left, top, right, bottom = pen.textbbox((0, 0), one.text, font=font)
-        width, height = right - left + 2 * _PADDING_PX, bottom - top + 2 * _PADDING_PX
-        x0, y0, _, y1 = (value * scale for value in one.box_xyxy)
-        x = max(0.0, min(x0, size_wh[0] - width))
-        for y in (y0 - height, y0 + 1, y1, y1 - height):
-            box = (x, y, x + width, y + height)
-            if y >= 0 and y + height <= size_wh[1] and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                pen.rounded_rectangle(box, radius=3, fill=one.colour)
-                at = (x + _PADDING_PX - left, y + _PADDING_PX - top)
-                pen.text(at, one.text, font=font, fill=_readable_on(one.colour))
-                break
+    things.sort(key=lambda one: 1.0 if one.score is None else one.score, reverse=True)
+    for one in things[:MAX_LABELS]:
+        _write_beside(pen, size_wh, one, scale, font, taken)
+    stuff = [one for one in instances if not one.is_thing and one.rle is not None]
+    for one in sorted(stuff, key=_extent, reverse=True)[:MAX_LABELS]:
+        _write_inside(pen, size_wh, one, size_hw, font, taken)
+
+
+def _write_beside(
+    pen: ImageDraw.ImageDraw,
+    size_wh: tuple[int, int],
+    one: DrawnInstance,
+    scale: float,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    taken: list[Box],
+) -> None:
+    """On a plate of its colour, above, inside or below its box; left out where all of these are taken."""
+    left, top, right, bottom = pen.textbbox((0, 0), one.text, font=font)
+    width, height = right - left + 2 * _PADDING_PX, bottom - top + 2 * _PADDING_PX
+    x0, y0, _, y1 = (value * scale for value in one.box_xyxy)
+    x = max(0.0, min(x0, size_wh[0] - width))
+    for y in (y0 - height, y0 + 1, y1, y1 - height):
+        box = (x, y, x + width, y + height)
+        if y >= 0 and y + height <= size_wh[1] and not any(_overlap(box, other) for other in taken):
+            taken.append(box)
+            pen.rounded_rectangle(box, radius=3, fill=one.colour)
+            at = (x + _PADDING_PX - left, y + _PADDING_PX - top)
+            pen.text(at, one.text, font=font, fill=_readable_on(one.colour))
+            return
+
+
+def _write_inside(
+    pen: ImageDraw.ImageDraw,
+    size_wh: tuple[int, int],
+    one: DrawnInstance,
+    size_hw: tuple[int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    taken: list[Box],
+) -> None:
+    """White with a dark rim, where the region has most room and nothing is written yet."""
+    assert one.rle is not None
+    left, top, right, bottom = pen.textbbox((0, 0), one.text, font=font, stroke_width=2)
+    width, height = right - left, bottom - top
+    for share_x, share_y in _places_inside(decode(one.rle, size_hw)):
+        x = max(0.0, min(share_x * size_wh[0] - width / 2, size_wh[0] - width))
+        y = max(0.0, min(share_y * size_wh[1] - height / 2, size_wh[1] - height))
+        box = (x, y, x + width, y + height)
+        if not any(_overlap(box, other) for other in taken):
+            taken.append(box)
+            pen.text((x - left, y - top), one.text, font=font, fill=(255, 255, 255), stroke_width=2, stroke_fill=_RIM)
+            return
+
+
+def _places_inside(mask: np.ndarray) -> list[tuple[float, float]]:
+    """Places (x, y as shares of the sides) in an (H, W) mask, the farthest from its border first; [] if it is tiny."""
+    if mask.mean() < _LEAST_STUFF_SHARE:
+        return []
+    height, width = mask.shape
+    cells = max(1, -(-max(height, width) // _COARSE_SIDE))
+    level = np.pad(mask[cells // 2 :: cells, cells // 2 :: cells], 1)
+    depth = np.zeros(level.shape, np.int32)
+    while level.any():
+        depth += level
+        inner = level.copy()
+        inner[1:-1, 1:-1] &= level[:-2, 1:-1] & level[2:, 1:-1] & level[1:-1, :-2] & level[1:-1, 2:]
+        inner[[0, -1]] = inner[:, [0, -1]] = False
+        level = inner
+    depth = depth[1:-1, 1:-1]
+    rows, columns = np.nonzero(depth)
+    away = (rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2
+    order = np.lexsort((away, -depth[rows, columns]))  # of equally good places the one nearest to the middle
+    return [
+        ((columns[cell] * cells + cells // 2 + 0.5) / width, (rows[cell] * cells + cells // 2 + 0.5) / height)
+        for cell in order.tolist()
+    ]
 
 
 def _overlap(a: Box, b: Box) -> bool:

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from infra.store import open_store
 from tasks.results import charts
-from tasks.results.drawing import colour_of
+from tasks.results.drawing import colour_of, stuff_colour_of
 from tasks.results.layout import REPORT_KEY, product_prefix
 from tasks.results.report_data import ReportData, collect
 from tasks.results.report_samples import Gallery, choose_and_load
@@ -85,7 +85,9 @@ def _template() -> Template:
 
 def _charts(data: ReportData) -> dict[str, Any]:
     status = [(name, count, name) for name, count in data.statuses.items()]
-    colours = ["rgb({},{},{})".format(*colour_of(each.label)) for each in data.classes]
+    colours = [
+        "rgb({},{},{})".format(*(colour_of if each.is_thing else stuff_colour_of)(each.label)) for each in data.classes
+    ]
     stages = sorted(data.stage_seconds.items(), key=lambda pair: -pair[1])
     return {
         "status": charts.stacked_bar("Items by status", status),

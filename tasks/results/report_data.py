@@ -38,6 +38,7 @@ class ClassFacts:
 
     label: int
     name: str
+    is_thing: bool
     instances: int
     items: int
     mean_score: float
@@ -161,12 +162,13 @@ def _classes(views: Views) -> tuple[ClassFacts, ...]:
     )
     found = _rows(
         views,
-        "SELECT label, coalesce(any_value(name), 'class ' || label), count(*) AS n, count(DISTINCT (uri, frame)),"
-        f" avg(score), [{bins}] FROM instances GROUP BY label ORDER BY n DESC, label LIMIT {MAX_CLASSES}",
+        "SELECT label, coalesce(any_value(name), 'class ' || label), bool_or(is_thing), count(*) AS n,"
+        f" count(DISTINCT (uri, frame)), avg(score), [{bins}]"
+        f" FROM instances GROUP BY label ORDER BY n DESC, label LIMIT {MAX_CLASSES}",
     )
     return tuple(
-        ClassFacts(label, name, count, items, mean, tuple(histogram))
-        for label, name, count, items, mean, histogram in found
+        ClassFacts(label, name, is_thing, count, items, mean, tuple(histogram))
+        for label, name, is_thing, count, items, mean, histogram in found
     )
 
 

@@ -11,7 +11,7 @@ import io
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def choose_and_load(views: Views, samples: int, *, budget_s: float = 60.0) -> tu
     deadline = time.monotonic() + budget_s
     pictures = dict(_pictures(rows.values(), entries, deadline))
     return tuple(
-        Gallery(title, explanation, tuple(_sample(row, pictures[row["uri"], row["frame"]]) for row in group), is_strip)
+        Gallery(title, explanation, tuple(_sample(row, pictures[_key(row)], is_strip) for row in group), is_strip)
         for title, explanation, group, is_strip in wanted
     )
 
@@ -106,7 +106,13 @@ def _choose(views: Views, samples: int) -> Iterator[tuple[str, str, list[dict[st
     )
     yield "Ordinary", "items drawn by chance, the same ones each time", fresh(which, "hash(uri), frame", quarter), False
     for uri in _videos(views, 2):
-        yield f"Video {uri.rsplit('/', 1)[-1]}", f"frames of {uri} in the order of time", _strip(views, uri), True
+        title, frames = f"Video {uri.rsplit('/', 1)[-1]}", _frames_of(views, uri)
+        if any(tracks for _, tracks in frames):
+            said = f"frames of {uri} one after another, where most is going on: a track keeps its colour and its number"
+            yield title, said, _rows_of(views, [(uri, frame) for frame in _busiest(frames)]), True
+        else:
+            said = f"frames of {uri} in the order of time"
+            yield title, said, _rows_of(views, [(uri, frame) for frame in _spread(frames)]), True
     failed = fresh("status <> 'ok'", "hash(error_type), hash(uri), frame", quarter)
     yield "Failed", "items without a result, and why", failed, False
 
@@ -143,16 +149,34 @@ def _videos(views: Views, limit: int) -> list[str]:
     return [uri for (uri,) in found]
 
 
-def _strip(views: Views, uri: str) -> list[dict[str, Any]]:
-    """Frames at even distances over the video, as far as they can be reached without decoding for long."""
-    frames = [
-        frame
-        for (frame,) in views.connection.execute(
-            "SELECT frame FROM items WHERE uri = ? AND status = 'ok' ORDER BY frame", [uri]
-        ).fetchall()
-    ]
+def _frames_of(views: Views, uri: str) -> list[tuple[int, frozenset[int]]]:
+    """The frames of a video that have a result, in order, and the ids of the tracks in each."""
+    found = views.connection.execute(
+        "SELECT frame, list_filter(coalesce(track_ids, []), lambda track: track IS NOT NULL) FROM items"
+        " WHERE uri = ? AND status = 'ok' ORDER BY frame",
+        [uri],
+    ).fetchall()
+    return [(frame, frozenset(tracks)) for frame, tracks in found]
+
+
+def _spread(frames: Sequence[tuple[int, frozenset[int]]]) -> list[int]:
+    """Frames at even distances over the video."""
     places = np.linspace(0, len(frames) - 1, min(_STRIP_FRAMES, len(frames))).round().astype(int)
-    return _rows_of(views, [(uri, frames[place]) for place in dict.fromkeys(places.tolist())])
+    return [frames[place][0] for place in dict.fromkeys(places.tolist())]
+
+
+def _busiest(frames: Sequence[tuple[int, frozenset[int]]]) -> list[int]:
+    """Consecutive frames in which most tracks are seen, come or go; the first such place."""
+    frames = [one for one in frames if one[0] - frames[0][0] < _MAX_FRAMES_TO_REACH]
+    last = max(0, len(frames) - _STRIP_FRAMES)
+
+    def events(start: int) -> int:
+        seen = [tracks for _, tracks in frames[start : start + _STRIP_FRAMES]]
+        changes = sum(len(before ^ after) for before, after in pairwise(seen))
+        return len(frozenset().union(*seen)) + changes
+
+    start = max(range(last + 1), key=events)
+    return [frame for frame, _ in frames[start : start + _STRIP_FRAMES]]
 
 
 def _entries_of(views: Views, rows: Iterable[dict[str, Any]]) -> dict[tuple[str, int], Entry]:
@@ -244,7 +268,7 @@ def _decoded(
         yield _key(row), why
 
 
-def _sample(row: dict[str, Any], pixels: Picture) -> Sample:
+def _sample(row: dict[str, Any], pixels: Picture, is_strip: bool) -> Sample:
     reason = "" if row["status"] == "ok" else f"{row['stage']}: {row['error']}"
     problem, picture, width, height = "", None, 0, 0
     if isinstance(pixels, str):
@@ -252,7 +276,7 @@ def _sample(row: dict[str, Any], pixels: Picture) -> Sample:
     elif row["status"] == "ok" and pixels.shape[:2] != (row["height"], row["width"]):
         problem = "the source has another size now"
     else:
-        drawn = draw_instances(pixels, _drawn(row), long_side_px=640)
+        drawn = draw_instances(pixels, _drawn(row, scores=not is_strip), long_side_px=640)
         height, width = drawn.shape[:2]
         picture = _data_uri(drawn)
     return Sample(
@@ -270,12 +294,13 @@ def _sample(row: dict[str, Any], pixels: Picture) -> Sample:
     )
 
 
-def _drawn(row: dict[str, Any]) -> list[DrawnInstance]:
+def _drawn(row: dict[str, Any], *, scores: bool) -> list[DrawnInstance]:
+    """``scores``: whether they are written; side by side in a strip they would only flicker."""
     return [
         DrawnInstance(
             name=row["names"][index],
             label=label,
-            score=row["scores"][index],
+            score=row["scores"][index] if scores else None,
             box_xyxy=tuple(row["boxes_xyxy"][index]),
             rle=row["rles"][index] if row["rles"] is not None else None,
             track_id=row["track_ids"][index] if row["track_ids"] is not None else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,20 @@ from typing import Any
 import pytest
 import torch
 
+import modelkit
 from infra.errors import StoreError
 from infra.retry import RetryPolicy
 from infra.store import open_store
+from modelkit.registry import register_model, temporary_registrations
 from modelkit.video import VideoState
+from tasks.inference.calibrate import choose_for_run
 from tasks.inference.clips import Handover, runs_of
+from tasks.inference.decoding import DecodeOptions
 from tasks.inference.dispatch import DispatchPolicy
 from tasks.inference.job import Assignment
 from tasks.inference.ledger import Deadlines
 from tasks.inference.pool import PoolSettings, run_serial
+from tasks.inference.prepare import describe_model, prepare_segments
 from tasks.inference.worker import Worker
 from tasks.ingest import sharding
 from tasks.ingest.inventory import take_inventory
@@ -30,7 +36,7 @@ from tasks.results.layout import STATES_FOLDER, state_key
 from tests.tasks.inference.fakes import version, write_image
 from tests.tasks.inference.test_pool_serial import ListPlan, quick
 from tests.tasks.inference.test_worker import rows_in
-from tests.tasks.inference.video_fakes import make, picture, video_job, write_clip
+from tests.tasks.inference.video_fakes import SquareTracker, make, picture, video_job, write_clip
 
 FRAMES = 40
 # The encoder's keyframes are 12 frames apart, so a wish of n frames cuts at multiples of 12.
@@ -233,6 +239,30 @@ def test_of_two_attempts_the_committed_one_decides_which_state_counts(tmp_path: 
         handover.take("s1")
     handover.forget("s1")
     assert not list(store.list(STATES_FOLDER))
+
+
+def test_a_registered_video_model_is_run_with_its_memory_and_eagerly(source: Path, tmp_path: Path) -> None:
+    with temporary_registrations():
+        register_model("square_tracker", architecture="SquareTracker", task="panoptic")(SquareTracker)
+        rows = {}
+        for video_frames in (1000, 8):
+            prepared = prepare_segments(
+                output=str(tmp_path / f"out{video_frames}"), run_id="r", model="square_tracker", weights="random:0",
+                decode=DecodeOptions(stride=3), score_threshold=0.0, device="cpu", batch_size=None,
+                memory_bytes=64 << 20, max_consecutive_failures=9,
+            )  # fmt: skip
+            assert prepared.job.carries_state
+            inventory = take_inventory(str(source), folder=tmp_path)
+            plan = open_plan(prepared.output, prepared.version, inventory, PlanOptions(video_frames=video_frames))
+            assert plan is not None
+            decision = choose_for_run(plan, prepared.job, "on", workers=1, session=None, num_gpus=0.0)
+            assert (decision["mode"], "memory" in decision["reason"]) == ("eager", True)
+            assert run_serial(plan, replace(prepared.job, execution=decision), settings=quick()).ok == 2 * 14 + 3
+            rows[video_frames] = found_in(Path(prepared.output.uri))
+    assert rows[8] == rows[1000]
+    assert len({track for row in rows[8] for track in row["track_ids"] if row["media"] == "video"}) > 5
+    not_a_video = describe_model("digitscape_mask_rcnn", None)
+    assert not modelkit.is_video_model(not_a_video)
 
 
 def test_a_shard_says_which_one_it_continues_whatever_is_skipped(

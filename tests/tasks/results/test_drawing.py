@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from modelkit.rle import encode
-from tasks.results.drawing import DrawnInstance, colour_of, draw_instances
+from tasks.results.drawing import DrawnInstance, colour_of, draw_instances, stuff_colour_of
 
 GREY = np.full((60, 80, 3), 128, np.uint8)
 
@@ -65,10 +65,44 @@ def test_a_track_keeps_its_colour_and_classes_differ() -> None:
     assert min(np.abs(a - b).sum() for i, a in enumerate(colours) for b in colours[:i]) > 40
 
 
-def test_the_text_names_class_track_and_score() -> None:
+def test_the_text_names_class_track_and_score_and_of_stuff_the_class_alone() -> None:
     mask = block(10, 20, 10, 20)
     assert instance(mask).text == "disc 0.90"
     assert instance(mask, track_id=3, score=None).text == "disc #3"
+    assert instance(mask, is_thing=False, name="sky").text == "sky"
+
+
+def test_stuff_is_filled_in_a_quiet_colour_of_its_class_and_things_stand_out_of_it() -> None:
+    sky, disc = instance(~block(20, 40, 20, 60), label=2, is_thing=False), instance(block(20, 40, 20, 60), label=2)
+    for order in ([sky, disc], [disc, sky]):
+        drawn = draw_instances(GREY, order, labels=False).astype(int)
+        ground, thing, outline = drawn[8 * 10, 8 * 10], drawn[8 * 30, 8 * 40], drawn[8 * 30, 8 * 20 + 1]
+        assert np.abs(ground - (0.45 * 128 + 0.55 * np.array(stuff_colour_of(2)))).max() <= 1
+        assert np.abs(thing - (0.58 * 128 + 0.42 * np.array(colour_of(2)))).max() <= 1
+        assert np.abs(outline - np.array(colour_of(2))).max() <= 1
+    saturation = [max(colour) - min(colour) for colour in map(stuff_colour_of, range(30))]
+    assert max(saturation) < min(max(colour) - min(colour) for colour in map(colour_of, range(30)))
+
+
+def test_a_tracked_clip_keeps_the_colours_of_stuff_and_gives_each_track_its_own() -> None:
+    mask = block(10, 20, 10, 20)
+    assert instance(mask, label=3, is_thing=False, track_id=None).colour == stuff_colour_of(3)
+    assert len({instance(mask, track_id=track).colour for track in range(40)}) == 40
+
+
+def test_the_name_of_stuff_is_written_inside_of_its_region_beside_what_is_written_already() -> None:
+    """White letters appear in the large part of the region, none outside, and move away from a thing's plate."""
+    region = block(0, 60, 45, 80)
+    sky = instance(region, name="sky", is_thing=False)
+    written = (draw_instances(np.zeros_like(GREY), [sky]) == 255).all(axis=2)
+    rows, columns = np.nonzero(written)
+    assert len(rows) > 20
+    assert 45 * 8 <= columns.min() and columns.max() < 80 * 8
+    middle = instance(block(30, 34, 55, 70), name="disc", score=None)
+    moved = (draw_instances(np.zeros_like(GREY), [sky, middle]) == 255).all(axis=2)
+    assert moved.any() and abs(np.nonzero(moved)[0].mean() - rows.mean()) > 10
+    tiny = instance(block(0, 2, 0, 2), name="sky", is_thing=False)
+    assert not (draw_instances(np.zeros_like(GREY), [tiny]) == 255).all(axis=2).any()
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 500), (2000, 3)])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import html
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -165,6 +166,21 @@ def test_galleries_show_the_surest_the_least_sure_videos_in_time_and_failures(pi
     assert [sample.frame for sample in strip.samples] == list(range(8))
     assert all(sample.picture for sample in strip.samples)
     assert {sample.status for sample in galleries["Failed"].samples} == {"failed", "quarantined"}
+
+
+def test_a_tracked_video_shows_frames_one_after_another_where_tracks_come_and_go(output: FakeOutput) -> None:
+    """Frames 0..39 show tracks 1-3, but 20-22 nothing: the first eight frames that hold both changes are shown."""
+    clip = [Item("clip.mp4", frame=n, pts_s=n / 4, track=True) for n in range(40)]
+    output.commit([replace(one, num_instances=0) if 20 <= one.frame < 23 else one for one in clip])
+    (strip,) = [gallery for gallery in choose_and_load(views_of(output.store), 8) if gallery.is_strip]
+    assert [sample.frame for sample in strip.samples] == list(range(16, 24))
+    assert "one after another" in strip.explanation
+
+
+def test_an_untracked_video_shows_frames_spread_over_it(output: FakeOutput) -> None:
+    output.commit([Item("clip.mp4", frame=n, pts_s=n / 4) for n in range(36)])
+    (strip,) = [gallery for gallery in choose_and_load(views_of(output.store), 8) if gallery.is_strip]
+    assert [sample.frame for sample in strip.samples] == [0, 5, 10, 15, 20, 25, 30, 35]
 
 
 def test_no_picture_is_loaded_when_time_is_up(pictured: FakeOutput) -> None:
