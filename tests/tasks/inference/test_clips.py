@@ -220,8 +220,9 @@ def test_a_frame_that_hangs_is_found_and_costs_no_id_of_the_others(tmp_path: Pat
         }
 
 
-def test_of_two_attempts_the_committed_one_decides_which_state_counts(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path))
+def test_of_two_attempts_the_committed_one_decides_which_state_counts(store_uri: str) -> None:
+    store = open_store(store_uri)
+    store.probe()
     handover = Handover(store, version())
     assert handover.take("s1") is None
     for attempt, value in (("attempt-000000001", 1.0), ("attempt-000000002", 2.0)):
