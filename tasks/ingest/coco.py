@@ -84,7 +84,7 @@ def _named(store: Store, key: str, root: str, skipped: Skipped) -> Iterator[Row]
                 name = image.get("file_name") if isinstance(image, dict) else None
                 if not isinstance(name, str) or not name or not is_unicode(name):
                     skipped.add("COCO image without a file_name", [], 1)
-                elif (item := _resolve(root, name)) is None:
+                elif (item := resolve_name(root, name)) is None:
                     skipped.add("COCO file_name that leads out of the bucket", [name], 1)
                 else:
                     yield Row(item, MISSING_ETAG, 0, "video" if kind_of(name) == "video" else "image")
@@ -92,7 +92,7 @@ def _named(store: Store, key: str, root: str, skipped: Skipped) -> Iterator[Row]
             raise DatasetError(f"{uri} cannot be read: {error}", hint="Is it a whole COCO annotation file?") from error
 
 
-def _resolve(root: str, name: str) -> str | None:
+def resolve_name(root: str, name: str) -> str | None:
     """The URI of a file name; absolute ones stay, ``..`` is followed inside the file system or the bucket."""
     if name.startswith("s3://"):
         return name

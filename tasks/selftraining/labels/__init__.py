@@ -1,0 +1,1 @@
+"""Human labels in: the formats that label sets are read from."""

@@ -1,0 +1,147 @@
+"""Shapes of annotation tools -> compressed run lengths on the item's canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from modelkit import rle
+
+
+class ShapeError(ValueError):
+    """A shape that cannot be drawn: too few points, run lengths of another canvas, an unknown form."""
+
+
+def polygons_to_rle(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> bytes:
+    """The union of polygons, each flat ``[x0, y0, x1, y1, ...]`` in pixels, by COCO's own rule of rasterising."""
+    usable = [[float(value) for value in polygon] for polygon in polygons]
+    for polygon in usable:
+        if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+            raise ShapeError(f"a polygon needs three points of x and y, got {len(polygon)} numbers")
+    if not usable:
+        raise ShapeError("no polygon")
+    drawn = coco_mask.frPyObjects(usable, *size_hw)
+    return bytes(coco_mask.merge(drawn)["counts"])
+
+
+def coco_segmentation_to_rle(segmentation: Any, size_hw: tuple[int, int]) -> bytes:
+    """COCO's three forms: polygons, uncompressed run lengths, compressed ones.
+
+    Raises:
+        ShapeError: none of the three, or of another canvas.
+    """
+    if isinstance(segmentation, list):
+        return polygons_to_rle(segmentation, size_hw)
+    if not isinstance(segmentation, dict) or "counts" not in segmentation:
+        raise ShapeError(f"a segmentation must be polygons or run lengths, got {type(segmentation).__name__}")
+    counts = segmentation["counts"]
+    try:
+        if isinstance(counts, list):
+            mask = rle.compress(counts)
+        else:
+            mask = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
+        covered = int(rle.counts_of(mask).sum())
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ShapeError(f"run lengths are damaged: {error}") from error
+    if covered != size_hw[0] * size_hw[1] or list(segmentation.get("size", size_hw)) != list(size_hw):
+        raise ShapeError(f"run lengths cover {covered} pixels, the image is {size_hw[0]} x {size_hw[1]}")
+    return mask
+
+
+def ellipse_to_rle(
+    centre_xy: tuple[float, float], radii_xy: tuple[float, float], degrees: float, size_hw: tuple[int, int]
+) -> bytes:
+    """Pixels whose centre lies in the ellipse, turned clockwise by ``degrees`` about its centre."""
+    if min(radii_xy) <= 0:
+        raise ShapeError(f"an ellipse needs radii above 0, got {radii_xy}")
+    y, x = np.mgrid[: size_hw[0], : size_hw[1]] + 0.5
+    dx, dy = x - centre_xy[0], y - centre_xy[1]
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    along, across = cos * dx + sin * dy, -sin * dx + cos * dy
+    return rle.encode((along / radii_xy[0]) ** 2 + (across / radii_xy[1]) ** 2 <= 1.0)
+
+
+def rectangle_to_rle(
+    corner_xy: tuple[float, float], size_xy: tuple[float, float], degrees: float, size_hw: tuple[int, int]
+) -> bytes:
+    """A rectangle turned clockwise by ``degrees`` about its top-left corner."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    (x, y), (width, height) = corner_xy, size_xy
+    offsets = [(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)]
+    points = [value for dx, dy in offsets for value in (x + cos * dx - sin * dy, y + sin * dx + cos * dy)]
+    return polygons_to_rle([points], size_hw)
+
+
+def box_mask_to_rle(
+    counts: Sequence[int], left: int, top: int, width: int, height: int, size_hw: tuple[int, int]
+) -> bytes:
+    """CVAT's masks: run lengths row by row inside a box, background first.
+
+    Raises:
+        ShapeError: the box leaves the image, or the run lengths do not fill it.
+    """
+    if left < 0 or top < 0 or left + width > size_hw[1] or top + height > size_hw[0]:
+        raise ShapeError(
+            f"a mask of {width} x {height} at ({left}, {top}) leaves the image {size_hw[1]} x {size_hw[0]}"
+        )
+    runs = np.asarray(counts, np.int64)
+    if (runs < 0).any() or int(runs.sum()) != width * height:
+        raise ShapeError(f"run lengths cover {int(runs.sum())} pixels of a box of {width} x {height}")
+    canvas = np.zeros(size_hw, bool)
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    canvas[top : top + height, left : left + width] = inside
+    return rle.encode(canvas)
+
+
+def brush_to_rle(packed: Sequence[int], size_hw: tuple[int, int]) -> bytes:
+    """Label Studio's brush strokes: a bit stream of runs over the bytes of an RGBA image; alpha is the mask.
+
+    The stream holds: 32 bits number of values, 5 bits word length - 1, four times 4 bits length - 1 of the run
+    lengths' own fields; then runs of: 1 bit "all equal", 2 bits which field, the length - 1, and one word for equal
+    values or one for each of them.
+
+    Raises:
+        ShapeError: it ends too early, or is not four bytes a pixel.
+    """
+    bits = _Bits(packed)
+    total, word = bits.take(32), bits.take(5) + 1
+    fields = [bits.take(4) + 1 for _ in range(4)]
+    if total != 4 * size_hw[0] * size_hw[1]:
+        raise ShapeError(f"brush strokes over {total} bytes, the image {size_hw[0]} x {size_hw[1]} has four a pixel")
+    values = np.zeros(total, np.uint8)
+    at = 0
+    while at < total:
+        equal, field = bits.take(1), bits.take(2)
+        end = at + bits.take(fields[field]) + 1
+        if end > total:
+            raise ShapeError("brush strokes run over the end of the image")
+        values[at:end] = bits.take(word) if equal else bits.words(end - at, word)
+        at = end
+    return rle.encode(values.reshape(*size_hw, 4)[:, :, 3] > 127)
+
+
+class _Bits:
+    """A stream of bits, most significant first."""
+
+    def __init__(self, packed: Sequence[int]) -> None:
+        self._bits = np.unpackbits(np.asarray(packed, np.uint8))
+        self._at = 0
+
+    def take(self, n: int) -> int:
+        """The next ``n`` bits as a number."""
+        return int("".join(map(str, self._next(n))), 2)
+
+    def words(self, count: int, length: int) -> np.ndarray:
+        """``count`` numbers of ``length`` bits."""
+        weights = 1 << np.arange(length - 1, -1, -1, dtype=np.int64)
+        return (self._next(count * length).reshape(count, length) @ weights).astype(np.uint8)
+
+    def _next(self, n: int) -> np.ndarray:
+        part = self._bits[self._at : self._at + n]
+        if len(part) < n:
+            raise ShapeError("brush strokes end too early")
+        self._at += n
+        return part

@@ -1,0 +1,114 @@
+"""Splits: by group, in proportion, the same for every order of listing, and for ever."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.errors import DatasetError, UsageError
+from infra.store import open_store
+from tasks.selftraining import splits
+from tasks.selftraining.splits import DEFAULT_SHARES, group_by, join_near_duplicates, split_groups
+from tasks.selftraining.tables import read, table_of
+from tests.tasks.selftraining.scenes import label_set
+
+GROUPS = st.lists(
+    st.tuples(st.integers(1, 4), st.sets(st.sampled_from([1, 2, 3]), max_size=3)), min_size=4, max_size=30
+)
+
+
+def named(groups: list[tuple[int, set[int]]]) -> list[tuple[str, int, list[int]]]:
+    return [(f"g{k}", count, sorted(classes)) for k, (count, classes) in enumerate(groups)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(GROUPS, st.randoms())
+def test_the_order_of_listing_changes_nothing_and_no_group_is_divided(groups, random) -> None:  # type: ignore[no-untyped-def]
+    listed = named(groups)
+    chosen = split_groups(label_set(listed), DEFAULT_SHARES, salt="s")
+    assert set(chosen) == {name for name, _, _ in listed}
+    random.shuffle(listed)
+    assert split_groups(label_set(listed), DEFAULT_SHARES, salt="s") == chosen
+
+
+@settings(max_examples=40, deadline=None)
+@given(GROUPS, GROUPS)
+def test_what_was_decided_stays_when_labels_are_added(groups, more) -> None:  # type: ignore[no-untyped-def]
+    before = split_groups(label_set(named(groups)), DEFAULT_SHARES, salt="s")
+    grown = [*named(groups), *((f"new{k}", count, sorted(classes)) for k, (count, classes) in enumerate(more))]
+    after = split_groups(label_set(grown), DEFAULT_SHARES, salt="s", previous=before)
+    assert {group: after[group] for group in before} == before
+
+
+@settings(max_examples=40, deadline=None)
+@given(GROUPS)
+def test_every_split_is_within_one_group_of_its_share(groups) -> None:  # type: ignore[no-untyped-def]
+    labels = label_set(named(groups))
+    chosen = split_groups(labels, DEFAULT_SHARES, salt="s")
+    items = Counter(chosen[group] for group in labels.table["group_id"].to_pylist())
+    for split, share in DEFAULT_SHARES.items():
+        assert abs(items[split] - share * len(labels)) <= 4 * 3  # the largest group, once per other split
+
+
+def test_a_rare_class_reaches_calibration_gate_and_test() -> None:
+    groups = [(f"common{k}", 1, [1]) for k in range(200)] + [(f"rare{k}", 1, [1, 3]) for k in range(20)]
+    for salt in ("a", "b", "c"):
+        chosen = split_groups(label_set(groups), DEFAULT_SHARES, salt=salt)
+        rare = Counter(chosen[name] for name, _, classes in groups if 3 in classes)
+        assert {split: rare[split] for split in "LCGT"} == {"L": 10, "C": 4, "G": 3, "T": 3}
+
+
+def test_another_salt_is_another_division() -> None:
+    labels = label_set([(f"g{k}", 1, [1]) for k in range(40)])
+    assert split_groups(labels, DEFAULT_SHARES, salt="a") != split_groups(labels, DEFAULT_SHARES, salt="b")
+
+
+def test_shares_must_sum_to_one_and_every_split_needs_a_group() -> None:
+    labels = label_set([("a", 5, [1]), ("b", 5, [1])])
+    with pytest.raises(UsageError):
+        split_groups(labels, {"L": 0.5, "C": 0.2}, salt="s")
+    with pytest.raises(UsageError):
+        split_groups(labels, {"L": 0.5, "val": 0.5}, salt="s")
+    with pytest.raises(DatasetError, match="2 groups"):
+        split_groups(labels, DEFAULT_SHARES, salt="s")
+
+
+def test_groups_by_folder_and_by_pattern() -> None:
+    labels = label_set([("cam1", 2, [1]), ("cam2", 1, [1])])
+    assert group_by(labels, "folder").table["group_id"].to_pylist() == ["s3://b/cam1", "s3://b/cam1", "s3://b/cam2"]
+    assert group_by(labels, r"/(cam\d)/").table["group_id"].to_pylist() == ["cam1", "cam1", "cam2"]
+    with pytest.raises(UsageError):
+        group_by(labels, "(")
+
+
+def test_near_duplicates_are_one_group() -> None:
+    labels = label_set([("a", 1, [1]), ("b", 1, [1]), ("c", 1, [1]), ("d", 1, [1])])
+    prints = [("a", "x1", 0b1111), ("b", "x2", 0b1100), ("c", "x1", -1), ("d", "x3", None)]
+    fingerprints = table_of(
+        "fingerprints",
+        [
+            {"image_id": f"s3://b/{n}/000.png", "uri": n, "group_id": n, "etag": "e", "sha256": digest, "phash64": bits}
+            for n, digest, bits in prints
+        ],
+    )
+    assert join_near_duplicates(labels, fingerprints).table["group_id"].to_pylist() == ["a", "a", "a", "d"]
+
+
+def test_the_manifest_is_named_by_what_it_says(store_uri: str) -> None:
+    store = open_store(store_uri)
+    labels = label_set([(f"g{k}", 2, [1 + k % 3]) for k in range(12)])
+    chosen = split_groups(labels, DEFAULT_SHARES, salt="s")
+    items = splits.labelled_rows(labels, chosen, None)
+    facts = {"label_set_id": labels.label_set_id, "class_map_sha256": "c", "salt": "s", "shares": DEFAULT_SHARES}
+    manifest = splits.store_manifest(store, items, **facts)  # type: ignore[arg-type]
+    again = splits.store_manifest(store, items.sort_by([("image_id", "descending")]), **facts)  # type: ignore[arg-type]
+    assert manifest == again and sum(manifest.counts.values()) == len(labels)
+    assert read(store, "split_items").sort_by("image_id").equals(items.sort_by("image_id"))
+    assert splits.previous_splits(items) == chosen
+    other = splits.store_manifest(store, items, **{**facts, "salt": "t"})  # type: ignore[arg-type]
+    assert other.manifest_sha256 != manifest.manifest_sha256
+    with pytest.raises(DatasetError, match="two splits"):
+        splits.concat_items([items, items.slice(0, 1)])
