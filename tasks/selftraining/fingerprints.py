@@ -11,15 +11,18 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 from scipy import fft
 
 from tasks.inference.decoding import DecodeOptions, decode_fetched, fetch_entry
 from tasks.inference.reading import EntryReader
+from tasks.ingest.entries import INVENTORY_SCHEMA
 from tasks.records import Entry, ItemFailure
 from tasks.selftraining.label_sets import image_id_of
 from tasks.selftraining.schemas import SCHEMAS
@@ -84,6 +87,15 @@ def fingerprints_of(
     return table_of("fingerprints", rows) if rows else SCHEMAS["fingerprints"][1].empty_table()
 
 
+def entries_of(inventory: Path) -> Iterator[Entry]:
+    """The objects of an inventory (``tasks.ingest.inventory``), to take fingerprints of."""
+    names = [field.name for field in INVENTORY_SCHEMA]
+    with pq.ParquetFile(inventory) as opened:
+        for batch in opened.iter_batches(columns=names):
+            for row in batch.to_pylist():
+                yield Entry(**row)
+
+
 def _digest(stream: BinaryIO) -> str:
     """SHA-256 of a whole stream, which is rewound afterwards."""
     digest = hashlib.sha256()
@@ -96,7 +108,7 @@ def _digest(stream: BinaryIO) -> str:
 def _rows(
     entry: Entry, reader: EntryReader, options: DecodeOptions, groups: Mapping[str, str]
 ) -> Iterator[dict[str, object]]:
-    fetched = fetch_entry(entry, reader)
+    fetched = fetch_entry(entry, reader) if entry.problem is None else ItemFailure("inventory", "", entry.problem)
     row: dict[str, object] = {"uri": entry.uri, "etag": entry.etag, "group_id": groups.get(entry.uri, entry.uri)}
     if isinstance(fetched, ItemFailure):
         yield {**row, "image_id": entry.uri, "error": fetched.error}

@@ -90,15 +90,18 @@ def _same_bytes(rows: list[Row], known: list[Row]) -> list[tuple[Row, Touch]]:
 def _alike(rows: list[Row], known: list[Row], max_distance: int) -> list[tuple[Row, Touch]]:
     left = [row for row in rows if row["phash64"] is not None]
     right = sorted((row for row in known if row["phash64"] is not None), key=_grave)
-    hashes = [np.array([row["phash64"] for row in side], np.int64) for side in (left, right)]
-    pairs = near_pairs(hashes[0], hashes[1], max_distance)
-    first: dict[int, tuple[int, int]] = {}
-    for i, j, distance in pairs.tolist():  # sorted by i, then j: the gravest comes first
-        first.setdefault(i, (j, distance))
-    return [
-        (left[i], Touch("phash64", right[j]["image_id"], right[j]["split"], distance))
-        for i, (j, distance) in first.items()
-    ]
+    mine, which = np.unique(np.array([row["phash64"] for row in left], np.int64), return_inverse=True)
+    theirs, first = np.unique(np.array([row["phash64"] for row in right], np.int64), return_index=True)
+    nearest: dict[int, tuple[int, int]] = {}  # of my hashes: the gravest item that is near, and its distance
+    for i, j, distance in near_pairs(mine, theirs, max_distance).tolist():
+        found = (int(first[j]), distance)
+        nearest[i] = min(nearest.get(i, found), found)
+    touching = []
+    for row, i in zip(left, which.tolist(), strict=True):
+        if i in nearest:
+            other, distance = right[nearest[i][0]], nearest[i][1]
+            touching.append((row, Touch("phash64", other["image_id"], other["split"], distance)))
+    return touching
 
 
 def _grave(row: Row) -> tuple[int, str]:
@@ -124,3 +127,22 @@ def _row(row: Row, touch: Touch | None) -> dict[str, Any]:
         "touches_split": touch.split,
         "distance": touch.distance,
     }
+
+
+def count_leaks(accepted: pa.Table, items: pa.Table, *, max_distance: int = MAX_DISTANCE) -> int:
+    """Images of accepted pseudo-labels that touch C, G or T, or that are not in U: the gate demands none.
+
+    Args:
+        accepted: ``pseudo_labels.v1``.
+        items: ``split_items.v1`` of all items. It is compared anew, so that a firewall that was bypassed shows.
+    """
+    names = {"image_id": "image_id", "uri": "media_uri", "group_id": "group_id", "sha256": "media_sha256"}
+    names |= {"phash64": "media_phash64"}
+    images = {row["image_id"]: row for row in accepted.select(list(names.values())).to_pylist()}
+    rows: list[Row] = [{name: row[column] for name, column in names.items()} for row in images.values()]
+    split = {row["uri"]: row["split"] for row in items.to_pylist()}
+    known = [row for row in items.to_pylist() if row["split"] in PROTECTED]
+    touching = [*_same_group(rows, known), *_same_bytes(rows, known), *_alike(rows, known, max_distance)]
+    leaked = {row["image_id"] for row, _ in touching}
+    leaked |= {row["image_id"] for row in rows if split.get(row["uri"]) != "U"}
+    return len(leaked)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from infra.errors import DatasetError
-from modelkit import ClassInfo, rle
+from modelkit import rle
 from tasks.results.layout import canonical_json
 from tasks.selftraining.schemas import SCHEMAS
 from tasks.selftraining.tables import content_digest, table_of
+
+if TYPE_CHECKING:  # its module brings torch
+    from modelkit import ClassInfo
 
 SOURCES = ("human", "model", "model_then_human", "human_then_model")
 

@@ -70,7 +70,9 @@ SPLIT_ITEMS = pa.schema(
         *_ITEM,
         *_DIGESTS,
         _key("split", TEXT, "L train, C calibration, G gate, T sealed test, U unlabelled, or excluded"),
-        _column("reason", TEXT, "of an exclusion: group, sha256 or phash64"),
+        _column(
+            "reason", TEXT, "of an exclusion: group, sha256, phash64, unreadable, or straddles (near to two splits)"
+        ),
         _column("touches", TEXT, "of an exclusion: the image it is too near to"),
         _column("touches_split", TEXT, "of an exclusion: the split of that image"),
         _column("distance", pa.int32(), "of an exclusion by perceptual hash", unit="bits"),
@@ -157,7 +159,8 @@ PSEUDO_LABELS = pa.schema(
         _key("t_lo", REAL, "background below this score", unit="[0, 1]"),
         _key("threshold_set_id", TEXT, "row of threshold_sets"),
         _key("threshold_basis", TEXT, "class, pooled or abstain"),
-        _column("calibrator_id", TEXT, "row of calibrators"),
+        _column("calibrator_id", TEXT, "row of calibrators: of the score"),
+        _column("quality_calibrator_id", TEXT, "row of calibrators: of the mask quality; null without one"),
         _key("weight_cls", REAL, "weight of the class loss"),
         _key("weight_geom", REAL, "weight of box and mask losses"),
         _key("sample_weight", REAL, "weight of the object in sampling and in the training set's identity"),
@@ -244,6 +247,7 @@ MODELS = pa.schema(
         _column("train_set_id", TEXT, "SHA-256 over sorted (label_id, weight); null without pseudo-labels"),
         _column("label_set_id", TEXT, "digest of the human labels"),
         _column("splits_manifest_sha256", TEXT, "digest of the manifest that says which of these were L"),
+        _column("split_items_sha256", TEXT, "content digest of split_items, as that manifest states it"),
         _key("class_map_sha256", TEXT, "digest of the class map"),
         _column("init_sha256", TEXT, "digest of the weights it began with"),
         _key("seed", pa.int64(), "seed of the training"),
@@ -286,7 +290,7 @@ THRESHOLD_SETS = pa.schema(
         _key("truth_per_image", REAL, "objects of the class per labelled image"),
         _key("coverage", REAL, "share of the class's candidates on C at or above t_hi", unit="[0, 1]"),
         _key("calibration_split", TEXT, "digest of the manifest whose C it was certified on"),
-        _column("t_mask", REAL, "mask accepted from this quality on; null: none is", unit="[0, 1]"),
+        _column("t_mask", REAL, "mask accepted from this measured quality on; null: none is", unit="[0, 1]"),
         _key("note", TEXT, "why this basis, in words"),
     ]
 )
@@ -315,8 +319,8 @@ VERDICTS = pa.schema(
         _key("criterion", TEXT, "what was asked"),
         _key("passed", FLAG, "whether it holds"),
         _column("value", REAL, "what was measured; null if it could not be"),
-        _column("limit", REAL, "what was demanded"),
-        _key("relation", TEXT, "how value must stand to limit: >=, <= or =="),
+        _column("demanded", REAL, "the limit"),
+        _key("relation", TEXT, "how value must stand to what was demanded: >, >=, <= or =="),
         _key("reason", TEXT, "in one line"),
         _key("promoted", FLAG, "whether all criteria hold"),
         _key("decided_at", MOMENT, "when the gate decided"),

@@ -70,8 +70,12 @@ def join_near_duplicates(labels: LabelSet, fingerprints: pa.Table, max_distance:
             clusters.join(first_with.setdefault(digest, group), group)
     hashed = [k for k, item in enumerate(ids) if prints.get(item, {}).get("phash64") is not None]
     hashes = np.array([prints[ids[k]]["phash64"] for k in hashed], np.int64)
-    for i, j, _ in near_pairs(hashes, hashes, max_distance).tolist():
-        clusters.join(of_item[hashed[i]], of_item[hashed[j]])
+    different, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    owner = [of_item[hashed[k]] for k in first.tolist()]
+    for k, place in zip(hashed, which.tolist(), strict=True):  # equal hashes first: a thousand copies are one hash
+        clusters.join(of_item[k], owner[place])
+    for i, j, _ in near_pairs(different, different, max_distance).tolist():
+        clusters.join(owner[i], owner[j])
     joined = {item: names[clusters.find(group)] for item, group in zip(ids, of_item, strict=True)}
     return regroup(labels, joined)
 
@@ -85,7 +89,7 @@ def split_groups(
         labels: groups are taken as they stand; see :func:`group_by` and :func:`join_near_duplicates`.
         shares: split -> share of the items; they sum to 1.
         salt: another salt, another division.
-        previous: group id -> split of an earlier manifest; kept.
+        previous: group id -> split of an earlier manifest (see :func:`keep_previous`); kept.
 
     Raises:
         UsageError: shares that are none.
@@ -172,16 +176,37 @@ def labelled_rows(labels: LabelSet, splits: Mapping[str, str], fingerprints: pa.
     rows = []
     for row in labels.table.select(["image_id", "uri", "group_id"]).to_pylist():
         known = prints.get(row["image_id"], {})
-        rows.append(
-            {**row, "sha256": known.get("sha256"), "phash64": known.get("phash64"), "split": splits[row["group_id"]]}
-        )
+        split = splits[row["group_id"]]
+        reason = "straddles" if split == EXCLUDED else None
+        prints_of = {"sha256": known.get("sha256"), "phash64": known.get("phash64")}
+        rows.append({**row, **prints_of, "split": split, "reason": reason})
     return table_of("split_items", rows)
 
 
-def previous_splits(items: pa.Table) -> dict[str, str]:
-    """Group id -> split of an earlier ``split_items`` table, for :func:`split_groups`."""
-    pairs = zip(items["group_id"].to_pylist(), items["split"].to_pylist(), strict=True)
-    return {group: split for group, split in pairs if split not in (EXCLUDED, "U")}
+def keep_previous(labels: LabelSet, previous: pa.Table) -> tuple[LabelSet, dict[str, str]]:
+    """What an earlier manifest decided, in terms of today's groups: group id -> split, for :func:`split_groups`.
+
+    Items decide, not names: a group that was joined with a new one keeps its split. Where a new item is near to items
+    of two splits, these keep theirs and the new one is excluded: nowhere would it be harmless.
+
+    Returns:
+        The label set, such groups divided, and the splits that are kept.
+    """
+    pairs = zip(previous["image_id"].to_pylist(), previous["split"].to_pylist(), strict=True)
+    decided = {image_id: split for image_id, split in pairs if split in ("L", "C", "G", "T")}
+    held: dict[str, set[str]] = defaultdict(set)
+    pairs = list(zip(labels.table["image_id"].to_pylist(), labels.table["group_id"].to_pylist(), strict=True))
+    for image_id, group in pairs:
+        if image_id in decided:
+            held[group].add(decided[image_id])
+    kept = {group: next(iter(splits)) for group, splits in held.items() if len(splits) == 1}
+    divided = {}
+    for image_id, group in pairs:
+        if len(held.get(group, ())) > 1:
+            split = decided.get(image_id, EXCLUDED)
+            divided[image_id] = f"{group}/{split}"
+            kept[divided[image_id]] = split
+    return regroup(labels, divided), kept
 
 
 def image_ids(items: pa.Table, split: str) -> list[str]:

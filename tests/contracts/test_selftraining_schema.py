@@ -14,14 +14,14 @@ FROZEN: dict[str, tuple[int, str]] = {
     "fingerprints.v1": (7, "8000d729413fc56e"),
     "split_items.v1": (10, "ae7c1045cccaa39b"),
     "candidates.v1": (52, "b70d70ac7090e0a4"),
-    "pseudo_labels.v1": (76, "1dbc7b5a013eda28"),
+    "pseudo_labels.v1": (77, "3dae6e46e5ab01e4"),
     "pseudo_images.v1": (17, "39507c08f625fe4d"),
     "rounds.v1": (33, "3fcf55e07a986b59"),
-    "models.v1": (16, "25dd9d934bea2748"),
+    "models.v1": (17, "8f802b258e2c5722"),
     "calibrators.v1": (11, "80f1824504121998"),
     "threshold_sets.v1": (18, "57ce22b934473c08"),
     "audits.v1": (11, "85f0e75fb6b1604e"),
-    "verdicts.v1": (13, "58d9e483836904df"),
+    "verdicts.v1": (13, "da4a98a0945ff7ec"),
 }
 
 

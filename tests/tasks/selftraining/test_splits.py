@@ -97,6 +97,22 @@ def test_near_duplicates_are_one_group() -> None:
     assert join_near_duplicates(labels, fingerprints).table["group_id"].to_pylist() == ["a", "a", "a", "d"]
 
 
+def test_a_new_item_between_two_splits_is_excluded_and_the_old_ones_stay() -> None:
+    before = label_set([("a", 1, [1]), ("b", 1, [1]), ("c", 1, [1])])
+    items = splits.labelled_rows(before, {"a": "L", "b": "G", "c": "T"}, None)
+    grown = label_set([("a", 1, [1]), ("b", 1, [1]), ("c", 1, [1]), ("d", 1, [1]), ("e", 1, [1])])
+    joined = splits.regroup(
+        grown, {"s3://b/b/000.png": "a", "s3://b/d/000.png": "a", "s3://b/e/000.png": "aa", "s3://b/c/000.png": "aa"}
+    )
+    labels, kept = splits.keep_previous(joined, items)
+    chosen = split_groups(labels, DEFAULT_SHARES, salt="s", previous=kept)
+    rows = {row["uri"][7]: row for row in splits.labelled_rows(labels, chosen, None).to_pylist()}
+    assert {name: row["split"] for name, row in rows.items()} == {
+        "a": "L", "b": "G", "c": "T", "d": "excluded", "e": "T",
+    }  # fmt: skip
+    assert rows["d"]["reason"] == "straddles"
+
+
 def test_the_manifest_is_named_by_what_it_says(store_uri: str) -> None:
     store = open_store(store_uri)
     labels = label_set([(f"g{k}", 2, [1 + k % 3]) for k in range(12)])
@@ -107,7 +123,8 @@ def test_the_manifest_is_named_by_what_it_says(store_uri: str) -> None:
     again = splits.store_manifest(store, items.sort_by([("image_id", "descending")]), **facts)  # type: ignore[arg-type]
     assert manifest == again and sum(manifest.counts.values()) == len(labels)
     assert read(store, "split_items").sort_by("image_id").equals(items.sort_by("image_id"))
-    assert splits.previous_splits(items) == chosen
+    again_labels, kept = splits.keep_previous(labels, items)
+    assert kept == chosen and again_labels.table.equals(labels.table)
     other = splits.store_manifest(store, items, **{**facts, "salt": "t"})  # type: ignore[arg-type]
     assert other.manifest_sha256 != manifest.manifest_sha256
     with pytest.raises(DatasetError, match="two splits"):

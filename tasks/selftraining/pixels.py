@@ -1,0 +1,233 @@
+"""Semantic segmentation: pixels as candidates, and thresholds certified by bootstrap over images.
+
+A probability map becomes rows that can be thresholded again at will: per image and class one row for each level of
+confidence, whose mask holds the pixels of that class with a largest probability in [level, next level). So the rule of
+selection reads a row's score (its level) and never the map. Pixels of one image are not independent: bounds come from
+resampling whole images, never pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.optimize import isotonic_regression
+
+from modelkit import rle
+from tasks.selftraining.calibration import Calibration, Calibrator
+from tasks.selftraining.certified import FIRST_SHARE, LEVEL
+from tasks.selftraining.thresholds import ClassThreshold, ThresholdSet
+
+if TYPE_CHECKING:  # its module brings torch
+    from modelkit import ClassInfo
+
+LEVELS = (0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995)
+"""Lower edges of confidence, also the only thresholds that can be chosen."""
+
+LOWEST = 0.5  # below it another class is as likely
+PIXEL_PRECISION = 0.90
+RESAMPLES = 1_000
+MIN_IMAGES = 10  # with truth of the class; fewer say nothing about other images
+
+
+@dataclass(frozen=True, slots=True)
+class PixelRegion:
+    """Pixels of one class at one level of confidence."""
+
+    class_id: int
+    level: float
+    rle: bytes
+    area: int
+
+
+def confidence_regions(class_map: np.ndarray, confidence: np.ndarray, ignore: Sequence[int] = ()) -> list[PixelRegion]:
+    """The rows of one image.
+
+    Args:
+        class_map: (H, W) integers, the most probable class of each pixel.
+        confidence: (H, W) floats, its probability.
+        ignore: classes without rows.
+
+    Returns:
+        By class, then level, ascending; regions without pixels are left out.
+    """
+    if class_map.shape != confidence.shape or class_map.ndim != 2:
+        raise ValueError(f"class map {class_map.shape} and confidence {confidence.shape} must be one (H, W)")
+    if not (confidence >= 0).all():
+        raise ValueError("confidence must not be below 0 or NaN")
+    level = np.searchsorted(np.array(LEVELS), confidence, side="right") - 1
+    found = rle.encode_label_map(class_map.astype(np.int64) * len(LEVELS) + level)
+    regions = []
+    for code, mask in found.items():
+        class_id, place = divmod(code, len(LEVELS))
+        if class_id not in ignore:
+            regions.append(PixelRegion(class_id, LEVELS[place], mask, rle.area(mask)))
+    return regions
+
+
+@dataclass(frozen=True, slots=True)
+class PixelCounts:
+    """Pixels of the calibration images by image, class and level: how many there are, how many of them right.
+
+    Args:
+        total, right: (images, classes, levels) int64; void pixels are in neither.
+        truth: (images, classes) int64 true pixels.
+        class_ids: of the second axis.
+        image_ids: of the first axis.
+    """
+
+    total: np.ndarray
+    right: np.ndarray
+    truth: np.ndarray
+    class_ids: tuple[int, ...]
+    image_ids: tuple[str, ...]
+
+
+def count_pixels(candidates: pa.Table, truth: pa.Table, class_ids: Sequence[int]) -> PixelCounts:
+    """Compare the rows of calibration images with their labels.
+
+    Args:
+        candidates: ``candidates.v1`` of task "semantic" (see :func:`confidence_regions`).
+        truth: ``labels.v1``, one object per class and image.
+        class_ids: all classes.
+    """
+    names = truth["image_id"].to_pylist()
+    images, places = {name: k for k, name in enumerate(names)}, {c: k for k, c in enumerate(class_ids)}
+    shape = (len(names), len(class_ids), len(LEVELS))
+    total, right = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    true_pixels = np.zeros(shape[:2], np.int64)
+    maps = {}
+    for row in truth.to_pylist():
+        maps[row["image_id"]] = truth_map(row)
+        ids, counts = np.unique(maps[row["image_id"]], return_counts=True)
+        for class_id, count in zip(ids.tolist(), counts.tolist(), strict=True):
+            if class_id in places:
+                true_pixels[images[row["image_id"]], places[class_id]] = count
+    for row in candidates.select(["image_id", "class_id", "score_raw", "mask_rle", "height", "width"]).to_pylist():
+        true_map = maps[row["image_id"]]
+        inside = rle.decode(row["mask_rle"], (row["height"], row["width"])) & (true_map != _VOID)
+        place = images[row["image_id"]], places[row["class_id"]], level_of(row["score_raw"])
+        total[place] += int(inside.sum())
+        right[place] += int((true_map[inside] == row["class_id"]).sum())
+    return PixelCounts(total, right, true_pixels, tuple(class_ids), tuple(names))
+
+
+def calibrate_pixels(counts: PixelCounts) -> Calibration:
+    """What share of pixels is right at each level, per class and pooled; never falling with the level."""
+    by_class = {}
+    for k, class_id in enumerate(counts.class_ids):
+        if counts.total[:, k].any():
+            by_class[class_id] = _level_calibrator(counts.total[:, k], counts.right[:, k], class_id)
+    return Calibration(by_class, _level_calibrator(counts.total.sum(axis=1), counts.right.sum(axis=1), None))
+
+
+def _level_calibrator(total: np.ndarray, right: np.ndarray, class_id: int | None) -> Calibrator:
+    pixels, hits = total.sum(axis=0), right.sum(axis=0)
+    seen = pixels > 0
+    levels = np.array(LEVELS)[seen]
+    precision = hits[seen] / pixels[seen]
+    fitted = isotonic_regression(precision, weights=pixels[seen]).x if seen.any() else precision
+    share = pixels[seen] / max(pixels.sum(), 1)
+    return Calibrator(
+        class_id=class_id,
+        knots_x=tuple(levels.tolist()),
+        knots_y=tuple(np.clip(fitted, 0.0, 1.0).tolist()),
+        n=int(pixels.sum()),
+        feature="score_raw",
+        target="pixel of its class",
+        d_ece_before=float((share * np.abs(levels - precision)).sum()),
+        d_ece_after=float((share * np.abs(fitted - precision)).sum()),
+    )
+
+
+_VOID = -1
+
+
+def truth_map(row: dict[str, Any]) -> np.ndarray:
+    """(H, W) int64 class ids of one row of a label set; -1 where nobody labelled."""
+    size_hw = (row["height"], row["width"])
+    ids = np.full(size_hw, _VOID, np.int64)
+    for label, mask in zip(row["labels"], row["rles"], strict=True):
+        if mask is not None:
+            ids[rle.decode(mask, size_hw)] = label
+    if row["void_rle"] is not None:
+        ids[rle.decode(row["void_rle"], size_hw)] = _VOID
+    return ids
+
+
+def level_of(score: float) -> int:
+    """Position of a score among :data:`LEVELS`; scores of rows are levels, whatever float32 made of them."""
+    return int(np.abs(np.array(LEVELS) - score).argmin())
+
+
+def certify_pixel_thresholds(
+    counts: PixelCounts,
+    classes: Sequence[ClassInfo],
+    *,
+    model_id: str,
+    round_number: int,
+    calibration_split: str,
+    seed: int,
+    target: float = PIXEL_PRECISION,
+    resamples: int = RESAMPLES,
+) -> ThresholdSet:
+    """Per class the lowest level from which the lower 5 % bootstrap quantile of pixel precision reaches the target.
+
+    Levels are tried from the most confident outward, beginning where a fifth of the class's pixels is accepted, and the
+    first failure ends it, as for objects. Never below .50. Classes with fewer than 10 labelled images abstain.
+
+    Args:
+        seed: of the resampling; the same seed gives the same thresholds.
+    """
+    images = len(counts.image_ids)
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
+    found = []
+    for each in classes:
+        k = counts.class_ids.index(each.id)
+        found.append(_pixel_threshold(counts, k, each, weights, target))
+    return ThresholdSet(model_id, round_number, calibration_split, tuple(sorted(found, key=lambda t: t.class_id)))
+
+
+def _pixel_threshold(
+    counts: PixelCounts, k: int, each: ClassInfo, weights: np.ndarray, target: float
+) -> ClassThreshold:
+    total = np.cumsum(counts.total[:, k, ::-1], axis=1)[:, ::-1]  # at or above each level
+    right = np.cumsum(counts.right[:, k, ::-1], axis=1)[:, ::-1]
+    num_images = int((counts.truth[:, k] > 0).sum())
+    bounds = _quantiles(weights @ right, weights @ total)
+    chosen: int | None = None
+    if num_images >= MIN_IMAGES:
+        for level in range(len(LEVELS) - 1, -1, -1):
+            if LEVELS[level] < LOWEST or not bounds[level] >= target:
+                if LEVELS[level] < LOWEST or total[:, level].sum() >= FIRST_SHARE * total[:, 0].sum():
+                    break
+                continue
+            if total[:, level].sum() >= FIRST_SHARE * total[:, 0].sum():
+                chosen = level
+    all_pixels = int(total[:, 0].sum())
+    accepted = int(total[:, chosen].sum()) if chosen is not None else 0
+    return ClassThreshold(
+        class_id=each.id,
+        class_name=each.name,
+        basis="abstain" if chosen is None else "class",
+        target_precision=target,
+        t_hi=None if chosen is None else LEVELS[chosen],
+        t_lo=0.0,  # no pixel becomes background: what is not accepted is ignored
+        lower_bound=None if chosen is None else float(bounds[chosen]),
+        n_calibration=all_pixels,
+        n_accepted=accepted,
+        n_correct=int(right[:, chosen].sum()) if chosen is not None else 0,
+        truth_per_image=float((counts.truth[:, k] > 0).mean()) if len(counts.image_ids) else 0.0,
+        coverage=accepted / all_pixels if all_pixels else 0.0,
+        t_mask=None,
+        note=f"{num_images} images with truth",
+    )
+
+
+def _quantiles(right: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """(levels,) lower quantile of precision over (resamples, levels) counts; resamples without pixels count as 0."""
+    precision = np.divide(right, total, out=np.zeros(right.shape), where=total > 0)
+    return np.quantile(precision, LEVEL, axis=0)
