@@ -14,6 +14,7 @@
     ├── DatasetError                   the source as a whole cannot be read
     ├── VersionMismatch                the output holds another version (model, parameters or schema)
     ├── LeaseHeld                      another driver writes this output
+    ├── PromotionRefused               the champion stays: the candidate may not replace it, or not any more
     └── CircuitOpen                    too many failures in a row: credentials or model are broken, not the data
 
 Errors of a single item never travel as exceptions beyond its worker: they become rows (``tasks.records.ItemFailure``).
@@ -100,6 +101,10 @@ class VersionMismatch(VisionmillError):
 
 class LeaseHeld(VisionmillError):
     """Raised when another driver writes this output at the moment."""
+
+
+class PromotionRefused(VisionmillError):
+    """Raised when a candidate may not become champion: the gate refused it, or it was judged against another one."""
 
 
 class CircuitOpen(VisionmillError):

@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from flows.cli import demo, jobs, models, results, services
+from flows.cli import champions, demo, jobs, models, results, services
 
 app = typer.Typer(
     name="visionmill",
@@ -22,6 +22,8 @@ app.command("query")(results.query)
 app.command("report")(results.report)
 app.command("export")(results.export)
 app.command("verify")(results.verify)
+app.command("promote")(champions.promote)
+app.command("rollback")(champions.rollback)
 app.add_typer(models.app, name="models")
 app.command("up")(services.up)
 app.command("down")(services.down)

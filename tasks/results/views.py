@@ -1,4 +1,4 @@
-"""Committed Parquet as SQL views: ``items``, ``instances``, ``failures``, ``all_items``.
+"""Committed Parquet as SQL views: ``items``, ``instances``, ``failures``, ``all_items``; and the lineage of a loop.
 
 The list of files is taken once, when the connection is opened: a query sees the same rows from start to
 end while a job goes on committing. Every view prunes: only the columns that a query names are read, and
@@ -22,13 +22,15 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from infra.store import Store, open_store
+from infra.store import ObjectInfo, Store, open_store
 from tasks.records import Product
 from tasks.results.layout import parse_plan_key
 from tasks.results.listing import ListedVersion, Listing, Part, list_committed, plan_of_shards
 from tasks.results.masks_sql import register_mask_functions
 from tasks.results.schema import COMMON, schema_of
 from tasks.results.store_files import PROTOCOL, StoreFileSystem, path_of
+from tasks.selftraining.lineage import LINEAGE_VIEWS, create_lineage_views
+from tasks.selftraining.tables import list_tables
 
 VIEWS = ("items", "instances", "failures", "all_items")
 
@@ -71,6 +73,7 @@ def open_views(output_uri: str, *, product: Product = "segments", native: bool =
 def views_of(store: Store, *, product: Product = "segments", native: bool = True) -> Views:
     """As :func:`open_views`, for an open store."""
     listing = list_committed(store, product)
+    tables = list_tables(store)
     connection = duckdb.connect(":memory:")
     connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
     connection.execute("SET python_enable_replacements = false; SET TimeZone = 'UTC'")
@@ -80,20 +83,28 @@ def views_of(store: Store, *, product: Product = "segments", native: bool = True
     )  # made when needed, removed at close
     connection.execute(f"SET temp_directory = {_quoted(str(scratch))}; SET memory_limit = '{MEMORY_SHARE}'")
     register_mask_functions(connection)
-    filesystem = _choose_reader(connection, listing, native=native)
+    objects = [part.info for version in listing.versions for part in version.parts]
+    objects += [info for infos in tables.values() for info in infos]
+    filesystem = _choose_reader(connection, store, objects, native=native)
     _create_views(connection, listing, plain_paths=filesystem is None)
+
+    def path(info: ObjectInfo) -> str:
+        return _local_path(store, info.key) if filesystem is None else path_of(info.key)
+
+    create_lineage_views(connection, {name: [path(info) for info in infos] for name, infos in tables.items()})
     connection.execute("SET enable_external_access = false")
     return Views(connection, listing, filesystem)
 
 
-def _choose_reader(connection: duckdb.DuckDBPyConnection, listing: Listing, *, native: bool) -> StoreFileSystem | None:
+def _choose_reader(
+    connection: duckdb.DuckDBPyConnection, store: Store, objects: list[ObjectInfo], *, native: bool
+) -> StoreFileSystem | None:
     """Folders are read by DuckDB itself, buckets (and folders whose name is a pattern to DuckDB) through the store."""
-    uri = listing.store.uri
-    objects = [part.info for version in listing.versions for part in version.parts]
+    uri = store.uri
     if native and not uri.startswith("s3://") and not _GLOB_CHARACTERS & set(uri):
-        connection.execute("SET allowed_paths = ?", [[_local_path(listing.store, info.key) for info in objects]])
+        connection.execute("SET allowed_paths = ?", [[_local_path(store, info.key) for info in objects]])
         return None
-    filesystem = StoreFileSystem(listing.store, objects)
+    filesystem = StoreFileSystem(store, objects)
     connection.register_filesystem(filesystem)
     # committed objects never change: what is cached needs no check
     connection.execute("SET validate_external_file_cache = 'NO_VALIDATION'")
@@ -174,7 +185,7 @@ def describe_views(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]
     rows = connection.execute(
         "SELECT table_name, column_name FROM information_schema.columns ORDER BY table_name, ordinal_position"
     ).fetchall()
-    views: dict[str, list[str]] = {name: [] for name in VIEWS}
+    views: dict[str, list[str]] = {name: [] for name in (*VIEWS, *LINEAGE_VIEWS)}
     for view, column in rows:
         if view in views:
             views[view].append(column)

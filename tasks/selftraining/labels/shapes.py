@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,33 @@ def brush_to_rle(packed: Sequence[int], size_hw: tuple[int, int]) -> bytes:
         values[at:end] = bits.take(word) if equal else bits.words(end - at, word)
         at = end
     return rle.encode(values.reshape(*size_hw, 4)[:, :, 3] > 127)
+
+
+def rle_to_brush(mask: bytes, size_hw: tuple[int, int]) -> list[int]:
+    """The inverse of :func:`brush_to_rle`: all four bytes of a foreground pixel are 255."""
+    flat = np.repeat(rle.decode(mask, size_hw).reshape(-1), 4)
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1, [len(flat)]])
+    bits = [f"{len(flat):032b}{7:05b}{2:04b}{7:04b}{11:04b}{15:04b}"]
+    for start, stop in pairwise(edges.tolist()):
+        word = f"{255 if flat[start] else 0:08b}"
+        while start < stop:
+            length = min(stop - start, 1 << 16)
+            bits.append(f"111{length - 1:016b}{word}")
+            start += length
+    text = "".join(bits)
+    text += "0" * (-len(text) % 8)
+    return [int(text[k : k + 8], 2) for k in range(0, len(text), 8)]
+
+
+def rle_to_box_mask(mask: bytes, size_hw: tuple[int, int]) -> tuple[list[int], int, int, int, int]:
+    """The inverse of :func:`box_mask_to_rle`: counts, left, top, width, height. Raises ShapeError for an empty mask."""
+    x0, y0, x1, y1 = (int(value) for value in rle.bbox(mask, size_hw))
+    inside = rle.decode(mask, size_hw)[y0:y1, x0:x1].reshape(-1)
+    if not inside.any():
+        raise ShapeError("an empty mask has no box")
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(inside)) + 1, [len(inside)]])
+    counts = np.diff(edges).tolist()
+    return ([0, *counts] if inside[0] else counts), x0, y0, x1 - x0, y1 - y0
 
 
 class _Bits:
