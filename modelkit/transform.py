@@ -190,15 +190,17 @@ class ImageTransform:
     def target(self, target: Mapping[str, Any], geometry: Geometry) -> dict[str, Any]:
         """The target dict of one image in resized pixels: boxes scaled, masks and semantic maps by nearest neighbour.
 
-        Masks (n, H, W) and ``semantic`` (H, W) take the resized, not the padded size.
+        Masks (n, H, W) and ``semantic``, ``semantic_weights`` (H, W) take the resized, not the padded size.
         """
         resized = dict(target)
-        if "boxes" in target:
-            resized["boxes"] = scale_boxes(target["boxes"], geometry.source_hw, geometry.resized_hw)
+        for key in ("boxes", "ignore_boxes"):
+            if key in target:
+                resized[key] = scale_boxes(target[key], geometry.source_hw, geometry.resized_hw)
         if "masks" in target:
             resized["masks"] = _resize_nearest(target["masks"], geometry.resized_hw)
-        if "semantic" in target:
-            resized["semantic"] = _resize_nearest(target["semantic"][None], geometry.resized_hw)[0]
+        for key in ("semantic", "semantic_weights"):
+            if key in target:
+                resized[key] = _resize_nearest(target[key][None], geometry.resized_hw)[0]
         return resized
 
 

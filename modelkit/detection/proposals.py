@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+from torchvision.ops import box_iou
 
+from modelkit.detection.targets import in_ignored_region
 from modelkit.errors import ConfigError
 from modelkit.layers.backbones import Backbone
 from modelkit.registry import register
@@ -54,6 +57,7 @@ class ProposalHead(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = tuple(neck.out_channels)
+        self.background_iou = background_iou
         if len(anchor_sizes) != len(self.levels):
             raise ConfigError(f"rpn needs anchor_sizes for the maps {self.levels}, got {anchor_sizes}")
         anchors = AnchorGenerator(
@@ -108,9 +112,42 @@ class ProposalHead(nn.Module):
     def loss(
         self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry], targets: Sequence[Mapping[str, Any]]
     ) -> dict[str, Tensor]:
-        """``loss_objectness`` (mean BCE) and ``loss_rpn_box_reg`` (smooth L1, beta 1/9, per sampled anchor)."""
+        """``loss_objectness`` (mean BCE) and ``loss_rpn_box_reg`` (smooth L1, beta 1/9, per sampled anchor).
+
+        Both sums are weighted by ``class_weights`` and ``box_weights`` of the matched objects and divided by the number
+        of sampled anchors. Anchors in ignored regions that match no object are never sampled.
+        """
         logits, deltas, anchors, _ = self._flatten(raw, geometries)
         labels, matched = self.proposer.assign_targets_to_anchors(anchors, [dict(target) for target in targets])
-        wanted = self.proposer.box_coder.encode(matched, anchors)
-        objectness, boxes = self.proposer.compute_loss(logits, deltas, labels, list(wanted))
-        return {"loss_objectness": objectness, "loss_rpn_box_reg": boxes}
+        for label, boxes, target in zip(labels, anchors, targets, strict=True):
+            # torchvision's labels: 1 object, 0 background, -1 neither
+            label[(label == 0) & in_ignored_region(boxes, target, self.background_iou)] = -1
+        wanted = torch.cat(list(self.proposer.box_coder.encode(matched, anchors)))
+        positive, negative = (torch.where(torch.cat(drawn))[0] for drawn in self.proposer.fg_bg_sampler(labels))
+        sampled = torch.cat([positive, negative])
+        logits, flat_labels = logits.flatten(), torch.cat(labels)
+        weights = self._anchor_weights(anchors, labels, targets)
+        objectness = F.binary_cross_entropy_with_logits(
+            logits[sampled], flat_labels[sampled], weight=weights["class_weights"][sampled], reduction="sum"
+        )
+        boxes = F.smooth_l1_loss(deltas[positive], wanted[positive], beta=1 / 9, reduction="none").sum(1)
+        count = max(1, len(sampled))
+        return {
+            "loss_objectness": objectness / count,
+            "loss_rpn_box_reg": (boxes * weights["box_weights"][positive]).sum() / count,
+        }
+
+    def _anchor_weights(
+        self, anchors: Sequence[Tensor], labels: Sequence[Tensor], targets: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Tensor]:
+        """(all anchors,) per key: the weight of the matched object, 1 elsewhere."""
+        found: dict[str, list[Tensor]] = {"class_weights": [], "box_weights": []}
+        for boxes, label, target in zip(anchors, labels, targets, strict=True):
+            weighted = [key for key in found if key in target and len(target["boxes"])]
+            nearest = box_iou(target["boxes"].to(boxes), boxes).argmax(0) if weighted else None
+            for key, pieces in found.items():
+                ones = torch.ones_like(label)
+                if key in weighted:
+                    ones = torch.where(label > 0, target[key].to(label)[nearest], ones)
+                pieces.append(ones)
+        return {key: torch.cat(pieces) for key, pieces in found.items()}

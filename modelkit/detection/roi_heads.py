@@ -104,15 +104,21 @@ class BoxHead(RoIHead):
         return {"class_logits": logits.float(), "box_deltas": deltas.float()}
 
     def loss(self, raw: Mapping[str, Tensor], samples: Samples) -> dict[str, Tensor]:
-        """``loss_classifier`` (mean cross-entropy) and ``loss_box_reg`` (smooth L1, beta 1/9, per sampled region)."""
+        """``loss_classifier`` (mean cross-entropy) and ``loss_box_reg`` (smooth L1, beta 1/9, per sampled region).
+
+        Both sums are weighted by ``class_weights`` and ``box_weights`` of the matched objects and divided by the
+        number of samples.
+        """
         labels = torch.cat(samples.labels)
         wanted = torch.cat(self.coder.encode(self._matched_boxes(samples), samples.boxes))
         positive = torch.where(labels > 0)[0]
         deltas = raw["box_deltas"].reshape(len(labels), -1, 4)[positive, labels[positive]]
-        box_loss = F.smooth_l1_loss(deltas, wanted[positive], beta=1 / 9, reduction="sum")
+        box_loss = F.smooth_l1_loss(deltas, wanted[positive], beta=1 / 9, reduction="none").sum(1)
+        class_loss = F.cross_entropy(raw["class_logits"], labels, reduction="none")
+        count = max(1, len(labels))
         return {
-            "loss_classifier": F.cross_entropy(raw["class_logits"], labels),
-            "loss_box_reg": box_loss / max(1, len(labels)),
+            "loss_classifier": (class_loss * samples.weights("class_weights")).sum() / count,
+            "loss_box_reg": (box_loss * samples.weights("box_weights")[positive]).sum() / count,
         }
 
     @staticmethod
@@ -200,6 +206,8 @@ class MaskHead(RoIHead):
     def loss(self, raw: Mapping[str, Tensor], samples: Samples) -> dict[str, Tensor]:
         """``loss_mask``: mean BCE on the channel of the true class against the true mask cropped by the region.
 
+        Regions are weighted by ``mask_weights`` of their objects; those of weight 0 take no part in the mean.
+
         Raises:
             TargetError: when a target with objects has no ``masks``.
         """
@@ -214,7 +222,9 @@ class MaskHead(RoIHead):
         if not wanted:
             return {"loss_mask": logits.sum() * 0}  # keeps the graph: parameters get a zero gradient, not none
         chosen = self._of_class(logits, torch.cat(samples.labels))
-        return {"loss_mask": F.binary_cross_entropy_with_logits(chosen, torch.cat(wanted))}
+        per_region = F.binary_cross_entropy_with_logits(chosen, torch.cat(wanted), reduction="none").mean((1, 2))
+        weights = samples.weights("mask_weights")
+        return {"loss_mask": (per_region * weights).sum() / (weights > 0).sum().clamp(min=1)}
 
     def decode(self, raw: Mapping[str, Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
         """Per image: probabilities (n, M, M) of each detection's own class, on the grid of its box."""

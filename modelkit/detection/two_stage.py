@@ -113,7 +113,8 @@ class TwoStageDetector(VisionModel):
         Args:
             images: each (3, H, W) float in [0, 1].
             targets: one dict per image: ``boxes`` (n, 4) float xyxy in pixels of the image, ``labels`` (n,) long from
-                1, and for a mask head ``masks`` (n, H, W) uint8. n may be 0.
+                1, and for a mask head ``masks`` (n, H, W) uint8. n may be 0. Optional: ``ignore_boxes`` (k, 4) float
+                and ``class_weights``, ``box_weights``, ``mask_weights`` (n,) float, see ``modelkit.detection.targets``.
 
         Raises:
             TargetError: when targets are missing or malformed.

@@ -135,7 +135,9 @@ class SemanticSegmentor(VisionModel):
 
         Args:
             images: each (3, H, W) float in [0, 1].
-            targets: one dict per image with ``semantic`` (H, W) long class ids; 255 is ignored.
+            targets: one dict per image with ``semantic`` (H, W) long class ids; 255 is ignored. Optional:
+                ``semantic_weights`` (H, W) float: how much a pixel counts. Pixels of weight 0 give no gradient but stay
+                in the number that the sum is divided by, so that a teacher who is sure of little teaches little.
 
         Raises:
             TargetError: when targets are missing or malformed.
@@ -145,11 +147,14 @@ class SemanticSegmentor(VisionModel):
         _check_targets(images, targets, self.num_classes)
         batch, geometries = self.transform.batch(images, training=self.training)
         wanted = torch.full((len(batch), *batch.shape[-2:]), IGNORE, dtype=torch.int64, device=batch.device)
-        for slot, target, geometry in zip(wanted, targets, geometries, strict=True):
+        weights = torch.ones(wanted.shape, device=batch.device)
+        for slot, weight, target, geometry in zip(wanted, weights, targets, geometries, strict=True):
             rows, columns = geometry.resized_hw
-            slot[:rows, :columns] = self.transform.target(target, geometry)["semantic"]
+            resized = self.transform.target(target, geometry)
+            slot[:rows, :columns] = resized["semantic"]
+            weight[:rows, :columns] = resized.get("semantic_weights", 1.0)
         return {
-            f"loss_{'aux' if name == 'aux_logits' else 'semantic'}": pixel_loss(logits, wanted)
+            f"loss_{'aux' if name == 'aux_logits' else 'semantic'}": pixel_loss(logits, wanted, weights)
             for name, logits in self.network(batch).items()
         }
 
@@ -197,10 +202,14 @@ class SemanticSegmentor(VisionModel):
         return self._argmax(source[0])
 
 
-def pixel_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (N, C, h, w), stretched to the targets (N, H, W); zero when all is ignored."""
+def pixel_loss(logits: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of logits (N, C, h, w), stretched to the targets (N, H, W); zero when all is ignored.
+
+    With ``weights`` (N, H, W) the sum is weighted; it is still divided by the number of pixels that are not ignored.
+    """
     logits = F.interpolate(logits.float(), size=wanted.shape[-2:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="sum")
+    per_pixel = F.cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="none")
+    total = (per_pixel if weights is None else per_pixel * weights).sum()
     return total / (wanted != IGNORE).sum().clamp(min=1)
 
 
@@ -213,6 +222,12 @@ def _check_targets(images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]
             raise TargetError(
                 f"target {index}: semantic must be {tuple(image.shape[-2:])} long, got {tuple(semantic.shape)} "
                 f"{semantic.dtype}"
+            )
+        weights = target.get("semantic_weights")
+        if weights is not None and (weights.shape != semantic.shape or not bool((weights >= 0).all())):
+            raise TargetError(
+                f"target {index}: semantic_weights must be {tuple(semantic.shape)} and not negative, got "
+                f"{tuple(weights.shape)}"
             )
         found = semantic[semantic != IGNORE]
         if len(found) and not 0 <= int(found.min()) <= int(found.max()) < num_classes:

@@ -126,6 +126,23 @@ def test_loss_at_zero_logits_is_ln_c_and_ignored_pixels_count_for_nothing() -> N
     assert float(pixel_loss(torch.zeros(1, 21, 2, 2), wanted)) == pytest.approx(math.log(21), abs=1e-5)
 
 
+def test_pixels_of_weight_0_give_no_gradient_but_still_count_in_the_mean() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(1, 3, 8, 8, requires_grad=True)
+    wanted = torch.zeros((1, 8, 8), dtype=torch.int64)
+    wanted[:, 0] = 255
+    weights = torch.ones((1, 8, 8))
+    weights[:, 4:] = 0
+    loss = pixel_loss(logits, wanted, weights)
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, :, 0] == 0).all() and (logits.grad[:, :, 4:] == 0).all()
+    assert (logits.grad[:, :, 1:4] != 0).all()
+    believed = nn.functional.cross_entropy(logits[:, :, 1:4], wanted[:, 1:4], reduction="sum")
+    assert float(loss) == pytest.approx(float(believed) / 56, rel=1e-5)
+    assert torch.equal(pixel_loss(logits, wanted, torch.ones(1, 8, 8)), pixel_loss(logits, wanted))
+
+
 @pytest.mark.parametrize(
     ("semantic", "message"),
     [

@@ -1,0 +1,180 @@
+"""The single operations: each is a frozen description that takes a sample and a generator and gives a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as VF
+
+from modelkit.augmentation import geometry
+from modelkit.augmentation.draws import chance, choice, integer, lent_to_torchvision, uniform
+from modelkit.augmentation.geometry import warp
+from modelkit.augmentation.sample import GREY, Sample
+from modelkit.errors import ConfigError
+
+
+class Operation(Protocol):
+    """A random change of one sample; the same generator state gives the same change."""
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
+        """The changed sample; the given one stays as it is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HorizontalFlip:
+    """Mirror with a probability.
+
+    Args:
+        probability: of mirroring.
+        flip_pairs: keypoints that change roles.
+    """
+
+    probability: float = 0.5
+    flip_pairs: Sequence[Sequence[int]] = ()
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
+        """See the class."""
+        if not chance(generator, self.probability):
+            return sample
+        pairs = [(left, right) for left, right in self.flip_pairs]
+        return warp(sample, geometry.horizontal_flip(sample.size_hw), flip_pairs=pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleJitter:
+    """Large-scale jitter (Ghiasi et al. 2021): resize by a random factor, then cut or fill to the former size.
+
+    Args:
+        low, high: of the factor, drawn uniformly.
+    """
+
+    low: float = 0.5
+    high: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high:
+            raise ConfigError(f"scale jitter needs 0 < low <= high, got {self.low} and {self.high}")
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
+        """See the class."""
+        factor = uniform(generator, self.low, self.high)
+        rows, columns = sample.size_hw
+        x = uniform(generator, 0.0, 1.0) * (columns - columns * factor)
+        y = uniform(generator, 0.0, 1.0) * (rows - rows * factor)
+        return warp(sample, geometry.translation(x, y) @ geometry.scaling(factor, factor))
+
+
+@dataclass(frozen=True, slots=True)
+class StacGeometric:
+    """The geometric set of STAC (Sohn et al. 2020): one of translation, rotation and shear, about the centre.
+
+    Args:
+        translate: largest shift, share of each side.
+        rotate_deg: largest rotation.
+        shear_deg: largest shear angle, along x or y.
+    """
+
+    translate: float = 0.1
+    rotate_deg: float = 30.0
+    shear_deg: float = 30.0
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
+        """See the class."""
+        kind = choice(generator, ("translate", "rotate", "shear"))
+        first, second = (uniform(generator, -1.0, 1.0) for _ in range(2))
+        rows, columns = sample.size_hw
+        if kind == "translate":
+            return warp(sample, geometry.translation(first * self.translate * columns, second * self.translate * rows))
+        if kind == "rotate":
+            matrix = geometry.rotation(first * self.rotate_deg)
+        else:
+            slope = float(torch.tan(torch.deg2rad(torch.tensor(first * self.shear_deg, dtype=torch.float64))))
+            matrix = geometry.shear(slope, 0.0) if second < 0 else geometry.shear(0.0, slope)
+        return warp(sample, geometry.about_centre(matrix, sample.size_hw))
+
+
+@dataclass(frozen=True, slots=True)
+class ColourJitter:
+    """Brightness, contrast, saturation and hue by torchvision, with a probability; defaults as Unbiased Teacher's.
+
+    Args:
+        brightness, contrast, saturation, hue: as ``v2.ColorJitter`` takes them.
+        probability: of doing it.
+    """
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    probability: float = 0.8
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
+        """See the class."""
+        if not chance(generator, self.probability):
+            return sample
+        jitter = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
+        with lent_to_torchvision(generator):
+            return sample.with_image(jitter(sample.image))
+
+
+@dataclass(frozen=True, slots=True)
+class Greyscale:
+    """Drop the colour with a probability."""
+
+    probability: float = 0.2
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
+        """See the class."""
+        if not chance(generator, self.probability):
+            return sample
+        return sample.with_image(VF.rgb_to_grayscale(sample.image, num_output_channels=3))
+
+
+@dataclass(frozen=True, slots=True)
+class Blur:
+    """Gaussian blur with a probability.
+
+    Args:
+        sigma_low, sigma_high: of the Gaussian, pixels.
+        probability: of doing it.
+    """
+
+    sigma_low: float = 0.1
+    sigma_high: float = 2.0
+    probability: float = 0.5
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
+        """See the class."""
+        sigma = uniform(generator, self.sigma_low, self.sigma_high)
+        if not chance(generator, self.probability):
+            return sample
+        size = 2 * int(3 * sigma + 0.5) + 1
+        return sample.with_image(VF.gaussian_blur(sample.image, [size, size], [sigma, sigma]))
+
+
+@dataclass(frozen=True, slots=True)
+class Cutout:
+    """Grey patches (DeVries and Taylor 2017); labels stay, as in STAC: what is hidden shall be inferred.
+
+    Args:
+        most: patches, at least one.
+        largest: side of a patch, share of the image's side.
+    """
+
+    most: int = 5
+    largest: float = 0.2
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
+        """See the class."""
+        image = sample.image.clone()
+        rows, columns = sample.size_hw
+        for _ in range(integer(generator, 1, self.most)):
+            height, width = (round(uniform(generator, 0, self.largest) * side) for side in (rows, columns))
+            top, left = integer(generator, 0, rows - height), integer(generator, 0, columns - width)
+            image[:, top : top + height, left : left + width] = GREY
+        return sample.with_image(image)
