@@ -2,8 +2,9 @@
 
 Targets made by a teacher need three bands: objects that are believed, background, and *ignored* regions where something
 may be that nobody is sure of (``ignore_boxes``). What lies in an ignored region and matches no object is no
-background: it gives no gradient at all. Each object may also weigh less than 1 in the class, box and mask loss, or nothing in one of
-them (``class_weights``, ``box_weights``, ``mask_weights``), since a sure class does not make a sure outline.
+background: it gives no gradient at all. Each object may also weigh less than 1 in the class, box and mask loss, or
+nothing in one of them (``class_weights``, ``box_weights``, ``mask_weights``), since a sure class does not make a sure
+outline.
 """
 
 from __future__ import annotations
