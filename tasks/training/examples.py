@@ -1,0 +1,205 @@
+"""What is trained on: one row per image with its objects, their weights and its ignored regions; content-addressed.
+
+A training set is one immutable Parquet object ``training/sets/<id>.parquet``, named by its rows. Human labels weigh 1;
+pseudo-labels bring their own weights and the regions in which their teacher was unsure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.errors import DatasetError
+from infra.store import Store
+from tasks.results.layout import canonical_json
+
+SETS_FOLDER = "training/sets/"
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleObject:
+    """One object to learn from.
+
+    Args:
+        label: class id.
+        box_xyxy: source pixels.
+        rle: compressed run lengths on the image's canvas; None where only a box is known: then the mask weighs 0.
+        class_weight, box_weight, mask_weight: in the losses; 0 = does not teach this.
+    """
+
+    label: int
+    box_xyxy: Box
+    rle: bytes | None
+    class_weight: float = 1.0
+    box_weight: float = 1.0
+    mask_weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image to learn from.
+
+    Args:
+        uri: of the image or video.
+        size_hw: of the upright image.
+        objects: may be empty: an image of pure background.
+        frame: of a video; None for an image.
+        origin: "human" or "pseudo".
+        ignore_boxes: regions in which nothing is learnt, see ``modelkit.detection.targets``.
+        void_rle: pixels that are neither a class nor background.
+        unsure_rle: pixels that do not teach but count in the mean of a semantic loss.
+    """
+
+    uri: str
+    size_hw: tuple[int, int]
+    objects: tuple[ExampleObject, ...] = ()
+    frame: int | None = None
+    origin: str = "human"
+    ignore_boxes: tuple[Box, ...] = field(default=())
+    void_rle: bytes | None = None
+    unsure_rle: bytes | None = None
+
+    @property
+    def image_id(self) -> str:
+        """The uri, for a frame of a video followed by #<frame>."""
+        return self.uri if self.frame is None else f"{self.uri}#{self.frame}"
+
+
+def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"meaning": meaning})
+
+
+_REALS, _BOXES = pa.list_(pa.float32()), pa.list_(pa.list_(pa.float32()))
+SCHEMA = pa.schema(
+    [
+        _column("image_id", pa.string(), "the uri, for a frame of a video followed by #<frame>"),
+        _column("uri", pa.string(), "the object that holds the image"),
+        _column("frame", pa.int32(), "frame index of a video; null for an image"),
+        _column("height", pa.int32(), "rows of the upright image"),
+        _column("width", pa.int32(), "columns of the upright image"),
+        _column("origin", pa.string(), "human or pseudo"),
+        _column("labels", pa.list_(pa.int32()), "class id per object"),
+        _column("boxes_xyxy", _BOXES, "source pixels, per object"),
+        _column("rles", pa.list_(pa.binary()), "COCO compressed RLE per object; null: only a box"),
+        _column("class_weights", _REALS, "weight in the class losses, per object"),
+        _column("box_weights", _REALS, "weight in the box losses, per object"),
+        _column("mask_weights", _REALS, "weight in the mask loss, per object"),
+        _column("ignore_boxes", _BOXES, "regions in which nothing is learnt"),
+        _column("void_rle", pa.binary(), "pixels that are neither a class nor background"),
+        _column("unsure_rle", pa.binary(), "pixels that do not teach but count in the mean"),
+    ],
+    metadata={b"visionmill.schema": b"training_set.v1"},
+)
+
+
+def save_training_set(store: Store, examples: Iterable[Example]) -> str:
+    """Make a training set exist, sorted by image; its id (64 hex digits). Equal examples have equal ids.
+
+    Raises:
+        DatasetError: no examples, or an image twice.
+    """
+    ordered = sorted(examples, key=lambda example: example.image_id)
+    if not ordered:
+        raise DatasetError("a training set needs at least one image")
+    rows = [_row(example) for example in ordered]
+    for one, other in itertools.pairwise(rows):
+        if one["image_id"] == other["image_id"]:
+            raise DatasetError(f"{one['image_id']} is in the training set twice", hint="Merge its labels.")
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    # Digested after Arrow has rounded to float32, so that what is read back has the same id.
+    set_id = hashlib.sha256(b"\n".join(canonical_json(_plain(row)) for row in table.to_pylist())).hexdigest()
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", compression_level=3, write_page_checksum=True)
+    store.put_if_absent(key_of(set_id), sink.getvalue().to_pybytes())
+    return set_id
+
+
+def key_of(set_id: str) -> str:
+    """Where a training set lies."""
+    return f"{SETS_FOLDER}{set_id}.parquet"
+
+
+def load_training_set(store: Store, set_id: str) -> list[Example]:
+    """The examples of a training set, sorted by image; raises StoreError when there is none of this id."""
+    table = pq.read_table(pa.BufferReader(store.get(key_of(set_id))), page_checksum_verification=True)
+    return [_example(row) for row in table.to_pylist()]
+
+
+def _row(example: Example) -> dict[str, Any]:
+    return {
+        "image_id": example.image_id,
+        "uri": example.uri,
+        "frame": example.frame,
+        "height": example.size_hw[0],
+        "width": example.size_hw[1],
+        "origin": example.origin,
+        "labels": [each.label for each in example.objects],
+        "boxes_xyxy": [list(each.box_xyxy) for each in example.objects],
+        "rles": [each.rle for each in example.objects],
+        "class_weights": [each.class_weight for each in example.objects],
+        "box_weights": [each.box_weight for each in example.objects],
+        "mask_weights": [each.mask_weight if each.rle is not None else 0.0 for each in example.objects],
+        "ignore_boxes": [list(box) for box in example.ignore_boxes],
+        "void_rle": example.void_rle,
+        "unsure_rle": example.unsure_rle,
+    }
+
+
+def _example(row: dict[str, Any]) -> Example:
+    columns = ("labels", "boxes_xyxy", "rles", "class_weights", "box_weights", "mask_weights")
+    return Example(
+        uri=row["uri"],
+        size_hw=(row["height"], row["width"]),
+        objects=tuple(
+            ExampleObject(label, _box(box), rle, *weights)
+            for label, box, rle, *weights in zip(*(row[name] for name in columns), strict=True)
+        ),
+        frame=row["frame"],
+        origin=row["origin"],
+        ignore_boxes=tuple(_box(box) for box in row["ignore_boxes"]),
+        void_rle=row["void_rle"],
+        unsure_rle=row["unsure_rle"],
+    )
+
+
+def _box(values: Sequence[float]) -> Box:
+    x1, y1, x2, y2 = values
+    return x1, y1, x2, y2
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def examples_of_labels(rows: Iterable[dict[str, Any]]) -> list[Example]:
+    """Rows of a label set (``labels.v1``) as examples: crowds become ignored regions, everything else weighs 1."""
+    return [_of_label_row(row) for row in rows]
+
+
+def _of_label_row(row: dict[str, Any]) -> Example:
+    objects, ignored = [], []
+    for label, box, rle, crowd in zip(row["labels"], row["boxes_xyxy"], row["rles"], row["is_crowd"], strict=True):
+        if crowd:
+            ignored.append(_box(box))
+        else:
+            objects.append(ExampleObject(label, _box(box), rle, mask_weight=1.0 if rle is not None else 0.0))
+    return Example(
+        uri=row["uri"],
+        size_hw=(row["height"], row["width"]),
+        objects=tuple(objects),
+        frame=row["frame"] if row["media"] == "video" else None,
+        ignore_boxes=tuple(ignored),
+        void_rle=row["void_rle"],
+    )

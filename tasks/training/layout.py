@@ -1,0 +1,27 @@
+"""Names of what training leaves below an output: the one place that spells them.
+
+training/sets/<id>.parquet                       what was trained on
+training/runs/<fingerprint>/run.json             the recipe and the sets
+training/runs/<fingerprint>/checkpoint.safetensors   the last checkpoint; gone when the run is done
+training/runs/<fingerprint>/NAME.safetensors     the weights, with their record NAME.json beside them
+"""
+
+from __future__ import annotations
+
+RUNS_FOLDER = "training/runs/"
+
+
+def run_key(fingerprint: str) -> str:
+    """The description of a run."""
+    return f"{RUNS_FOLDER}{fingerprint}/run.json"
+
+
+def checkpoint_key(fingerprint: str) -> str:
+    """The last checkpoint of a run."""
+    return f"{RUNS_FOLDER}{fingerprint}/checkpoint.safetensors"
+
+
+def weights_keys(fingerprint: str, name: str) -> tuple[str, str]:
+    """Tensors and record of the weights of a run."""
+    stem = f"{RUNS_FOLDER}{fingerprint}/{name}"
+    return f"{stem}.safetensors", f"{stem}.json"

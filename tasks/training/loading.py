@@ -1,0 +1,209 @@
+"""From examples in stores to batches: read, decode, build targets, add noise; a function of step and process alone.
+
+Pixels are read through the store and kept, decoded and at the size that the model looks at, up to a limit in bytes. The
+next batch is made by a thread while the model works on this one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infra.errors import DatasetError
+from modelkit import VisionModel
+from modelkit.augmentation import Pipeline, Sample, copy_paste, cutmix, warp
+from modelkit.augmentation.draws import chance, integer
+from modelkit.augmentation.geometry import scaling
+from modelkit.training.processes import Rank
+from modelkit.training.sampling import EpochSampler, MixedSampler, repeat_factors
+from modelkit.transform import Geometry
+from tasks.inference.decoding import DecodeOptions, decode_entry
+from tasks.inference.reading import EntryReader
+from tasks.ingest.entries import MISSING_ETAG
+from tasks.records import Entry
+from tasks.training.examples import Example
+from tasks.training.recipe import Noise, TrainingRecipe
+from tasks.training.targets import TARGETS
+
+CACHE_BYTES = 256 << 20
+_LABELLED, _UNLABELLED = 0, 1
+
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatches:
+    """The images and targets of one step and process, human labels and pseudo-labels apart."""
+
+    labelled: Batch
+    unlabelled: Batch
+
+
+class ExampleReader:
+    """Reads examples as samples of the size that a model looks at.
+
+    Args:
+        model: decides the size (larger images are reduced to it before any noise) and the background.
+        task: of the model, a key of ``TARGETS``.
+        reader: of the stores.
+        cache_bytes: decoded samples kept.
+    """
+
+    def __init__(
+        self, model: VisionModel, task: str, *, reader: EntryReader | None = None, cache_bytes: int = CACHE_BYTES
+    ):
+        self._transform, self._background = model.transform, getattr(model, "background", 0)
+        self._target_of, self._reader = TARGETS[task], reader or EntryReader()
+        self._cache: OrderedDict[str, Sample] = OrderedDict()
+        self._cache_bytes, self._held_bytes = cache_bytes, 0
+
+    def read(self, example: Example) -> Sample:
+        """The example without noise.
+
+        Raises:
+            DatasetError: when its image cannot be read, or is not of the size that its labels are for.
+        """
+        key = f"{example.origin}:{example.image_id}"
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        sample = self._reduced(self._pixels(example), self._target_of(example, self._background))
+        self._keep(key, sample)
+        return sample
+
+    def _pixels(self, example: Example) -> Tensor:
+        entry = Entry(example.uri, MISSING_ETAG, 0, "image")
+        if example.frame is not None:
+            entry = Entry(example.uri, MISSING_ETAG, 0, "video", first_frame=0, end_frame=example.frame + 1)
+        frame = None
+        for frame in decode_entry(entry, self._reader, DecodeOptions()):
+            if frame.failure is not None or frame.frame == (example.frame or 0):
+                break
+        if frame is None or frame.image_rgb_hwc_u8 is None:
+            why = "there is no such frame" if frame is None or frame.failure is None else frame.failure.error
+            raise DatasetError(f"{example.image_id} cannot be trained on: {why}", hint="Leave it out, or mend it.")
+        if frame.size_hw != example.size_hw:
+            raise DatasetError(
+                f"{example.image_id} is {frame.size_hw}, its labels are for {example.size_hw}",
+                hint="Was the image replaced, or are the labels those of another one?",
+            )
+        return torch.from_numpy(frame.image_rgb_hwc_u8).permute(2, 0, 1).float() / 255
+
+    def _reduced(self, image: Tensor, target: dict[str, Any]) -> Sample:
+        source_hw = (image.shape[-2], image.shape[-1])
+        wanted = self._transform.resized_hw(source_hw)
+        if wanted[0] * wanted[1] >= source_hw[0] * source_hw[1]:
+            return Sample.fresh(image, target)
+        geometry = Geometry(source_hw, wanted, wanted)
+        return Sample.fresh(self._transform.resize(image, wanted), self._transform.target(target, geometry))
+
+    def _keep(self, key: str, sample: Sample) -> None:
+        self._cache[key] = sample
+        self._held_bytes += _bytes_of(sample)
+        while self._held_bytes > self._cache_bytes and len(self._cache) > 1:
+            _, dropped = self._cache.popitem(last=False)
+            self._held_bytes -= _bytes_of(dropped)
+
+
+def _bytes_of(sample: Sample) -> int:
+    tensors = [sample.image, *(value for value in sample.target.values() if isinstance(value, Tensor))]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+class Batches:
+    """The batches of a run, for one process.
+
+    Args:
+        reader: of examples.
+        labelled, unlabelled: human and pseudo-labelled examples; the latter may be empty.
+        recipe: batch size, shares and noise.
+        rank: which process.
+    """
+
+    def __init__(
+        self,
+        reader: ExampleReader,
+        labelled: Sequence[Example],
+        unlabelled: Sequence[Example],
+        recipe: TrainingRecipe,
+        rank: Rank,
+    ) -> None:
+        self._reader, self._examples = reader, (labelled, unlabelled)
+        self._recipe, self._rank = recipe, rank
+        self._sampler = MixedSampler(
+            _sampler(labelled, recipe, _LABELLED),
+            _sampler(unlabelled, recipe, _UNLABELLED) if unlabelled else None,
+            recipe.batch_size,
+            recipe.labelled_share if unlabelled else 1.0,
+        )
+        self._noise = (recipe.labelled, recipe.unlabelled)
+        self._pipelines = tuple(Pipeline(noise.augmentation) for noise in self._noise)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ahead: tuple[int, Future[StepBatches]] | None = None
+
+    def batch(self, step: int, mixed: Callable[[int], bool]) -> StepBatches:
+        """The batches of a step; that of the next one is begun.
+
+        Args:
+            step: 0-based.
+            mixed: whether pseudo-labels take part in a step.
+        """
+        if self._ahead is not None and self._ahead[0] == step:
+            ready = self._ahead[1].result()
+        else:
+            ready = self._make(step, mixed(step))
+        following = step + 1
+        if following < self._recipe.loop.steps:
+            self._ahead = following, self._thread.submit(self._make, following, mixed(following))
+        return ready
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _make(self, step: int, mixed: bool) -> StepBatches:
+        picked = self._sampler.pick(step, self._rank, mixed=mixed)
+        kinds = ((_LABELLED, picked.labelled), (_UNLABELLED, picked.unlabelled))
+        labelled, unlabelled = (self._noisy(kind, indices, step) for kind, indices in kinds)
+        return StepBatches(labelled, unlabelled)
+
+    def _noisy(self, kind: int, indices: list[int], step: int) -> Batch:
+        draws = generator_of(self._recipe.loop.seed, step, self._rank.index, kind)
+        plain = [self._reader.read(self._examples[kind][index]) for index in indices]
+        moved = [self._pipelines[kind](sample, draws) for sample in plain]
+        mixed = [_mixed(sample, moved, self._noise[kind], draws) for sample in moved]
+        return [sample.image for sample in mixed], [dict(sample.target) for sample in mixed]
+
+
+def _sampler(examples: Sequence[Example], recipe: TrainingRecipe, kind: int) -> EpochSampler:
+    repeats: list[float] = []
+    if recipe.repeat_threshold > 0:
+        repeats = repeat_factors([[each.label for each in one.objects] for one in examples], recipe.repeat_threshold)
+    return EpochSampler(len(examples), recipe.loop.seed * 2 + kind, repeats)
+
+
+def _mixed(host: Sample, batch: Sequence[Sample], noise: Noise, draws: torch.Generator) -> Sample:
+    """The sample with a piece of another one of its batch, or as it is; always the same number of draws to decide."""
+    cut, pasted, donor = chance(draws, noise.cutmix), chance(draws, noise.copy_paste), integer(draws, 0, len(batch) - 1)
+    other = batch[donor]
+    if not (cut or pasted) or other is host:
+        return host
+    if other.size_hw != host.size_hw:
+        (rows, columns), (height, width) = host.size_hw, other.size_hw
+        other = warp(other, scaling(columns / width, rows / height), host.size_hw)
+    if pasted and "masks" in host.target:
+        host = copy_paste(host, other, draws)
+    return cutmix(host, other, draws) if cut else host
+
+
+def generator_of(seed: int, step: int, rank: int, kind: int) -> torch.Generator:
+    """Randomness of one batch: a function of run, step, process and kind of labels."""
+    state = np.random.SeedSequence([seed, step, rank, kind, 0xA06]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))

@@ -1,0 +1,157 @@
+"""What one training process does: build the model, train its share from wherever the run is, leave the weights."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from infra.store import Store, open_store
+from modelkit import ClassInfo, VisionModel, create_model, load, load_weights, save_weights
+from modelkit.training.distillation import Distiller
+from modelkit.training.loop import Trainer, seed_step
+from modelkit.training.processes import Rank
+from modelkit.training.student import StudentTraining, weighted_losses
+from modelkit.training.transfer import Adopted, adopt, freeze
+from tasks.inference.model_source import local_model
+from tasks.inference.prepare import environment
+from tasks.training.checkpoints import StoreCheckpoints
+from tasks.training.examples import load_training_set
+from tasks.training.job import TrainingJob, finished_weights
+from tasks.training.layout import checkpoint_key, weights_keys
+from tasks.training.loading import Batch, Batches, ExampleReader
+
+HISTORY_POINTS = 100
+_BUILD_STEP = 0xFFFF
+
+
+def train_share(job: TrainingJob, rank: Rank, until: int | None = None) -> None:
+    """Train one process's share up to the end; the first process writes checkpoints and, at the end, the weights.
+
+    A run that is done already is left alone. Stopped at any moment and called again it ends with the same bits.
+
+    Args:
+        job: what to train.
+        rank: which process this is.
+        until: stop after so many steps in all, without leaving weights.
+
+    Raises:
+        DatasetError: an image that cannot be read.
+        TrainingDivergedError: the loss is not finite for too long.
+        CheckpointError: a damaged checkpoint.
+    """
+    store = open_store(job.output_uri)
+    if finished_weights(store, job) is not None:
+        return
+    model, adopted = build_model(job)
+    freeze(model, list(job.recipe.frozen))
+    module = StudentTraining(
+        model, job.recipe.schedule, job.recipe.loop.steps, losses=_losses_of(job, model), rank=rank
+    ).to(job.device)
+    batches = _batches(job, store, model, rank)
+    trainer = Trainer(
+        module,
+        lambda step: _losses(module, batches, step, job.device),
+        job.recipe.loop,
+        checkpoints=StoreCheckpoints(store, checkpoint_key(job.fingerprint)),
+        fingerprint=job.fingerprint,
+        rank=rank,
+        rate_scales={f"student.{prefix}": scale for prefix, scale in job.recipe.rate_scales.items()},
+    )
+    try:
+        trainer.run(until=until, report=_remember)
+    finally:
+        batches.close()
+    if rank.is_first and trainer.step >= job.recipe.loop.steps:
+        _leave(job, store, trainer, adopted)
+    rank.wait()
+
+
+def build_model(job: TrainingJob) -> tuple[VisionModel, Adopted | None]:
+    """The model as every process begins with it: seeded, then with what fits of the initial weights."""
+    seed_step(job.recipe.loop.seed, _BUILD_STEP, 0)
+    model = create_model(job.recipe.architecture, **job.recipe.config)
+    if job.recipe.initial is None:
+        return model, None
+    trained = _trained(job.recipe.initial)
+    return model, adopt(model, trained.state_dict(), tuple(job.recipe.initial_parts))
+
+
+def _trained(weights: str) -> VisionModel:
+    """A trained model by name, file or URI."""
+    return load(local_model(weights)).model
+
+
+def _losses_of(job: TrainingJob, model: VisionModel) -> Any:
+    if job.recipe.teacher is None:
+        return weighted_losses
+    distiller = Distiller(_trained(job.recipe.teacher).to(job.device), job.recipe.distillation)
+    distiller.check(model)
+    return distiller
+
+
+def _batches(job: TrainingJob, store: Store, model: VisionModel, rank: Rank) -> Batches:
+    labelled = load_training_set(store, job.labelled_set)
+    unlabelled = [] if job.unlabelled_set is None else load_training_set(store, job.unlabelled_set)
+    return Batches(ExampleReader(model, job.task), labelled, unlabelled, job.recipe, rank)
+
+
+def _losses(module: StudentTraining, batches: Batches, step: int, device: str) -> dict[str, Tensor]:
+    batch = batches.batch(step, module.uses_unlabelled)
+    return module.losses(step, _on(batch.labelled, device), _on(batch.unlabelled, device))
+
+
+def _on(batch: Batch, device: str) -> Batch:
+    if device == "cpu":
+        return batch
+    images, targets = batch
+    moved = [{k: v.to(device) if isinstance(v, Tensor) else v for k, v in target.items()} for target in targets]
+    return [image.to(device) for image in images], moved
+
+
+def _remember(trainer: Trainer, values: dict[str, float]) -> None:
+    """The curve: about a hundred points of a run, as they are at that step."""
+    every = max(1, trainer.config.steps // HISTORY_POINTS)
+    if trainer.step % every == 0 or trainer.step == trainer.config.steps:
+        trainer.history.append({"step": trainer.step, **{name: round(value, 6) for name, value in values.items()}})
+
+
+def _leave(job: TrainingJob, store: Store, trainer: Trainer, adopted: Adopted | None) -> None:
+    """Write the averaged student and its record, tensors first; the record's presence says that both are whole."""
+    average = trainer.ema.model
+    assert isinstance(average, StudentTraining)  # what train_share made
+    tensors, record = weights_keys(job.fingerprint, job.recipe.name)
+    with tempfile.TemporaryDirectory(prefix="visionmill-weights-") as folder:
+        save_weights(
+            average.student.cpu(),
+            folder,
+            name=job.recipe.name,
+            classes=[ClassInfo(label, name, thing) for label, name, thing in job.recipe.classes],
+            lineage=_lineage(job, trainer, adopted),
+        )
+        load_weights(Path(folder))  # what cannot be read back is not published
+        for key in (tensors, record):
+            store.put(key, (Path(folder) / key.rpartition("/")[2]).read_bytes())
+    store.delete(checkpoint_key(job.fingerprint))
+
+
+def _lineage(job: TrainingJob, trainer: Trainer, adopted: Adopted | None) -> dict[str, Any]:
+    recipe = job.recipe
+    taken = None if adopted is None else {"matched": len(adopted.matched), "new": list(adopted.new)}
+    return {
+        "kind": "distilled" if recipe.teacher else "transferred" if recipe.initial else "trained",
+        "recipe": recipe.to_json(),
+        "fingerprint": job.fingerprint,
+        "labelled_set": job.labelled_set,
+        "unlabelled_set": job.unlabelled_set,
+        "initial": taken,
+        "steps": trainer.step,
+        "skipped_steps": trainer.skipped,
+        "images": trainer.step * recipe.batch_size * job.num_workers,
+        "training_seconds": round(trainer.seconds, 1),
+        "num_workers": job.num_workers,
+        "environment": environment(),
+        "history": trainer.history,
+    }
