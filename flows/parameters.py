@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from infra.errors import UsageError
 
@@ -106,6 +106,65 @@ class SegmentParameters(JobParameters):
     """Parameters of ``segment_dataset``."""
 
     score_threshold: Annotated[float, Field(ge=0, le=1, description="weaker instances are dropped (rows)")] = 0.05
+
+
+class TrainParameters(BaseModel):
+    """Parameters of ``train_model``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    labelled: Annotated[
+        str, Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description="human labels: COCO JSON, masks, ...")
+    ]
+    output: Annotated[
+        str,
+        Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description="folder or s3:// prefix for the weights"),
+    ]
+    recipe: Annotated[str, Field(min_length=1, description="name of a recipe or model, or URI of a recipe's JSON")] = (
+        "digitscape"
+    )
+    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the weights")] = None
+    steps: Annotated[int, Field(ge=1, le=10_000_000, description="optimiser steps")] = 1000
+    batch_size: Annotated[int | None, Field(ge=1, le=4096, description="images per worker and step")] = None
+    seed: Annotated[int, Field(ge=0, description="of everything random")] = 0
+    initial: Annotated[
+        str | None, Field(description="transfer: weights to begin from; what does not fit starts anew")
+    ] = None
+    freeze: Annotated[
+        tuple[str, ...], Field(description="transfer: parts that stay as they are, such as backbone")
+    ] = ()
+    rate_scales: Annotated[
+        dict[str, float], Field(description="transfer: factor on the learning rate by part, such as backbone: 0.1")
+    ] = Field(default_factory=dict)
+    teacher: Annotated[str | None, Field(description="distillation: weights of the teacher")] = None
+    alpha: Annotated[float, Field(ge=0, le=1, description="distillation: weight of the teacher against the labels")] = (
+        0.5
+    )
+    temperature: Annotated[float, Field(gt=0, description="distillation: of both softmaxes")] = 4.0
+    evaluate: Annotated[str | None, Field(description="labels on which the weights are judged at the end")] = None
+    ray: Annotated[
+        str | None, Field(description="address of a Ray cluster; none = in this process; default: local")
+    ] = None
+    workers: Annotated[int, Field(ge=1, le=4096, description="training processes; part of the run's identity")] = 1
+    gpus: Annotated[bool, Field(description="one GPU for each worker")] = False
+
+    @field_validator("labelled", "output", "recipe", "initial", "teacher", "evaluate", "ray")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        return value if value is None else _refuse_secrets(value)
+
+    @field_validator("rate_scales")
+    @classmethod
+    def _scales_positive(cls, value: dict[str, float]) -> dict[str, float]:
+        if any(not 0 < scale <= 100 for scale in value.values()):
+            raise ValueError(f"must be factors above 0, got {value}; to hold a part still, freeze it")
+        return value
+
+    @model_validator(mode="after")
+    def _serial_is_one_worker(self) -> TrainParameters:
+        if self.ray == "none" and (self.workers > 1 or self.gpus):
+            raise ValueError("ray 'none' trains with one worker in this process")
+        return self
 
 
 def checked(kind: type[P], **values: object) -> P:

@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from flows.cli import champions, demo, jobs, models, results, services
+from flows.cli import champions, demo, jobs, models, results, services, training
 
 app = typer.Typer(
     name="visionmill",
@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 
 app.command("segment")(jobs.segment)
+app.command("train")(training.train)
+app.command("evaluate")(training.evaluate)
 app.command("query")(results.query)
 app.command("report")(results.report)
 app.command("export")(results.export)

@@ -1,0 +1,128 @@
+"""``visionmill train | evaluate``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from flows.cli.console import DebugFlag, JsonFlag, Summary, answers, command, people, say
+from flows.parameters import TrainParameters, checked
+from infra.errors import UsageError
+
+
+def _scales(texts: list[str]) -> dict[str, float]:
+    scales = {}
+    for text in texts:
+        part, found, factor = text.partition("=")
+        try:
+            scales[part] = float(factor)
+        except ValueError:
+            found = ""
+        if not found or not part:
+            raise UsageError(f"--rate-scale {text!r} is not PART=FACTOR", hint="for example --rate-scale backbone=0.1")
+    return scales
+
+
+@command
+def train(
+    labelled: Annotated[str, typer.Argument(help="Human labels: COCO or Label Studio JSON, CVAT XML, masks, Parquet.")],
+    output: Annotated[str, typer.Argument(help="Folder or s3:// prefix that receives checkpoints and weights.")],
+    recipe: Annotated[str, typer.Option(help="Name of a recipe or model, or URI of a recipe's JSON.")] = "digitscape",
+    name: Annotated[str | None, typer.Option(help="Name of the weights.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
+    batch_size: Annotated[int | None, typer.Option(help="Images per worker and step.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    initial: Annotated[str | None, typer.Option("--from", help="Transfer: weights to begin from.")] = None,
+    freeze: Annotated[list[str], typer.Option(help="Transfer: a part that stays as it is; may be repeated.")] = [],  # noqa: B006 - typer copies it
+    rate_scale: Annotated[
+        list[str], typer.Option(help="Transfer: PART=FACTOR on the learning rate; may be repeated.")
+    ] = [],  # noqa: B006 - typer copies it
+    teacher: Annotated[str | None, typer.Option(help="Distillation: weights of the teacher.")] = None,
+    alpha: Annotated[float, typer.Option(help="Distillation: weight of the teacher against the labels.")] = 0.5,
+    temperature: Annotated[float, typer.Option(help="Distillation: of both softmaxes.")] = 4.0,
+    evaluate_on: Annotated[str | None, typer.Option("--evaluate", help="Labels to judge the weights on.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster; 'none' trains in this process. Default: a local Ray.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Training processes.")] = 1,
+    gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each worker.")] = False,
+    prefect: Annotated[
+        bool,
+        typer.Option(
+            "--prefect/--no-prefect", help="Record the run in the standing Prefect server.", envvar="VISIONMILL_PREFECT"
+        ),
+    ] = True,
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> Summary:
+    """Train a model: from scratch, from other weights (--from), or beside a teacher (--teacher). Resumes by itself."""
+    parameters = checked(
+        TrainParameters,
+        labelled=labelled,
+        output=output,
+        recipe=recipe,
+        name=name,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        initial=initial,
+        freeze=tuple(freeze),
+        rate_scales=_scales(rate_scale),
+        teacher=teacher,
+        alpha=alpha,
+        temperature=temperature,
+        evaluate=evaluate_on,
+        ray=ray,
+        workers=workers,
+        gpus=gpus,
+    )
+    from flows.train import run_train
+
+    summary = run_train(parameters, orchestrated=prefect)
+    say(f"{summary['kind']} {summary['model']} in {summary['steps']} steps, {summary['seconds']:.1f} s", style="green")
+    say(f"weights: {summary['weights']}")
+    if summary["metrics"]:
+        _tell(summary["metrics"])
+    return summary
+
+
+@command
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Name of a model, or file or folder of its weights.")],
+    labelled: Annotated[str, typer.Argument(help="Human labels: COCO or Label Studio JSON, CVAT XML, masks, Parquet.")],
+    weights: Annotated[str | None, typer.Option(help="Other weights for the model: a file, or random:SEED.")] = None,
+    images_root: Annotated[str | None, typer.Option(help="Where the images lie that the labels name.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> Summary:
+    """Judge a model on labelled images: AP by class and size (pycocotools), or mean IoU."""
+    from tasks.evaluation.evaluate import evaluate_model
+    from tasks.selftraining.labels.reading import read_label_set
+
+    metrics = evaluate_model(
+        model, read_label_set(labelled, images_root=images_root), weights=weights, device=device
+    ).to_json()
+    _tell(metrics, to_people=as_json)
+    return {"model": model, "labelled": labelled, "metrics": metrics}
+
+
+def _tell(metrics: dict[str, Any], *, to_people: bool = True) -> None:
+    """The figures as a table: one line per kind and one per class."""
+    console = people if to_people else answers
+    kinds = [kind for kind in ("mask", "box", "semantic") if kind in metrics]
+    table = Table("", *kinds, box=None)
+    rows = {name: name for kind in kinds for name in metrics[kind] if name != "by_class"}
+    for name in rows:
+        table.add_row(name, *(_shown(metrics[kind].get(name)) for kind in kinds))
+    for name in dict.fromkeys(name for kind in kinds for name in metrics[kind]["by_class"]):
+        table.add_row(f"class {name}", *(_shown(metrics[kind]["by_class"].get(name)) for kind in kinds))
+    console.print(table)
+    console.print(f"{metrics['images']} images, {metrics['objects']} objects")
+
+
+def _shown(value: float | None) -> str:
+    """pycocotools says -1 where there is no truth."""
+    return "-" if value is None or value < 0 else f"{value:.3f}"

@@ -1,0 +1,117 @@
+"""Train a model: from scratch, from other weights, or from a teacher. Three legs: read labels, train, judge.
+
+The same body runs as a Prefect flow and as plain Python; see :mod:`flows.legs`. Run again after any accident it goes on
+from the last checkpoint; run again after the end, it finds the weights and does nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from prefect import flow
+
+from flows.legs import Legs, orchestrated_legs, plain_legs
+from flows.parameters import TrainParameters
+from flows.summary import Summary
+from flows.work import SERIAL
+from infra.ray_session import ray_session
+from infra.services import ensure_prefect
+from infra.store import open_store
+from modelkit import Weights
+from tasks.evaluation.evaluate import Judged, evaluate_model
+from tasks.selftraining.label_sets import LabelSet
+from tasks.selftraining.labels.reading import read_label_set
+from tasks.training.examples import examples_of_labels, save_training_set
+from tasks.training.job import TrainingJob, prepare_training
+from tasks.training.presets import make_recipe
+from tasks.training.run import train_here, train_on_ray
+
+
+def run_train(parameters: TrainParameters, *, orchestrated: bool = True) -> Summary:
+    """Carry the training out from here; see :func:`flows.segment.run_segment`.
+
+    Raises:
+        VisionmillError: as the legs do; the checkpoint stays, and the same call goes on from there.
+    """
+    if not orchestrated:
+        return _train(parameters, plain_legs)
+    ensure_prefect()
+    summary: Summary = train_model(parameters)
+    return summary
+
+
+@flow(name="train-model", persist_result=False)
+def train_model(parameters: TrainParameters) -> Summary:
+    """Train on human labels: from scratch, by transfer, or by distillation."""
+    return _train(parameters, orchestrated_legs)
+
+
+def _train(parameters: TrainParameters, leg: Legs) -> Summary:
+    began = time.monotonic()
+    labels = leg("read labels", read_label_set, parameters.labelled)
+    job = leg("prepare training", prepare, parameters, labels)
+    uri, record = leg("train", carry_out, job, parameters.ray)
+    judged = None
+    if parameters.evaluate is not None:
+        judged = leg("evaluate", _evaluate, uri, parameters.evaluate)
+    return _summary(job, uri, record, judged, time.monotonic() - began)
+
+
+def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
+    """The training set in the output, and the job that trains on it."""
+    recipe = make_recipe(
+        parameters.recipe,
+        labels.classes,
+        steps=parameters.steps,
+        seed=parameters.seed,
+        name=parameters.name,
+        changes=_changes(parameters),
+    )
+    labelled_set = save_training_set(open_store(parameters.output), examples_of_labels(labels.table.to_pylist()))
+    return prepare_training(
+        parameters.output, recipe, labelled_set, num_workers=parameters.workers, use_gpu=parameters.gpus
+    )
+
+
+def _changes(parameters: TrainParameters) -> dict[str, Any]:
+    given = {
+        "batch_size": parameters.batch_size,
+        "initial": parameters.initial,
+        "frozen": parameters.freeze or None,
+        "rate_scales": parameters.rate_scales or None,
+        "teacher": parameters.teacher,
+    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    if parameters.teacher is not None:
+        changes["distillation"] = {"alpha": parameters.alpha, "temperature": parameters.temperature}
+    return changes
+
+
+def carry_out(job: TrainingJob, ray: str | None) -> tuple[str, Weights]:
+    """Train where it was asked for: on a local Ray, on a cluster, or ("none") in this process."""
+    if ray == SERIAL:
+        return train_here(job)
+    with ray_session(ray) as session:
+        return train_on_ray(job, session)
+
+
+def _evaluate(model: str, labelled: str) -> Judged:
+    return evaluate_model(model, read_label_set(labelled))
+
+
+def _summary(job: TrainingJob, uri: str, record: Weights, judged: Judged | None, seconds: float) -> Summary:
+    return {
+        "weights": uri,
+        "model": record.reference,
+        "kind": record.lineage["kind"],
+        "fingerprint": job.fingerprint,
+        "training_set": job.labelled_set,
+        "parameters": record.num_parameters,
+        "steps": record.lineage["steps"],
+        "skipped_steps": record.lineage["skipped_steps"],
+        "final": record.lineage["history"][-1] if record.lineage["history"] else {},
+        "metrics": None if judged is None else judged.to_json(),
+        "seconds": round(seconds, 3),
+        "exit_code": 0,
+    }

@@ -1,0 +1,129 @@
+"""Judging: the figures are pycocotools' own, hand-made cases come out right, foreign classes are refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import modelkit
+from infra.errors import DatasetError, UsageError
+from modelkit import ClassInfo, Instances, rle
+from modelkit.digitscape import Digitscape, write_dataset
+from modelkit.evaluation import evaluate_digitscape
+from tasks.evaluation.evaluate import evaluate_model, evaluate_predictor, label_map
+from tasks.selftraining.label_sets import LabelledItem, LabelledObject, make_label_set
+from tasks.selftraining.labels.reading import read_label_set
+
+SIZE = (160, 160)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_dataset(folder, Digitscape("test", SIZE, seed=0, dense=False), 8, image_format="png")
+    return folder
+
+
+def test_the_embedded_model_gets_the_figures_of_the_scenes_themselves(dataset: Path) -> None:
+    judged = evaluate_model("digitscape_mask_rcnn", read_label_set(str(dataset / "annotations.json")))
+    direct = evaluate_digitscape(modelkit.load("digitscape_mask_rcnn"), Digitscape("test", SIZE, 0, dense=False), 8)
+    assert judged.metrics["mask"] == pytest.approx(asdict(direct.mask), nan_ok=True)
+    assert judged.metrics["box"]["ap"] == pytest.approx(direct.box.ap)
+    assert judged.main_metric > 0.4
+    assert judged.num_objects == direct.num_objects and len(judged.image_ids) == 8
+    assert json.loads(json.dumps(judged.to_json()))["images"] == 8
+
+
+class Oracle:
+    """A predictor that says what it is told."""
+
+    def __init__(self, task: str, answers: list[Instances], num_classes: int = 3, background: int | None = 0) -> None:
+        record = modelkit.describe("digitscape_mask_rcnn")
+        from dataclasses import replace
+
+        classes = tuple(ClassInfo(k, f"c{k}") for k in range(1, num_classes))
+        self.weights = replace(record, task=task, classes=classes)  # type: ignore[arg-type]
+        self.model = type("Model", (), {"background": background, "config": {"num_classes": num_classes}})()
+        self._answers = iter(answers)
+
+    def __call__(self, images: list[np.ndarray]) -> list[Instances]:
+        return [next(self._answers) for _ in images]
+
+
+def square(x1: int, y1: int, x2: int, y2: int) -> bytes:
+    mask = np.zeros((20, 20), np.uint8)
+    mask[y1:y2, x1:x2] = 1
+    return rle.encode(mask)
+
+
+def answer(*objects: tuple[int, float, bytes], is_thing: bool = True) -> Instances:
+    rles = [mask for _, _, mask in objects]
+    return Instances(
+        (20, 20),
+        rle.bboxes(rles, (20, 20)).astype(np.float32).reshape(-1, 4),
+        np.array([score for _, score, _ in objects], np.float32),
+        np.array([label for label, _, _ in objects], np.int32),
+        rles,
+        np.full(len(objects), is_thing),
+    )
+
+
+def labels_of(folder: Path, *items: tuple[LabelledObject, ...], void: bytes | None = None, classes: Any = None) -> Any:
+    from PIL import Image
+
+    rows = []
+    for index, objects in enumerate(items):
+        path = folder / f"{index}.png"
+        Image.new("RGB", (20, 20)).save(path)
+        rows.append(LabelledItem(str(path), (20, 20), objects, void_rle=void))
+    return make_label_set(rows, classes or [ClassInfo(1, "c1"), ClassInfo(2, "c2")], origin_format="coco")
+
+
+def test_perfect_wrong_and_absent_answers(tmp_path: Path) -> None:
+    one, two = square(2, 2, 10, 10), square(12, 12, 18, 18)
+    labels = labels_of(tmp_path, (LabelledObject(1, one), LabelledObject(2, two)), (LabelledObject(1, one),))
+    perfect = [answer((1, 0.9, one), (2, 0.8, two)), answer((1, 0.7, one))]
+    assert evaluate_predictor(Oracle("instance", perfect), labels).main_metric == pytest.approx(1.0)  # type: ignore[arg-type]
+    swapped = [answer((2, 0.9, one), (1, 0.8, two)), answer((2, 0.7, one))]
+    assert evaluate_predictor(Oracle("instance", swapped), labels).main_metric == 0  # type: ignore[arg-type]
+    nothing = evaluate_predictor(Oracle("instance", [answer(), answer()]), labels)  # type: ignore[arg-type]
+    assert nothing.main_metric == 0 and nothing.evaluator is not None
+    assert set(nothing.metrics["mask"]["by_class"]) == {"c1", "c2"}
+
+
+def test_crowds_count_neither_way_and_figures_below_the_floor_do_not_count(tmp_path: Path) -> None:
+    one, crowd = square(2, 2, 10, 10), square(0, 11, 20, 20)
+    labels = labels_of(tmp_path, (LabelledObject(1, one), LabelledObject(1, crowd, is_crowd=True)))
+    found = [answer((1, 0.9, one), (1, 0.95, square(12, 12, 18, 18)), (1, 1e-4, square(0, 0, 3, 3)))]
+    assert evaluate_predictor(Oracle("instance", found), labels).main_metric == pytest.approx(1.0)  # type: ignore[arg-type]
+
+
+def test_semantic_maps_by_hand(tmp_path: Path) -> None:
+    pytest.importorskip("modelkit.metrics")
+    left, upper = square(0, 0, 10, 20), square(0, 0, 20, 10)
+    labels = labels_of(tmp_path, (LabelledObject(1, left),), void=square(0, 18, 20, 20))
+    judged = evaluate_predictor(Oracle("semantic", [answer((1, 0.9, upper), is_thing=False)]), labels)  # type: ignore[arg-type]
+    # of 18 labelled rows: class 1 right in 100 pixels, missed in 80, invented in 100; background right in 80
+    assert judged.metrics["semantic"]["by_class"] == pytest.approx({"background": 80 / 260, "c1": 100 / 280})
+    assert judged.main_metric == pytest.approx((80 / 260 + 100 / 280) / 2)
+    assert judged.confusion is not None and judged.confusion.sum() == 360
+
+
+def test_unlabelled_pixels_are_ignored_where_a_model_knows_no_background() -> None:
+    assert label_map([2], [square(0, 0, 5, 5)], (20, 20), None)[10, 10] == 255
+    assert label_map([2], [square(0, 0, 5, 5)], (20, 20), 0)[10, 10] == 0
+
+
+def test_other_class_names_and_other_tasks_are_refused(tmp_path: Path) -> None:
+    labels = labels_of(tmp_path, (), classes=[ClassInfo(1, "c1"), ClassInfo(2, "cat")])
+    with pytest.raises(DatasetError, match="2 is 'c2' to the model and 'cat' in the labels"):
+        evaluate_predictor(Oracle("instance", [answer()]), labels)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="landmarks"):
+        evaluate_predictor(Oracle("landmarks", [answer()]), labels_of(tmp_path, ()))  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        evaluate_model("no such model", labels)
