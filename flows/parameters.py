@@ -167,6 +167,63 @@ class TrainParameters(BaseModel):
         return self
 
 
+class RetrainParameters(BaseModel):
+    """Parameters of ``retrain_model``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    labelled: Annotated[
+        str, Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description="human labels: COCO JSON, masks, ...")
+    ]
+    unlabelled: Annotated[
+        str, Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description="images and videos without labels")
+    ]
+    output: Annotated[
+        str, Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description="folder or s3:// prefix of the loop")
+    ]
+    rounds: Annotated[int, Field(ge=1, le=10, description="turns of the loop at most")] = 1
+    max_rounds: Annotated[
+        int, Field(ge=1, le=10, description="looks at the gate set that its level is divided for")
+    ] = 3
+    recipe: Annotated[str, Field(min_length=1, description="name of a recipe or model, or URI of a recipe's JSON")] = (
+        "digitscape"
+    )
+    initial: Annotated[str | None, Field(description="weights that every model of the loop begins from")] = None
+    steps: Annotated[int, Field(ge=1, le=10_000_000, description="optimiser steps of each model")] = 1000
+    seed: Annotated[int, Field(ge=0, description="of everything random, the splits included")] = 0
+    shares: Annotated[dict[str, float], Field(description="share of the labelled items in L, C, G and T")] = Field(
+        default_factory=lambda: {"L": 0.4, "C": 0.2, "G": 0.25, "T": 0.15}
+    )
+    group_rule: Annotated[str, Field(description="what is never divided between splits: item, folder, video, ...")] = (
+        "item"
+    )
+    frame_stride: Annotated[int, Field(ge=1, le=100_000, description="every n-th frame of unlabelled videos")] = 1
+    min_gain: Annotated[float, Field(ge=0, le=1, description="gain over the champion that matters")] = 0.003
+    audit: Annotated[
+        str | None, Field(description="labels of people who looked at unlabelled images; without, the gate stays shut")
+    ] = None
+    audit_labels: Annotated[int, Field(ge=1, description="accepted labels that are drawn for the audit")] = 150
+    require_approval: Annotated[bool, Field(description="a candidate that passes waits for a person")] = False
+    ray: Annotated[
+        str | None, Field(description="address of a Ray cluster; none = in this process; default: local")
+    ] = None
+    workers: Annotated[int, Field(ge=1, le=4096, description="training processes")] = 1
+    gpus: Annotated[bool, Field(description="one GPU for each training process")] = False
+
+    @field_validator("labelled", "unlabelled", "output", "recipe", "initial", "audit", "ray")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        return value if value is None else _refuse_secrets(value)
+
+    @model_validator(mode="after")
+    def _rounds_are_paid_for(self) -> RetrainParameters:
+        if self.rounds > self.max_rounds:
+            raise ValueError(
+                f"{self.rounds} rounds need as many looks at the gate set, max_rounds is {self.max_rounds}"
+            )
+        return self
+
+
 def checked(kind: type[P], **values: object) -> P:
     """Build parameters; turn Pydantic's report into one UsageError that names every field at fault."""
     try:

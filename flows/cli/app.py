@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("segment")(jobs.segment)
 app.command("train")(training.train)
 app.command("evaluate")(training.evaluate)
+app.command("retrain")(training.retrain)
 app.command("query")(results.query)
 app.command("report")(results.report)
 app.command("export")(results.export)

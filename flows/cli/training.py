@@ -1,4 +1,4 @@
-"""``visionmill train | evaluate``."""
+"""``visionmill train | evaluate | retrain``."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import typer
 from rich.table import Table
 
 from flows.cli.console import DebugFlag, JsonFlag, Summary, answers, command, people, say
-from flows.parameters import TrainParameters, checked
+from flows.parameters import RetrainParameters, TrainParameters, checked
 from infra.errors import UsageError
 
 
-def _scales(texts: list[str]) -> dict[str, float]:
-    scales = {}
+def _numbers(option: str, texts: list[str], example: str) -> dict[str, float]:
+    """NAME=NUMBER, as often as it was given."""
+    numbers = {}
     for text in texts:
-        part, found, factor = text.partition("=")
+        name, _, number = text.partition("=")
         try:
-            scales[part] = float(factor)
+            numbers[name] = float(number)
         except ValueError:
-            found = ""
-        if not found or not part:
-            raise UsageError(f"--rate-scale {text!r} is not PART=FACTOR", hint="for example --rate-scale backbone=0.1")
-    return scales
+            name = ""
+        if not name:
+            raise UsageError(f"{option} {text!r} is not NAME=NUMBER", hint=f"for example {option} {example}")
+    return numbers
 
 
 @command
@@ -69,7 +70,7 @@ def train(
         seed=seed,
         initial=initial,
         freeze=tuple(freeze),
-        rate_scales=_scales(rate_scale),
+        rate_scales=_numbers("--rate-scale", rate_scale, "backbone=0.1"),
         teacher=teacher,
         alpha=alpha,
         temperature=temperature,
@@ -107,6 +108,85 @@ def evaluate(
     ).to_json()
     _tell(metrics, to_people=as_json)
     return {"model": model, "labelled": labelled, "metrics": metrics}
+
+
+@command
+def retrain(
+    labelled: Annotated[str, typer.Option(help="Human labels: COCO or Label Studio JSON, CVAT XML, masks, Parquet.")],
+    unlabelled: Annotated[str, typer.Option(help="Images and videos without labels, as `segment` takes them.")],
+    output: Annotated[str, typer.Option(help="Folder or s3:// prefix that holds the loop.")],
+    rounds: Annotated[int, typer.Option(help="Turns of the loop at most.")] = 1,
+    max_rounds: Annotated[int, typer.Option(help="Looks at the gate set that its level is divided for.")] = 3,
+    recipe: Annotated[str, typer.Option(help="Name of a recipe or model, or URI of a recipe's JSON.")] = "digitscape",
+    initial: Annotated[str | None, typer.Option("--from", help="Weights that every model begins from.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each model.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of everything random, the splits included.")] = 0,
+    share: Annotated[
+        list[str], typer.Option(help="SPLIT=SHARE of the labelled items (L, C, G, T); may be repeated.")
+    ] = [],  # noqa: B006 - typer copies it
+    group_rule: Annotated[str, typer.Option(help="What is never divided between splits.")] = "item",
+    frame_stride: Annotated[int, typer.Option(help="Every n-th frame of unlabelled videos.")] = 1,
+    min_gain: Annotated[float, typer.Option(help="Gain over the champion that matters.")] = 0.003,
+    audit: Annotated[
+        str | None, typer.Option(help="Labels of people who looked at unlabelled images; without, the gate stays shut.")
+    ] = None,
+    audit_labels: Annotated[int, typer.Option(help="Accepted labels that are drawn for the audit.")] = 150,
+    require_approval: Annotated[
+        bool, typer.Option("--require-approval", help="A candidate that passes waits for `visionmill promote`.")
+    ] = False,
+    ray: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster; 'none' runs in this process. Default: a local Ray.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Training processes.")] = 1,
+    gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each training process.")] = False,
+    prefect: Annotated[
+        bool,
+        typer.Option(
+            "--prefect/--no-prefect", help="Record the run in the standing Prefect server.", envvar="VISIONMILL_PREFECT"
+        ),
+    ] = True,
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> Summary:
+    """Teach a student with the champion's labels on unlabelled data; promote it if the gate lets it through."""
+    shares = _numbers("--share", share, "L=0.5")
+    parameters = checked(
+        RetrainParameters,
+        labelled=labelled,
+        unlabelled=unlabelled,
+        output=output,
+        rounds=rounds,
+        max_rounds=max_rounds,
+        recipe=recipe,
+        initial=initial,
+        steps=steps,
+        seed=seed,
+        group_rule=group_rule,
+        frame_stride=frame_stride,
+        min_gain=min_gain,
+        audit=audit,
+        audit_labels=audit_labels,
+        require_approval=require_approval,
+        ray=ray,
+        workers=workers,
+        gpus=gpus,
+        **({"shares": shares} if shares else {}),
+    )
+    from flows.retrain import run_retrain
+
+    summary = run_retrain(parameters, orchestrated=prefect, console=people)
+    for outcome in summary["rounds"]:
+        gate = outcome["gate"]
+        word = "waits for approval" if outcome["waits_for_approval"] else "promoted" if gate["passed"] else "refused"
+        say(
+            f"round {outcome['round']}: {sum(outcome['accepted'].values())} labels accepted; on the gate set "
+            f"{gate['candidate']:.3f}, champion {gate['champion']:.3f}, baseline {gate['baseline']:.3f}: {word}",
+            style="green" if gate["passed"] else "yellow",
+        )
+        for reason in gate["reasons"]:
+            say(f"  {reason}", style="yellow")
+    say(f"champion: {summary['champion']}  {summary['champion_weights']}")
+    return summary
 
 
 def _tell(metrics: dict[str, Any], *, to_people: bool = True) -> None:

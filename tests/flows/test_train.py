@@ -1,4 +1,4 @@
-"""The training flow: labels in, weights out; again, and nothing is done; transfer and distillation; nonsense refused."""
+"""The training flow: labels in, weights out; again, and nothing is done; transfer and distillation."""
 
 from __future__ import annotations
 

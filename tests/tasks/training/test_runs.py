@@ -109,7 +109,7 @@ def test_distillation_trains_a_smaller_student(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no model"):
+    with pytest.raises(UsageError, match="no such model"):
         prepare_training(str(tmp_path), dataclasses.replace(recipe(), initial="no such model"), "0" * 64)
     with pytest.raises(UsageError):
         prepare_training(str(tmp_path), dataclasses.replace(recipe(), architecture="nonesuch"), "0" * 64)

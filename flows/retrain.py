@@ -1,0 +1,124 @@
+"""The self-training loop: data, first model, then rounds of teacher, selection, student, gate. One call for each.
+
+Every leg leaves an object that is named by its content, and looks first whether it is there. So a loop that was killed
+goes on where it was, to the same training set and the same decision; see :mod:`flows.rounds` for what a round does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from pathlib import Path
+
+from prefect import flow
+from rich.console import Console
+from tasks.selftraining.champion import read_pointer
+from tasks.selftraining.data import LoopData, prepare_data
+
+from flows.legs import Legs, orchestrated_legs, plain_legs
+from flows.parameters import RetrainParameters
+from flows.round_legs import Loop
+from flows.rounds import RoundOutcome, begin, turn
+from flows.summary import Summary
+from infra.errors import UsageError
+from infra.services import ensure_prefect
+from infra.store import Store, open_store
+from tasks.ingest.inventory import take_inventory
+from tasks.results.layout import canonical_json
+from tasks.results.lease import hold_lease
+from tasks.selftraining.fingerprints import entries_of
+from tasks.selftraining.labels.reading import read_label_set
+
+UNCHANGED_SHARE = 0.02
+REFUSALS_IN_A_ROW = 2
+
+
+def run_retrain(parameters: RetrainParameters, *, orchestrated: bool = True, console: Console | None = None) -> Summary:
+    """Carry the loop out from here; see :func:`flows.segment.run_segment`.
+
+    Raises:
+        VisionmillError: as the legs do; what is there by then stays, and the same call goes on from there.
+    """
+    if not orchestrated:
+        return _retrain(parameters, plain_legs, console)
+    ensure_prefect()
+    summary: Summary = retrain_model(parameters)
+    return summary
+
+
+@flow(name="retrain-model", persist_result=False)
+def retrain_model(parameters: RetrainParameters) -> Summary:
+    """Teach a student with a champion's labels; promote it if the gate lets it through."""
+    return _retrain(parameters, orchestrated_legs, Console(stderr=True))
+
+
+def _retrain(parameters: RetrainParameters, leg: Legs, console: Console | None) -> Summary:
+    began = time.monotonic()
+    store = open_store(parameters.output)
+    store.probe()
+    data = leg("divide data", divide, parameters, store)
+    loop = Loop(parameters, store, data, run_id_of(parameters, data), leg, console)
+    with hold_lease(store, loop.run_id):
+        leg("first models", begin, loop)
+        outcomes = _rounds(loop)
+    return _summary(loop, outcomes, time.monotonic() - began)
+
+
+def divide(parameters: RetrainParameters, store: Store) -> LoopData:
+    """Who is L, C, G, T and U. The labels of U, if there are any, are never looked for."""
+    labels = read_label_set(parameters.labelled)
+    with tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
+        inventory = take_inventory(parameters.unlabelled, folder=Path(folder))
+        data = prepare_data(
+            store,
+            labels,
+            entries_of(inventory.path),
+            shares=parameters.shares,
+            salt=str(parameters.seed),
+            group_rule=parameters.group_rule,
+            frame_stride=parameters.frame_stride,
+        )
+    empty = [name for name in ("L", "C", "G", "U") if not data.manifest.counts.get(name)]
+    if empty:
+        raise UsageError(
+            f"the split leaves nothing for {', '.join(empty)}: {data.manifest.counts}",
+            hint="more labels, other --share values, or an unlabelled source that is not all near C, G or T",
+        )
+    return data
+
+
+def run_id_of(parameters: RetrainParameters, data: LoopData) -> str:
+    """Names a loop by what decides its outcome, so that a loop that is started again is the same one."""
+    decisive = parameters.model_dump(exclude={"rounds", "ray", "output", "require_approval"})
+    content = canonical_json([decisive, data.manifest.manifest_sha256])
+    return f"retrain-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def _rounds(loop: Loop) -> list[RoundOutcome]:
+    """Rounds until they are used up, two candidates in a row were refused, or nothing changes any more."""
+    outcomes: list[RoundOutcome] = []
+    for number in range(1, loop.parameters.rounds + 1):
+        outcome = turn(loop, number, outcomes[-1] if outcomes else None)
+        outcomes.append(outcome)
+        refused = [not each.passed for each in outcomes[-REFUSALS_IN_A_ROW:]]
+        if len(refused) == REFUSALS_IN_A_ROW and all(refused):
+            break
+        if outcome.waits or outcome.changed_share < UNCHANGED_SHARE:
+            break
+    return outcomes
+
+
+def _summary(loop: Loop, outcomes: list[RoundOutcome], seconds: float) -> Summary:
+    champion = read_pointer(loop.store)[0].champion
+    return {
+        "run_id": loop.run_id,
+        "output": loop.store.uri,
+        "splits": loop.data.manifest.counts,
+        "kept_out_of_unlabelled": loop.data.manifest.leakage,
+        "champion": None if champion is None else champion.model_id,
+        "champion_weights": None if champion is None else champion.weights_uri,
+        "rounds": [outcome.to_json() for outcome in outcomes],
+        "seconds": round(seconds, 3),
+        "exit_code": 0,
+    }

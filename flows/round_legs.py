@@ -1,0 +1,208 @@
+"""The legs of a round, one function each; every one leaves objects that are named by their content."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import pyarrow as pa
+from rich.console import Console
+from tasks.selftraining.audits import audit_of, audit_table, draw_audit, verdicts_by_truth
+from tasks.selftraining.candidates import RoundCandidates, Teacher, read_candidates
+from tasks.selftraining.data import LoopData
+from tasks.selftraining.gate import Audit, GateLimits
+from tasks.selftraining.round_calibration import RoundCalibration, calibrate_instances
+from tasks.selftraining.selection import Selection, select
+from tasks.selftraining.thresholds import ThresholdSet, scores_by_class, with_bands
+
+from flows.legs import Legs
+from flows.parameters import RetrainParameters, SegmentParameters
+from flows.segment import run_segment
+from flows.train import carry_out
+from infra.errors import UsageError
+from infra.store import Store, open_store
+from modelkit import Weights
+from tasks.retraining.judging import Worth, load_predictor, worth_of
+from tasks.retraining.records import remember_model, teacher_of
+from tasks.retraining.teaching import SCORE_FLOOR, candidates_on, examples_of_selection
+from tasks.selftraining import champion as champions
+from tasks.selftraining import tables
+from tasks.selftraining.label_sets import LabelSet
+from tasks.selftraining.labels.reading import read_label_set
+from tasks.training.examples import examples_of_labels, save_training_set
+from tasks.training.job import TrainingJob, prepare_training
+from tasks.training.presets import make_recipe
+
+TASK = "instance"
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """What all rounds share.
+
+    Args:
+        parameters: what was asked for.
+        store: the output.
+        data: who is L, C, G, T and U.
+        run_id: names the loop.
+        leg: calls a leg.
+        console: for the progress of inference.
+    """
+
+    parameters: RetrainParameters
+    store: Store
+    data: LoopData
+    run_id: str
+    leg: Legs
+    console: Console | None
+
+    @property
+    def limits(self) -> GateLimits:
+        """Of the gate; the level is divided over the rounds that may be."""
+        return GateLimits(max_rounds=self.parameters.max_rounds, min_gain=self.parameters.min_gain)
+
+
+def job_for(loop: Loop, labels: LabelSet, *, role: str, pseudo: str | None = None) -> TrainingJob:
+    """Every model of a loop: the same recipe, steps and noise; only the labels differ."""
+    asked = loop.parameters
+    recipe = make_recipe(
+        asked.recipe, loop.data.labels.classes, steps=asked.steps, seed=asked.seed, name=role,
+        changes={} if asked.initial is None else {"initial": asked.initial},
+    )  # fmt: skip
+    # Round 0 and the baseline get the student's noise, too: otherwise the gain would be the augmentation's.
+    recipe = dataclasses.replace(recipe, labelled=recipe.unlabelled)
+    labelled = save_training_set(loop.store, examples_of_labels(labels.table.to_pylist()))
+    job = prepare_training(loop.store.uri, recipe, labelled, pseudo, num_workers=asked.workers, use_gpu=asked.gpus)
+    if job.task != TASK:
+        raise UsageError(f"the loop teaches {TASK} segmentation; {recipe.architecture} does {job.task}")
+    return job
+
+
+def infer(loop: Loop, champion: champions.Model) -> None:
+    """The champion over the whole unlabelled source, by the engine of ``visionmill segment``."""
+    run_segment(
+        SegmentParameters(
+            source=loop.parameters.unlabelled,
+            output=_inference_uri(loop, champion),
+            model=champion.weights_uri,
+            score_threshold=SCORE_FLOOR,
+            ray=loop.parameters.ray,
+            frame_stride=loop.parameters.frame_stride,
+            report=False,
+        ),
+        orchestrated=False,  # a leg of this flow already
+        console=loop.console,
+    )
+
+
+def _inference_uri(loop: Loop, champion: champions.Model) -> str:
+    return loop.store.uri_of(f"inference/{champion.weights_sha256[:16]}")
+
+
+def read_round_candidates(loop: Loop, champion: champions.Model, teacher: Teacher, number: int) -> RoundCandidates:
+    return read_candidates(
+        open_store(_inference_uri(loop, champion)),
+        loop.data.items,
+        teacher=teacher,
+        run_id=loop.run_id,
+        round_number=number,
+        task=TASK,
+        score_floor=SCORE_FLOOR,
+    )
+
+
+def calibrate(
+    loop: Loop, teacher: Teacher, champion: champions.Model, found: RoundCandidates, number: int
+) -> tuple[RoundCalibration, ThresholdSet]:
+    calibration = loop.data.split("C")
+    predictor = load_predictor(champion.weights_uri)
+    mine = candidates_on(predictor, calibration, teacher, split="C", run_id=loop.run_id, round_number=number)
+    calibrated = calibrate_instances(
+        mine,
+        calibration,
+        truth_per_image=loop.data.split("L").truth_per_image(),
+        model_id=teacher.teacher_model_id,
+        round_number=number,
+        calibration_split=loop.data.manifest.manifest_sha256,
+    )
+    thresholds = with_bands(calibrated.thresholds, scores_by_class(found.candidates), len(found.images))
+    tables.append(loop.store, "threshold_sets", thresholds.to_table())
+    tables.append(loop.store, "calibrators", calibrated.scores.to_table(teacher.teacher_model_id))
+    return calibrated, thresholds
+
+
+def decide_candidates(
+    loop: Loop,
+    found: RoundCandidates,
+    calibrated: RoundCalibration,
+    thresholds: ThresholdSet,
+    previous: pa.Table | None,
+) -> Selection:
+    selection = select(
+        found.candidates,
+        found.images,
+        thresholds=thresholds,
+        scores=calibrated.scores,
+        quality=calibrated.quality,
+        previous=previous,
+    )
+    number = thresholds.round
+    tables.append(loop.store, "pseudo_labels", selection.labels, round_number=number, task=TASK)
+    tables.append(loop.store, "pseudo_images", selection.images, round_number=number, task=TASK)
+    return selection
+
+
+def train_student(loop: Loop, selection: Selection) -> tuple[TrainingJob, str, Weights]:
+    """From a fresh start on L and what was accepted; the teacher's weights would keep its mistakes."""
+    examples = examples_of_selection(selection.labels)
+    pseudo = save_training_set(loop.store, examples) if selection.accepted.num_rows else None
+    job = job_for(loop, loop.data.split("L"), role="student", pseudo=pseudo)
+    uri, record = carry_out(job, loop.parameters.ray)
+    return job, uri, record
+
+
+def train_baseline(loop: Loop) -> str:
+    """The supervised model of the same budget, on every label the loop used, those of C included."""
+    both = pa.concat_tables([loop.data.split(name).table for name in ("L", "C")])
+    job = job_for(loop, dataclasses.replace(loop.data.labels, table=both), role="baseline")
+    uri, record = carry_out(job, loop.parameters.ray)
+    remember_model(loop.store, job, uri, record, loop.data, role="baseline", run_id=loop.run_id, round_number=0)
+    return uri
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The three models of a round on G."""
+
+    champion: Worth
+    candidate: Worth
+    baseline: Worth
+
+
+def measure(loop: Loop, number: int, champion: str, candidate: str, baseline: str) -> Measured:
+    calibration, gate = loop.data.split("C"), loop.data.split("G")
+    worths = []
+    for uri in (champion, candidate, baseline):
+        predictor = load_predictor(uri)
+        teacher = teacher_of(predictor.weights, loop.data, round_number=number, train_set_id=None)
+        worths.append(worth_of(predictor, teacher, calibration, gate, run_id=loop.run_id, round_number=number))
+    return Measured(*worths)
+
+
+def audit_accepted(loop: Loop, selection: Selection, thresholds: ThresholdSet, set_id: str) -> Audit | None:
+    """What people (or hidden truth) say about a sample of the accepted labels; None while nobody has looked."""
+    if loop.parameters.audit is None or selection.accepted.num_rows == 0:
+        return None
+    truth = read_label_set(loop.parameters.audit)
+    known = set(truth.table["image_id"].to_pylist())
+    accepted = selection.accepted.filter(
+        pa.array([image_id in known for image_id in selection.accepted["image_id"].to_pylist()])
+    )
+    verdicts = verdicts_by_truth(accepted, truth.only(accepted["image_id"].to_pylist()).table)
+    sample = draw_audit(accepted, loop.parameters.audit_labels, seed=loop.parameters.seed)
+    looked = {name: verdicts[name] for name in sample["label_id"].to_pylist() if name in verdicts}
+    if looked:
+        tables.append(
+            loop.store, "audits", audit_table(accepted, looked, train_set_id=set_id, reviewers=[loop.parameters.audit])
+        )
+    return audit_of(accepted, looked, thresholds)

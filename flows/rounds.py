@@ -1,0 +1,259 @@
+"""The models before the first round, and one round: teach, select, train, judge, decide."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.selftraining.gate import Audit, Criterion, GateInputs, Verdict, judge
+from tasks.selftraining.heartbeats import class_mix_heartbeat, labels_without_lineage, rate_heartbeats
+from tasks.selftraining.selection import Selection, changed_share, train_set_id
+from tasks.selftraining.thresholds import ThresholdSet, accepted_rates
+
+from flows.round_legs import (
+    Loop,
+    Measured,
+    audit_accepted,
+    calibrate,
+    decide_candidates,
+    infer,
+    job_for,
+    measure,
+    read_round_candidates,
+    train_baseline,
+    train_student,
+)
+from flows.train import carry_out
+from modelkit import Weights
+from tasks.retraining.judging import difference, load_predictor, objects_by_class
+from tasks.retraining.records import remember_model, teacher_of, training_columns
+from tasks.selftraining import champion as champions
+from tasks.selftraining import tables
+from tasks.selftraining.firewall import count_leaks
+from tasks.training.job import TrainingJob
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """What came of a round.
+
+    Args:
+        number: from 1.
+        teacher_id, candidate_id: the models.
+        train_set_id: of the human labels and accepted pseudo-labels.
+        accepted: pseudo-labels by class name.
+        selection: all candidates, decided.
+        verdict: of the gate.
+        gate_metric, champion_metric, baseline_metric: main metric on G.
+        waits: a person has to approve.
+        changed_share: of the accepted set against the round before.
+    """
+
+    number: int
+    teacher_id: str
+    candidate_id: str
+    train_set_id: str
+    accepted: dict[str, int]
+    selection: Selection
+    verdict: Verdict
+    gate_metric: float
+    champion_metric: float
+    baseline_metric: float
+    waits: bool
+    changed_share: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate let the candidate through."""
+        return self.verdict.promoted
+
+    def to_json(self) -> dict[str, Any]:
+        """What is told about it."""
+        return {
+            "round": self.number,
+            "teacher": self.teacher_id,
+            "candidate": self.candidate_id,
+            "train_set_id": self.train_set_id,
+            "accepted": self.accepted,
+            "gate": {
+                "verdict_id": self.verdict.verdict_id,
+                "passed": self.passed,
+                "reasons": list(self.verdict.reasons),
+                "candidate": self.gate_metric,
+                "champion": self.champion_metric,
+                "baseline": self.baseline_metric,
+            },
+            "waits_for_approval": self.waits,
+            "changed_share": self.changed_share,
+        }
+
+
+def begin(loop: Loop) -> None:
+    """The supervised model on L becomes the first champion, unless the output has one; it is nobody's student."""
+    if champions.read_pointer(loop.store)[0].champion is not None:
+        return
+    job = job_for(loop, loop.data.split("L"), role="teacher")
+    uri, record = carry_out(job, loop.parameters.ray)
+    remember_model(loop.store, job, uri, record, loop.data, role="teacher", run_id=loop.run_id, round_number=0)
+    now = dt.datetime.now(dt.UTC)
+    first = Criterion("first: champions before it", 0.0, "==", 0.0, "the output had no model")
+    verdict = Verdict(loop.run_id, 0, None, record.reference, (first,), now)
+    tables.append(loop.store, "verdicts", verdict.to_table())
+    model = _model(loop, uri, record, 0)
+    kept = champions.record_candidate(loop.store, verdict, model, needs_approval=False, at=now)
+    champions.promote(
+        loop.store, kept.verdict_id, approver=champions.GATE, reason="the first model of this output", at=now
+    )
+
+
+def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
+    """One round, from the champion's labels to the gate's decision."""
+    champion = champions.read_pointer(loop.store)[0].champion
+    assert champion is not None  # begin() saw to it
+    predictor = load_predictor(champion.weights_uri)
+    teacher = teacher_of(predictor.weights, loop.data, round_number=champion.round, train_set_id=None)
+    leg, previous = loop.leg, None if before is None else before.selection.labels
+    leg(f"round {number}: infer", infer, loop, champion)
+    found = leg(f"round {number}: read candidates", read_round_candidates, loop, champion, teacher, number)
+    calibrated, thresholds = leg(f"round {number}: calibrate", calibrate, loop, teacher, champion, found, number)
+    selection = leg(f"round {number}: select", decide_candidates, loop, found, calibrated, thresholds, previous)
+    set_id = train_set_id(
+        selection,
+        label_set_id=loop.data.labels.label_set_id,
+        splits_manifest_sha256=loop.data.manifest.manifest_sha256,
+    )
+    job, uri, record = leg(f"round {number}: train student", train_student, loop, selection)
+    remember_model(
+        loop.store, job, uri, record, loop.data, role="student", run_id=loop.run_id, round_number=number,
+        parent=champion.model_id, train_set_id=set_id,
+    )  # fmt: skip
+    baseline_uri = leg(f"round {number}: train baseline", train_baseline, loop)
+    measured = leg(f"round {number}: judge", measure, loop, number, champion.weights_uri, uri, baseline_uri)
+    audit = leg(f"round {number}: audit", audit_accepted, loop, selection, thresholds, set_id)
+    verdict = _decide(loop, number, champion, record, measured, audit, selection, thresholds, before)
+    waits = _promote(loop, number, verdict, _model(loop, uri, record, number))
+    outcome = RoundOutcome(
+        number=number,
+        teacher_id=champion.model_id,
+        candidate_id=record.reference,
+        train_set_id=set_id,
+        accepted=_accepted_by_name(selection),
+        selection=selection,
+        verdict=verdict,
+        gate_metric=measured.candidate.judged.main_metric,
+        champion_metric=measured.champion.judged.main_metric,
+        baseline_metric=measured.baseline.judged.main_metric,
+        waits=waits,
+        changed_share=changed_share(before.selection if before else None, selection),
+    )
+    _remember(loop, outcome, job, thresholds, measured, champion)
+    return outcome
+
+
+def _decide(
+    loop: Loop,
+    number: int,
+    champion: champions.Model,
+    record: Weights,
+    measured: Measured,
+    audit: Audit | None,
+    selection: Selection,
+    thresholds: ThresholdSet,
+    before: RoundOutcome | None,
+) -> Verdict:
+    gate, seed = loop.data.split("G"), loop.parameters.seed
+    candidate = measured.candidate.judged
+    accepted = selection.accepted
+    heartbeats = rate_heartbeats(accepted_rates(thresholds, selection.accepted_by_class(), selection.images.num_rows))
+    if before is not None:
+        heartbeats.append(class_mix_heartbeat(before.accepted, _accepted_by_name(selection)))
+    inputs = GateInputs(
+        against_champion=difference(candidate, measured.champion.judged, gate, seed=seed),
+        against_baseline=difference(candidate, measured.baseline.judged, gate, seed=seed),
+        objects_by_class=objects_by_class(gate),
+        d_ece=measured.candidate.d_ece,
+        champion_d_ece=measured.champion.d_ece,
+        audit=audit,
+        leaks=count_leaks(accepted, loop.data.items),
+        labels_without_lineage=labels_without_lineage(
+            accepted, tables.read(loop.store, "models"), tables.read(loop.store, "threshold_sets")
+        ),
+        heartbeats=heartbeats,
+        looks_used=number,
+    )
+    return judge(
+        inputs,
+        loop.limits,
+        run_id=loop.run_id,
+        round_number=number,
+        champion_id=champion.model_id,
+        candidate_id=record.reference,
+        decided_at=dt.datetime.now(dt.UTC),
+    )
+
+
+def _promote(loop: Loop, number: int, verdict: Verdict, model: champions.Model) -> bool:
+    """Keep the verdict, and promote where nobody has to be asked; whether the candidate waits for a person."""
+    tables.append(loop.store, "verdicts", verdict.to_table())
+    asks = loop.parameters.require_approval
+    kept = champions.record_candidate(loop.store, verdict, model, needs_approval=asks, at=verdict.decided_at)
+    if not kept.passed or asks:
+        return kept.passed
+    champions.promote(
+        loop.store, kept.verdict_id, approver=champions.GATE, reason=f"round {number}: all criteria hold",
+        at=verdict.decided_at,
+    )  # fmt: skip
+    return False
+
+
+def _model(loop: Loop, uri: str, record: Weights, number: int) -> champions.Model:
+    return champions.Model(record.reference, uri, record.digest, loop.run_id, number)
+
+
+def _accepted_by_name(selection: Selection) -> dict[str, int]:
+    names: dict[str, int] = {}
+    for name in selection.accepted["class_name"].to_pylist():
+        names[name] = names.get(name, 0) + 1
+    return dict(sorted(names.items()))
+
+
+def _remember(
+    loop: Loop,
+    outcome: RoundOutcome,
+    job: TrainingJob,
+    thresholds: ThresholdSet,
+    measured: Measured,
+    champion: champions.Model,
+) -> None:
+    """One row of ``rounds.v1``."""
+    after = champions.read_pointer(loop.store)[0].champion
+    total = outcome.selection.labels.num_rows
+    accepted = outcome.selection.accepted.num_rows
+    labelled = loop.data.split("L").table
+    row = {
+        "run_id": loop.run_id,
+        "round": outcome.number,
+        "parent_round": champion.round,
+        "champion_in": champion.model_id,
+        "champion_out": None if after is None else after.model_id,
+        "candidate_id": outcome.candidate_id,
+        "splits_manifest_sha256": loop.data.manifest.manifest_sha256,
+        "leakage_report": json.dumps(loop.data.manifest.leakage),
+        "train_set_id": outcome.train_set_id,
+        "threshold_set_id": thresholds.threshold_set_id,
+        "n_human": sum(map(len, labelled["labels"].to_pylist())),
+        "n_pseudo": accepted,
+        "accept_rate": accepted / total if total else 0.0,
+        "metrics_gate": json.dumps(measured.candidate.judged.to_json()),
+        "metrics_baseline": json.dumps(measured.baseline.judged.to_json()),
+        "verdict_id": outcome.verdict.verdict_id,
+        "promoted": outcome.passed and not outcome.waits,
+        "looks_used": outcome.number,
+        "alpha_spent": outcome.verdict.level_spent,
+        "test_opened": False,
+        "finished_at": dt.datetime.now(dt.UTC),
+        **training_columns(job),
+    }
+    tables.append(loop.store, "rounds", tables.table_of("rounds", [row]))

@@ -1,0 +1,76 @@
+"""What a model is worth on G: the metric, ready to be resampled, and how well its calibrated scores keep their word."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+import modelkit
+from modelkit import Predictor
+from tasks.evaluation.evaluate import Judged, evaluate_predictor
+from tasks.inference.model_source import local_model
+from tasks.retraining.teaching import candidates_on
+from tasks.selftraining.bootstrap import AveragePrecision, MeanIoU, PairedDifference, compare
+from tasks.selftraining.calibration import Calibration, d_ece, fit_calibration
+from tasks.selftraining.candidates import Teacher
+from tasks.selftraining.label_sets import LabelSet
+from tasks.selftraining.matching import match_candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """A model on the gate set.
+
+    Args:
+        judged: its metrics.
+        d_ece: of its scores on G after calibration on C.
+    """
+
+    judged: Judged
+    d_ece: float
+
+
+def load_predictor(weights_uri: str) -> Predictor:
+    """A trained model of the loop by its URI."""
+    return modelkit.load(local_model(weights_uri))
+
+
+def worth_of(
+    predictor: Predictor, teacher: Teacher, calibration: LabelSet, gate: LabelSet, *, run_id: str, round_number: int
+) -> Worth:
+    """Judge a model on G; its scores are calibrated on C, which it was never trained on."""
+    on_calibration = candidates_on(predictor, calibration, teacher, split="C", run_id=run_id, round_number=round_number)
+    on_gate = candidates_on(predictor, gate, teacher, split="G", run_id=run_id, round_number=round_number)
+    return Worth(evaluate_predictor(predictor, gate), calibrated_error(on_calibration, calibration, on_gate, gate))
+
+
+def calibrated_error(on_calibration: pa.Table, calibration: LabelSet, on_gate: pa.Table, gate: LabelSet) -> float:
+    """D-ECE on G of scores that were calibrated on C."""
+    known = match_candidates(on_calibration, calibration.table)
+    if not len(known):
+        return float("nan")
+    found = match_candidates(on_gate, gate.table)
+    fitted: Calibration = fit_calibration(known)
+    return d_ece(fitted.apply(found.class_id, found.score), found.correct)
+
+
+def resampled(judged: Judged) -> AveragePrecision | MeanIoU:
+    """The main metric as the paired bootstrap takes it."""
+    if judged.confusion is not None:
+        return MeanIoU(judged.confusion, judged.image_ids, judged.class_names)
+    return AveragePrecision(judged.evaluator, judged.image_ids, judged.class_names)
+
+
+def difference(candidate: Judged, other: Judged, gate: LabelSet, *, seed: int) -> PairedDifference:
+    """Paired bootstrap over the groups of G."""
+    return compare(resampled(candidate), resampled(other), groups=gate.table["group_id"].to_pylist(), seed=seed)
+
+
+def objects_by_class(labels: LabelSet) -> dict[str, int]:
+    """True objects by class name, crowds apart."""
+    counts = Counter({each.name: 0 for each in labels.classes})
+    for names, crowds in zip(labels.table["names"].to_pylist(), labels.table["is_crowd"].to_pylist(), strict=True):
+        counts.update(name for name, crowd in zip(names, crowds, strict=True) if not crowd)
+    return dict(counts)

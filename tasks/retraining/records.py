@@ -1,0 +1,91 @@
+"""What the loop remembers about models and rounds, as rows of its append-only tables."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from typing import Any
+
+from infra.store import Store
+from modelkit import Weights
+from tasks.inference.prepare import environment
+from tasks.results.layout import canonical_json
+from tasks.selftraining import tables
+from tasks.selftraining.candidates import Teacher
+from tasks.selftraining.data import LoopData
+from tasks.selftraining.label_sets import class_map_sha256
+from tasks.training.job import TrainingJob
+
+
+def code_version() -> str:
+    """Version of this package."""
+    return str(environment()["packages"]["visionmill"])
+
+
+def teacher_of(record: Weights, data: LoopData, *, round_number: int, train_set_id: str | None) -> Teacher:
+    """The lineage columns of everything that a model predicts."""
+    return Teacher(
+        teacher_model_id=record.reference,
+        teacher_weights_sha256=record.digest,
+        teacher_round=round_number,
+        teacher_train_set_id=train_set_id,
+        class_map_sha256=class_map_sha256(data.labels.classes),
+        code_commit=code_version(),
+        config_sha256=_digest(record.config),
+        preproc_sha256=_digest(record.preprocessing),
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def remember_model(
+    store: Store,
+    job: TrainingJob,
+    weights_uri: str,
+    record: Weights,
+    data: LoopData,
+    *,
+    role: str,
+    run_id: str,
+    round_number: int,
+    parent: str | None = None,
+    train_set_id: str | None = None,
+) -> None:
+    """One row of ``models.v1``; the same training leaves the same row."""
+    row = {
+        "model_id": record.reference,
+        "weights_sha256": record.digest,
+        "weights_uri": weights_uri,
+        "role": role,
+        "task": record.task,
+        "run_id": run_id,
+        "round": round_number,
+        "parent_model_id": parent,
+        "train_set_id": train_set_id,
+        "label_set_id": data.labels.label_set_id,
+        "splits_manifest_sha256": data.manifest.manifest_sha256,
+        "split_items_sha256": data.manifest.items_sha256,
+        "class_map_sha256": class_map_sha256(data.labels.classes),
+        "init_sha256": job.recipe.initial_digest,
+        "seed": job.recipe.loop.seed,
+        "code_commit": code_version(),
+        "created_at": dt.datetime.fromisoformat(record.created),
+    }
+    tables.append(store, "models", tables.table_of("models", [row]))
+
+
+def training_columns(job: TrainingJob) -> dict[str, Any]:
+    """The columns of ``rounds.v1`` that say how the student was trained."""
+    recipe = job.recipe.to_json()
+    keys = ("loop", "batch_size", "labelled_share", "schedule", "repeat_threshold", "frozen", "rate_scales")
+    return {
+        "student_init_sha256": job.recipe.initial_digest,
+        "training": json.dumps({key: recipe[key] for key in keys} | {"num_workers": job.num_workers}),
+        "augmentation": json.dumps({key: recipe[key] for key in ("labelled", "unlabelled")}),
+        "seeds": [job.recipe.loop.seed],
+        "environment": json.dumps(environment()),
+        "code_commit": code_version(),
+    }

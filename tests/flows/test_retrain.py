@@ -1,0 +1,127 @@
+"""A short form of one whole round on digitscape: stopped anywhere and started again it comes to the same decision."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import retrain
+from flows.legs import plain_legs
+from flows.parameters import RetrainParameters, checked
+from infra.errors import UsageError
+from infra.store import Store, open_store
+from modelkit import ClassInfo
+from modelkit.digitscape import CLASS_NAMES, Digitscape, write_dataset
+from tasks.selftraining import tables
+from tasks.selftraining.champion import list_candidates, read_pointer
+from tasks.training.examples import load_training_set
+from tasks.training.presets import make_recipe
+
+SIZE = (128, 128)
+CLASSES = [ClassInfo(k + 1, name) for k, name in enumerate(CLASS_NAMES)]
+
+
+def put_dataset(store: Store, prefix: str, folder: Path, split: str, count: int, first: int = 0) -> str:
+    """Scenes with COCO truth below a prefix of the store; the URI of the JSON."""
+    write_dataset(folder, Digitscape(split, SIZE, seed=4, dense=False), count, first=first, image_format="png")  # type: ignore[arg-type]
+    for path in sorted(folder.rglob("*.png")):
+        if path.parent.name == "images":
+            store.put(f"{prefix}/images/{path.name}", path.read_bytes())
+    store.put(f"{prefix}/annotations.json", (folder / "annotations.json").read_bytes())
+    return store.uri_of(f"{prefix}/annotations.json")
+
+
+@pytest.fixture
+def asked(store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Parameters of a loop on 40 labelled and 16 unlabelled scenes, beginning from the shipped weights."""
+    monkeypatch.setenv("VISIONMILL_CACHE_DIR", str(tmp_path / "cache"))
+    store = open_store(f"{store_uri}/data")
+    plan = make_recipe("digitscape", CLASSES, steps=6, seed=0)
+    plan = dataclasses.replace(plan, batch_size=2, loop=dataclasses.replace(plan.loop, learning_rate=1e-4))
+    store.put("tiny.json", json.dumps(plan.to_json()).encode())
+    audit = put_dataset(store, "unlabelled", tmp_path / "u", "train", 16, first=500)
+    return {
+        "labelled": put_dataset(store, "labelled", tmp_path / "l", "train", 40),
+        "unlabelled": store.uri_of("unlabelled/images"),
+        "audit": audit,
+        "output": f"{store_uri}/loop",
+        "recipe": store.uri_of("tiny.json"),
+        "initial": "digitscape_mask_rcnn",
+        "steps": 6,
+        "shares": {"L": 0.3, "C": 0.4, "G": 0.3},
+        "ray": "none",
+    }
+
+
+class PulledPlugError(RuntimeError):
+    """Somebody pulled the plug."""
+
+
+def run(asked: dict[str, Any], leg: Callable[..., Any] = plain_legs) -> dict[str, Any]:
+    return retrain._retrain(checked(RetrainParameters, **asked), leg, None)
+
+
+def test_one_round_from_labels_to_the_gate_resumes_to_the_same_decision(asked: dict[str, Any]) -> None:
+    def stop_before(name: str) -> Callable[..., Any]:
+        def leg(title: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if title.endswith(name):
+                raise PulledPlugError(title)
+            return function(*args, **kwargs)
+
+        return leg
+
+    for name in ("select", "train student", "judge"):
+        with pytest.raises(PulledPlugError, match=name):
+            run(asked, stop_before(name))
+    summary = run(asked)
+    store = open_store(asked["output"])
+    [outcome] = summary["rounds"]
+
+    assert sum(outcome["accepted"].values()) > 0, "the shipped model is sure of some digits"
+    assert outcome["gate"]["reasons"] or outcome["gate"]["passed"]
+    assert summary["splits"]["U"] == 16
+    [first, *_] = read_pointer(store)[0].moves
+    assert first.model.model_id == outcome["teacher"], "the first champion taught"
+    [rounds] = tables.read(store, "rounds").to_pylist()
+    assert rounds["train_set_id"] == outcome["train_set_id"]
+    assert rounds["n_pseudo"] == sum(outcome["accepted"].values())
+    labels = tables.read(store, "pseudo_labels").to_pylist()
+    assert {row["decision"] for row in labels} >= {"accept", "ignore"}, "refused candidates are kept, with the reason"
+    roles = {row["role"]: row["model_id"] for row in tables.read(store, "models").to_pylist()}
+    assert roles["student"] == outcome["candidate"] and set(roles) == {"teacher", "student", "baseline"}
+    states = {record.model.model_id: state for record, state in list_candidates(store)}
+    assert states[outcome["candidate"]] == ("promoted" if outcome["gate"]["passed"] else "refused")
+
+    job = json.loads(
+        store.get(next(i.key for i in store.list("training/runs/") if "student" in _name_of(store, i.key)))
+    )
+    pseudo = load_training_set(store, job["unlabelled_set"])
+    accepted = [row for row in labels if row["decision"] == "accept"]
+    assert sum(len(example.objects) for example in pseudo) == len(accepted)
+    assert sum(len(example.ignore_boxes) for example in pseudo) == sum(row["decision"] == "ignore" for row in labels)
+
+    if outcome["gate"]["passed"]:
+        return  # the next run would be taught by another champion
+    again = run(asked)
+    assert again["rounds"][0]["train_set_id"] == outcome["train_set_id"]
+    assert again["rounds"][0]["candidate"] == outcome["candidate"]
+    assert again["rounds"][0]["gate"] == outcome["gate"]
+    assert again["champion"] == summary["champion"]
+
+
+def _name_of(store: Store, key: str) -> str:
+    return str(json.loads(store.get(key))["recipe"]["name"]) if key.endswith("run.json") else ""
+
+
+def test_what_cannot_be_a_loop_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="rounds need as many looks"):
+        checked(RetrainParameters, **{**asked, "rounds": 5})
+    with pytest.raises(UsageError, match="leaves nothing for G"):
+        run({**asked, "shares": {"L": 0.5, "C": 0.5}})
+    with pytest.raises(UsageError, match="teaches instance"):
+        run({**asked, "recipe": "lraspp_mobilenet_v3_large", "initial": None})

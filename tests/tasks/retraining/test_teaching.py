@@ -1,0 +1,62 @@
+"""Three bands on their way from a selection into a training set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from modelkit import rle
+from tasks.retraining.teaching import examples_of_selection
+
+MASK = rle.encode(np.pad(np.ones((4, 6), np.uint8), ((3, 13), (2, 12))))
+
+
+def row(image: str, decision: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "image_id": image,
+        "media_uri": image,
+        "frame_index": None,
+        "width": 20,
+        "height": 20,
+        "class_id": 3,
+        "bbox_xywh": [2.0, 3.0, 6.0, 4.0],
+        "mask_rle": MASK,
+        "decision": decision,
+        "accept_cls": decision == "accept",
+        "accept_box": False,
+        "accept_mask": decision == "accept",
+        "weight_cls": 0.8,
+        "weight_geom": 0.6,
+        **changes,
+    }
+
+
+def test_accepted_rows_teach_what_was_accepted_ignored_ones_make_regions_and_rejected_ones_nothing() -> None:
+    table = pa.Table.from_pylist(
+        [
+            row("b.png", "accept"),
+            row("b.png", "ignore", bbox_xywh=[10.0, 10.0, 4.0, 4.0]),
+            row("b.png", "reject"),
+            row("a.png", "reject"),
+            row("c.png", "ignore"),
+        ]
+    )
+    b, c = examples_of_selection(table)
+    assert (b.image_id, c.image_id) == ("b.png", "c.png"), (
+        "an image in which nothing is believed or doubted is left out"
+    )
+    [taught] = b.objects
+    assert (taught.label, taught.box_xyxy) == (3, (2.0, 3.0, 8.0, 7.0))
+    assert (taught.class_weight, taught.box_weight, taught.mask_weight) == (0.8, 0.0, 0.6)
+    assert b.ignore_boxes == ((10.0, 10.0, 14.0, 14.0),)
+    assert b.origin == "pseudo"
+    assert not c.objects and len(c.ignore_boxes) == 1
+
+
+def test_frames_of_videos_stay_frames() -> None:
+    [example] = examples_of_selection(
+        pa.Table.from_pylist([row("v.mp4#7", "accept", media_uri="v.mp4", frame_index=7)])
+    )
+    assert (example.uri, example.frame, example.image_id) == ("v.mp4", 7, "v.mp4#7")
