@@ -1,9 +1,12 @@
-"""Random draws from an explicit generator; nothing in this package touches torch's global one."""
+"""Random draws from an explicit generator; nothing in this package touches torch's global one.
+
+Batches are made by a thread beside training, and the global generator is one for all threads: whoever seeds it for a
+moment (torchvision's transforms can draw from no other) changes what dropout draws meanwhile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -29,15 +32,3 @@ def chance(generator: torch.Generator, probability: float) -> bool:
 def choice(generator: torch.Generator, options: Sequence[T]) -> T:
     """One of several, all equally likely."""
     return options[integer(generator, 0, len(options) - 1)]
-
-
-@contextmanager
-def lent_to_torchvision(generator: torch.Generator) -> Iterator[None]:
-    """For the time of the block the global generator is seeded from ``generator``; afterwards it is as it was.
-
-    torchvision's transforms can only draw from the global one.
-    """
-    seed = integer(generator, 0, 2**31 - 1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

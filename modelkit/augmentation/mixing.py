@@ -100,17 +100,19 @@ def paste(host: Sample, donor: Sample, where: Tensor, *, whole_objects: bool = F
         whole_objects: the donor's objects lie inside ``where`` completely.
 
     Raises:
-        TargetError: for other sizes, or when only one of them has masks.
+        TargetError: for other sizes, or when only one of them has masks or a semantic map.
     """
     if host.size_hw != donor.size_hw:
         raise TargetError(f"only samples of one size can be mixed, got {host.size_hw} and {donor.size_hw}")
     if ("masks" in host.target) != ("masks" in donor.target):
         raise TargetError("only samples that both have masks, or both have none, can be mixed")
+    if ("semantic" in host.target) != ("semantic" in donor.target):
+        raise TargetError("only samples that both have semantic maps, or both have none, can be mixed")
     image = torch.where(where, donor.image, host.image)
     target: dict[str, Any] = {k: v for k, v in host.target.items() if k not in PER_OBJECT and k != "ignore_boxes"}
-    for key, default in (("semantic", None), ("semantic_weights", 1.0)):
-        if key in host.target or (key in donor.target and default is not None):
-            one, other = (s.target.get(key, torch.full(host.size_hw, default or 0.0)) for s in (host, donor))
+    for key in ("semantic", "semantic_weights"):
+        if key in host.target or key in donor.target:
+            one, other = (s.target.get(key, torch.ones(host.size_hw)) for s in (host, donor))  # human pixels weigh 1
             target[key] = torch.where(where, other, one)
     if "boxes" in host.target:
         below = _remaining(host, ~where, min_visible=MIN_VISIBLE)

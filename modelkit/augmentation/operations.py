@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as VF
 
 from modelkit.augmentation import geometry
-from modelkit.augmentation.draws import chance, choice, integer, lent_to_torchvision, uniform
+from modelkit.augmentation.draws import chance, choice, integer, uniform
 from modelkit.augmentation.geometry import warp
 from modelkit.augmentation.sample import GREY, Sample
 from modelkit.errors import ConfigError
@@ -100,10 +99,11 @@ class StacGeometric:
 
 @dataclass(frozen=True, slots=True)
 class ColourJitter:
-    """Brightness, contrast, saturation and hue by torchvision, with a probability; defaults as Unbiased Teacher's.
+    """Brightness, contrast, saturation and hue in random order, with a probability; defaults as Unbiased Teacher's.
 
     Args:
-        brightness, contrast, saturation, hue: as ``v2.ColorJitter`` takes them.
+        brightness, contrast, saturation: a factor is drawn from 1 - x .. 1 + x, at least 0.
+        hue: a shift is drawn from -x .. x, in turns of the colour circle; at most half a turn.
         probability: of doing it.
     """
 
@@ -113,13 +113,24 @@ class ColourJitter:
     hue: float = 0.1
     probability: float = 0.8
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.hue <= 0.5 or min(self.brightness, self.contrast, self.saturation) < 0:
+            raise ConfigError("colour jitter needs strengths of at least 0, and a hue of at most 0.5")
+
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
         """See the class."""
+        factors = [
+            uniform(generator, max(0.0, 1 - strength), 1 + strength)
+            for strength in (self.brightness, self.contrast, self.saturation)
+        ]
+        shift = uniform(generator, -self.hue, self.hue)
+        order = torch.randperm(4, generator=generator).tolist()
         if not chance(generator, self.probability):
             return sample
-        jitter = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
-        with lent_to_torchvision(generator):
-            return sample.with_image(jitter(sample.image))
+        image, adjust = sample.image, (VF.adjust_brightness, VF.adjust_contrast, VF.adjust_saturation)
+        for k in order:
+            image = adjust[k](image, factors[k]) if k < 3 else VF.adjust_hue(image, shift)
+        return sample.with_image(image)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.errors import ServiceError, VisionmillError
+from infra.errors import ServiceError, VisionmillError, is_transient
 from infra.ray_session import RaySession
 from infra.store import open_store
 from modelkit.training.processes import Rank
@@ -73,7 +73,7 @@ def train_on_ray(job: TrainingJob, session: RaySession) -> tuple[str, Weights]:
 def _fit(fit: Callable[[], Any]) -> None:
     """Ray wraps what a worker raised, layer upon layer; ours is what counts."""
     try:
-        fit()
+        error = fit().return_value
     except Exception as error:
         cause: BaseException | None = error
         seen: set[int] = set()
@@ -87,18 +87,27 @@ def _fit(fit: Callable[[], Any]) -> None:
             f"training on Ray ended early: {str(error).strip().splitlines()[-1]}",
             hint="run the same command again: it goes on from the last checkpoint",
         ) from error
+    if error is not None:
+        raise error
 
 
-def _train_worker(config: dict[str, Any]) -> None:
-    """The function that Ray Train calls in every worker."""
-    import torch
+def _train_worker(config: dict[str, Any]) -> Exception | None:
+    """The function that Ray Train calls in every worker.
+
+    Ray answers whatever is raised by starting everything again. Trying again does not help against what is wrong with
+    data or recipe, so a lone worker returns that; several must raise it, or the others would wait for the one for ever.
+    """
     from ray.train import get_context
 
     context = get_context()
-    job = TrainingJob.from_json(config)
-    if not job.use_gpu:
-        torch.set_num_threads(1)
-    train_share(job, Rank(context.get_world_rank(), context.get_world_size()))
+    rank = Rank(context.get_world_rank(), context.get_world_size())
+    try:
+        train_share(TrainingJob.from_json(config), rank)
+    except (VisionmillError, ValueError) as error:
+        if rank.count > 1 or is_transient(error):
+            raise
+        return error
+    return None
 
 
 def _result(job: TrainingJob) -> tuple[str, Weights]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from infra.store import Store, open_store
@@ -45,6 +48,22 @@ def train_share(job: TrainingJob, rank: Rank, until: int | None = None) -> None:
     store = open_store(job.output_uri)
     if finished_weights(store, job) is not None:
         return
+    with _threads_of(job):
+        _train(job, store, rank, until)
+
+
+@contextmanager
+def _threads_of(job: TrainingJob) -> Iterator[None]:
+    """One thread on processors, or sums would depend on their number; two processes of one thread are faster anyway."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if job.device == "cpu" else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(job: TrainingJob, store: Store, rank: Rank, until: int | None) -> None:
     model, adopted = build_model(job)
     freeze(model, list(job.recipe.frozen))
     module = StudentTraining(

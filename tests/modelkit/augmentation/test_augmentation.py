@@ -134,6 +134,24 @@ def test_an_augmentation_can_be_repeated_and_leaves_global_randomness_alone() ->
     assert not torch.equal(one.image, other.image)
 
 
+def test_what_a_thread_augments_changes_no_draw_of_another_thread() -> None:
+    """Batches are made beside training, and torch's global generator is one for all threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    pipeline = Pipeline([*STRONG, {"name": "colour_jitter"}, {"name": "blur"}, {"name": "rand_augment"}])
+    torch.manual_seed(3)
+    alone = [float(torch.rand(())) for _ in range(2000)]
+    torch.manual_seed(3)
+    with ThreadPoolExecutor(1) as thread:
+        busy = [thread.submit(pipeline, sample(), generator(seed)) for seed in range(5)]
+        beside = []
+        while len(beside) < 2000:
+            beside.append(float(torch.rand(())))
+        for each in busy:
+            each.result()
+    assert beside == alone
+
+
 def test_the_given_sample_is_never_changed() -> None:
     given, copy = sample(), sample()
     for seed in range(5):

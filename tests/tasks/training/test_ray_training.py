@@ -106,7 +106,7 @@ def test_two_workers_learn_together_and_nothing_listens_beyond_loopback(local_ra
         stop.set()
         listener.join(timeout=5)
     assert record.lineage["images"] == steps * 2 * 2
-    assert {address for address, _ in heard} <= {"127.0.0.1", "::1"}, heard
+    assert {address for address, _ in heard} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, heard
 
 
 def test_what_a_worker_raises_comes_out_as_it_is(local_ray: RaySession, tmp_path: Path) -> None:
