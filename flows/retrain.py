@@ -13,8 +13,6 @@ from pathlib import Path
 
 from prefect import flow
 from rich.console import Console
-from tasks.selftraining.champion import read_pointer
-from tasks.selftraining.data import LoopData, prepare_data
 
 from flows.legs import Legs, orchestrated_legs, plain_legs
 from flows.parameters import RetrainParameters
@@ -27,6 +25,8 @@ from infra.store import Store, open_store
 from tasks.ingest.inventory import take_inventory
 from tasks.results.layout import canonical_json
 from tasks.results.lease import hold_lease
+from tasks.selftraining.champion import read_pointer
+from tasks.selftraining.data import LoopData, prepare_data
 from tasks.selftraining.fingerprints import entries_of
 from tasks.selftraining.labels.reading import read_label_set
 

@@ -7,13 +7,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 from rich.console import Console
-from tasks.selftraining.audits import audit_of, audit_table, draw_audit, verdicts_by_truth
-from tasks.selftraining.candidates import RoundCandidates, Teacher, read_candidates
-from tasks.selftraining.data import LoopData
-from tasks.selftraining.gate import Audit, GateLimits
-from tasks.selftraining.round_calibration import RoundCalibration, calibrate_instances
-from tasks.selftraining.selection import Selection, select
-from tasks.selftraining.thresholds import ThresholdSet, scores_by_class, with_bands
 
 from flows.legs import Legs
 from flows.parameters import RetrainParameters, SegmentParameters
@@ -27,8 +20,15 @@ from tasks.retraining.records import remember_model, teacher_of
 from tasks.retraining.teaching import SCORE_FLOOR, candidates_on, examples_of_selection
 from tasks.selftraining import champion as champions
 from tasks.selftraining import tables
+from tasks.selftraining.audits import audit_of, audit_table, draw_audit, verdicts_by_truth
+from tasks.selftraining.candidates import RoundCandidates, Teacher, read_candidates
+from tasks.selftraining.data import LoopData
+from tasks.selftraining.gate import Audit, GateLimits
 from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.labels.reading import read_label_set
+from tasks.selftraining.round_calibration import RoundCalibration, calibrate_instances
+from tasks.selftraining.selection import Selection, select
+from tasks.selftraining.thresholds import ThresholdSet, scores_by_class, with_bands
 from tasks.training.examples import examples_of_labels, save_training_set
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.presets import make_recipe

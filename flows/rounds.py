@@ -7,11 +7,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.selftraining.gate import Audit, Criterion, GateInputs, Verdict, judge
-from tasks.selftraining.heartbeats import class_mix_heartbeat, labels_without_lineage, rate_heartbeats
-from tasks.selftraining.selection import Selection, changed_share, train_set_id
-from tasks.selftraining.thresholds import ThresholdSet, accepted_rates
-
 from flows.round_legs import (
     Loop,
     Measured,
@@ -32,6 +27,10 @@ from tasks.retraining.records import remember_model, teacher_of, training_column
 from tasks.selftraining import champion as champions
 from tasks.selftraining import tables
 from tasks.selftraining.firewall import count_leaks
+from tasks.selftraining.gate import Audit, Criterion, GateInputs, Verdict, judge
+from tasks.selftraining.heartbeats import class_mix_heartbeat, labels_without_lineage, rate_heartbeats
+from tasks.selftraining.selection import Selection, changed_share, train_set_id
+from tasks.selftraining.thresholds import ThresholdSet, accepted_rates
 from tasks.training.job import TrainingJob
 
 

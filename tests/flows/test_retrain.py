@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tasks.selftraining.champion import list_candidates, read_pointer
 
 from flows import retrain
 from flows.legs import plain_legs
@@ -19,6 +18,7 @@ from infra.store import Store, open_store
 from modelkit import ClassInfo
 from modelkit.digitscape import CLASS_NAMES, Digitscape, write_dataset
 from tasks.selftraining import tables
+from tasks.selftraining.champion import list_candidates, read_pointer
 from tasks.training.examples import load_training_set
 from tasks.training.presets import make_recipe
 
