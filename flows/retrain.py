@@ -25,6 +25,7 @@ from infra.store import Store, open_store
 from tasks.ingest.inventory import take_inventory
 from tasks.results.layout import canonical_json
 from tasks.results.lease import hold_lease
+from tasks.retraining.journal import end_loop, open_loop
 from tasks.selftraining.champion import read_pointer
 from tasks.selftraining.data import LoopData, prepare_data
 from tasks.selftraining.fingerprints import entries_of
@@ -58,10 +59,11 @@ def _retrain(parameters: RetrainParameters, leg: Legs, console: Console | None) 
     store = open_store(parameters.output)
     store.probe()
     data = leg("divide data", divide, parameters, store)
-    loop = Loop(parameters, store, data, run_id_of(parameters, data), leg, console)
+    loop = Loop(parameters, store, data, open_loop(store, name_of(parameters, data)), leg, console)
     with hold_lease(store, loop.run_id):
         leg("first models", begin, loop)
         outcomes = _rounds(loop)
+        end_loop(store, loop.run_id)
     return _summary(loop, outcomes, time.monotonic() - began)
 
 
@@ -88,9 +90,9 @@ def divide(parameters: RetrainParameters, store: Store) -> LoopData:
     return data
 
 
-def run_id_of(parameters: RetrainParameters, data: LoopData) -> str:
-    """Names a loop by what decides its outcome, so that a loop that is started again is the same one."""
-    decisive = parameters.model_dump(exclude={"rounds", "ray", "output", "require_approval"})
+def name_of(parameters: RetrainParameters, data: LoopData) -> str:
+    """Names a loop by what decides its outcome; see :mod:`tasks.retraining.journal`."""
+    decisive = parameters.model_dump(exclude={"ray", "output", "require_approval"})
     content = canonical_json([decisive, data.manifest.manifest_sha256])
     return f"retrain-{hashlib.sha256(content).hexdigest()[:16]}"
 

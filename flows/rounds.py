@@ -22,6 +22,7 @@ from flows.round_legs import (
 )
 from flows.train import carry_out
 from modelkit import Weights
+from tasks.retraining.journal import RoundStart, start_round
 from tasks.retraining.judging import difference, load_predictor, objects_by_class
 from tasks.retraining.records import remember_model, teacher_of, training_columns
 from tasks.selftraining import champion as champions
@@ -109,8 +110,10 @@ def begin(loop: Loop) -> None:
 
 def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
     """One round, from the champion's labels to the gate's decision."""
-    champion = champions.read_pointer(loop.store)[0].champion
-    assert champion is not None  # begin() saw to it
+    now = champions.read_pointer(loop.store)[0].champion
+    assert now is not None  # begin() saw to it
+    start = start_round(loop.store, loop.run_id, number, now, loop.data.manifest.manifest_sha256)
+    champion = start.teacher
     predictor = load_predictor(champion.weights_uri)
     teacher = teacher_of(predictor.weights, loop.data, round_number=champion.round, train_set_id=None)
     leg, previous = loop.leg, None if before is None else before.selection.labels
@@ -131,7 +134,7 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
     baseline_uri = leg(f"round {number}: train baseline", train_baseline, loop)
     measured = leg(f"round {number}: judge", measure, loop, number, champion.weights_uri, uri, baseline_uri)
     audit = leg(f"round {number}: audit", audit_accepted, loop, selection, thresholds, set_id)
-    verdict = _decide(loop, number, champion, record, measured, audit, selection, thresholds, before)
+    verdict = _decide(loop, number, start, record, measured, audit, selection, thresholds, before)
     waits = _promote(loop, number, verdict, _model(loop, uri, record, number))
     outcome = RoundOutcome(
         number=number,
@@ -147,14 +150,14 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
         waits=waits,
         changed_share=changed_share(before.selection if before else None, selection),
     )
-    _remember(loop, outcome, job, thresholds, measured, champion)
+    _remember(loop, outcome, job, thresholds, measured, start)
     return outcome
 
 
 def _decide(
     loop: Loop,
     number: int,
-    champion: champions.Model,
+    start: RoundStart,
     record: Weights,
     measured: Measured,
     audit: Audit | None,
@@ -180,14 +183,14 @@ def _decide(
             accepted, tables.read(loop.store, "models"), tables.read(loop.store, "threshold_sets")
         ),
         heartbeats=heartbeats,
-        looks_used=number,
+        looks_used=start.looks_used,
     )
     return judge(
         inputs,
         loop.limits,
         run_id=loop.run_id,
         round_number=number,
-        champion_id=champion.model_id,
+        champion_id=start.teacher.model_id,
         candidate_id=record.reference,
         decided_at=dt.datetime.now(dt.UTC),
     )
@@ -198,8 +201,9 @@ def _promote(loop: Loop, number: int, verdict: Verdict, model: champions.Model) 
     tables.append(loop.store, "verdicts", verdict.to_table())
     asks = loop.parameters.require_approval
     kept = champions.record_candidate(loop.store, verdict, model, needs_approval=asks, at=verdict.decided_at)
-    if not kept.passed or asks:
-        return kept.passed
+    state = champions.state_of(kept, champions.read_pointer(loop.store)[0])
+    if state != "waiting" or asks:  # refused, or decided when this round was carried out before
+        return state == "waiting"
     champions.promote(
         loop.store, kept.verdict_id, approver=champions.GATE, reason=f"round {number}: all criteria hold",
         at=verdict.decided_at,
@@ -224,7 +228,7 @@ def _remember(
     job: TrainingJob,
     thresholds: ThresholdSet,
     measured: Measured,
-    champion: champions.Model,
+    start: RoundStart,
 ) -> None:
     """One row of ``rounds.v1``."""
     after = champions.read_pointer(loop.store)[0].champion
@@ -234,8 +238,8 @@ def _remember(
     row = {
         "run_id": loop.run_id,
         "round": outcome.number,
-        "parent_round": champion.round,
-        "champion_in": champion.model_id,
+        "parent_round": start.teacher.round,
+        "champion_in": start.teacher.model_id,
         "champion_out": None if after is None else after.model_id,
         "candidate_id": outcome.candidate_id,
         "splits_manifest_sha256": loop.data.manifest.manifest_sha256,
@@ -249,7 +253,7 @@ def _remember(
         "metrics_baseline": json.dumps(measured.baseline.judged.to_json()),
         "verdict_id": outcome.verdict.verdict_id,
         "promoted": outcome.passed and not outcome.waits,
-        "looks_used": outcome.number,
+        "looks_used": start.looks_used,
         "alpha_spent": outcome.verdict.level_spent,
         "test_opened": False,
         "finished_at": dt.datetime.now(dt.UTC),

@@ -105,13 +105,16 @@ def test_one_round_from_labels_to_the_gate_resumes_to_the_same_decision(asked: d
     assert sum(len(example.objects) for example in pseudo) == len(accepted)
     assert sum(len(example.ignore_boxes) for example in pseudo) == sum(row["decision"] == "ignore" for row in labels)
 
-    if outcome["gate"]["passed"]:
-        return  # the next run would be taught by another champion
-    again = run(asked)
-    assert again["rounds"][0]["train_set_id"] == outcome["train_set_id"]
-    assert again["rounds"][0]["candidate"] == outcome["candidate"]
-    assert again["rounds"][0]["gate"] == outcome["gate"]
-    assert again["champion"] == summary["champion"]
+    undisturbed = run({**asked, "output": f"{asked['output']}-undisturbed"})
+    assert undisturbed["rounds"] == summary["rounds"], "same training set, same student, same verdict"
+    assert undisturbed["champion"] == summary["champion"]
+    assert undisturbed["run_id"] == summary["run_id"]
+
+    following = run(asked)
+    assert following["run_id"] != summary["run_id"], "a loop that has ended is not begun again, the next one is"
+    assert following["rounds"][0]["teacher"] == summary["champion"]
+    looks = {row["run_id"]: row["looks_used"] for row in tables.read(store, "rounds").to_pylist()}
+    assert looks == {summary["run_id"]: 1, following["run_id"]: 2}, "looks at G add up over loops"
 
 
 def _name_of(store: Store, key: str) -> str:
