@@ -69,4 +69,4 @@ def test_nonsense_is_refused(
     labelled: Path, tmp_path: Path, tiny: str, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises((UsageError, ValueError), match=message):
-        train(labelled, tmp_path / "out", tiny, **options)
+        train(**{"labelled": labelled, "output": tmp_path / "out", "tiny": tiny, **options})
