@@ -156,7 +156,7 @@ def _nothing(truth: dict[str, Any]) -> dict[str, Any]:
 
 
 def _annotations(image_id: int, row: Row, first_id: int) -> list[dict[str, Any]]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     columns = ("labels", "boxes_xyxy", "areas", "rles", "is_crowd")
     for label, (x0, y0, x1, y1), area, mask, crowd in zip(*(row[name] for name in columns), strict=True):
         annotation = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import cast
 
 import pyarrow as pa
 
@@ -12,7 +13,7 @@ from modelkit import Predictor
 from tasks.evaluation.evaluate import Judged, evaluate_predictor
 from tasks.inference.model_source import local_model
 from tasks.retraining.teaching import candidates_on
-from tasks.selftraining.bootstrap import AveragePrecision, MeanIoU, PairedDifference, compare
+from tasks.selftraining.bootstrap import AveragePrecision, MeanIoU, PairedDifference, Resampled, compare
 from tasks.selftraining.calibration import Calibration, d_ece, fit_calibration
 from tasks.selftraining.candidates import Teacher
 from tasks.selftraining.label_sets import LabelSet
@@ -56,11 +57,11 @@ def calibrated_error(on_calibration: pa.Table, calibration: LabelSet, on_gate: p
     return d_ece(fitted.apply(found.class_id, found.score), found.correct)
 
 
-def resampled(judged: Judged) -> AveragePrecision | MeanIoU:
+def resampled(judged: Judged) -> Resampled:
     """The main metric as the paired bootstrap takes it."""
     if judged.confusion is not None:
-        return MeanIoU(judged.confusion, judged.image_ids, judged.class_names)
-    return AveragePrecision(judged.evaluator, judged.image_ids, judged.class_names)
+        return cast(Resampled, MeanIoU(judged.confusion, judged.image_ids, judged.class_names))
+    return cast(Resampled, AveragePrecision(judged.evaluator, judged.image_ids, judged.class_names))
 
 
 def difference(candidate: Judged, other: Judged, gate: LabelSet, *, seed: int) -> PairedDifference:

@@ -88,7 +88,7 @@ def prepare_training(
             f"{recipe.architecture} does {task}; training is offered for {', '.join(TARGETS)}",
             hint="its own recipe lies in modelkit.training",
         )
-    digests = {
+    digests: dict[str, Any] = {
         f"{which}_digest": describe_model(uri, None).digest
         for which in ("initial", "teacher")
         if (uri := getattr(recipe, which)) is not None

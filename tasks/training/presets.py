@@ -70,7 +70,7 @@ def make_recipe(
 
 
 def _of_model(preset: str, classes: Sequence[ClassInfo], seed: int) -> TrainingRecipe:
-    config = PRESETS[preset](classes) if preset in PRESETS else {"name": preset}
+    config: dict[str, Any] = PRESETS[preset](classes) if preset in PRESETS else {"name": preset}
     architecture = config.pop("name")
     if architecture not in {info.name for info in modelkit.list_models()}:
         raise UsageError(

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from infra.errors import ServiceError, VisionmillError, is_transient
 from infra.ray_session import RaySession
@@ -51,7 +51,7 @@ def train_on_ray(job: TrainingJob, session: RaySession) -> tuple[str, Weights]:
 
     with tempfile.TemporaryDirectory(prefix="visionmill-train-") as folder:
         trainer = TorchTrainer(
-            _train_worker,
+            cast(Any, _train_worker),  # its type allows no result, its documentation does
             train_loop_config=job.to_json(),
             torch_config=_torch_config(job, session, Path(folder)),
             scaling_config=ScalingConfig(
@@ -63,7 +63,6 @@ def train_on_ray(job: TrainingJob, session: RaySession) -> tuple[str, Weights]:
                 name=f"{job.fingerprint}-{uuid.uuid4().hex[:8]}",
                 storage_path=folder,
                 failure_config=FailureConfig(max_failures=RESTARTS),
-                worker_runtime_env={"env_vars": session.worker_environment(num_gpus=float(job.use_gpu))},
             ),
         )
         _fit(trainer.fit)

@@ -16,19 +16,23 @@ from flows.parameters import RetrainParameters, checked
 from infra.errors import UsageError
 from infra.store import Store, open_store
 from modelkit import ClassInfo
-from modelkit.digitscape import CLASS_NAMES, Digitscape, write_dataset
+from modelkit.digitscape import CLASS_NAMES, Digitscape, SceneStyle, write_dataset
 from tasks.selftraining import tables
 from tasks.selftraining.champion import list_candidates, read_pointer
 from tasks.training.examples import load_training_set
 from tasks.training.presets import make_recipe
 
 SIZE = (128, 128)
+STYLE = SceneStyle(digits=(7, 10), size_px=(24.0, 48.0), empty_share=0.0, overlap=0.1)
+"""Dense and easy: with 14 or more true objects of each class on C the classes are certified together."""
 CLASSES = [ClassInfo(k + 1, name) for k, name in enumerate(CLASS_NAMES)]
 
 
 def put_dataset(store: Store, prefix: str, folder: Path, split: str, count: int, first: int = 0) -> str:
     """Scenes with COCO truth below a prefix of the store; the URI of the JSON."""
-    write_dataset(folder, Digitscape(split, SIZE, seed=4, dense=False), count, first=first, image_format="png")  # type: ignore[arg-type]
+    write_dataset(
+        folder, Digitscape(split, SIZE, seed=4, style=STYLE, dense=False), count, first=first, image_format="png"
+    )  # type: ignore[arg-type]
     for path in sorted(folder.rglob("*.png")):
         if path.parent.name == "images":
             store.put(f"{prefix}/images/{path.name}", path.read_bytes())
@@ -37,25 +41,28 @@ def put_dataset(store: Store, prefix: str, folder: Path, split: str, count: int,
 
 
 @pytest.fixture
-def asked(store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Parameters of a loop on 40 labelled and 16 unlabelled scenes, beginning from the shipped weights."""
+def asked(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Parameters of a loop on 52 labelled and 12 unlabelled scenes in a bucket, beginning from the shipped weights."""
     monkeypatch.setenv("VISIONMILL_CACHE_DIR", str(tmp_path / "cache"))
-    store = open_store(f"{store_uri}/data")
+    store = open_store(f"{s3_bucket}/data")
     plan = make_recipe("digitscape", CLASSES, steps=6, seed=0)
     plan = dataclasses.replace(plan, batch_size=2, loop=dataclasses.replace(plan.loop, learning_rate=1e-4))
     store.put("tiny.json", json.dumps(plan.to_json()).encode())
-    audit = put_dataset(store, "unlabelled", tmp_path / "u", "train", 16, first=500)
+    audit = put_dataset(store, "unlabelled", tmp_path / "u", "train", 12, first=500)
     return {
-        "labelled": put_dataset(store, "labelled", tmp_path / "l", "train", 40),
+        "labelled": put_dataset(store, "labelled", tmp_path / "l", "train", 52),
         "unlabelled": store.uri_of("unlabelled/images"),
         "audit": audit,
-        "output": f"{store_uri}/loop",
+        "output": f"{s3_bucket}/loop",
         "recipe": store.uri_of("tiny.json"),
         "initial": "digitscape_mask_rcnn",
         "steps": 6,
-        "shares": {"L": 0.3, "C": 0.4, "G": 0.3},
+        "shares": {"L": 0.15, "C": 0.65, "G": 0.2},
         "ray": "none",
     }
+
+
+pytestmark = pytest.mark.s3
 
 
 class PulledPlugError(RuntimeError):
@@ -75,7 +82,7 @@ def test_one_round_from_labels_to_the_gate_resumes_to_the_same_decision(asked: d
 
         return leg
 
-    for name in ("select", "train student", "judge"):
+    for name in ("select", "judge"):
         with pytest.raises(PulledPlugError, match=name):
             run(asked, stop_before(name))
     summary = run(asked)
@@ -84,7 +91,7 @@ def test_one_round_from_labels_to_the_gate_resumes_to_the_same_decision(asked: d
 
     assert sum(outcome["accepted"].values()) > 0, "the shipped model is sure of some digits"
     assert outcome["gate"]["reasons"] or outcome["gate"]["passed"]
-    assert summary["splits"]["U"] == 16
+    assert summary["splits"]["U"] == 12
     [first, *_] = read_pointer(store)[0].moves
     assert first.model.model_id == outcome["teacher"], "the first champion taught"
     [rounds] = tables.read(store, "rounds").to_pylist()
