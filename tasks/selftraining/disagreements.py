@@ -18,8 +18,10 @@ import numpy as np
 import pyarrow as pa
 from pycocotools import mask as coco_mask
 
+from infra.store import Store
 from tasks.selftraining.labels.shapes import rle_to_box_mask, rle_to_brush
 
+DISAGREEMENTS_FOLDER = "disagreements/"
 MATCH_IOU = 0.5
 ONLY_CHAMPION, ONLY_CANDIDATE, CLASS, OUTLINE = "only_champion", "only_candidate", "class", "outline"
 _WORTH = 0.05  # a pair that shares more than 95 % is an agreement
@@ -174,3 +176,18 @@ def to_cvat(found: Sequence[Disagreement], *, side: str = "candidate") -> bytes:
                     | {name: str(value) for name, value in place.items()},
                 )
     return bytes(ElementTree.tostring(document, encoding="utf-8", xml_declaration=True))
+
+
+def write_disagreements(store: Store, found: Sequence[Disagreement], round_number: int) -> list[str]:
+    """Put the tasks of a round into the output, for both tools; returns their keys. No disagreement, no files."""
+    if not found:
+        return []
+    folder = f"{DISAGREEMENTS_FOLDER}round={round_number:04d}/"
+    files = {
+        "label_studio.json": to_label_studio(found),
+        "cvat_champion.xml": to_cvat(found, side="champion"),
+        "cvat_candidate.xml": to_cvat(found, side="candidate"),
+    }
+    for name, data in files.items():
+        store.put(folder + name, data)
+    return [folder + name for name in files]

@@ -192,8 +192,8 @@ def keep_previous(labels: LabelSet, previous: pa.Table) -> tuple[LabelSet, dict[
     Returns:
         The label set, such groups divided, and the splits that are kept.
     """
-    pairs = zip(previous["image_id"].to_pylist(), previous["split"].to_pylist(), strict=True)
-    decided = {image_id: split for image_id, split in pairs if split in ("L", "C", "G", "T")}
+    before = zip(previous["image_id"].to_pylist(), previous["split"].to_pylist(), strict=True)
+    decided = {image_id: split for image_id, split in before if split in ("L", "C", "G", "T")}
     held: dict[str, set[str]] = defaultdict(set)
     pairs = list(zip(labels.table["image_id"].to_pylist(), labels.table["group_id"].to_pylist(), strict=True))
     for image_id, group in pairs:

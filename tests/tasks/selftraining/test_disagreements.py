@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.store import open_store
 from modelkit import rle
-from tasks.selftraining.disagreements import find_disagreements, to_cvat, to_label_studio
+from tasks.selftraining.disagreements import find_disagreements, to_cvat, to_label_studio, write_disagreements
 from tasks.selftraining.labels.reading import read_label_set
 from tasks.selftraining.labels.shapes import box_mask_to_rle, brush_to_rle, rle_to_box_mask, rle_to_brush
 from tasks.selftraining.selection import Selection, select
@@ -76,6 +77,16 @@ def test_cvat_reads_the_masks_of_either_side(tmp_path: Path) -> None:
         assert {source for row in rows for source in row["sources"]} == {"model"}
     with pytest.raises(ValueError, match="side"):
         to_cvat(found, side="teacher")
+
+
+def test_the_tasks_of_a_round_lie_in_the_output(store_uri: str) -> None:
+    store = open_store(store_uri)
+    keys = write_disagreements(store, find_disagreements(*two_models(), at_most=10), 2)
+    assert [key.rpartition("/")[2] for key in keys] == ["label_studio.json", "cvat_champion.xml", "cvat_candidate.xml"]
+    assert all(key.startswith("disagreements/round=0002/") for key in keys)
+    labels = read_label_set(store.uri_of(keys[2]), classes=CLASSES, images_root="s3://b")
+    assert len(labels) == 3
+    assert write_disagreements(store, [], 3) == []
 
 
 @settings(max_examples=30, deadline=None)
