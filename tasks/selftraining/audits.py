@@ -84,7 +84,7 @@ def audit_table(
         verdicts: of the rows that were looked at.
     """
     frame = Counter(accepted["class_name"].to_pylist())
-    found: dict[str | None, tuple[int, int]] = {**precision_by_class(accepted, verdicts)}
+    found: dict[str | None, tuple[int, int]] = dict(precision_by_class(accepted, verdicts).items())
     found[None] = (sum(right for right, _ in found.values()), sum(judged for _, judged in found.values()))
     named = canonical_json([train_set_id, sorted(verdicts.items()), list(reviewers)])
     shared = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from infra.errors import DatasetError, ServiceError
+from infra.errors import ServiceError
 from infra.ray_session import RaySession
 from infra.store import open_store
 from tasks.training.job import TrainingJob, prepare_training
@@ -31,8 +32,6 @@ def expected_tensors(folder: Path, steps: int) -> dict[str, torch.Tensor]:
 
 
 def loop_of(steps: int):  # type: ignore[no-untyped-def]
-    import dataclasses
-
     return dataclasses.replace(recipe().loop, steps=steps)
 
 
@@ -55,7 +54,7 @@ def children_training() -> list[psutil.Process]:
 
 @pytest.mark.chaos
 def test_a_worker_killed_in_the_middle_costs_steps_and_no_bit(local_ray: RaySession, tmp_path: Path) -> None:
-    steps = 60
+    steps = 30
     expected = expected_tensors(tmp_path / "expected", steps)
     job = job_in(str(tmp_path / "out"), recipe(loop=loop_of(steps)), with_pseudo=True)
     store, killed = open_store(str(tmp_path / "out")), []
@@ -88,7 +87,7 @@ def listening() -> set[tuple[str, int]]:
 
 
 def test_two_workers_learn_together_and_nothing_listens_beyond_loopback(local_ray: RaySession, tmp_path: Path) -> None:
-    steps, heard = 30, set()
+    steps, heard = 6, set()
     single = job_in(str(tmp_path), recipe(loop=loop_of(steps)))
     job = prepare_training(str(tmp_path), single.recipe, single.labelled_set, num_workers=2)
     assert job.fingerprint != single.fingerprint, "the number of workers changes the batches"
@@ -107,15 +106,6 @@ def test_two_workers_learn_together_and_nothing_listens_beyond_loopback(local_ra
         listener.join(timeout=5)
     assert record.lineage["images"] == steps * 2 * 2
     assert {address for address, _ in heard} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, heard
-
-
-def test_what_a_worker_raises_comes_out_as_it_is(local_ray: RaySession, tmp_path: Path) -> None:
-    job = job_in(str(tmp_path), recipe())
-    store = open_store(str(tmp_path))
-    for info in list(store.list("images/")):
-        store.put(info.key, b"no picture")
-    with pytest.raises(DatasetError, match="cannot be trained on"):
-        train_on_ray(job, local_ray)
 
 
 def test_too_few_processors_are_refused_at_once(local_ray: RaySession, tmp_path: Path) -> None:
