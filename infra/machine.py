@@ -1,15 +1,18 @@
-"""What this process may use of the machine: processors and memory within its container's limits."""
+"""What a process may use of the machine: processors and memory within its container's limits, and how."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 from pathlib import Path
 
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED_BYTES = 1 << 60  # cgroup v1 writes a huge number for "no limit"
+_NEVER_BYTES = str(1 << 40)
+_GLIBC_TAKES_ANY_THRESHOLD = (2, 35)  # older ones refuse to keep blocks above 32 MiB, and then mapping gets worse
 
 
 def cpu_slots(cgroup: Path = CGROUP) -> int:
@@ -30,6 +33,25 @@ def memory_limit_bytes(cgroup: Path = CGROUP) -> int:
     ]
     known = [limit for limit in limits if limit is not None and limit < _UNLIMITED_BYTES]
     return min([total, *known])
+
+
+def malloc_environment() -> dict[str, str]:
+    """Variables for a new process that runs a model on a CPU: freed memory is kept for the next image.
+
+    glibc maps and unmaps every large tensor, and the kernel clears each page again: 60,000 page faults a second, a
+    tenth to a sixth of a worker's time. A model asks for the same sizes for every image, so keeping them costs no
+    memory beyond the peak. One arena, because only the main one can keep blocks of any size. Empty where malloc is
+    another one.
+    """
+    name, version = platform.libc_ver()
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if name != "glibc" or numbers < _GLIBC_TAKES_ANY_THRESHOLD:
+        return {}
+    return {
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": _NEVER_BYTES,
+        "MALLOC_TRIM_THRESHOLD_": _NEVER_BYTES,
+    }
 
 
 def _cpu_quota(cgroup: Path) -> float | None:

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from infra.errors import ServiceError, UsageError
-from infra.machine import cpu_slots
+from infra.machine import cpu_slots, malloc_environment
 from infra.processes import ProcessId, tree
 from infra.ray_reaper import reaped
 from infra.settings import settings
@@ -173,7 +173,8 @@ def prepare_local_environment() -> None:
     """Set what a local Ray must find in the environment, before the first ``import ray`` of this process.
 
     Loopback only; token authentication with a token of our own; no usage reports; an out-of-memory task is retried
-    twice instead of for ever.
+    twice instead of for ever; workers keep the memory that a model frees (a cluster that is joined was started by
+    others, with their environment; a ``runtime_env`` for this would cost each worker 3 s at its start).
     """
     token = settings().state_dir / "ray" / "auth_token"
     if not token.exists():
@@ -187,6 +188,8 @@ def prepare_local_environment() -> None:
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     os.environ.setdefault("RAY_task_oom_retries", "2")
     os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "180")  # its agent starts even without a dashboard
+    for name, value in malloc_environment().items():
+        os.environ.setdefault(name, value)
     # A task or actor without GPUs sees none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -71,12 +72,14 @@ class Worker:
             max_marks=max(job.batch_size, 1),
             catch_signals=own_process,
         )
-        if own_process:
-            _own_the_process(job)
+        if own_process and job.device == "cpu":
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it unset without GPUs: then a worker would see all
         self._reader = EntryReader()
         self._output = open_store(job.output_uri)
         self._handover = Handover(self._output, job.version)
         self._predictor = resolve(job.predictor_factory)(job) if job.predictor_factory else load_predictor(job)
+        if own_process and job.device == "cpu":
+            _take_one_thread()
         _check_digest(self._predictor, job)
         run_as_decided(self._predictor, job)
         self._model_in_use = threading.Lock()
@@ -330,12 +333,10 @@ def load_predictor(job: JobSpec) -> Any:
     return modelkit.load(local_model(job.model), device=job.device, **options)
 
 
-def _own_the_process(job: JobSpec) -> None:
-    """One thread for torch on a CPU (workers are there to use the other cores), and no GPU that was not given."""
-    if job.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it unset without GPUs: then a worker would see them all
-        import torch
-
+def _take_one_thread() -> None:
+    """Torch on a CPU: workers are there to use the other cores. A predictor that did without torch goes on without."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
         torch.set_num_threads(1)
 
 

@@ -1,13 +1,17 @@
-"""Limits of containers count, wherever in the tree they stand."""
+"""Limits of containers count, wherever in the tree they stand; freed memory is kept where malloc can be told so."""
 
 from __future__ import annotations
 
 import os
+import platform
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from infra.machine import cpu_slots, memory_limit_bytes
+from infra.machine import cpu_slots, malloc_environment, memory_limit_bytes
 
 
 @pytest.fixture
@@ -54,3 +58,34 @@ def test_memory(tmp_path: Path, name: str) -> None:
     assert memory_limit_bytes(tmp_path) == whole
     (tmp_path / name).write_text("9223372036854771712\n")
     assert memory_limit_bytes(tmp_path) == whole
+
+
+_FAULTS_OF_A_THREAD = """
+import numpy, resource, threading
+def work():
+    for size in (3, 40, 90) * 5:
+        numpy.ones(size << 20, dtype=numpy.uint8)
+def faults():
+    thread = threading.Thread(target=work)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    thread.start(); thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(not malloc_environment(), reason="another malloc")
+def test_a_thread_that_needs_the_same_sizes_again_gets_the_same_memory() -> None:
+    def faults(**extra: str) -> int:
+        command = [sys.executable, "-c", _FAULTS_OF_A_THREAD]
+        return int(subprocess.run(command, env=os.environ | extra, capture_output=True, check=True).stdout)
+
+    pages = 5 * (3 + 40 + 90 << 20) // resource.getpagesize()
+    assert faults(**malloc_environment()) < pages / 20
+
+
+@pytest.mark.parametrize("libc", [("glibc", "2.31"), ("", ""), ("musl", "1.2.4")])
+def test_malloc_of_another_kind_is_left_alone(libc: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: libc)
+    assert malloc_environment() == {}

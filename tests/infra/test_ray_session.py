@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from infra.errors import ServiceError, UsageError
+from infra.machine import malloc_environment
 from infra.processes import is_loopback
 from infra.ray_session import RaySession, package_folders, ray_session, sweep_temp_folders
 
@@ -24,13 +25,15 @@ ray_test = [pytest.mark.ray, pytest.mark.timeout(600)]
 SESSION = """
 import json, os, sys, time
 import psutil
+from infra.machine import malloc_environment
 from infra.processes import ProcessId, listeners, tree
 from infra.ray_session import ray_session
+NAMES = ("CUDA_VISIBLE_DEVICES", "RAY_AUTH_MODE", *malloc_environment())
 with ray_session(num_cpus=2) as session:
     import ray
     @ray.remote(num_cpus=1)
     def look():
-        return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "RAY_AUTH_MODE")}
+        return {name: os.environ.get(name) for name in NAMES}
     seen = ray.get(look.options(runtime_env={"env_vars": session.worker_environment()}).remote())
     with ray_session() as shared:
         nested = [shared.worker_slots, shared.is_local]
@@ -111,6 +114,10 @@ class TestLocal:
     def test_a_worker_without_gpus_sees_none(self, finished: tuple[Path, dict, dict]) -> None:
         _, inside, _ = finished
         assert inside["worker"]["CUDA_VISIBLE_DEVICES"] == ""
+
+    def test_a_worker_keeps_the_memory_that_a_model_frees(self, finished: tuple[Path, dict, dict]) -> None:
+        _, inside, _ = finished
+        assert inside["worker"].items() >= malloc_environment().items()
 
     def test_the_token_is_ours_and_private(self, finished: tuple[Path, dict, dict]) -> None:
         state_dir, inside, _ = finished
