@@ -147,7 +147,7 @@ def register_variant(name: str, base: str, *, weights: tuple[str, ...] = (), **d
     register_model(name, architecture=origin.architecture, task=origin.task, parts=origin.parts, weights=weights)(
         origin.build
     )
-    _models[name] = replace(_models[name], defaults=_merge(origin.defaults, defaults))
+    _models[name] = replace(_models[name], defaults=merge_options(origin.defaults, defaults))
 
 
 def build(kind: str, config: Config, *wired: Any) -> Any:
@@ -264,20 +264,22 @@ def _complete(entry: _Part | _Model, where: str, config: Config) -> dict[str, An
         raise ConfigError(f"{where} has no option {', '.join(map(repr, unknown))}; known: {', '.join(sorted(options))}")
     completed: dict[str, Any] = {}
     for key, parameter in options.items():
-        value = _merge(_merge(parameter.default, entry.defaults.get(key, _ABSENT)), config.get(key, _ABSENT))
+        value = merge_options(
+            merge_options(parameter.default, entry.defaults.get(key, _ABSENT)), config.get(key, _ABSENT)
+        )
         if value is inspect.Parameter.empty:
             raise ConfigError(f"{where} needs the option {key!r}")
         completed[key] = _complete_parts(entry.parts[key], value) if key in entry.parts else value
     return _as_json(where, completed)
 
 
-def _merge(default: Any, given: Any) -> Any:
+def merge_options(default: Any, given: Any) -> Any:
     """``given`` over ``default``; mappings are merged unless the given one names a part of its own."""
     if given is _ABSENT:
         return default
     if not isinstance(default, Mapping) or not isinstance(given, Mapping) or "name" in given:
         return given
-    return {**default, **{key: _merge(default.get(key, _ABSENT), value) for key, value in given.items()}}
+    return {**default, **{key: merge_options(default.get(key, _ABSENT), value) for key, value in given.items()}}
 
 
 def _complete_parts(kind: str, value: Any) -> Any:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from modelkit.importing.key_table import KeyTable
+from modelkit.importing.pytorch_fcn import PYTORCH_FCN
+from modelkit.importing.pytorch_unet import PYTORCH_UNET
 from modelkit.importing.torchvision_models import (
     TORCHVISION_RCNN,
     TORCHVISION_RESNET_RCNN,
     TORCHVISION_SEMANTIC,
     TORCHVISION_SEMANTIC_AUX,
 )
+from modelkit.importing.vainf_deeplab import VAINF_MOBILENET, VAINF_RESNET
 
 TABLES: dict[str, KeyTable] = {
     "mask_rcnn": TORCHVISION_RCNN,
@@ -23,4 +26,14 @@ TABLES: dict[str, KeyTable] = {
     "deeplabv3_resnet101": TORCHVISION_SEMANTIC_AUX,
     "fcn_resnet50": TORCHVISION_SEMANTIC_AUX,
     "fcn_resnet101": TORCHVISION_SEMANTIC_AUX,
+    "fcn32s": PYTORCH_FCN,
+    "fcn16s": PYTORCH_FCN,
+    "fcn8s": PYTORCH_FCN,
+    "fcn8s_atonce": PYTORCH_FCN,
+    "unet": PYTORCH_UNET,
+    "unet_bilinear": PYTORCH_UNET,
+    "deeplabv3plus": VAINF_RESNET,
+    "deeplabv3plus_resnet50": VAINF_RESNET,
+    "deeplabv3plus_resnet101": VAINF_RESNET,
+    "deeplabv3plus_mobilenet_v2": VAINF_MOBILENET,
 }

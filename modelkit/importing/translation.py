@@ -10,7 +10,7 @@ from modelkit.importing.checkpoints import file_digest, read_checkpoint
 from modelkit.importing.key_table import KeyTable
 from modelkit.importing.tables import TABLES
 from modelkit.published import Published, published_by_digest
-from modelkit.registry import create_model, find_model
+from modelkit.registry import Task, create_model, find_model, merge_options
 from modelkit.weights import ClassInfo, Tolerates, Weights, load_state, save_weights
 
 
@@ -46,7 +46,9 @@ def import_weights(
     digest = file_digest(path)
     known = published_by_digest(name, digest)
     state = read_checkpoint(path, table)
-    options = {**table.infer(state), **(dict(known.config) if known else {}), **(config or {})}
+    options: dict[str, Any] = {}
+    for said in (table.infer(state), known.config if known else {}, config or {}):
+        options = merge_options(options, said)
     model = create_model(name, **options)
     load_state(model, table.rename(state), str(path))
     lineage: dict[str, Any] = {"kind": "imported", "file": path.name, "file_sha256": digest}
@@ -54,7 +56,7 @@ def import_weights(
         model,
         destination,
         name=weights_name or f"{name}-{known.weights if known else digest[:8]}",
-        classes=classes or _classes(known, int(model.config.get("num_classes", 1)), task != "semantic"),
+        classes=classes or _classes(known, int(model.config.get("num_classes", 1)), task),
         lineage={**lineage, **known.lineage} if known else lineage,
         metrics=known.metrics if known else {},
         licence=known.licence if known else "unknown",
@@ -62,7 +64,10 @@ def import_weights(
     )
 
 
-def _classes(known: Published | None, num_classes: int, are_things: bool) -> tuple[ClassInfo, ...]:
+def _classes(known: Published | None, num_classes: int, task: Task) -> tuple[ClassInfo, ...]:
     if known:
         return known.classes
-    return tuple(ClassInfo(label, f"class {label}", are_things) for label in range(1, num_classes))
+    if task == "semantic":
+        # A semantic model of one class tells it from the background by a sigmoid.
+        return tuple(ClassInfo(label, f"class {label}", is_thing=False) for label in range(1, max(2, num_classes)))
+    return tuple(ClassInfo(label, f"class {label}") for label in range(1, num_classes))

@@ -1,6 +1,6 @@
 """Backbones: images (N, 3, H, W) to feature maps by stride.
 
-Contract: ``forward(x) -> dict[str, Tensor]`` with keys among ``c1 .. c5`` (stride 2**k), ordered from fine to coarse;
+Contract: ``forward(x) -> dict[str, Tensor]`` with keys among ``c0 .. c5`` (stride 2**k), ordered from fine to coarse;
 attributes ``out_channels: dict[str, int]`` and ``strides: dict[str, int]`` with the same keys. A side of s pixels gives
 ceil(s / stride) cells.
 """
@@ -15,6 +15,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock
 
 from modelkit.errors import ConfigError
+from modelkit.layers.initialisation import kaiming_initialise
 from modelkit.layers.norms import NormLayer, norm_layer
 from modelkit.registry import register
 
@@ -162,7 +163,7 @@ class SlimResNetBackbone(Backbone):
             raise ConfigError(f"slim_resnet has no maps {sorted(unknown)}; it has {list(self.stages)}")
         all_widths = dict(zip(self.stages, widths, strict=True))
         self.declare({name: all_widths[name] for name in self._out})
-        _initialise(self)
+        kaiming_initialise(self)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.stem(images)
@@ -179,9 +180,3 @@ def _stage(channels: int, width: int, depth: int, make_norm: NormLayer) -> nn.Se
     blocks = [BasicBlock(channels, width, stride=2, downsample=shortcut, norm_layer=make_norm)]
     blocks += [BasicBlock(width, width, norm_layer=make_norm) for _ in range(depth - 1)]
     return nn.Sequential(*blocks)
-
-
-def _initialise(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

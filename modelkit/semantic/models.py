@@ -1,89 +1,94 @@
-"""torchvision's semantic models by their own names, as networks under ``SemanticSegmentor``."""
+"""Registered semantic models on our own skeleton: DeepLabV3+, FCN, U-Net, and names for their common sizes.
+
+All are one composition, a backbone and a head; what differs is written down below as defaults.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
-
-import torchvision
-from torch import Tensor, nn
-
-from modelkit.registry import Config, register_model
+from modelkit.registry import Config, register_model, register_variant
+from modelkit.semantic import deeplab, fcn, unet  # noqa: F401  (their parts register themselves)
+from modelkit.semantic.composition import BackboneAndHead
+from modelkit.semantic.losses import LossConfig
 from modelkit.semantic.segmentor import SemanticSegmentor, Upsample
 from modelkit.transform import ImageTransform
 
-# torchvision evaluates at a shorter side of 520 with antialiasing and no limit on the longer one; the limit keeps a
-# 20000 x 1 image from becoming ten million pixels long, and few shapes keep batches full and graphs compiled.
-_TRANSFORM = ImageTransform(
-    min_size=520, max_size=1040, size_divisible=1, padding="stretch", antialias=True
-).to_config()
-_VOC_LABELS = ("COCO_WITH_VOC_LABELS_V1",)
+_PARTS = {"backbone": "backbone", "head": "dense_head"}
+_RESNET50 = {"name": "resnet", "depth": 50, "out": ["c2", "c5"], "dilate_last": 1}
+_DEEPLAB = {"name": "deeplabv3plus_head"}
+_CROSS_ENTROPY = LossConfig().to_config()
+# ASPP pools over the whole image, which padding would disturb; the others only lose features near the padding.
+_STRETCH = ImageTransform(min_size=512, max_size=1024, size_divisible=1, padding="stretch", antialias=True).to_config()
+_PAD = {"padding": "pad", "size_divisible": 32}
 
 
-class TorchvisionNetwork(nn.Module):
-    """A torchvision segmentation model, stopped before it stretches its logits to the input size.
-
-    Args:
-        model: with ``backbone``, ``classifier`` and perhaps ``aux_classifier``.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.classifier = cast(nn.Module, model.backbone), cast(nn.Module, model.classifier)
-        self.aux_classifier = getattr(model, "aux_classifier", None)
-        # LR-ASPP's classifier takes both of its maps, the others one.
-        self._takes_all = isinstance(model, torchvision.models.segmentation.LRASPP)
-
-    def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        """``logits`` on the classifier's grid; in training also ``aux_logits`` where there is such a head."""
-        features = self.backbone(batch)
-        raw = {"logits": self.classifier(features if self._takes_all else features["out"])}
-        if self.training and self.aux_classifier is not None:
-            raw["aux_logits"] = self.aux_classifier(features["aux"])
-        return raw
-
-
-def _register(name: str, has_aux: bool) -> Callable[..., SemanticSegmentor]:
-    def plain(
-        *,
-        num_classes: int = 21,
-        transform: Config = _TRANSFORM,
-        upsample: Upsample = "network",
-        background: int | None = 0,
-    ) -> SemanticSegmentor:
-        return _wrap(name, num_classes, transform, upsample, background)
-
-    def with_aux(
-        *,
-        num_classes: int = 21,
-        aux_loss: bool = True,
-        transform: Config = _TRANSFORM,
-        upsample: Upsample = "network",
-        background: int | None = 0,
-    ) -> SemanticSegmentor:
-        return _wrap(name, num_classes, transform, upsample, background, aux_loss=aux_loss)
-
-    decorate = register_model(name, architecture="SemanticSegmentor", task="semantic", weights=_VOC_LABELS)
-    return decorate(with_aux if has_aux else plain)
-
-
-def _wrap(
-    name: str, num_classes: int, transform: Config, upsample: Upsample, background: int | None, **options: bool
+@register_model("deeplabv3plus", architecture="SemanticSegmentor", task="semantic", parts=_PARTS)
+def segmentor(
+    *,
+    num_classes: int = 21,
+    backbone: Config = _RESNET50,
+    head: Config = _DEEPLAB,
+    losses: Config = _CROSS_ENTROPY,
+    transform: Config = _STRETCH,
+    upsample: Upsample = "network",
+    background: int | None = 0,
 ) -> SemanticSegmentor:
-    builder = getattr(torchvision.models.segmentation, name)
-    model = builder(weights=None, weights_backbone=None, num_classes=num_classes, **options)
+    """Any backbone with any semantic head; by default DeepLabV3+ (Chen et al. 2018), ResNet-50 at output stride 16.
+
+    Output stride 8 is ``backbone={"dilate_last": 2}``.
+    """
     return SemanticSegmentor(
-        TorchvisionNetwork(model),
+        BackboneAndHead(backbone, head, num_classes),
         num_classes=num_classes,
         transform=transform,
+        losses=losses,
         upsample=upsample,
         background=background,
     )
 
 
-lraspp_mobilenet_v3_large = _register("lraspp_mobilenet_v3_large", has_aux=False)
-deeplabv3_mobilenet_v3_large = _register("deeplabv3_mobilenet_v3_large", has_aux=True)
-deeplabv3_resnet50 = _register("deeplabv3_resnet50", has_aux=True)
-deeplabv3_resnet101 = _register("deeplabv3_resnet101", has_aux=True)
-fcn_resnet50 = _register("fcn_resnet50", has_aux=True)
-fcn_resnet101 = _register("fcn_resnet101", has_aux=True)
+_RESNET101 = {**_RESNET50, "depth": 101}
+_MOBILENET_V2 = {"name": "mobilenet_v2", "out": ["c2", "c5"], "dilate_last": 1}
+
+register_variant("deeplabv3plus_resnet50", "deeplabv3plus")
+register_variant("deeplabv3plus_resnet101", "deeplabv3plus", backbone=_RESNET101)
+register_variant("deeplabv3plus_mobilenet_v2", "deeplabv3plus", backbone=_MOBILENET_V2)
+
+# FCN (Long et al. 2015). The plain name is the modern form of FCN-8s; the numbered nets are as published, trained on a
+# sum over pixels.
+_VGG = {"name": "vgg"}
+_SUM = {"reduction": "sum"}
+
+
+def _published(stride: int, at_once: bool = False) -> dict[str, object]:
+    return {"name": "fcn_head", "stride": stride, "modern": False, "at_once": at_once}
+
+
+register_variant("fcn", "deeplabv3plus", backbone=_VGG, head={"name": "fcn_head"}, transform=_PAD)
+register_variant("fcn32s", "fcn", head=_published(32), losses=_SUM)
+register_variant("fcn16s", "fcn", head=_published(16), losses=_SUM)
+register_variant("fcn8s", "fcn", head=_published(8), losses=_SUM)
+register_variant("fcn8s_atonce", "fcn", head=_published(8, at_once=True), losses=_SUM)
+
+# U-Net (Ronneberger et al. 2015): as it is used today, and the original for grey images of cells.
+register_variant(
+    "unet",
+    "deeplabv3plus",
+    backbone={"name": "unet_encoder"},
+    head={"name": "unet_decoder"},
+    losses={"dice": 1.0},
+    transform=_PAD,
+)
+register_variant(
+    "unet_bilinear",
+    "unet",
+    backbone={"name": "unet_encoder", "widths": [64, 128, 256, 512, 512]},
+    head={"name": "unet_decoder", "bilinear": True},
+)
+register_variant(
+    "unet_original",
+    "unet",
+    num_classes=2,
+    backbone={"name": "unet_encoder", "norm": None, "padding": "valid", "dropout": 0.5, "in_channels": 1},
+    head={"name": "unet_decoder", "norm": None},
+    losses={"dice": 0.0, "border": 10.0},
+)

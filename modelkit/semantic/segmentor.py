@@ -10,6 +10,7 @@ The network gives logits on a coarse grid. How labels get back to source pixels 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,11 +24,13 @@ from modelkit.base import VisionModel
 from modelkit.errors import ConfigError, TargetError
 from modelkit.registry import Config
 from modelkit.rle import bboxes, encode_label_map
+from modelkit.semantic.losses import IGNORE, LossConfig, border_weight_map, dice_loss, pixel_loss, stretch
 from modelkit.transform import Geometry, ImageTransform, SizeHW
 from modelkit.types import Instances
 
-IGNORE = 255  # of target maps: pixels that nobody labelled
 Upsample = Literal["network", "coarse", "source"]
+_CELL = 4  # pixels; probabilities for scores are kept on no finer grid
+_MEAN_CROSS_ENTROPY = LossConfig().to_config()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,8 @@ class SemanticMap:
     Args:
         size_hw: of the source image.
         label_map: (h, w) uint8 or int16 class ids, at any resolution; stretched over the source by nearest neighbour.
-        probabilities: (C, a, b) float, softmax on the network's coarse grid.
+        probabilities: (C, a, b) float, softmax on the network's grid, or at the centres of cells of 4 pixels where that
+            is finer.
         background: class that makes no segment, or None.
     """
 
@@ -103,10 +107,11 @@ class SemanticSegmentor(VisionModel):
 
     Args:
         network: (N, 3, H, W) to a dict with ``logits`` (N, C, h, w) and, in training, optionally ``aux_logits``.
-        num_classes: C, background included.
+        num_classes: C, background included. 1 = the logit of class 1 against background alone, through a sigmoid.
         transform: options of ``ImageTransform``.
         upsample: see the module.
         background: class that makes no segment; None = every class does.
+        losses: options of ``LossConfig``.
         aux_weight: of the loss on ``aux_logits``.
     """
 
@@ -118,6 +123,7 @@ class SemanticSegmentor(VisionModel):
         transform: Config,
         upsample: Upsample = "network",
         background: int | None = 0,
+        losses: Config = _MEAN_CROSS_ENTROPY,
         aux_weight: float = 0.5,
     ) -> None:
         super().__init__()
@@ -126,41 +132,59 @@ class SemanticSegmentor(VisionModel):
         self.network, self.num_classes = network, num_classes
         self.transform = ImageTransform.from_config(transform)
         self.upsample, self.background = upsample, background
-        self.loss_weights = {"loss_semantic": 1.0, "loss_aux": aux_weight}
+        self.losses = LossConfig.from_config(losses)
+        self.loss_weights = {"loss_semantic": 1.0, "loss_aux": aux_weight, "loss_dice": self.losses.dice}
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
     ) -> dict[str, Tensor]:
-        """``loss_semantic`` and, when the network has an auxiliary head, ``loss_aux``: mean cross-entropy over pixels.
+        """``loss_semantic``, where asked for ``loss_dice``, with an auxiliary head ``loss_aux``; see ``LossConfig``.
 
         Args:
             images: each (3, H, W) float in [0, 1].
-            targets: one dict per image with ``semantic`` (H, W) long class ids; 255 is ignored. Optional:
-                ``semantic_weights`` (H, W) float: how much a pixel counts. Pixels of weight 0 give no gradient but stay
-                in the number that the sum is divided by, so that a teacher who is sure of little teaches little.
+            targets: one dict per image with ``semantic`` (H, W) long class ids; 255 is ignored. With border weights
+                also ``masks`` (n, H, W). Optional: ``semantic_weights`` (H, W) float: how much a pixel counts in the
+                cross-entropy. Pixels of weight 0 give no gradient there but stay in the number that the sum is
+                divided by, so that a teacher who is sure of little teaches little.
 
         Raises:
             TargetError: when targets are missing or malformed.
         """
         if targets is None:
             raise TargetError("forward gives training losses and needs targets; use predict(images) for label maps")
-        _check_targets(images, targets, self.num_classes)
+        _check_targets(images, targets, max(2, self.num_classes), bool(self.losses.border))
         batch, geometries = self.transform.batch(images, training=self.training)
-        wanted = torch.full((len(batch), *batch.shape[-2:]), IGNORE, dtype=torch.int64, device=batch.device)
-        weights = torch.ones(wanted.shape, device=batch.device)
-        for slot, weight, target, geometry in zip(wanted, weights, targets, geometries, strict=True):
-            rows, columns = geometry.resized_hw
-            resized = self.transform.target(target, geometry)
-            slot[:rows, :columns] = resized["semantic"]
-            weight[:rows, :columns] = resized.get("semantic_weights", 1.0)
-        return {
-            f"loss_{'aux' if name == 'aux_logits' else 'semantic'}": pixel_loss(logits, wanted, weights)
-            for name, logits in self.network(batch).items()
-        }
+        resized = [self.transform.target(target, each) for target, each in zip(targets, geometries, strict=True)]
+        wanted = _padded([each["semantic"] for each in resized], batch, IGNORE)
+        weights = self._pixel_weights(resized, batch)
+        raw = {name: self._against_background(logits) for name, logits in self.network(batch).items()}
+        losses = {"loss_semantic": pixel_loss(raw["logits"], wanted, weights, self.losses.reduction)}
+        if self.losses.dice:
+            foreground_only = int(self.num_classes == 1)
+            losses["loss_dice"] = dice_loss(stretch(raw["logits"], wanted).softmax(1), wanted, foreground_only)
+        if "aux_logits" in raw:
+            losses["loss_aux"] = pixel_loss(raw["aux_logits"], wanted, weights, self.losses.reduction)
+        return losses
+
+    def _pixel_weights(self, targets: Sequence[Mapping[str, Any]], batch: Tensor) -> Tensor | None:
+        border = self.losses.border
+        if not border and not any("semantic_weights" in target for target in targets):
+            return None
+        maps = []
+        for target in targets:
+            weights = target.get("semantic_weights", torch.ones(target["semantic"].shape))
+            maps.append(
+                weights * border_weight_map(target["masks"], border, self.losses.border_sigma) if border else weights
+            )
+        return _padded(maps, batch, 0.0)
+
+    def _against_background(self, logits: Tensor) -> Tensor:
+        """A single logit z as the two classes (0, z), whose softmax is its sigmoid."""
+        return torch.cat([torch.zeros_like(logits), logits], 1) if self.num_classes == 1 else logits
 
     def dense(self, batch: Tensor) -> dict[str, Tensor]:
         """``logits`` (N, C, h, w); with "network" upsampling also ``label_map`` (N, H, W)."""
-        logits = self.network(batch)["logits"]
+        logits = self._against_background(self.network(batch)["logits"])
         if self.upsample != "network":
             return {"logits": logits}
         # NHWC and max: on CPUs a third of the time of argmax over planes.
@@ -175,7 +199,6 @@ class SemanticSegmentor(VisionModel):
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[SemanticMap]:
         """One map per image; padding is cut off."""
         logits = raw["logits"].float()
-        probabilities = logits.softmax(1)
         maps = []
         for index, geometry in enumerate(geometries):
             rows, columns = (
@@ -190,7 +213,7 @@ class SemanticSegmentor(VisionModel):
                 label_map = self._argmax(logits[index, :, :rows, :columns])
             else:
                 label_map = self._at_source(logits[index], geometry)
-            grid = probabilities[index, :, :rows, :columns]
+            grid = _coarse(logits[index, :, :rows, :columns], geometry.resized_hw).softmax(0)
             maps.append(SemanticMap(geometry.source_hw, label_map, grid, self.background))
         return maps
 
@@ -202,18 +225,28 @@ class SemanticSegmentor(VisionModel):
         return self._argmax(source[0])
 
 
-def pixel_loss(logits: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy of logits (N, C, h, w), stretched to the targets (N, H, W); zero when all is ignored.
+def _coarse(logits: Tensor, image_hw: SizeHW) -> Tensor:
+    """Logits (C, h, w), where they are finer than cells of 4 image pixels only those at the cells' centres."""
+    for axis, image_side in zip((1, 2), image_hw, strict=True):
+        have = logits.shape[axis]
+        wanted = min(have, math.ceil(image_side / _CELL))
+        if wanted < have:
+            centres = (2 * torch.arange(wanted, device=logits.device) + 1) * have // (2 * wanted)
+            logits = logits.index_select(axis, centres)
+    return logits
 
-    With ``weights`` (N, H, W) the sum is weighted; it is still divided by the number of pixels that are not ignored.
-    """
-    logits = F.interpolate(logits.float(), size=wanted.shape[-2:], mode="bilinear", align_corners=False)
-    per_pixel = F.cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="none")
-    total = (per_pixel if weights is None else per_pixel * weights).sum()
-    return total / (wanted != IGNORE).sum().clamp(min=1)
+
+def _padded(maps: Sequence[Tensor], batch: Tensor, fill: float) -> Tensor:
+    """Maps (h, w) of resized images as one (N, H, W) over the batch, padding filled."""
+    padded = maps[0].new_full((len(batch), *batch.shape[-2:]), fill)
+    for slot, each in zip(padded, maps, strict=True):
+        slot[: each.shape[0], : each.shape[1]] = each
+    return padded.to(batch.device)
 
 
-def _check_targets(images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], num_classes: int) -> None:
+def _check_targets(
+    images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], num_classes: int, with_masks: bool
+) -> None:
     if len(targets) != len(images):
         raise TargetError(f"{len(images)} images need as many targets, got {len(targets)}")
     for index, (image, target) in enumerate(zip(images, targets, strict=True)):
@@ -228,6 +261,10 @@ def _check_targets(images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]
             raise TargetError(
                 f"target {index}: semantic_weights must be {tuple(semantic.shape)} and not negative, got "
                 f"{tuple(weights.shape)}"
+            )
+        if with_masks and "masks" not in target:
+            raise TargetError(
+                f"target {index}: border weights need masks (n, {semantic.shape[0]}, {semantic.shape[1]})"
             )
         found = semantic[semantic != IGNORE]
         if len(found) and not 0 <= int(found.min()) <= int(found.max()) < num_classes:

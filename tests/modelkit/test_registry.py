@@ -33,8 +33,8 @@ def test_a_second_registration_is_refused_and_changes_nothing() -> None:
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"'mask_rcn'.*mask_rcnn"):
         create_model("mask_rcn")
-    with pytest.raises(UnknownNameError, match=r"unknown backbone 'vgg'; known: mobilenet_v3, resnet"):
-        build("backbone", {"name": "vgg"})
+    with pytest.raises(UnknownNameError, match=r"unknown backbone 'inception'; known: mobilenet_v2, mobilenet_v3"):
+        build("backbone", {"name": "inception"})
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,11 @@ BACKBONES: list[dict[str, Any]] = [
     {"name": "resnet", "depth": 50, "dilate_last": 2},
     {"name": "mobilenet_v3", "size": "small", "out": ["c1", "c2", "c3", "c4", "c5"]},
     {"name": "mobilenet_v3"},
+    {"name": "mobilenet_v2", "width": 0.25, "out": ["c1", "c2", "c3", "c4", "c5"]},
+    {"name": "mobilenet_v2", "width": 0.25, "dilate_last": 1},
+    {"name": "mobilenet_v2", "width": 0.25, "dilate_last": 2},
+    {"name": "vgg", "width": 8, "out": ["c1", "c2", "c3", "c4", "c5"]},
+    {"name": "vgg", "depth": 11, "width": 8, "batch_norm": True},
     {"name": "slim_resnet"},
     {"name": "slim_resnet", "widths": [8, 12], "depths": [2, 1], "stem_width": 5, "norm": "group"},
     {"name": "slim_resnet", "out": ["c2", "c4"]},
@@ -110,3 +115,57 @@ def test_configs_that_make_no_sense_are_refused(kind: str, config: dict[str, Any
 def test_an_unknown_extra_map_is_refused() -> None:
     with pytest.raises(ConfigError, match="extra"):
         build("neck", {"name": "fpn", "extra": "p9"}, build("backbone", {"name": "slim_resnet"}))
+
+
+@pytest.mark.parametrize("dilate_last", [1, 2])
+def test_a_dilated_mobilenet_sees_at_every_second_place_what_the_strided_one_sees(dilate_last: int) -> None:
+    """The same weights: taking strides out and dilating what follows only adds places in between (Chen et al. 2017)."""
+    torch.manual_seed(0)
+    strided = build("backbone", {"name": "mobilenet_v2", "width": 0.5, "out": ["c5"]}).eval()
+    dilated = build(
+        "backbone", {"name": "mobilenet_v2", "width": 0.5, "out": ["c5"], "dilate_last": dilate_last}
+    ).eval()
+    dilated.load_state_dict(strided.state_dict())
+    step = 2**dilate_last
+    with torch.inference_mode():
+        image = torch.randn(1, 3, 224, 224)
+        sparse, full = strided(image)["c5"], dilated(image)["c5"]
+    assert full.shape[-1] == step * sparse.shape[-1]
+    centre = full[..., ::step, ::step][..., 3:4, 3:4] - sparse[..., 3:4, 3:4]
+    assert centre.abs().max() < 1e-5 * sparse.abs().max().clamp(min=1)
+
+
+def test_zeros_around_a_block_are_not_zeros_around_its_middle() -> None:
+    """VainF's padding gives other values at the border and the same ones far from it."""
+    torch.manual_seed(0)
+    plain = build("backbone", {"name": "mobilenet_v2", "out": ["c2"]}).eval()
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias, std=0.3)
+    padded = build("backbone", {"name": "mobilenet_v2", "out": ["c2"], "padding": "block"}).eval()
+    padded.load_state_dict(plain.state_dict())
+    with torch.inference_mode():
+        image = torch.randn(1, 3, 66, 66)
+        # The stem without padding is the padded one a pixel further on.
+        wanted, found = plain(image)["c2"], padded(torch.nn.functional.pad(image, (1, 1, 1, 1)))["c2"]
+    assert wanted.shape == found.shape
+    difference = (wanted - found).abs().amax((0, 1))
+    assert difference[4:-4, 4:-4].max() < 1e-5
+    assert difference[0].max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"name": "vgg", "depth": 12},
+        {"name": "mobilenet_v2", "dilate_last": 3},
+        {"name": "mobilenet_v2", "padding": "none"},
+        {"name": "unet_encoder", "widths": [8]},
+        {"name": "unet_encoder", "padding": "full"},
+        {"name": "unet_encoder", "in_channels": 2},
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=config["name"]):
+        build("backbone", config)

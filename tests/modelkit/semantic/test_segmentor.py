@@ -15,7 +15,8 @@ from modelkit import TargetError, create_model
 from modelkit.importing import TABLES
 from modelkit.rle import decode
 from modelkit.semantic import SemanticMap, SemanticSegmentor
-from modelkit.semantic.segmentor import pixel_loss, stretch_nearest
+from modelkit.semantic.losses import pixel_loss
+from modelkit.semantic.segmentor import stretch_nearest
 from modelkit.transform import ImageTransform
 from modelkit.weights import load_state
 from tests.modelkit.builders import as_tensor, picture

@@ -1,0 +1,123 @@
+"""Same weights, same picture: our semantic models compute what the reference implementations compute."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modelkit import VisionModel, import_weights, load_weights
+from tests.modelkit.builders import as_tensor, picture
+from tests.modelkit.reference.code import reference
+
+pytestmark = pytest.mark.reference
+_AS_IS = {"min_size": 97, "max_size": 4000, "padding": "none", "size_divisible": 1}
+_MEAN_BGR = [104.00698793, 116.66876762, 122.67891434]  # of their data set
+_TOLERANCE = 1e-5  # of the largest logit
+
+
+def imported(name: str, state: dict[str, Any], folder: Path, **config: Any) -> VisionModel:
+    """Through a checkpoint file and the importer, as a user would do it."""
+    torch.save(state, folder / "theirs.pth")
+    options = {"transform": _AS_IS, **config}
+    import_weights(name, folder / "theirs.pth", folder / "ours", config=options)
+    return load_weights(folder / "ours")[0]
+
+
+def randomise(model: nn.Module, scale: float = 1.0) -> nn.Module:
+    """Every tensor away from its start: statistics of norms too, so that no mistake hides behind zeros and ones."""
+    torch.manual_seed(3)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=scale / module.weight[0].numel() ** 0.5)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def assert_same(ours: VisionModel, image: np.ndarray, expected: Tensor, record: Any) -> None:
+    batch, _ = ours.transform.batch([as_tensor(image)])
+    assert batch.shape[-2:] == image.shape[:2]
+    with torch.inference_mode():
+        logits = ours.dense(batch)["logits"]
+        logits = F.interpolate(logits, size=expected.shape[-2:], mode="bilinear", align_corners=False)
+    difference = float((logits - expected).abs().max() / expected.abs().max())
+    record("relative_difference", f"{difference:.2e}")
+    print(f"largest difference over largest logit: {difference:.2e}")
+    assert float(expected.std()) > 1e-3
+    assert difference <= _TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [("fcn32s", "FCN32s"), ("fcn16s", "FCN16s"), ("fcn8s", "FCN8s"), ("fcn8s_atonce", "FCN8sAtOnce")],
+)
+def test_fcn_equals_wkentaros(name: str, theirs: str, tmp_path: Path, record_property: Any) -> None:
+    image = picture(97, 131, 4)
+    with reference("pytorch-fcn", absent=["fcn"], bare=["torchfcn"]):
+        model = getattr(importlib.import_module("torchfcn.models"), theirs)(n_class=21)
+        randomise(model, scale=1.4)
+        bgr = torch.from_numpy(image[:, :, ::-1].astype(np.float32)) - torch.tensor(_MEAN_BGR)
+        with torch.inference_mode():
+            expected = model(bgr.permute(2, 0, 1)[None])
+        state = {"epoch": 3, "arch": theirs, "model_state_dict": model.state_dict(), "best_mean_iu": np.float64(0.6)}
+        del model
+        ours = imported(name, state, tmp_path)
+    assert_same(ours, image, expected, record_property)
+
+
+@pytest.mark.parametrize(
+    ("name", "bilinear", "classes"), [("unet", False, 2), ("unet", False, 1), ("unet_bilinear", True, 3)]
+)
+def test_unet_equals_milesials(name: str, bilinear: bool, classes: int, tmp_path: Path, record_property: Any) -> None:
+    image = picture(97, 131, 4)
+    with reference("Pytorch-UNet"):
+        model = importlib.import_module("unet").UNet(3, classes, bilinear)
+        randomise(model, scale=1.4)
+        with torch.inference_mode():
+            expected = model(as_tensor(image)[None])
+        ours = imported(name, {**model.state_dict(), "mask_values": [0, 255]}, tmp_path)
+    if classes == 1:
+        expected = torch.cat([torch.zeros_like(expected), expected], 1)
+    assert_same(ours, image, expected, record_property)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "stride", "separable"),
+    [
+        ("deeplabv3plus_resnet50", "deeplabv3plus_resnet50", 16, False),
+        ("deeplabv3plus_resnet50", "deeplabv3plus_resnet50", 8, True),
+        ("deeplabv3plus_resnet101", "deeplabv3plus_resnet101", 16, False),
+        ("deeplabv3plus_mobilenet_v2", "deeplabv3plus_mobilenet", 16, False),
+        ("deeplabv3plus_mobilenet_v2", "deeplabv3plus_mobilenet", 8, False),
+    ],
+)
+def test_deeplabv3plus_equals_vainfs(
+    name: str, theirs: str, stride: int, separable: bool, tmp_path: Path, record_property: Any
+) -> None:
+    image = picture(97, 131, 4)
+    with reference("DeepLabV3Plus-Pytorch"):
+        network = importlib.import_module("network")
+        build = getattr(network.modeling, theirs)
+        model = build(num_classes=19, output_stride=stride, pretrained_backbone=False)
+        if separable:
+            network.convert_to_separable_conv(model.classifier)
+        randomise(model)
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        with torch.inference_mode():
+            expected = model(((as_tensor(image) - mean[:, None, None]) / std[:, None, None])[None])
+        state = {"cur_itrs": 9, "model_state": model.state_dict(), "best_score": np.float64(0.7), "optimizer_state": {}}
+        backbone = {"dilate_last": 1 if stride == 16 else 2}
+        ours = imported(name, state, tmp_path, backbone=backbone)
+    assert_same(ours, image, expected, record_property)

@@ -1,0 +1,73 @@
+"""Losses of semantic models on hand cases (models.md 9)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from modelkit import ConfigError
+from modelkit.semantic.losses import LossConfig, border_weight_map, border_weights, dice_loss, pixel_loss
+
+
+def test_golden_dice() -> None:
+    """p = [.5, .5] against t = [1, 0]: one half."""
+    probabilities = torch.full((1, 2, 1, 2), 0.5)
+    wanted = torch.tensor([[[1, 0]]])
+    assert float(dice_loss(probabilities, wanted, first_class=1)) == pytest.approx(0.5, abs=1e-6)
+    assert float(dice_loss(probabilities, wanted)) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_dice_is_zero_when_right_one_when_wrong_and_zero_when_nothing_is_there() -> None:
+    wanted = torch.tensor([[[0, 1, 2]]])
+    right = torch.nn.functional.one_hot(wanted, 3).movedim(-1, 1).float()
+    assert float(dice_loss(right, wanted)) == pytest.approx(0, abs=1e-6)
+    assert float(dice_loss(right.roll(1, dims=1), wanted)) == pytest.approx(1, abs=1e-5)
+    nothing = torch.tensor([1.0, 0.0])[None, :, None, None].expand(1, 2, 2, 2)
+    assert float(dice_loss(nothing, torch.zeros(1, 2, 2, dtype=torch.int64), first_class=1)) == pytest.approx(0)
+
+
+def test_ignored_pixels_count_for_nothing() -> None:
+    probabilities = torch.tensor([[0.9, 0.2], [0.1, 0.8]])[None, :, None, :]
+    seen, half = torch.tensor([[[0, 1]]]), torch.tensor([[[0, 255]]])
+    assert float(dice_loss(probabilities, half)) == pytest.approx(
+        float(dice_loss(probabilities[..., :1], seen[..., :1]))
+    )
+
+
+def test_golden_border_weights() -> None:
+    """w_c = 1: 11 where both objects touch, 2.3533528 where their distances sum to ten pixels."""
+    distances = torch.tensor([0.0, 4.0, 5.0])
+    weights = 1 + border_weights(distances, torch.tensor([0.0, 6.0, 5.0]))
+    assert weights.tolist() == pytest.approx([11.0, 2.3533528, 2.3533528], abs=1e-5)
+
+
+def test_the_gap_between_two_objects_weighs_most_and_objects_keep_their_weight() -> None:
+    masks = torch.zeros(2, 9, 12, dtype=torch.uint8)
+    masks[0, :, :3], masks[1, :, 6:] = 1, 1
+    weights = border_weight_map(masks)
+    assert weights[4].tolist()[:3] == [1, 1, 1]
+    expected = 1 + 10 * math.exp(-((1 + 3) ** 2) / 50)
+    assert weights[4, 3:6].tolist() == pytest.approx([expected] * 3, abs=1e-5)
+    assert border_weight_map(masks[:1]).unique().tolist() == [1]
+    assert border_weight_map(torch.zeros(0, 4, 5)).shape == (4, 5)
+
+
+def test_an_object_that_cannot_be_seen_is_infinitely_far_away() -> None:
+    masks = torch.zeros(2, 6, 6, dtype=torch.uint8)
+    masks[0, 2:4, 2:4] = 1
+    assert border_weight_map(masks).unique().tolist() == [1]
+
+
+def test_pixel_weights_multiply_the_cross_entropy() -> None:
+    logits, wanted = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]])
+    weights = torch.tensor([[[1.0, 3.0]]])
+    assert float(pixel_loss(logits, wanted, weights)) == pytest.approx(2 * math.log(2))
+    assert float(pixel_loss(logits, wanted, weights, "sum")) == pytest.approx(4 * math.log(2))
+
+
+@pytest.mark.parametrize("options", [{"dice": -1.0}, {"reduction": "none"}, {"border_sigma": 0.0}, {"focal": 1.0}])
+def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="losses"):
+        LossConfig.from_config(options)

@@ -1,0 +1,53 @@
+"""Parameter counts of every system that the literature or a reference implementation gives a number for.
+
+One row per system; built on the meta device, so nothing is allocated. An equal count does not prove an equal
+computation: weight-copy parity tests do that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modelkit.registry import count_parameters
+
+# registered name, options, published number
+COUNTS: list[tuple[str, dict[str, Any], int]] = [
+    # torchvision's tables
+    ("mask_rcnn", {}, 44_454_513),
+    ("maskrcnn_resnet50_fpn", {}, 44_454_513),
+    ("maskrcnn_resnet50_fpn", {"backbone": {"norm": "frozen_batch"}}, 44_401_393),
+    ("maskrcnn_resnet50_fpn_v2", {}, 46_359_409),
+    ("fasterrcnn_resnet50_fpn", {}, 41_808_406),
+    ("fasterrcnn_resnet50_fpn_v2", {}, 43_712_278),
+    ("lraspp_mobilenet_v3_large", {}, 3_221_538),
+    ("deeplabv3_mobilenet_v3_large", {}, 11_029_328),
+    ("deeplabv3_resnet50", {}, 42_004_074),
+    ("deeplabv3_resnet50", {"aux_loss": False}, 39_638_869),
+    ("deeplabv3_resnet101", {}, 60_996_202),
+    ("fcn_resnet50", {}, 35_322_218),
+    ("fcn_resnet50", {"aux_loss": False}, 32_957_013),
+    ("fcn_resnet101", {}, 54_314_346),
+    # wkentaro/pytorch-fcn
+    ("fcn32s", {}, 136_152_917),
+    ("fcn16s", {}, 134_815_994),
+    ("fcn8s", {}, 134_489_759),
+    ("fcn8s_atonce", {}, 134_489_759),
+    # the paper's U-Net, then milesial/Pytorch-UNet
+    ("unet_original", {}, 31_030_658),
+    ("unet", {"num_classes": 1}, 31_037_633),
+    ("unet", {"num_classes": 2}, 31_037_698),
+    ("unet_bilinear", {"num_classes": 1}, 17_262_977),
+    ("unet_bilinear", {"num_classes": 2}, 17_263_042),
+    # VainF/DeepLabV3Plus-Pytorch
+    ("deeplabv3plus_resnet50", {}, 39_761_845),
+    ("deeplabv3plus_resnet50", {"backbone": {"dilate_last": 2}}, 39_761_845),
+    ("deeplabv3plus_resnet101", {}, 58_753_973),
+    ("deeplabv3plus_mobilenet_v2", {}, 5_225_717),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "expected"), COUNTS, ids=[f"{name}-{n}" for name, _, n in COUNTS])
+def test_parameter_counts_are_the_published_ones(name: str, options: dict[str, Any], expected: int) -> None:
+    assert count_parameters(name, **options) == expected
