@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SERVICES := ray or prefect or s3 or chaos or browser or slow
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-fast check format bench train-demo-model clean
+.PHONY: help setup lock demo test test-fast check format bench train-demo-model train-semantic clean
 
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench: $(STAMP)  ## throughput against bare loops, Ray Data and Daft; notes land
 
 train-demo-model: $(STAMP)  ## train the shipped model anew (resumable)
 	@$(BIN)/python -m modelkit.training.train_demo_model
+
+train-semantic: $(STAMP)  ## train a semantic model on digitscape and report its mIoU (resumable; MODEL=unet|fcn|deeplabv3plus)
+	@$(BIN)/python -m modelkit.training.semantic --model $(or $(MODEL),deeplabv3plus)
 
 clean:  ## stop local services and remove what the demo and the benchmarks left
 	-@test ! -x $(BIN)/visionmill || $(BIN)/visionmill down

@@ -1,4 +1,4 @@
-"""Reads foreign checkpoints: the only place that opens a pickle, only with ``weights_only=True``: no code is run."""
+"""Reads foreign checkpoints: the only place that opens a pickle, and with ``weights_only=True``, which runs no code."""
 
 from __future__ import annotations
 

@@ -86,9 +86,8 @@ def _separate(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.Conv2d) and child.kernel_size[0] > 1:
             inputs, outputs = child.in_channels, child.out_channels
-            depthwise = nn.Conv2d(
-                inputs, inputs, 3, padding=child.padding, dilation=child.dilation, groups=inputs, bias=False
-            )
+            reach = child.dilation[0]  # zeros around keep the size
+            depthwise = nn.Conv2d(inputs, inputs, 3, padding=reach, dilation=reach, groups=inputs, bias=False)
             module.add_module(name, nn.Sequential(depthwise, nn.Conv2d(inputs, outputs, 1, bias=False)))
         else:
             _separate(child)

@@ -144,8 +144,8 @@ class SemanticSegmentor(VisionModel):
             images: each (3, H, W) float in [0, 1].
             targets: one dict per image with ``semantic`` (H, W) long class ids; 255 is ignored. With border weights
                 also ``masks`` (n, H, W). Optional: ``semantic_weights`` (H, W) float: how much a pixel counts in the
-                cross-entropy. Pixels of weight 0 give no gradient there but stay in the number that the sum is
-                divided by, so that a teacher who is sure of little teaches little.
+                cross-entropy. Pixels of weight 0 give no gradient, of Dice neither, but stay in the number that the
+                cross-entropy is divided by, so that a teacher who is sure of little teaches little.
 
         Raises:
             TargetError: when targets are missing or malformed.
@@ -161,7 +161,8 @@ class SemanticSegmentor(VisionModel):
         losses = {"loss_semantic": pixel_loss(raw["logits"], wanted, weights, self.losses.reduction)}
         if self.losses.dice:
             foreground_only = int(self.num_classes == 1)
-            losses["loss_dice"] = dice_loss(stretch(raw["logits"], wanted).softmax(1), wanted, foreground_only)
+            judged = wanted if weights is None else wanted.masked_fill(weights == 0, IGNORE)
+            losses["loss_dice"] = dice_loss(stretch(raw["logits"], wanted).softmax(1), judged, foreground_only)
         if "aux_logits" in raw:
             losses["loss_aux"] = pixel_loss(raw["aux_logits"], wanted, weights, self.losses.reduction)
         return losses

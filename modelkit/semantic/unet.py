@@ -147,7 +147,8 @@ def _valid_input(coarsest: int, levels: int) -> int:
 
 def double_convolution(inputs: int, middle: int, outputs: int, norm: str | None, padding: Padding) -> nn.Sequential:
     """Twice: 3x3 convolution, normalisation if any, ReLU."""
-    make_norm, layers = norm_layer(norm), []
+    make_norm = norm_layer(norm)
+    layers: list[nn.Module] = []
     for before, after in ((inputs, middle), (middle, outputs)):
         layers.append(nn.Conv2d(before, after, 3, padding=1 if padding == "same" else 0, bias=make_norm is None))
         layers += [make_norm(after)] if make_norm else []

@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 import modelkit
 from infra.errors import DatasetError, UsageError
 from modelkit import Instances, Predictor, rle
+from modelkit.metrics import SemanticQuality
 from modelkit.precision import Kind, coco_evaluator, coco_results, precision_of
 from tasks.inference.decoding import DecodeOptions, decode_entry
 from tasks.inference.model_source import local_model
@@ -175,10 +176,8 @@ def _annotations(image_id: int, row: Row, first_id: int) -> list[dict[str, Any]]
 
 def _judge_maps(predictor: Predictor, labels: LabelSet, rows: Sequence[Row]) -> Judged:
     """Mean IoU; pixels that nobody labelled are ignored, and are background where the model has one."""
-    from modelkit.metrics import SemanticQuality
-
     background = getattr(predictor.model, "background", None)
-    num_classes = int(predictor.model.config["num_classes"])
+    num_classes = max(2, int(predictor.model.config["num_classes"]))  # one class is told from the background
     names = predictor.weights.class_names()
     per_image, objects = [], 0
     total = SemanticQuality(num_classes)

@@ -26,7 +26,7 @@ def test_output_strides_8_and_16_agree_in_shape_and_differ_in_what_aspp_sees(bac
     shapes, coarse, rates = [], [], []
     for dilate_last in (1, 2):
         config = {**SMALL, "backbone": {**backbone, "out": ["c2", "c5"], "dilate_last": dilate_last}}
-        network = create_model("deeplabv3plus", **config).eval().network  # type: ignore[union-attr]
+        network = create_model("deeplabv3plus", **config).eval().network
         with torch.inference_mode():
             features = network.backbone(torch.randn(1, 3, 64, 96))
             shapes.append(network.head(features, (64, 96)).shape)
@@ -61,16 +61,16 @@ def test_image_pooling_works_alone_in_evaluation_and_needs_two_images_in_trainin
     model = create_model("deeplabv3plus", **SMALL).eval()
     network, image = model.network, torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        assert network(image)["logits"].isfinite().all()  # type: ignore[operator]
+        assert network(image)["logits"].isfinite().all()
     network.train()
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        network(image)  # type: ignore[operator]
-    network(image.expand(2, -1, -1, -1))  # type: ignore[operator]
+        network(image)
+    network(image.expand(2, -1, -1, -1))
 
 
 def test_image_pooling_carries_the_whole_image_to_every_place() -> None:
     """Other branches are shut, so a change in one corner reaches the opposite one by the pool alone."""
-    head = create_model("deeplabv3plus", **SMALL).eval().network.head  # type: ignore[union-attr]
+    head = create_model("deeplabv3plus", **SMALL).eval().network.head
     with torch.no_grad():
         for branch in list(head.aspp.convs)[:4]:
             branch[0].weight.zero_()
@@ -87,7 +87,7 @@ def test_the_decoder_of_the_paper_has_one_convolution_more() -> None:
 
 
 def test_separable_convolutions_replace_every_3x3_of_the_head_and_nothing_else() -> None:
-    head = create_model("deeplabv3plus", **{**SMALL, "head": {**SMALL["head"], "separable": True}}).network.head  # type: ignore[union-attr]
+    head = create_model("deeplabv3plus", **{**SMALL, "head": {**SMALL["head"], "separable": True}}).network.head
     large = [module for module in head.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)]
     assert len(large) == 4
     assert all(module.groups == module.in_channels for module in large)

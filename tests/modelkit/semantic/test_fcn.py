@@ -24,7 +24,7 @@ def _seed() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("size_hw", [(97, 131), (33, 64), (1, 7)])
 def test_the_published_nets_give_exactly_the_size_of_the_image(name: str, size_hw: tuple[int, int]) -> None:
-    network = create_model(name, **SMALL).eval().network  # type: ignore[union-attr]
+    network = create_model(name, **SMALL).eval().network
     with torch.inference_mode():
         assert network(torch.randn(1, 3, *size_hw))["logits"].shape == (1, 3, *size_hw)
 
@@ -37,14 +37,14 @@ def test_the_score_map_of_the_published_nets_has_the_caffe_nets_side(side: int) 
     for _ in range(5):
         cells = -(-cells // 2)
     with torch.inference_mode():
-        features = model.network.backbone(model.network.head.prepare(torch.zeros(1, 3, side, side)))  # type: ignore[union-attr]
-        assert model.network.head.fc(features["c5"]).shape[-1] == cells - 6  # type: ignore[union-attr]
+        features = model.network.backbone(model.network.head.prepare(torch.zeros(1, 3, side, side)))
+        assert model.network.head.fc(features["c5"]).shape[-1] == cells - 6
 
 
 @pytest.mark.parametrize(("stride", "grid"), [(32, (4, 5)), (16, (7, 9)), (8, (13, 17))])
 def test_the_modern_net_scores_on_the_finest_map_it_uses(stride: int, grid: tuple[int, int]) -> None:
     config = {**SMALL, "head": {"channels": 16, "stride": stride}}
-    network = create_model("fcn", **config).eval().network  # type: ignore[union-attr]
+    network = create_model("fcn", **config).eval().network
     with torch.inference_mode():
         assert network(torch.randn(1, 3, 97, 131))["logits"].shape == (1, 3, *grid)
 
@@ -75,7 +75,7 @@ def test_enlarging_by_two_is_interpolation_between_pixel_centres() -> None:
 
 @pytest.mark.parametrize("name", ["fcn16s", "fcn8s"])
 def test_a_fresh_finer_net_is_the_coarser_one_until_its_skips_learn(name: str) -> None:
-    network = create_model(name, **SMALL).eval().network  # type: ignore[union-attr]
+    network = create_model(name, **SMALL).eval().network
     image = torch.randn(1, 3, 40, 56)
     with torch.inference_mode():
         before = network(image)["logits"]
@@ -87,11 +87,11 @@ def test_a_fresh_finer_net_is_the_coarser_one_until_its_skips_learn(name: str) -
 
 
 def test_at_once_scales_what_the_finer_maps_say() -> None:
-    staged, at_once = (create_model(name, **SMALL).eval().network for name in ("fcn8s", "fcn8s_atonce"))  # type: ignore[union-attr]
+    staged, at_once = (create_model(name, **SMALL).eval().network for name in ("fcn8s", "fcn8s_atonce"))
     for score in staged.head.skip_scores.values():
         torch.nn.init.normal_(score.weight)
     at_once.load_state_dict(staged.state_dict())
-    image, nothing = torch.randn(1, 3, 40, 56), create_model("fcn8s", **SMALL).eval().network  # type: ignore[union-attr]
+    image, nothing = torch.randn(1, 3, 40, 56), create_model("fcn8s", **SMALL).eval().network
     nothing.load_state_dict({k: v * ("skip" not in k) for k, v in staged.state_dict().items()})
     with torch.inference_mode():
         full, little, none = (net(image)["logits"] for net in (staged, at_once, nothing))
@@ -107,7 +107,7 @@ def test_the_paper_sums_its_loss_over_pixels_and_the_modern_net_takes_the_mean()
     for name, reduction in (("mean", "mean"), ("sum", "sum")):
         torch.manual_seed(0)
         model = create_model("fcn8s", **SMALL, transform=transform, losses={"reduction": reduction}).eval()
-        losses[name] = model([image], [{"semantic": semantic}])["loss_semantic"]
+        losses[name] = model([image], [{"semantic": semantic}])["loss_semantic"].detach()
     assert float(losses["sum"] / losses["mean"]) == pytest.approx(64 * 32, rel=1e-4)
     assert create_model("fcn8s", **SMALL).config["losses"]["reduction"] == "sum"
     assert create_model("fcn", **SMALL).config["losses"]["reduction"] == "mean"

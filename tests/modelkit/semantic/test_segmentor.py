@@ -140,8 +140,21 @@ def test_pixels_of_weight_0_give_no_gradient_but_still_count_in_the_mean() -> No
     assert (logits.grad[:, :, 0] == 0).all() and (logits.grad[:, :, 4:] == 0).all()
     assert (logits.grad[:, :, 1:4] != 0).all()
     believed = nn.functional.cross_entropy(logits[:, :, 1:4], wanted[:, 1:4], reduction="sum")
-    assert float(loss) == pytest.approx(float(believed) / 56, rel=1e-5)
+    assert loss.item() == pytest.approx(believed.item() / 56, rel=1e-5)
     assert torch.equal(pixel_loss(logits, wanted, torch.ones(1, 8, 8)), pixel_loss(logits, wanted))
+
+
+def test_of_a_model_with_dice_too_pixels_of_weight_0_give_no_gradient() -> None:
+    model = painted(torch.zeros(1, 2, 8, 8), losses={"dice": 1.0})
+    assert isinstance(model.network, Painted)
+    model.network.logits = torch.randn(1, 2, 8, 8, requires_grad=True)
+    weights = torch.ones(8, 8)
+    weights[4:] = 0
+    target = {"semantic": torch.arange(64).reshape(8, 8) % 2, "semantic_weights": weights}
+    losses = model([torch.zeros(3, 8, 8)], [target])
+    for name in ("loss_semantic", "loss_dice"):
+        (gradient,) = torch.autograd.grad(losses[name], model.network.logits, retain_graph=True)
+        assert (gradient[:, :, 4:] == 0).all() and (gradient[:, :, :4] != 0).all(), name
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,6 @@ def test_crowds_count_neither_way_and_figures_below_the_floor_do_not_count(tmp_p
 
 
 def test_semantic_maps_by_hand(tmp_path: Path) -> None:
-    pytest.importorskip("modelkit.metrics")
     left, upper = square(0, 0, 10, 20), square(0, 0, 20, 10)
     labels = labels_of(tmp_path, (LabelledObject(1, left),), void=square(0, 18, 20, 20))
     judged = evaluate_predictor(Oracle("semantic", [answer((1, 0.9, upper), is_thing=False)]), labels)  # type: ignore[arg-type]

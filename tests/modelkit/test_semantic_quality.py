@@ -1,0 +1,92 @@
+"""Mean IoU and pixel accuracy on hand cases, and of predictors on digitscape."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from modelkit.digitscape import Digitscape
+from modelkit.evaluation_semantic import classes, evaluate_semantic, num_classes, truth
+from modelkit.metrics import SemanticQuality
+from modelkit.rle import bboxes, encode_label_map
+from modelkit.types import Instances
+
+
+def test_a_hand_case() -> None:
+    """Class 0: 2 right of a union of 3; class 1: 1 of 3; class 2: 1 of 2; one pixel is ignored."""
+    quality = SemanticQuality(4)
+    quality.add(np.array([[0, 0, 1, 1], [2, 2, 255, 1]]), np.array([[0, 0, 0, 1], [2, 1, 3, 1]]))
+    scores = quality.scores()
+    assert scores.by_class == pytest.approx({0: 2 / 3, 1: 2 / 4, 2: 1 / 2})
+    assert scores.miou == pytest.approx((2 / 3 + 1 / 2 + 1 / 2) / 3)
+    assert scores.pixel_accuracy == pytest.approx(5 / 7)
+    assert scores.num_pixels == 7
+    assert quality.confusion.tolist() == [[2, 0, 0, 0], [1, 2, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+
+
+def test_images_add_up_and_are_not_averaged() -> None:
+    one, two = SemanticQuality(2), SemanticQuality(2)
+    big, small = np.zeros((10, 10), int), np.ones((1, 2), int)
+    one.add(big, big)
+    one.add(small, np.array([[0, 1]]))
+    together = np.concatenate([big.ravel(), small.ravel()])[None]
+    two.add(together, np.concatenate([big.ravel(), [0, 1]])[None])
+    assert one.scores() == two.scores()
+    assert one.scores().by_class == pytest.approx({0: 100 / 101, 1: 1 / 2})
+
+
+def test_a_class_that_only_the_prediction_has_counts_as_zero_and_one_that_nobody_has_not_at_all() -> None:
+    quality = SemanticQuality(5)
+    quality.add(np.zeros((1, 2), int), np.array([[0, 3]]))
+    assert quality.scores().by_class == {0: 0.5, 3: 0.0}
+    assert SemanticQuality(5).scores().miou == 0.0
+
+
+def test_what_cannot_be_counted_is_refused() -> None:
+    quality = SemanticQuality(2)
+    with pytest.raises(ValueError, match="one shape"):
+        quality.add(np.zeros((2, 2)), np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"prediction holds ids 0 \.\. 2"):
+        quality.add(np.zeros((1, 2), int), np.array([[0, 2]]))
+    quality.add(np.full((1, 1), 255), np.array([[9]]))
+    assert quality.scores().num_pixels == 0
+
+
+@pytest.mark.parametrize("labels", ["digits", "all"])
+def test_the_truth_scores_one_and_nothing_scores_what_the_background_is_worth(labels: str) -> None:
+    source = Digitscape("test", (96, 96), dense=False)
+    scenes = {scene.image_rgb.tobytes(): scene for scene in map(source.scene, range(3))}
+
+    def perfect(images: list[np.ndarray]) -> list[Instances]:
+        return [_instances(truth(scenes[image.tobytes()], labels)) for image in images]
+
+    def blind(images: list[np.ndarray]) -> list[Instances]:
+        return [Instances.empty((image.shape[0], image.shape[1])) for image in images]
+
+    best = evaluate_semantic(perfect, source, 3, labels=labels, batch_size=2)
+    assert best.miou == best.pixel_accuracy == 1.0
+    worst = evaluate_semantic(blind, source, 3, labels=labels)
+    assert worst.by_class[0] == worst.pixel_accuracy
+    assert (worst.pixel_accuracy == 0.0) == (labels == "all")
+    assert worst.num_pixels == 3 * 96 * 96
+
+
+def _instances(labels: np.ndarray) -> Instances:
+    rles = encode_label_map(labels, ignore=(0,))
+    n = len(rles)
+    return Instances(
+        size_hw=(labels.shape[0], labels.shape[1]),
+        boxes_xyxy=bboxes(list(rles.values()), (labels.shape[0], labels.shape[1])).astype(np.float32),
+        scores=np.ones(n, np.float32),
+        labels=np.array(list(rles), np.int32),
+        rles=list(rles.values()),
+        is_thing=np.zeros(n, bool),
+    )
+
+
+def test_class_ids_are_digitscapes() -> None:
+    assert num_classes("digits") == 11
+    assert num_classes("all") == 16
+    assert [(each.id, each.name) for each in classes("all")][9:12] == [(10, "9"), (11, "photo"), (12, "texture")]
+    with pytest.raises(ValueError, match="at least 1"):
+        evaluate_semantic(lambda images: [], Digitscape("test", (64, 64)), 0, labels="digits")
