@@ -28,6 +28,7 @@ from modelkit.weights import (
     shipped_records,
 )
 
+HF_PREFIX = "hf:"
 _RANDOM = re.compile(r"random:(\d+)")
 
 
@@ -44,7 +45,7 @@ def load(
     Args:
         name_or_path: one of: a shipped name ("digitscape_mask_rcnn"); a folder, ``.safetensors`` file or record; a
             registered model, optionally with weights after a colon ("maskrcnn_resnet50_fpn:COCO_V1",
-            "lraspp_mobilenet_v3_large:random:0").
+            "lraspp_mobilenet_v3_large:random:0"); "hf:LOCATION", a transformers model in a folder or on the hub.
         device: where the model runs.
         weights: for a registered model: published name, "random:SEED", or files. Default: its first published ones.
         config: options for "random:SEED" weights only; all others carry theirs.
@@ -83,6 +84,8 @@ def _files(name_or_path: str) -> Path | None:
 
 
 def _resolve(name: str, weights: str | None, config: Mapping[str, Any] | None) -> tuple[VisionModel, Weights]:
+    if name.startswith(HF_PREFIX):
+        return _of_huggingface(name, weights, config)
     location = _files(name)
     if location is None and weights is None and ":" in name:
         name, weights = name.split(":", 1)
@@ -98,6 +101,15 @@ def _resolve(name: str, weights: str | None, config: Mapping[str, Any] | None) -
         return random_weights(name, int(seed[1]), config)
     _refuse_config(config, f"{name}:{weights}")
     return _of_registered(name, weights)
+
+
+def _of_huggingface(name: str, weights: str | None, config: Mapping[str, Any] | None) -> tuple[VisionModel, Weights]:
+    from modelkit.huggingface import load_huggingface  # only who asks for such a model needs transformers
+
+    if weights is not None:
+        raise ConfigError(f"{name} brings its own weights; leave out weights={weights!r}")
+    _refuse_config(config, name)
+    return load_huggingface(name)
 
 
 def _of_registered(name: str, weights: str) -> tuple[VisionModel, Weights]:

@@ -30,6 +30,8 @@ _Builder = TypeVar("_Builder", bound=Callable[..., Any])
 
 # Importing these registers every model and part that comes with modelkit; a new family adds its package here.
 _FAMILIES = ("modelkit.layers", "modelkit.detection", "modelkit.semantic")
+# Its models are registered once one of them is asked for: they need an optional package and are not to be listed.
+_ADAPTER, _ADAPTER_PREFIX = "modelkit.huggingface", "huggingface_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,8 @@ def create_model(name: str, **config: Any) -> VisionModel:
 def find_model(name: str) -> _Model:
     """The registered model of that name; raises UnknownNameError with the known ones."""
     import_families()
+    if name not in _models and name.startswith(_ADAPTER_PREFIX):
+        importlib.import_module(_ADAPTER).register_models()  # so that weights saved from one load in a new process
     if name not in _models:
         raise UnknownNameError(f"unknown model {name!r}; known: {', '.join(sorted(_models))}")
     return _models[name]
