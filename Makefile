@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Marks of tests that start servers, clusters or a browser, or kill processes: those run one at a time.
-SERVICES := ray or prefect or s3 or chaos or browser or slow
+# Marks of tests that take the machine for themselves (clusters, a browser, kills): those run one at a time.
+ALONE := ray or prefect or chaos or browser or slow
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock demo test test-fast check format bench train-demo-model train-semantic clean
@@ -32,11 +32,12 @@ lock:  ## compile requirements.lock anew from pyproject.toml (no index address i
 demo: $(STAMP)  ## the whole thing on embedded data: bucket, segmentation, query, report
 	@$(BIN)/visionmill demo
 
-test: test-fast  ## every test (under 20 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "$(SERVICES)"
+test: $(STAMP)  ## every test (under 20 minutes on 2 cores)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not ($(ALONE))"
+	@$(BIN)/python -m pytest -m "$(ALONE)"
 
-test-fast: $(STAMP)  ## the tests that start no service, one process for each core
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not ($(SERVICES))"
+test-fast: $(STAMP)  ## the tests that start no service
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not ($(ALONE) or s3)"
 
 check: $(STAMP)  ## format, lint, types, fast tests
 	@$(BIN)/ruff format --check .
