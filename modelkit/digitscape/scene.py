@@ -80,3 +80,11 @@ class Scene:
     def panoptic_map(self) -> np.ndarray:
         """(H, W) int32: class id * 1000 + (k + 1) on instance k, class id * 1000 on stuff."""
         return self.semantic_map.astype(np.int32) * 1000 + self.instance_map
+
+    def panoptic_array(self, divisor: int) -> np.ndarray:
+        """(H, W) int64 as ``modelkit.metrics`` wants it: class id * divisor + (track id + 1) on digits, + 0 on stuff.
+
+        Within a clip a digit keeps its value; in single scenes track ids number the digits.
+        """
+        numbers = np.concatenate([[0], self.track_ids + 1])
+        return self.semantic_map.astype(np.int64) * divisor + numbers[self.instance_map]
