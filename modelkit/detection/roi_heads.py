@@ -228,7 +228,11 @@ class MaskHead(RoIHead):
 
     def decode(self, raw: Mapping[str, Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
         """Per image: probabilities (n, M, M) of each detection's own class, on the grid of its box."""
-        chosen = self._of_class(raw["mask_logits"], torch.cat(list(labels))).sigmoid()
+        return [logits.sigmoid() for logits in self.of_class(raw, labels)]
+
+    def of_class(self, raw: Mapping[str, Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
+        """Per image: logits (n, M, M) of each region's own class."""
+        chosen = self._of_class(raw["mask_logits"], torch.cat(list(labels)))
         return list(chosen.split([len(found) for found in labels]))
 
     def _of_class(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -147,14 +147,29 @@ class TwoStageDetector(VisionModel):
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[Detections]:
         """The eager rest, in float32: proposals, regions, suppression. Boxes come back in source pixels."""
         raw = {name: maps.float().contiguous() for name, maps in raw.items()}  # once, not once for every head
-        proposals = self.rpn.decode(raw, geometries)
-        box_head = cast(BoxHead, self.roi_heads["box"])
-        found = box_head.decode(box_head(raw, proposals), proposals, geometries)
+        found = self.detect(raw, geometries)
         masks = self._decode_masks(raw, found)
         return [
             Detections(geometry.source_hw, geometry.boxes_to_source(boxes), scores, labels, mask)
             for geometry, (boxes, scores, labels), mask in zip(geometries, found, masks, strict=True)
         ]
+
+    def detect(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Per image: boxes (n, 4) in *resized* pixels, scores (n,) and labels (n,) from 1, best first; float32 maps."""
+        proposals = self.rpn.decode(raw, geometries)
+        box_head = cast(BoxHead, self.roi_heads["box"])
+        return box_head.decode(box_head(raw, proposals), proposals, geometries)
+
+    def mask_logits(self, raw: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
+        """Per image: logits (n, M, M) of each region's own class on the grid of its box, in resized pixels.
+
+        Raises:
+            ConfigError: when there is no mask head.
+        """
+        if "mask" not in self.roi_heads:
+            raise ConfigError(f"masks need a head named 'mask', the detector has {list(self.roi_heads)}")
+        head = cast(MaskHead, self.roi_heads["mask"])
+        return head.of_class(head(raw, boxes), labels)
 
     def _decode_masks(
         self, raw: Mapping[str, Tensor], found: Sequence[tuple[Tensor, Tensor, Tensor]]

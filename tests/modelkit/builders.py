@@ -35,6 +35,13 @@ def small_mask_rcnn(**changes: Any) -> dict[str, Any]:
     return {**config, **changes}
 
 
+def small_panoptic(**changes: Any) -> dict[str, Any]:
+    """Options of a small panoptic model: ``small_mask_rcnn`` with three things and two kinds of stuff."""
+    config = small_mask_rcnn()
+    del config["num_classes"]
+    return {**config, "num_things": 3, "num_stuff": 2, "fusion": {"stuff_area": 16}, **changes}
+
+
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """(H, W, 3) uint8: smooth colours with some rectangles, unlike noise stable under resizing."""
     rng = np.random.default_rng(seed)
