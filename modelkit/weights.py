@@ -290,7 +290,6 @@ def random_weights(name: str, seed: int, config: Mapping[str, Any] | None = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = create_model(name, **(config or {})).eval()
-    num_classes = int(model.config.get("num_classes", 1))
     # There is no file to hash, and the last bits of normal draws differ between processors; so their cause is hashed.
     identity = json.dumps({"random": seed, "config": model.config}, sort_keys=True)
     record = Weights(
@@ -298,7 +297,7 @@ def random_weights(name: str, seed: int, config: Mapping[str, Any] | None = None
         architecture=name,
         config={key: value for key, value in model.config.items() if key != "name"},
         task=find_model(name).task,
-        classes=tuple(ClassInfo(label, f"class {label}") for label in range(1, num_classes)),
+        classes=_anonymous_classes(model.config),
         preprocessing=describe_preprocessing(model),
         digest=hashlib.sha256(identity.encode()).hexdigest(),
         num_parameters=num_parameters(model),
@@ -307,6 +306,15 @@ def random_weights(name: str, seed: int, config: Mapping[str, Any] | None = None
         tolerates=Tolerates(channels_last=True, bf16=True, compile=True),
     )
     return model, record
+
+
+def _anonymous_classes(config: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
+    """Numbered names for the class ids of a model's config: 0 is the background, stuff follows things."""
+    if "num_things" in config:
+        num_things, num_classes = config["num_things"], config["num_things"] + config["num_stuff"] + 1
+    else:
+        num_things = num_classes = int(config.get("num_classes", 1))
+    return tuple(ClassInfo(label, f"class {label}", label <= num_things) for label in range(1, num_classes))
 
 
 @functools.cache

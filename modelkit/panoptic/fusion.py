@@ -23,7 +23,7 @@ from torchvision.models.detection.roi_heads import expand_boxes
 
 from modelkit.panoptic.segments import PanopticMap, Regions
 from modelkit.registry import register
-from modelkit.semantic.segmentor import IGNORE
+from modelkit.semantic.losses import IGNORE
 from modelkit.transform import Geometry, SizeHW
 
 MaskLogits = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelkit.panoptic.segmentor import PanopticSegmentor
+from modelkit.panoptic.vpsnet import VPSNet
 from modelkit.registry import Config, register_model, register_variant
 from modelkit.transform import ImageTransform
 
@@ -28,6 +29,25 @@ _MERGE = {"name": "panoptic_merge"}
 _SEMANTIC_HALF = {"loss_semantic": 0.5}
 
 
+def _detector(
+    backbone: Config,
+    neck: Config,
+    rpn: Config,
+    heads: Mapping[str, Config],
+    transform: Config,
+    sampler: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Options of the detector inside."""
+    return {
+        "backbone": backbone,
+        "neck": neck,
+        "rpn": rpn,
+        "heads": heads,
+        "transform": transform,
+        "sampler": sampler,
+    }
+
+
 @register_model("panoptic_fpn", architecture="PanopticSegmentor", task="panoptic", parts=_PARTS)
 def panoptic_fpn(
     *,
@@ -44,18 +64,10 @@ def panoptic_fpn(
     loss_weights: Mapping[str, float] = _SEMANTIC_HALF,
 ) -> PanopticSegmentor:
     """Panoptic FPN (Kirillov et al. 2019): a summed pyramid for stuff, objects pasted by score."""
-    detector = {
-        "backbone": backbone,
-        "neck": neck,
-        "rpn": rpn,
-        "heads": heads,
-        "transform": transform,
-        "sampler": sampler,
-    }
     return PanopticSegmentor(
         num_things=num_things,
         num_stuff=num_stuff,
-        detector=detector,
+        detector=_detector(backbone, neck, rpn, heads, transform, sampler),
         semantic=semantic,
         fusion=fusion,
         loss_weights=loss_weights,
@@ -67,6 +79,50 @@ register_variant(
     "upsnet",
     "panoptic_fpn",
     semantic={"name": "deformable_semantic"},
-    fusion={"name": "panoptic_fusion"},
-    loss_weights={"loss_semantic": 0.2, "loss_panoptic": 0.1},
+    fusion={"name": "panoptic_fusion", "roi_semantic": True},
+    loss_weights={"loss_semantic": 0.2, "loss_semantic_roi": 0.04, "loss_panoptic": 0.1},
 )
+
+_BOX_MASK_AND_TRACK = {**_BOX_AND_MASK, "track": {"name": "track_head"}}
+_DEFORMABLE_GROUP = {"name": "deformable_semantic", "norm": "group"}
+_FUSION_WITHOUT_UNKNOWN = {"name": "panoptic_fusion", "unknown": False, "stuff_area": 2048}
+_RAFT = {"name": "raft"}
+_TEMPORAL = {"name": "temporal_fusion"}
+_MATCH_WEIGHTS = (1.0, 2.0, 10.0)
+_TRACKING = {"loss_panoptic": 0.5, "loss_track": 0.5}
+
+
+@register_model(
+    "vpsnet", architecture="VPSNet", task="panoptic", parts={**_PARTS, "flow": "flow", "temporal": "temporal"}
+)
+def vpsnet(
+    *,
+    num_things: int = 8,
+    num_stuff: int = 11,
+    backbone: Config = _RESNET50,
+    neck: Config = _FPN,
+    rpn: Config = _RPN,
+    heads: Mapping[str, Config] = _BOX_MASK_AND_TRACK,
+    semantic: Config = _DEFORMABLE_GROUP,
+    fusion: Config = _FUSION_WITHOUT_UNKNOWN,
+    flow: Config = _RAFT,
+    temporal: Config = _TEMPORAL,
+    match_weights: Sequence[float] = _MATCH_WEIGHTS,
+    memory_frames: int | None = None,
+    transform: Config = _TRANSFORM,
+    sampler: Mapping[str, Any] = _SAMPLER,
+    loss_weights: Mapping[str, float] = _TRACKING,
+) -> VPSNet:
+    """VPSNet, fuse and track (Kim et al. 2020), with the classes of Cityscapes: 8 things, 11 stuff."""
+    return VPSNet(
+        num_things=num_things,
+        num_stuff=num_stuff,
+        detector=_detector(backbone, neck, rpn, heads, transform, sampler),
+        semantic=semantic,
+        fusion=fusion,
+        flow=flow,
+        temporal=temporal,
+        match_weights=match_weights,
+        memory_frames=memory_frames,
+        loss_weights=loss_weights,
+    )

@@ -15,9 +15,10 @@ from modelkit.detection.two_stage import TwoStageDetector
 from modelkit.errors import TargetError
 from modelkit.panoptic.fusion import FusionHead
 from modelkit.panoptic.segments import PanopticMap, Regions
-from modelkit.panoptic.targets import check_semantic, complete_target, padded_semantic
+from modelkit.panoptic.targets import complete_target
 from modelkit.registry import Config, build
-from modelkit.semantic.segmentor import pixel_loss
+from modelkit.semantic.losses import IGNORE, pixel_loss
+from modelkit.semantic.targets import check_semantic, padded
 from modelkit.transform import Geometry
 
 
@@ -49,7 +50,7 @@ class PanopticSegmentor(VisionModel):
         self.transform = self.detector.transform
         self.fusion: FusionHead = build("fusion_head", fusion, num_things, num_stuff)
         self.semantic: nn.Module = build("dense_head", semantic, self.detector.neck, self.fusion.num_channels)
-        own = {"loss_semantic": 1.0, "loss_panoptic": 1.0}
+        own = {"loss_semantic": 1.0, "loss_semantic_roi": 1.0, "loss_panoptic": 1.0}
         self.loss_weights = {**self.detector.loss_weights, **own, **loss_weights}
 
     def forward(
@@ -76,7 +77,7 @@ class PanopticSegmentor(VisionModel):
             raise TargetError("forward gives training losses and needs targets; use predict(images) for panoptic maps")
         whole = [complete_target(target) for target in targets]
         check_targets(whole, len(images), self.num_things + 1)
-        check_semantic(images, whole, self.num_things + self.num_stuff)
+        check_semantic(images, whole, 1 + self.num_things + self.num_stuff)
         batch, geometries = self.transform.batch(images, training=self.training)
         return batch, geometries, [self.transform.target(t, g) for t, g in zip(whole, geometries, strict=True)]
 
@@ -85,7 +86,8 @@ class PanopticSegmentor(VisionModel):
     ) -> dict[str, Tensor]:
         """Unweighted, named losses of raw maps; complete ``targets`` in resized pixels."""
         losses = self.detector.loss(raw, geometries, targets)
-        wanted = self.fusion.semantic_target(padded_semantic(targets, geometries[0].padded_hw))
+        semantic = padded([target["semantic"] for target in targets], geometries[0].padded_hw, IGNORE)
+        wanted = self.fusion.semantic_target(semantic)
         logits = raw["semantic_logits"]
         losses["loss_semantic"] = pixel_loss(logits, wanted)
         losses.update(self.fusion.loss(logits, wanted, targets, functools.partial(self.detector.mask_logits, raw)))

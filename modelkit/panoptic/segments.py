@@ -16,7 +16,7 @@ from modelkit.semantic.segmentor import stretch_nearest
 from modelkit.transform import SizeHW
 from modelkit.types import Instances
 
-NOT_TRACKED = -1  # track id of stuff, which has no identity
+NOT_TRACKED = -1  # track id of stuff, which has no identity; see ``Instances``
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,10 @@ class Regions:
     def __getitem__(self, chosen: Tensor) -> Regions:
         """Some of them: a bool mask (n,) or an index (m,) long, whose order is kept."""
         return Regions(self.boxes[chosen], self.scores[chosen], self.labels[chosen], self.mask_logits[chosen])
+
+    def to(self, device: torch.device | str) -> Regions:
+        """The same on another device."""
+        return Regions(*(values.to(device) for values in (self.boxes, self.scores, self.labels, self.mask_logits)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,20 +12,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.ops import DeformConv2d
 
 from modelkit.detection.roi_heads import pooled_levels
 from modelkit.layers.backbones import Backbone
+from modelkit.layers.deformable import OffsetConv2d
+from modelkit.layers.initialisation import kaiming_initialise
 from modelkit.layers.norms import NormLayer, norm_layer
+from modelkit.layers.stretching import stretch
 from modelkit.registry import register
-
-
-def stretch(maps: Tensor, size_hw: Sequence[int]) -> Tensor:
-    """(N, C, h, w) to (N, C, *size_hw), bilinear between pixel centres."""
-    if maps.shape[-2:] == tuple(size_hw):
-        return maps
-    return F.interpolate(maps, size=tuple(size_hw), mode="bilinear", align_corners=False)
 
 
 @register("dense_head", "semantic_fpn")
@@ -49,11 +43,7 @@ class SemanticFPNHead(nn.Module):
             widths = [neck.out_channels[level]] + [channels] * max(1, doublings)
             self.steps[level] = nn.ModuleList(_convolution(nn.Conv2d, a, b, norm) for a, b in pairwise(widths))
         self.score = nn.Conv2d(channels, num_channels, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        kaiming_initialise(self)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``semantic_logits`` (N, C, h, w), see the module's contract."""
@@ -99,34 +89,6 @@ class DeformableSemanticHead(nn.Module):
         size_hw = features[self.levels[0]].shape[-2:]
         maps = [stretch(self.subnet(features[level]), size_hw) for level in self.levels]
         return {"semantic_logits": self.score(torch.cat(maps, dim=1))}
-
-
-class OffsetConv2d(nn.Module):
-    """A deformable 3x3 convolution with its own offsets (Dai et al. 2017), which start at zero: an ordinary one.
-
-    Args:
-        channels: that come in.
-        out_channels: that come out.
-        kernel: side of both convolutions' kernels.
-        padding: of both.
-        bias: whether the deformable one has a bias.
-    """
-
-    def __init__(self, channels: int, out_channels: int, kernel: int = 3, padding: int = 1, bias: bool = True) -> None:
-        super().__init__()
-        self.offset = nn.Conv2d(channels, 2 * kernel * kernel, kernel, padding=padding)
-        self.deform = DeformConv2d(channels, out_channels, kernel, padding=padding, bias=bias)
-        nn.init.zeros_(self.offset.weight)
-        nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
-        nn.init.kaiming_normal_(self.deform.weight)
-        if self.deform.bias is not None:
-            nn.init.zeros_(self.deform.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, out_channels, H, W). Offsets are positions, so they stay in float32 under autocast."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            return self.deform(x, self.offset(x))
 
 
 def _convolution(kind: Callable[..., nn.Module], channels: int, out_channels: int, norm: str | None) -> nn.Sequential:

@@ -1,16 +1,15 @@
-"""Training targets of panoptic models: checks, and everything the heads want from one labelled map of segments."""
+"""Training targets of panoptic models: everything the heads want from one labelled map of segments."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
 from modelkit.errors import TargetError
-from modelkit.semantic.segmentor import IGNORE
+from modelkit.semantic.losses import IGNORE
 
 
 def complete_target(target: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,31 +48,3 @@ def complete_target(target: Mapping[str, Any]) -> dict[str, Any]:
         "masks": stacked.to(torch.uint8),
     }
     return {**made, **target}
-
-
-def check_semantic(images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], num_classes: int) -> None:
-    """Refuse semantic maps of another size or type, or with ids beyond ``num_classes`` (255 is no id).
-
-    Raises:
-        TargetError: names the image's index and what was found.
-    """
-    for index, (image, target) in enumerate(zip(images, targets, strict=True)):
-        semantic = target["semantic"]
-        if semantic.shape != image.shape[-2:] or semantic.dtype != torch.int64:
-            raise TargetError(
-                f"target {index}: semantic must be {tuple(image.shape[-2:])} long, got {tuple(semantic.shape)} "
-                f"{semantic.dtype}"
-            )
-        found = semantic[semantic != IGNORE]
-        if len(found) and not 0 <= int(found.min()) <= int(found.max()) <= num_classes:
-            raise TargetError(f"target {index}: class ids must lie in 0 .. {num_classes} or be {IGNORE}")
-
-
-def padded_semantic(targets: Sequence[Mapping[str, Any]], padded_hw: Sequence[int]) -> Tensor:
-    """(N, *padded_hw) long class ids of targets in resized pixels; the padding is unlabelled."""
-    device = targets[0]["semantic"].device
-    semantic = torch.full((len(targets), *padded_hw), IGNORE, dtype=torch.int64, device=device)
-    for slot, target in zip(semantic, targets, strict=True):
-        rows, columns = target["semantic"].shape
-        slot[:rows, :columns] = target["semantic"]
-    return semantic

@@ -18,15 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import nms
+from torchvision.ops import nms, roi_align
 
 from modelkit.errors import ConfigError
 from modelkit.panoptic.fusion import FusionHead, MaskLogits, Window, clip_to_canvas, full_size
 from modelkit.panoptic.segments import PanopticMap, Regions
 from modelkit.registry import register
-from modelkit.semantic.segmentor import IGNORE
+from modelkit.semantic.losses import IGNORE
 from modelkit.transform import Geometry, SizeHW
 
+_ROI_CELLS = 28
 _UNCOUNTED = -100  # of cross_entropy; 255 could be a channel here
 
 
@@ -45,6 +46,8 @@ class PanopticFusionHead(FusionHead):
             becomes that stuff.
         kept_share: of the true objects in training; the pixels of the others are to be unknown. Without the unknown
             channel all are kept.
+        roi_semantic: whether the semantic scores inside the true boxes are trained once more, each box at one size, so
+            that small objects count as much as large ones.
     """
 
     def __init__(
@@ -60,12 +63,13 @@ class PanopticFusionHead(FusionHead):
         stuff_area: int = 4096,
         stuff_share: float = 0.5,
         kept_share: float = 0.7,
+        roi_semantic: bool = False,
     ) -> None:
         super().__init__(num_things, num_stuff, stuff_area)
         if not unknown and not num_stuff:
             raise ConfigError("panoptic_fusion needs stuff classes or the unknown channel, got neither")
         self.num_channels = num_stuff + num_things
-        self.unknown, self.kept_share = unknown, kept_share
+        self.unknown, self.kept_share, self.roi_semantic = unknown, kept_share, roi_semantic
         self.score_threshold, self.nms_iou, self.max_regions = score_threshold, nms_iou, max_regions
         self.overlap, self.stuff_share = overlap, stuff_share
 
@@ -76,7 +80,11 @@ class PanopticFusionHead(FusionHead):
     def loss(
         self, logits: Tensor, wanted: Tensor, targets: Sequence[Mapping[str, Any]], mask_logits: MaskLogits
     ) -> dict[str, Tensor]:
-        """``loss_panoptic``: mean cross-entropy of Z on the logits' own grid, from the true boxes and classes."""
+        """``loss_panoptic``: mean cross-entropy of Z on the logits' own grid, from the true boxes and classes.
+
+        With ``roi_semantic`` also ``loss_semantic_roi``: that of semantic scores on 28 x 28 cells of every true box.
+        Pooling the scores equals scoring the pooled features, as UPSNet does it, for scores are linear in them.
+        """
         kept = [self._draw(len(target["labels"])).to(logits.device) for target in targets]
         boxes = [target["boxes"][k] for target, k in zip(targets, kept, strict=True)]
         labels = [target["labels"][k] for target, k in zip(targets, kept, strict=True)]
@@ -89,7 +97,10 @@ class PanopticFusionHead(FusionHead):
             target = self.panoptic_target(wanted[index], targets[index]["masks"], kept[index], logits.shape[-2:])
             total = total + F.cross_entropy(z[None], target[None], ignore_index=_UNCOUNTED, reduction="sum")
             count += int((target != _UNCOUNTED).sum())
-        return {"loss_panoptic": total / max(1, count)}
+        losses = {"loss_panoptic": total / max(1, count)}
+        if self.roi_semantic:
+            losses["loss_semantic_roi"] = _roi_loss(logits.float(), wanted, [target["boxes"] for target in targets])
+        return losses
 
     def _draw(self, n: int) -> Tensor:
         """(n,) bool: which true objects are kept; at least one, if there is any."""
@@ -171,6 +182,24 @@ class PanopticFusionHead(FusionHead):
         table = torch.arange(stuff + n + 1, device=slots.device)
         table[stuff : stuff + n][turned] = winner[turned]
         return table[slots]
+
+
+def _roi_loss(logits: Tensor, wanted: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+    """Mean cross-entropy of logits (N, C, h, w) pooled from boxes against the map (N, H, W) at the cells' centres."""
+    if not sum(map(len, boxes)):
+        return logits.sum() * 0
+    found = roi_align(logits, [each.to(logits) for each in boxes], _ROI_CELLS, logits.shape[-1] / wanted.shape[-1], 2)
+    share = (torch.arange(_ROI_CELLS, device=logits.device) + 0.5) / _ROI_CELLS
+    crops = []
+    for image, each in zip(wanted, boxes, strict=True):
+        columns, rows = (
+            (low[:, None] + share * (high - low)[:, None]).long().clamp(0, side - 1)
+            for low, high, side in ((each[:, 0], each[:, 2], image.shape[1]), (each[:, 1], each[:, 3], image.shape[0]))
+        )
+        crops.append(image[rows[:, :, None], columns[:, None, :]])
+    target = torch.cat(crops)
+    total = F.cross_entropy(found, target, ignore_index=IGNORE, reduction="sum")
+    return total / (target != IGNORE).sum().clamp(min=1)
 
 
 def _score_windows(scores: Tensor, num_stuff: int, regions: Regions) -> list[Window]:

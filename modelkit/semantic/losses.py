@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelkit.errors import ConfigError
+from modelkit.layers.stretching import stretch
 
 IGNORE = 255  # of target maps: pixels that nobody labelled
 _EPSILON = 1e-6
@@ -63,14 +64,11 @@ def pixel_loss(
         weights: (N, H, W) of the pixels, or None. A weighted sum is still divided by the number of labelled pixels.
         reduction: "mean" over labelled pixels, or "sum".
     """
-    per_pixel = F.cross_entropy(stretch(logits, wanted), wanted, ignore_index=IGNORE, reduction="none")
+    per_pixel = F.cross_entropy(
+        stretch(logits.float(), wanted.shape[-2:]), wanted, ignore_index=IGNORE, reduction="none"
+    )
     total = (per_pixel if weights is None else per_pixel * weights).sum()
     return total if reduction == "sum" else total / (wanted != IGNORE).sum().clamp(min=1)
-
-
-def stretch(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Logits (N, C, h, w) as float32 (N, C, H, W), bilinear."""
-    return F.interpolate(logits.float(), size=wanted.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def dice_loss(probabilities: Tensor, wanted: Tensor, first_class: int = 0) -> Tensor:

@@ -22,9 +22,11 @@ from torch.nn import functional as F
 
 from modelkit.base import VisionModel
 from modelkit.errors import ConfigError, TargetError
+from modelkit.layers.stretching import stretch
 from modelkit.registry import Config
 from modelkit.rle import bboxes, encode_label_map
-from modelkit.semantic.losses import IGNORE, LossConfig, border_weight_map, dice_loss, pixel_loss, stretch
+from modelkit.semantic.losses import IGNORE, LossConfig, border_weight_map, dice_loss, pixel_loss
+from modelkit.semantic.targets import check_semantic, padded
 from modelkit.transform import Geometry, ImageTransform, SizeHW
 from modelkit.types import Instances
 
@@ -155,14 +157,15 @@ class SemanticSegmentor(VisionModel):
         _check_targets(images, targets, max(2, self.num_classes), bool(self.losses.border))
         batch, geometries = self.transform.batch(images, training=self.training)
         resized = [self.transform.target(target, each) for target, each in zip(targets, geometries, strict=True)]
-        wanted = _padded([each["semantic"] for each in resized], batch, IGNORE)
+        wanted = padded([each["semantic"] for each in resized], batch.shape[-2:], IGNORE).to(batch.device)
         weights = self._pixel_weights(resized, batch)
         raw = {name: self._against_background(logits) for name, logits in self.network(batch).items()}
         losses = {"loss_semantic": pixel_loss(raw["logits"], wanted, weights, self.losses.reduction)}
         if self.losses.dice:
             foreground_only = int(self.num_classes == 1)
             judged = wanted if weights is None else wanted.masked_fill(weights == 0, IGNORE)
-            losses["loss_dice"] = dice_loss(stretch(raw["logits"], wanted).softmax(1), judged, foreground_only)
+            probabilities = stretch(raw["logits"].float(), wanted.shape[-2:]).softmax(1)
+            losses["loss_dice"] = dice_loss(probabilities, judged, foreground_only)
         if "aux_logits" in raw:
             losses["loss_aux"] = pixel_loss(raw["aux_logits"], wanted, weights, self.losses.reduction)
         return losses
@@ -177,7 +180,7 @@ class SemanticSegmentor(VisionModel):
             maps.append(
                 weights * border_weight_map(target["masks"], border, self.losses.border_sigma) if border else weights
             )
-        return _padded(maps, batch, 0.0)
+        return padded(maps, batch.shape[-2:], 0.0).to(batch.device)
 
     def _against_background(self, logits: Tensor) -> Tensor:
         """A single logit z as the two classes (0, z), whose softmax is its sigmoid."""
@@ -237,36 +240,15 @@ def _coarse(logits: Tensor, image_hw: SizeHW) -> Tensor:
     return logits
 
 
-def _padded(maps: Sequence[Tensor], batch: Tensor, fill: float) -> Tensor:
-    """Maps (h, w) of resized images as one (N, H, W) over the batch, padding filled."""
-    padded = maps[0].new_full((len(batch), *batch.shape[-2:]), fill)
-    for slot, each in zip(padded, maps, strict=True):
-        slot[: each.shape[0], : each.shape[1]] = each
-    return padded.to(batch.device)
-
-
 def _check_targets(
     images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], num_classes: int, with_masks: bool
 ) -> None:
-    if len(targets) != len(images):
-        raise TargetError(f"{len(images)} images need as many targets, got {len(targets)}")
-    for index, (image, target) in enumerate(zip(images, targets, strict=True)):
-        semantic = target["semantic"]
-        if semantic.shape != image.shape[-2:] or semantic.dtype != torch.int64:
+    check_semantic(images, targets, num_classes)
+    for index, target in enumerate(targets):
+        size_hw, weights = tuple(target["semantic"].shape), target.get("semantic_weights")
+        if weights is not None and (weights.shape != size_hw or not bool((weights >= 0).all())):
             raise TargetError(
-                f"target {index}: semantic must be {tuple(image.shape[-2:])} long, got {tuple(semantic.shape)} "
-                f"{semantic.dtype}"
-            )
-        weights = target.get("semantic_weights")
-        if weights is not None and (weights.shape != semantic.shape or not bool((weights >= 0).all())):
-            raise TargetError(
-                f"target {index}: semantic_weights must be {tuple(semantic.shape)} and not negative, got "
-                f"{tuple(weights.shape)}"
+                f"target {index}: semantic_weights must be {size_hw} and not negative, got {tuple(weights.shape)}"
             )
         if with_masks and "masks" not in target:
-            raise TargetError(
-                f"target {index}: border weights need masks (n, {semantic.shape[0]}, {semantic.shape[1]})"
-            )
-        found = semantic[semantic != IGNORE]
-        if len(found) and not 0 <= int(found.min()) <= int(found.max()) < num_classes:
-            raise TargetError(f"target {index}: class ids must lie in 0 .. {num_classes - 1} or be {IGNORE}")
+            raise TargetError(f"target {index}: border weights need masks (n, {size_hw[0]}, {size_hw[1]})")

@@ -42,6 +42,22 @@ def small_panoptic(**changes: Any) -> dict[str, Any]:
     return {**config, "num_things": 3, "num_stuff": 2, "fusion": {"stuff_area": 16}, **changes}
 
 
+def small_vpsnet(**changes: Any) -> dict[str, Any]:
+    """Options of a small vpsnet that sees no motion; every region counts, so that untrained weights have some."""
+    config = small_panoptic()
+    config["heads"] = {
+        **config["heads"],
+        "track": {"name": "track_head", "channels": 32, "canonical_scale": 56},
+    }
+    own = {
+        "semantic": {"channels": [32, 32]},
+        "fusion": {"stuff_area": 16, "score_threshold": 0.0},
+        "flow": {"name": "zero"},
+        "temporal": {"refine_channels": [16]},
+    }
+    return {**config, **own, **changes}
+
+
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """(H, W, 3) uint8: smooth colours with some rectangles, unlike noise stable under resizing."""
     rng = np.random.default_rng(seed)

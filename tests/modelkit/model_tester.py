@@ -17,7 +17,15 @@ from torch import Tensor
 from modelkit import ClassInfo, VisionModel, create_model, load_weights, save_weights
 from modelkit.registry import model_names
 from modelkit.weights import random_weights
-from tests.modelkit.builders import SMALL_TRANSFORM, as_tensor, picture, rectangles, small_mask_rcnn, small_panoptic
+from tests.modelkit.builders import (
+    SMALL_TRANSFORM,
+    as_tensor,
+    picture,
+    rectangles,
+    small_mask_rcnn,
+    small_panoptic,
+    small_vpsnet,
+)
 
 STORED = Path(__file__).parent / "stored_outputs.json"
 _SEMANTIC = {"num_classes": 4, "transform": {"min_size": 64, "max_size": 96, "padding": "none"}}
@@ -76,6 +84,7 @@ CASES = {
         Case("unet_bilinear", {**_SEMANTIC, "backbone": {"widths": [16, 16, 32, 32]}}),
         Case("unet_original", {**_SEMANTIC, "backbone": {"widths": [16, 16, 32]}}),
         Case("panoptic_fpn", small_panoptic(semantic={"channels": 32})),
+        Case("vpsnet", small_vpsnet()),
         Case("upsnet", small_panoptic(semantic={"channels": [32, 32]})),
     )
 }

@@ -6,11 +6,17 @@ computation: weight-copy parity tests do that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from modelkit.layers import FPN, Backbone, ResNetBackbone
+from modelkit.panoptic import DeformableSemanticHead, RaftFlow, SemanticFPNHead, TemporalFusion, TrackHead
 from modelkit.registry import count_parameters
+from modelkit.transform import ImageTransform
 
 # registered name, options, published number
 COUNTS: list[tuple[str, dict[str, Any], int]] = [
@@ -51,3 +57,38 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
 @pytest.mark.parametrize(("name", "options", "expected"), COUNTS, ids=[f"{name}-{n}" for name, _, n in COUNTS])
 def test_parameter_counts_are_the_published_ones(name: str, options: dict[str, Any], expected: int) -> None:
     assert count_parameters(name, **options) == expected
+
+
+# what it is, how it is made for a ResNet-50 FPN, published number
+PARTS: list[tuple[str, Callable[[Backbone], nn.Module], int]] = [
+    ("panoptic FPN, COCO", lambda neck: SemanticFPNHead(neck, 54), 1_630_774),
+    ("panoptic FPN, Cityscapes", lambda neck: SemanticFPNHead(neck, 19), 1_626_259),
+    ("UPSNet, COCO", lambda neck: DeformableSemanticHead(neck, 133), 1_136_438 + 68_229),
+    ("UPSNet, Cityscapes", lambda neck: DeformableSemanticHead(neck, 19, channels=(128, 128)), 504_868 + 9_747),
+    ("VPSNet, semantic", lambda neck: DeformableSemanticHead(neck, 19, norm="group"), 1_147_209),
+    ("VPSNet, track", lambda neck: TrackHead(neck, 9), 13_895_680),
+    ("VPSNet, attention", lambda neck: TemporalFusion(neck).attention, 2_885_888),
+    ("VPSNet, flow's rest", lambda neck: TemporalFusion(neck).refine_flow, 251_298),
+    ("VPSNet, refinement", lambda neck: TemporalFusion(neck).refine, 590_080),
+    ("RAFT, small", lambda neck: RaftFlow(ImageTransform(), size="small"), 990_162),
+    ("RAFT, large", lambda neck: RaftFlow(ImageTransform(), size="large"), 5_257_536),
+]
+
+
+@pytest.mark.parametrize(("make", "expected"), [part[1:] for part in PARTS], ids=[part[0] for part in PARTS])
+def test_parts_have_the_published_counts(make: Callable[[Backbone], nn.Module], expected: int) -> None:
+    with torch.device("meta"):
+        part = make(FPN(ResNetBackbone(depth=50)))
+    assert sum(parameter.numel() for parameter in part.parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "num_things", "beside"),
+    [
+        ("panoptic_fpn", 80, 1_630_774),
+        ("upsnet", 80, 1_136_438 + 68_229),
+        ("vpsnet", 8, 1_147_209 + 13_895_680 + 2_885_888 + 251_298 + 590_080 + 990_162),
+    ],
+)
+def test_panoptic_models_are_mask_rcnn_and_their_parts(name: str, num_things: int, beside: int) -> None:
+    assert count_parameters(name) == count_parameters("mask_rcnn", num_classes=num_things + 1) + beside

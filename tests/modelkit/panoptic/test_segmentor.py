@@ -11,6 +11,7 @@ from torch import Tensor
 from modelkit import TargetError, create_model
 from modelkit.panoptic import PanopticSegmentor, complete_target
 from modelkit.rle import decode
+from modelkit.weights import random_weights
 from tests.modelkit.builders import as_tensor, picture, rectangles, small_mask_rcnn, small_panoptic
 
 
@@ -96,3 +97,8 @@ def test_predicted_segments_are_disjoint() -> None:
     assert len(instances) > 1
     assert instances.rles is not None
     assert sum(decode(rle, (64, 80)).astype(int) for rle in instances.rles).max() == 1
+
+
+def test_untrained_weights_name_things_and_stuff() -> None:
+    classes = random_weights("upsnet", 0, small_panoptic())[1].classes
+    assert [(each.id, each.is_thing) for each in classes] == [(1, True), (2, True), (3, True), (4, False), (5, False)]

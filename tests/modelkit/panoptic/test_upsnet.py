@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modelkit import ConfigError, create_model
-from modelkit.layers import FPN, ResNetBackbone
 from modelkit.panoptic import (
-    DeformableSemanticHead,
     PanopticFusionHead,
     PanopticSegmentor,
     Regions,
     panoptic_argmax,
     panoptic_logits,
 )
-from modelkit.panoptic.semantic_heads import OffsetConv2d
-from modelkit.registry import count_parameters
+from modelkit.panoptic.upsnet import _roi_loss
 from tests.modelkit.builders import as_tensor, picture, rectangles, small_panoptic
 from tests.modelkit.panoptic.cases import one_hot_logits, plain, regions, sizes
 
@@ -40,37 +39,6 @@ def random_case(seed: int, n: int, num_stuff: int = 3) -> tuple[Tensor, Regions]
     labels = torch.randint(1, 5, (n,), generator=generator)
     masks = torch.randint(-2, 3, (n, 2, 2), generator=generator).float()
     return scores, Regions(boxes, torch.linspace(1, 0.7, n), labels, masks)
-
-
-@pytest.mark.parametrize(
-    ("channels", "num_channels", "norm", "expected"),
-    [
-        ((256, 128, 128), 133, None, 1_136_438 + 68_229),
-        ((128, 128), 19, None, 504_868 + 9_747),
-        ((256, 128, 128), 19, "group", 1_147_209),  # VPSNet's
-    ],
-)
-def test_parameters_of_the_semantic_head(
-    channels: tuple[int, ...], num_channels: int, norm: str | None, expected: int
-) -> None:
-    with torch.device("meta"):
-        head = DeformableSemanticHead(FPN(ResNetBackbone(depth=50)), num_channels, channels=channels, norm=norm)
-    assert sum(parameter.numel() for parameter in head.parameters()) == expected
-
-
-def test_the_model_is_mask_rcnn_plus_that_head() -> None:
-    assert count_parameters("upsnet") == count_parameters("mask_rcnn", num_classes=81) + 1_136_438 + 68_229
-
-
-def test_with_offsets_of_zero_the_deformable_convolution_is_the_ordinary_one() -> None:
-    torch.manual_seed(0)
-    layer = OffsetConv2d(6, 4)
-    assert not layer.offset.weight.any() and not layer.offset.bias.any()  # type: ignore[union-attr]
-    x = torch.randn(2, 6, 9, 11)
-    expected = nn.functional.conv2d(x, layer.deform.weight, layer.deform.bias, padding=1)
-    assert (layer(x) - expected).abs().max() <= 1e-5
-    layer.offset.bias.data[1::2] = 1.0  # type: ignore[union-attr]  # every sample one pixel to the right
-    assert (layer(x)[..., :-2] - expected[..., 1:-1]).abs().max() <= 1e-5
 
 
 def test_golden_logits_of_two_objects_and_of_one() -> None:
@@ -188,6 +156,18 @@ def test_most_true_objects_take_part_at_least_one_and_all_without_the_unknown() 
     head = PanopticFusionHead(2, 2)
     assert [int(head._draw(n).sum()) for n in (0, 1, 2, 10)] == [0, 1, 1, 7]
     assert [int(PanopticFusionHead(2, 2, unknown=False)._draw(n).sum()) for n in (0, 3)] == [0, 3]
+
+
+def test_the_loss_on_boxes_sees_every_box_at_one_size() -> None:
+    wanted = torch.full((2, 32, 32), 255)
+    wanted[0, 4:20, 4:20], wanted[1, 2:12, 2:12], wanted[1, 14:, 14:] = 2, 1, 0
+    logits = 60 * torch.nn.functional.one_hot(torch.where(wanted == 255, 3, wanted), 4).permute(0, 3, 1, 2).float()
+    boxes = [torch.tensor([[8.0, 8, 16, 16]]), torch.tensor([[4.0, 4, 8, 8], [16, 16, 30, 30]])]
+    assert float(_roi_loss(torch.zeros_like(logits), wanted, boxes)) == pytest.approx(math.log(4), abs=1e-5)
+    assert float(_roi_loss(logits, wanted, boxes)) < 1e-6
+    logits[1, :, 2:12, 2:12] = 0  # the smallest of three boxes
+    assert float(_roi_loss(logits, wanted, boxes)) == pytest.approx(math.log(4) / 3, abs=1e-4)
+    assert float(_roi_loss(logits, wanted, [torch.zeros(0, 4)] * 2)) == 0
 
 
 def test_the_panoptic_loss_alone_reaches_the_mask_head_and_the_semantic_head() -> None:
