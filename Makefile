@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ALONE := ray or prefect or chaos or browser or slow
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-fast check format bench train-demo-model train-semantic clean
+.PHONY: help setup lock demo test test-fast check format bench train-demo-model train-semantic train-panoptic clean
 
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,14 +49,18 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## throughput against bare loops, Ray Data and Daft; notes land in docs/benchmarks/
+bench: $(STAMP)  ## throughput against bare loops, Ray Data and Daft (notes land in docs/benchmarks/); models' own code
 	@$(BIN)/python -m benchmarks.throughput
+	@$(BIN)/python -m benchmarks.panoptic_fuse
 
 train-demo-model: $(STAMP)  ## train the shipped model anew (resumable)
 	@$(BIN)/python -m modelkit.training.train_demo_model
 
 train-semantic: $(STAMP)  ## train a semantic model on digitscape and report its mIoU (resumable; MODEL=unet|fcn|deeplabv3plus)
 	@$(BIN)/python -m modelkit.training.semantic --model $(or $(MODEL),deeplabv3plus)
+
+train-panoptic: $(STAMP)  ## train a panoptic model on digitscape and report its PQ or VPQ (resumable; MODEL=panoptic_fpn|upsnet|vpsnet)
+	@$(BIN)/python -m modelkit.training.panoptic --model $(or $(MODEL),upsnet)
 
 clean:  ## stop local services and remove what the demo and the benchmarks left
 	-@test ! -x $(BIN)/visionmill || $(BIN)/visionmill down

@@ -18,7 +18,8 @@ class SceneBatch:
 
     Args:
         images: (N, 3, H, W) float32 in [0, 1].
-        targets: per image ``boxes`` (n, 4) float32 xyxy, ``labels`` (n,) long from 1, ``masks`` (n, H, W) uint8.
+        targets: per image ``boxes`` (n, 4) float32 xyxy, ``labels`` (n,) long from 1, ``masks`` (n, H, W) uint8,
+            and ``track_ids`` (n,) long: within a clip an object keeps its number.
         semantic: (N, H, W) long, 0 background and 1..10 digits.
     """
 
@@ -45,6 +46,7 @@ def _target(scene: Scene, min_side_px: float) -> dict[str, Tensor]:
         "boxes": torch.from_numpy(scene.boxes_xyxy[keep]),
         "labels": torch.from_numpy(scene.labels[keep].astype(np.int64)),
         "masks": torch.from_numpy(scene.masks[keep].astype(np.uint8)),
+        "track_ids": torch.from_numpy(scene.track_ids[keep].astype(np.int64)),
     }
 
 

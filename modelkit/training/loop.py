@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -208,6 +209,25 @@ class Trainer:
         self.step, self.skipped = saved.numbers["step"], saved.numbers["skipped"]
         self.seconds, self.history = saved.numbers["seconds"], saved.numbers["history"]
         self._bad_in_row = saved.numbers["bad_in_row"]
+
+
+def progress_printer(every: int = 20) -> Callable[[Trainer, dict[str, float]], None]:
+    """A ``report`` that prints the mean losses since the last line to standard error."""
+    sums: dict[str, float] = {}
+
+    def report(trainer: Trainer, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value / every
+        if trainer.step % every == 0:
+            shown = "  ".join(f"{name.removeprefix('loss_')} {value:.4g}" for name, value in sums.items())
+            print(
+                f"step {trainer.step}/{trainer.config.steps}  {trainer.seconds:.0f} s  {shown}",
+                file=sys.stderr,
+                flush=True,
+            )
+            sums.clear()
+
+    return report
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -5,14 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from modelkit.digitscape import SceneStyle
 from modelkit.training.loop import LoopConfig
 
 
+class Recipe:
+    """What every recipe, a frozen dataclass, has."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return json.loads(json.dumps(asdict(cast(Any, self))))
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with anything that changes the weights."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True, slots=True)
-class DemoRecipe:
+class DemoRecipe(Recipe):
     """How the shipped model is trained.
 
     Args:
@@ -46,15 +61,6 @@ class DemoRecipe:
     num_val_scenes: int = 100
     min_side_px: float = 3.0
     shipped_transform: dict[str, Any] = field(default_factory=lambda: {"min_size": 224, "max_size": 448})
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @property
-    def fingerprint(self) -> str:
-        """Twelve hex digits that change with anything that changes the weights."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def digitscape_mask_rcnn(num_processes: int = 2) -> DemoRecipe:

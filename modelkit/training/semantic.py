@@ -8,12 +8,11 @@ same command goes on from there.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from modelkit.loading import load
 from modelkit.registry import create_model
 from modelkit.semantic import BackboneAndHead, SemanticSegmentor
 from modelkit.training.data import collate
-from modelkit.training.loop import LoopConfig, Trainer, seed_step
-from modelkit.training.recipes import digitscape_mask_rcnn
-from modelkit.training.shipping import LICENCE, TEST_SEED, test_scenes
+from modelkit.training.loop import LoopConfig, Trainer, progress_printer, seed_step
+from modelkit.training.recipes import Recipe, digitscape_mask_rcnn
+from modelkit.training.shipping import LICENCE, TEST_SEED, seconds_per_image, test_scenes
 from modelkit.weights import (
     RECORD,
     TENSORS,
@@ -41,7 +40,6 @@ from modelkit.weights import (
 )
 
 _TRAIN_SEED = 21  # the shipped detector saw the scenes of seed 1
-_PRINT_EVERY = 20
 _START = "digitscape_mask_rcnn"
 _SLIM = {"name": "slim_resnet", "widths": [32, 64, 128, 192], "depths": [2, 2, 2, 2]}  # the shipped detector's
 # Small forms of the systems, for scenes of 160 pixels.
@@ -56,7 +54,7 @@ _MODELS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class SemanticRecipe:
+class SemanticRecipe(Recipe):
     """How a semantic model is trained on digitscape.
 
     Args:
@@ -83,15 +81,6 @@ class SemanticRecipe:
     batch_size: int
     loop: LoopConfig
     num_test_scenes: int = 200
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @property
-    def fingerprint(self) -> str:
-        """Twelve hex digits that change with anything that changes the weights."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def recipe_of(name: str, steps: int = 600, labels: Labels = "digits") -> SemanticRecipe:
@@ -166,14 +155,8 @@ def train(recipe: SemanticRecipe, folder: Path) -> Trainer:
     """Train to the recipe's end, from wherever the folder's checkpoint left off."""
     model = build(recipe)
     trainer = Trainer(model, losses_of(model, recipe), recipe.loop, folder=folder, fingerprint=recipe.fingerprint)
-    trainer.run(report=_report)
+    trainer.run(report=progress_printer())
     return trainer
-
-
-def _report(trainer: Trainer, values: dict[str, float]) -> None:
-    if trainer.step % _PRINT_EVERY == 0:
-        shown = "  ".join(f"{name.removeprefix('loss_')} {value:.4f}" for name, value in values.items())
-        print(f"step {trainer.step}/{trainer.config.steps}  {shown}", file=sys.stderr, flush=True)
 
 
 def finish(recipe: SemanticRecipe, trainer: Trainer, output: Path) -> dict[str, Any]:
@@ -200,22 +183,13 @@ def finish(recipe: SemanticRecipe, trainer: Trainer, output: Path) -> dict[str, 
         "scenes": recipe.num_test_scenes,
         "size_hw": list(recipe.size_hw),
         "seed": TEST_SEED,
-        "seconds_per_image": round(_seconds_per_image(recipe, predictor), 5),
+        "seconds_per_image": round(seconds_per_image(predictor, recipe.size_hw), 5),
         "threads": torch.get_num_threads(),
         "evaluation_seconds": round(time.perf_counter() - started, 1),
     }
     path = output / f"{recipe.name}{RECORD}"
     write_record(path, with_metrics(read_record(path), {"digitscape-test": reached}))
     return reached
-
-
-def _seconds_per_image(recipe: SemanticRecipe, predict: Callable[[list[Any]], Any], count: int = 32) -> float:
-    """Prediction alone, run lengths included, without composing the scenes; in batches of eight as evaluated."""
-    images = [test_scenes(recipe.size_hw).scene(k).image_rgb for k in range(count)]
-    predict(images[:8])
-    started = time.perf_counter()
-    predict(images)
-    return (time.perf_counter() - started) / count
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -62,6 +63,15 @@ def model_predict(model: VisionModel) -> Predict:
         return [prediction.to_instances() for prediction in model.predict(tensors)]
 
     return predict
+
+
+def seconds_per_image(predict: Predict, size_hw: tuple[int, int], count: int = 32) -> float:
+    """Of ``count`` test scenes in batches as evaluated: prediction and run lengths, without composing the scenes."""
+    images = [test_scenes(size_hw).scene(index).image_rgb for index in range(count)]
+    predict(images[:8])
+    started = time.perf_counter()
+    predict(images)
+    return (time.perf_counter() - started) / count
 
 
 def ship(recipe: DemoRecipe, folder: Path, output: Path | None, num_test_scenes: int = NUM_TEST_SCENES) -> Path:
