@@ -1,4 +1,5 @@
-"""Masks to COCO run lengths: ours against torchvision's paste and pycocotools, and label maps against one call a class.
+"""Masks to COCO run lengths: ours against torchvision's paste and pycocotools, masks of prototypes against stretching
+them to the image, and label maps against one call a class.
 
     python -m benchmarks.rle [--repeats 7] [--device cpu]
 
@@ -18,10 +19,12 @@ import numpy as np
 import torch
 from pycocotools import mask as coco
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from modelkit import rle
 from modelkit.rle_boxes import encode_box_masks
+from modelkit.rle_grids import encode_grid_masks
 
 SIZE_HW = (800, 1333)
 DETECTIONS = 100
@@ -44,6 +47,21 @@ def by_pasting(masks: Tensor, boxes: Tensor) -> list[bytes]:
     """The usual way."""
     pasted = (paste_masks_in_image(masks[:, None], boxes, SIZE_HW)[:, 0] > 0.5).cpu().numpy()
     return [coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"] for mask in pasted]
+
+
+def prototype_masks(largest: float, seed: int = 0) -> Tensor:
+    """(n, 138, 138) probabilities over the whole image, zero outside of the boxes of ``detections``."""
+    masks, boxes = detections(largest, seed)
+    grid = paste_masks_in_image(
+        masks[:, None], boxes * boxes.new_tensor([138 / SIZE_HW[1], 138 / SIZE_HW[0]] * 2), (138, 138)
+    )
+    return grid[:, 0]
+
+
+def by_stretching(masks: Tensor) -> list[bytes]:
+    """The usual way for masks that cover the image."""
+    stretched = F.interpolate(masks[None], SIZE_HW, mode="bilinear", align_corners=False)[0] > 0.5
+    return [coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"] for mask in stretched.cpu().numpy()]
 
 
 def by_class(label_map: np.ndarray) -> dict[int, bytes]:
@@ -83,6 +101,13 @@ def main() -> None:
             given.repeats,
         )
         name = f"{DETECTIONS} masks on 1333x800, boxes up to {largest:.0%}"
+        print(f"{name:44s} {usual:8.1f} {ours:9.2f} {usual / ours:7.1f}")
+    for largest in (0.2, 0.4, 0.8):
+        masks = prototype_masks(largest).to(given.device)
+        usual, ours = compare(
+            [partial(by_stretching, masks), partial(encode_grid_masks, masks, SIZE_HW)], given.repeats
+        )
+        name = f"{DETECTIONS} of 138x138 on 1333x800, up to {largest:.0%}"
         print(f"{name:44s} {usual:8.1f} {ours:9.2f} {usual / ours:7.1f}")
     rng = np.random.default_rng(1)
     label_map = np.kron(rng.integers(0, 21, (15, 20)), np.ones((32, 32), np.uint8)).astype(np.uint8)

@@ -2,8 +2,9 @@
 
 Everything equals ``pycocotools.mask`` byte for byte or number for number (the tests hold it against that). The parts:
 :mod:`modelkit.rle_codec` (strings and counts), :mod:`modelkit.rle_polygons` (outlines), re-exported here as far as
-users need them, and :mod:`modelkit.rle_boxes` (a detector's small masks straight to run lengths). Who only reads
-masks, as queries and exports do, is spared the import of torch.
+users need them, :mod:`modelkit.rle_boxes` (a detector's small masks straight to run lengths) and
+:mod:`modelkit.rle_grids` (the same for masks on a grid over the image). Who only reads masks, as queries and exports
+do, is spared the import of torch.
 """
 
 from __future__ import annotations

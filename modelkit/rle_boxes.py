@@ -35,7 +35,7 @@ _MAX_STRETCHED_PIXELS = 1 << 28  # beyond this torch could not stretch the mask 
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
+class Axis:
     """Where pixels along one axis of the boxes fall between the knots of the padded mask; flat over all instances."""
 
     instance: Tensor  # (p,) int64
@@ -122,7 +122,7 @@ def _chunks(pixel_boxes: Tensor, size_hw: tuple[int, int]) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(bounds)]
 
 
-def _axis(first: Tensor, size: Tensor, limit: int, knots: int, fused: bool) -> _Axis:
+def pixel_axis(first: Tensor, size: Tensor, limit: int, knots: int, fused: bool) -> Axis:
     """The pixels of [first, first + size) that lie within [0, limit), for every instance, and their weights."""
     begin = (-first).clamp(min=0)
     count = (torch.minimum(size, limit - first) - begin).clamp(min=0)
@@ -139,11 +139,11 @@ def _axis(first: Tensor, size: Tensor, limit: int, knots: int, fused: bool) -> _
     source = source.clamp(min=0)
     knot = source.to(torch.int64).clamp(max=knots - 1)
     after = source - knot
-    return _Axis(instance, pixel, knot, 1 - after, after, knots / stretched.double())
+    return Axis(instance, pixel, knot, 1 - after, after, knots / stretched.double())
 
 
 @lru_cache(maxsize=16)
-def _fused(device: torch.device) -> bool | None:
+def fused_rounding(device: torch.device) -> bool | None:
     """Whether torch's bilinear kernels here round ``scale * x - 0.5`` once (True) or twice (False); None: neither."""
     knots = 30
     sizes = torch.tensor([37, 61, 90, 127, 131, 333, 800], device=device)
@@ -153,7 +153,7 @@ def _fused(device: torch.device) -> bool | None:
         for size in sizes
     ]
     for fused in (True, False):
-        axis = _axis(torch.zeros_like(sizes), sizes, 1 << 30, knots, fused)
+        axis = pixel_axis(torch.zeros_like(sizes), sizes, 1 << 30, knots, fused)
         weights = torch.zeros(len(axis.pixel), knots, device=device)
         rows = torch.arange(len(axis.pixel), device=device)
         weights.index_put_((rows, axis.knot), axis.before, accumulate=True)
@@ -163,7 +163,7 @@ def _fused(device: torch.device) -> bool | None:
     return None
 
 
-def _reach_of_rounding(knots: int, fused: bool | None) -> float:
+def reach_of_rounding(knots: int, fused: bool | None) -> float:
     """How far torch's float32 value of a pixel can lie from ours, for masks of magnitude 1.
 
     Torch rounds at most five times a value (weight, product, three sums), our profiles three times; a rounding moves a
@@ -180,10 +180,10 @@ def _edges(
     """Ragged edges of one chunk on the host: (edges, edges per instance, instances that rounding could decide)."""
     height, width = size_hw
     n, knots = padded.shape[0], padded.shape[-1]
-    fused = _fused(padded.device)
-    reach = _reach_of_rounding(knots, fused) * padded.abs().amax(dim=(1, 2)).clamp(min=threshold)
-    columns = _axis(pixel_boxes[:, 0], pixel_boxes[:, 2], width, knots, fused is not False)
-    rows = _axis(pixel_boxes[:, 1], pixel_boxes[:, 3], height, knots, fused is not False)
+    fused = fused_rounding(padded.device)
+    reach = reach_of_rounding(knots, fused) * padded.abs().amax(dim=(1, 2)).clamp(min=threshold)
+    columns = pixel_axis(pixel_boxes[:, 0], pixel_boxes[:, 2], width, knots, fused is not False)
+    rows = pixel_axis(pixel_boxes[:, 1], pixel_boxes[:, 3], height, knots, fused is not False)
 
     level = _profiles(padded, columns).sub_(threshold)
     above = level > 0
@@ -209,7 +209,7 @@ def _edges(
     return position - np.repeat(bases[:-1], lengths), lengths, np.flatnonzero(doubtful.cpu().numpy())
 
 
-def _profiles(padded: Tensor, columns: _Axis) -> Tensor:
+def _profiles(padded: Tensor, columns: Axis) -> Tensor:
     """(columns, knots) float32: the mask as every image column sees it."""
     n, knots = padded.shape[0], padded.shape[-1]
     by_column = padded.transpose(1, 2).reshape(n * knots, knots)
@@ -220,7 +220,7 @@ def _profiles(padded: Tensor, columns: _Axis) -> Tensor:
 
 
 def _splits(
-    rows: _Axis,
+    rows: Axis,
     n: int,
     knots: int,
     instance: Tensor,
@@ -247,8 +247,16 @@ def _splits(
     source = segment + upper / (upper - lower) + 0.5
     pixel = torch.ceil(source / rows.step.index_select(0, instance) - 0.5).to(torch.int64)
     guess = start + pixel - rows.pixel.index_select(0, start.clamp(max=len(rows.pixel) - 1))
-    split = guess.clamp(min=start, max=stop)
+    split, sure = settle_splits(rows, guess, start, stop, upper, lower, reach)
+    begin_of = torch.cat([stop_of.new_zeros(1), stop_of[knots - 1 :: knots]])
+    return split - begin_of.index_select(0, instance), sure
 
+
+def settle_splits(
+    rows: Axis, guess: Tensor, start: Tensor, stop: Tensor, upper: Tensor, lower: Tensor, reach: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The guess, or a neighbour, as the first row of [start, stop) on the far side, and whether that is certain."""
+    split = guess.clamp(min=start, max=stop)
     right, sure = _is_split(rows, split, start, stop, upper, lower, reach)
     wrong = torch.nonzero(~right)[:, 0]
     if len(wrong):
@@ -258,12 +266,11 @@ def _splits(
             fits, certain = _is_split(rows, other, *some)
             fits &= (other >= some[0]) & (other <= some[1])
             split[wrong[fits]], sure[wrong[fits]], right[wrong[fits]] = other[fits], certain[fits], fits[fits]
-    begin_of = torch.cat([stop_of.new_zeros(1), stop_of[knots - 1 :: knots]])
-    return split - begin_of.index_select(0, instance), right & sure
+    return split, right & sure
 
 
 def _is_split(
-    rows: _Axis, split: Tensor, start: Tensor, stop: Tensor, upper: Tensor, lower: Tensor, reach: Tensor
+    rows: Axis, split: Tensor, start: Tensor, stop: Tensor, upper: Tensor, lower: Tensor, reach: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Whether ``split`` is the first row of [start, stop) on the far side (stop: none is), and beyond rounding."""
     rising = lower > upper
@@ -291,13 +298,13 @@ def _settle(
         return edges, lengths
     parts = np.split(edges, np.cumsum(lengths)[:-1])
     for index in doubtful.tolist():
-        stretched = _edges_by_stretching(padded[index], pixel_boxes[index].tolist(), size_hw, threshold)
+        stretched = edges_by_stretching(padded[index], pixel_boxes[index].tolist(), size_hw, threshold)
         if stretched is not None:
             parts[index] = stretched
     return np.concatenate(parts), np.fromiter(map(len, parts), np.int64, len(parts))
 
 
-def _edges_by_stretching(
+def edges_by_stretching(
     padded: Tensor, pixel_box: list[int], size_hw: tuple[int, int], threshold: float
 ) -> np.ndarray | None:
     """Edges of one mask from all pixels of its box; None where the box is too large to hold them."""

@@ -103,15 +103,15 @@ def test_a_hundred_detections_on_a_large_image_give_the_pasted_bytes(largest: fl
 
 def test_rounding_decides_few_masks_so_few_are_stretched(monkeypatch: pytest.MonkeyPatch) -> None:
     stretched = []
-    original = rle_boxes._edges_by_stretching
-    monkeypatch.setattr(rle_boxes, "_edges_by_stretching", lambda *a: stretched.append(a) or original(*a))
+    original = rle_boxes.edges_by_stretching
+    monkeypatch.setattr(rle_boxes, "edges_by_stretching", lambda *a: stretched.append(a) or original(*a))
     encode_box_masks(*detections(1000, (800, 1333), np.random.default_rng(8), 0.4), (800, 1333))
-    assert rle_boxes._fused(torch.device("cpu")) is not None  # the kernel's arithmetic is known on this machine
+    assert rle_boxes.fused_rounding(torch.device("cpu")) is not None  # the kernel's arithmetic is known on this machine
     assert len(stretched) < 50
 
 
 def test_the_bytes_hold_when_the_kernel_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rle_boxes, "_fused", lambda device: None)
+    monkeypatch.setattr(rle_boxes, "fused_rounding", lambda device: None)
     masks, boxes = detections(50, (400, 600), np.random.default_rng(9), 0.7)
     assert encode_box_masks(masks, boxes, (400, 600)) == by_pasting(masks, boxes, (400, 600))
 
