@@ -53,7 +53,8 @@ class ImageTransform:
         size_divisible: padded sides are multiples of this.
         padding: what ``bucket`` does. "pad": keep the aspect ratio and pad to one of few shapes; "stretch": resize to
             the shape of the nearest aspect ratio, no padding (for models with global pooling, which padding would
-            disturb); "none": no shape is shared, every resized size is its own bucket.
+            disturb); "square": resize to ``min_size`` both ways, whatever the aspect ratio; "none": no shape is shared,
+            every resized size is its own bucket.
         train_min_sizes: in training the shorter side is drawn from these; empty = always ``min_size``.
         antialias: low-pass before shrinking.
     """
@@ -63,7 +64,7 @@ class ImageTransform:
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     size_divisible: int = 32
-    padding: Literal["pad", "stretch", "none"] = "pad"
+    padding: Literal["pad", "stretch", "square", "none"] = "pad"
     train_min_sizes: Sequence[int] = ()
     antialias: bool = False
 
@@ -73,8 +74,8 @@ class ImageTransform:
                 f"transform needs 1 <= min_size <= max_size and size_divisible >= 1, got {self.min_size}, "
                 f"{self.max_size}, {self.size_divisible}"
             )
-        if self.padding not in ("pad", "stretch", "none"):
-            raise ConfigError(f"transform padding must be 'pad', 'stretch' or 'none', got {self.padding!r}")
+        if self.padding not in ("pad", "stretch", "square", "none"):
+            raise ConfigError(f"transform padding must be 'pad', 'stretch', 'square' or 'none', got {self.padding!r}")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ImageTransform:
@@ -89,7 +90,9 @@ class ImageTransform:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def resized_hw(self, source_hw: SizeHW, min_size: int | None = None) -> SizeHW:
-        """Size after resizing, at least one pixel a side; the aspect ratio is kept but for "stretch"."""
+        """Size after resizing, at least one pixel a side; "pad" and "none" keep the aspect ratio."""
+        if self.padding == "square":
+            return min_size or self.min_size, min_size or self.min_size
         if self.padding == "stretch":
             return self._nearest_shape(source_hw)
         return self._fit(source_hw, min_size or self.min_size)
@@ -107,9 +110,12 @@ class ImageTransform:
 
         What images of common aspect ratios (1:1, 4:3, 3:2, 16:9) and of the limit (``max_size`` : ``min_size``) need,
         both ways; with "pad" also bands of a half, a quarter and one unit of the shorter side for long, thin images.
+        With "square" the one square.
         """
         if self.padding == "none":
             return []
+        if self.padding == "square":
+            return [self.padded_hw([(self.min_size, self.min_size)])]
         short, long = self.min_size, self.max_size
         sizes = {self._fit((6 * height, 6 * width), short) for height, width in _ASPECT_RATIOS} | {(short, long)}
         if self.padding == "pad":

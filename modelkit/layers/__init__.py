@@ -1,6 +1,7 @@
 """Backbones and necks. Importing this package registers them."""
 
 from modelkit.layers.backbones import Backbone, MobileNetV3Backbone, ResNetBackbone, SlimResNetBackbone
+from modelkit.layers.darknet import DarkNetBackbone
 from modelkit.layers.initialisation import kaiming_initialise
 from modelkit.layers.mobilenet_v2 import MobileNetV2Backbone
 from modelkit.layers.necks import FPN, PassThrough
@@ -10,6 +11,7 @@ from modelkit.layers.vgg import VGGBackbone
 __all__ = [
     "FPN",
     "Backbone",
+    "DarkNetBackbone",
     "MobileNetV2Backbone",
     "MobileNetV3Backbone",
     "PassThrough",

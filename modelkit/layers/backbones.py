@@ -7,7 +7,7 @@ ceil(s / stride) cells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torchvision
 from torch import Tensor, nn
@@ -31,9 +31,40 @@ class Backbone(nn.Module):
         self.out_channels = out_channels
         self.strides = {name: 2 ** int(name[1:]) for name in out_channels}
 
+    def steps(self) -> Iterator[tuple[nn.Module, str | None]]:
+        """What runs one after the other, each with the name of the map that it ends, if that map is returned.
+
+        Raises:
+            ConfigError: when the backbone cannot be stopped half way.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot be stopped half way")
+
+    def until(self, images: Tensor, last: str) -> dict[str, Tensor]:
+        """The maps up to ``last``; nothing beyond it is computed."""
+        features: dict[str, Tensor] = {}
+        for module, name in self.steps():
+            images = module(images)
+            if name is not None:
+                features[name] = images
+            if name == last:
+                return features
+        raise ConfigError(f"there is no map {last!r}; there are {list(self.out_channels)}")
+
+
+class TorchvisionBackbone(Backbone):
+    """A network of torchvision's as ``body``: its layers one after the other, some of which end a map."""
+
+    body: IntermediateLayerGetter
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.body(images)
+
+    def steps(self) -> Iterator[tuple[nn.Module, str | None]]:
+        return ((module, self.body.return_layers.get(name)) for name, module in self.body.items())
+
 
 @register("backbone", "resnet")
-class ResNetBackbone(Backbone):
+class ResNetBackbone(TorchvisionBackbone):
     """torchvision's ResNet ("v1.5": the stride sits on the 3x3 convolution), cut before its classifier.
 
     Args:
@@ -73,9 +104,6 @@ class ResNetBackbone(Backbone):
         coarsest = 32 // 2**dilate_last
         self.strides = {name: min(stride, coarsest) for name, stride in self.strides.items()}
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return self.body(images)
-
 
 def _freeze_resnet(network: nn.Module, trainable_layers: int) -> None:
     if not 0 <= trainable_layers <= 5:
@@ -89,7 +117,7 @@ def _freeze_resnet(network: nn.Module, trainable_layers: int) -> None:
 
 
 @register("backbone", "mobilenet_v3")
-class MobileNetV3Backbone(Backbone):
+class MobileNetV3Backbone(TorchvisionBackbone):
     """torchvision's MobileNetV3; each map is the deepest one of its stride.
 
     Args:
@@ -117,9 +145,6 @@ class MobileNetV3Backbone(Backbone):
         index = {f"c{k + 1}": i for k, i in enumerate(last_of_stride)}
         self.body = IntermediateLayerGetter(features, {str(index[name]): name for name in out})
         self.declare({name: features[index[name]].out_channels for name in out})
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return self.body(images)
 
 
 @register("backbone", "slim_resnet")
@@ -173,6 +198,11 @@ class SlimResNetBackbone(Backbone):
             if name in self._out:
                 features[name] = x
         return features
+
+    def steps(self) -> Iterator[tuple[nn.Module, str | None]]:
+        yield self.stem, None
+        for name, stage in self.stages.items():
+            yield stage, name if name in self._out else None
 
 
 def _stage(channels: int, width: int, depth: int, make_norm: NormLayer) -> nn.Sequential:

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from torchvision.models._utils import IntermediateLayerGetter
 
 from modelkit.errors import ConfigError
-from modelkit.layers.backbones import Backbone
+from modelkit.layers.backbones import TorchvisionBackbone
 from modelkit.layers.norms import norm_layer
 from modelkit.registry import register
 
 
 @register("backbone", "mobilenet_v2")
-class MobileNetV2Backbone(Backbone):
+class MobileNetV2Backbone(TorchvisionBackbone):
     """torchvision's MobileNetV2 without its last 1x1 convolution; each map is the deepest one of its stride.
 
     Args:
@@ -59,9 +59,6 @@ class MobileNetV2Backbone(Backbone):
         self.declare({name: channels[int(name[1:]) - 1] for name in out})
         coarsest = 32 // 2**dilate_last
         self.strides = {name: min(stride, coarsest) for name, stride in self.strides.items()}
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return self.body(images)
 
 
 def _depthwise(layer: nn.Module) -> nn.Conv2d:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.vgg import cfgs, make_layers
 
 from modelkit.errors import ConfigError
-from modelkit.layers.backbones import Backbone
+from modelkit.layers.backbones import TorchvisionBackbone
 from modelkit.layers.initialisation import kaiming_initialise
 from modelkit.registry import register
 
@@ -20,7 +20,7 @@ _WIDTH = 64  # of the paper's first convolutions
 
 
 @register("backbone", "vgg")
-class VGGBackbone(Backbone):
+class VGGBackbone(TorchvisionBackbone):
     """torchvision's VGG without its classifier; the map of a stride is what its pooling gives.
 
     Args:
@@ -54,6 +54,3 @@ class VGGBackbone(Backbone):
         channels = {f"c{k + 1}": int(width) for k, width in enumerate(widths)}
         self.declare({name: channels[name] for name in out})
         kaiming_initialise(self)
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return self.body(images)

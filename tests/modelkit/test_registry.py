@@ -33,7 +33,7 @@ def test_a_second_registration_is_refused_and_changes_nothing() -> None:
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"'mask_rcn'.*mask_rcnn"):
         create_model("mask_rcn")
-    with pytest.raises(UnknownNameError, match=r"unknown backbone 'inception'; known: mobilenet_v2, mobilenet_v3"):
+    with pytest.raises(UnknownNameError, match=r"unknown backbone 'inception'; known: darknet53, mobilenet_v2"):
         build("backbone", {"name": "inception"})
 
 
