@@ -88,6 +88,16 @@ PUBLISHED = (
     Published("fasterrcnn_resnet50_fpn", "COCO_V1", "FasterRCNN_ResNet50_FPN_Weights.COCO_V1", _FROZEN),
     Published("maskrcnn_resnet50_fpn_v2", "COCO_V1", "MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1"),
     Published("fasterrcnn_resnet50_fpn_v2", "COCO_V1", "FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1"),
+    Published(
+        "retinanet_resnet50_fpn",
+        "COCO_V1",
+        "RetinaNet_ResNet50_FPN_Weights.COCO_V1",
+        {"norm": "frozen_batch", "norm_eps": 0.0},
+    ),
+    Published("retinanet_resnet50_fpn_v2", "COCO_V1", "RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1"),
+    Published("fcos_resnet50_fpn", "COCO_V1", "FCOS_ResNet50_FPN_Weights.COCO_V1", {"norm": "frozen_batch"}),
+    Published("ssd300_vgg16", "COCO_V1", "SSD300_VGG16_Weights.COCO_V1"),
+    Published("ssdlite320_mobilenet_v3_large", "COCO_V1", "SSDLite320_MobileNet_V3_Large_Weights.COCO_V1"),
     *(
         Published(model, _VOC, f"{enum}_Weights.{_VOC}", is_thing=False)
         for model, enum in (

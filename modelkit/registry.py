@@ -29,7 +29,7 @@ Task = Literal["instance", "detection", "semantic", "panoptic"]
 _Builder = TypeVar("_Builder", bound=Callable[..., Any])
 
 # Importing these registers every model and part that comes with modelkit; a new family adds its package here.
-_FAMILIES = ("modelkit.layers", "modelkit.detection", "modelkit.semantic", "modelkit.panoptic")
+_FAMILIES = ("modelkit.layers", "modelkit.detection", "modelkit.onestage", "modelkit.semantic", "modelkit.panoptic")
 # Its models are registered once one of them is asked for: they need an optional package and are not to be listed.
 _ADAPTER, _ADAPTER_PREFIX = "modelkit.huggingface", "huggingface_"
 

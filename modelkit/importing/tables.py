@@ -11,7 +11,9 @@ from modelkit.importing.torchvision_models import (
     TORCHVISION_SEMANTIC,
     TORCHVISION_SEMANTIC_AUX,
 )
+from modelkit.importing.torchvision_one_stage import TORCHVISION_FCOS, TORCHVISION_RETINANET, TORCHVISION_SSD
 from modelkit.importing.vainf_deeplab import VAINF_MOBILENET, VAINF_RESNET
+from modelkit.importing.yolact import YOLACT_DARKNET, YOLACT_EDGE, YOLACT_RESNET
 
 TABLES: dict[str, KeyTable] = {
     "mask_rcnn": TORCHVISION_RCNN,
@@ -36,4 +38,17 @@ TABLES: dict[str, KeyTable] = {
     "deeplabv3plus_resnet50": VAINF_RESNET,
     "deeplabv3plus_resnet101": VAINF_RESNET,
     "deeplabv3plus_mobilenet_v2": VAINF_MOBILENET,
+    "retinanet_resnet50_fpn": TORCHVISION_RETINANET,
+    "retinanet_resnet50_fpn_v2": TORCHVISION_RETINANET,
+    "fcos_resnet50_fpn": TORCHVISION_FCOS,
+    "ssd300_vgg16": TORCHVISION_SSD,
+    "ssdlite320_mobilenet_v3_large": TORCHVISION_SSD,
+    "yolact": YOLACT_RESNET,
+    "yolact_resnet50": YOLACT_RESNET,
+    "yolact_resnet50_pascal": YOLACT_RESNET,
+    "yolact_im400": YOLACT_RESNET,
+    "yolact_im700": YOLACT_RESNET,
+    "yolact_darknet53": YOLACT_DARKNET,
+    "yolact_edge": YOLACT_EDGE,
+    "yolact_edge_resnet50": YOLACT_EDGE,
 }

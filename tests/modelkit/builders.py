@@ -58,6 +58,24 @@ def small_vpsnet(**changes: Any) -> dict[str, Any]:
     return {**config, **own, **changes}
 
 
+def small_yolact(**changes: Any) -> dict[str, Any]:
+    """Options of a small yolact (or yolact_edge) for 64 x 64 pixels; group norm, so batches don't matter."""
+    config: dict[str, Any] = {
+        "num_classes": 4,
+        "backbone": {
+            "name": "slim_resnet",
+            "widths": [8, 16, 24, 32],
+            "depths": [1, 1, 1, 1],
+            "norm": "group",
+            "out": ["c3", "c4", "c5"],
+        },
+        "neck": {"channels": 16},
+        "head": {"anchor_scales": [[12], [20], [32], [48], [60]], "num_prototypes": 8},
+        "transform": {"min_size": 64, "max_size": 64},
+    }
+    return {**config, **changes}
+
+
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """(H, W, 3) uint8: smooth colours with some rectangles, unlike noise stable under resizing."""
     rng = np.random.default_rng(seed)

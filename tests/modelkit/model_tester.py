@@ -25,6 +25,7 @@ from tests.modelkit.builders import (
     small_mask_rcnn,
     small_panoptic,
     small_vpsnet,
+    small_yolact,
 )
 
 STORED = Path(__file__).parent / "stored_outputs.json"
@@ -37,6 +38,8 @@ _RCNN = {
     "heads": {"box": {"detections_per_image": 20}},
     "sampler": {"per_image": 16},
 }
+_ONE_STAGE = {"num_classes": 4, "transform": SMALL_TRANSFORM, "score_threshold": 0.0, "detections_per_image": 20}
+_SSD = {**_ONE_STAGE, "transform": {"min_size": 64, "max_size": 64}}
 _TOLERANCE = 2e-3  # relative, of stored statistics: normal draws and kernels differ in last bits between processors
 
 
@@ -66,6 +69,22 @@ CASES = {
         Case("maskrcnn_resnet50_fpn_v2", _RCNN),
         Case("fasterrcnn_resnet50_fpn", _RCNN),
         Case("fasterrcnn_resnet50_fpn_v2", _RCNN),
+        Case("retinanet_resnet50_fpn", _ONE_STAGE),
+        Case("retinanet_resnet50_fpn_v2", _ONE_STAGE),
+        Case("fcos_resnet50_fpn", _ONE_STAGE),
+        Case("ssd300_vgg16", {**_SSD, "num_maps": 4}),
+        Case("ssdlite320_mobilenet_v3_large", _SSD),
+        Case("yolact", small_yolact()),
+        Case("yolact_resnet50", small_yolact()),
+        Case(
+            "yolact_darknet53",
+            small_yolact(backbone={"width": 4, "depths": [1, 1, 1, 1, 1]}),
+        ),
+        Case("yolact_resnet50_pascal", small_yolact()),
+        Case("yolact_im400", small_yolact()),
+        Case("yolact_im700", small_yolact()),
+        Case("yolact_edge", small_yolact(feature_transform={"width": 8})),
+        Case("yolact_edge_resnet50", small_yolact(feature_transform={"width": 8})),
         Case("lraspp_mobilenet_v3_large", _SEMANTIC),
         Case("deeplabv3_mobilenet_v3_large", _SEMANTIC),
         Case("deeplabv3_resnet50", _SEMANTIC),
