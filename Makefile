@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ALONE := ray or prefect or chaos or browser or slow
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-fast check format bench train-demo-model train-semantic train-panoptic clean
+.PHONY: help setup lock demo test test-fast check format bench train-demo-model train-semantic train-panoptic train-yolact clean
 
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 bench: $(STAMP)  ## throughput against bare loops, Ray Data and Daft (notes land in docs/benchmarks/); models' own code
 	@$(BIN)/python -m benchmarks.throughput
 	@$(BIN)/python -m benchmarks.panoptic_fuse
+	@$(BIN)/python -m benchmarks.yolact
 
 train-demo-model: $(STAMP)  ## train the shipped model anew (resumable)
 	@$(BIN)/python -m modelkit.training.train_demo_model
@@ -61,6 +62,9 @@ train-semantic: $(STAMP)  ## train a semantic model on digitscape and report its
 
 train-panoptic: $(STAMP)  ## train a panoptic model on digitscape and report its PQ or VPQ (resumable; MODEL=panoptic_fpn|upsnet|vpsnet)
 	@$(BIN)/python -m modelkit.training.panoptic --model $(or $(MODEL),upsnet)
+
+train-yolact: $(STAMP)  ## train a YOLACT on digitscape and report its mask AP (resumable)
+	@$(BIN)/python -m modelkit.training.onestage
 
 clean:  ## stop local services and remove what the demo and the benchmarks left
 	-@test ! -x $(BIN)/visionmill || $(BIN)/visionmill down
