@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from modelkit.errors import ConfigError
 from modelkit.layers.backbones import Backbone
+from modelkit.layers.warping import warp
 from modelkit.onestage.pyramid import add_upsampled
 from modelkit.registry import register
 
@@ -24,7 +25,11 @@ _SLOPE = 0.1
 
 
 class Motion(NamedTuple):
-    """How a map becomes another frame's: ``warp(map, flow) * scale + bias``; (N, 2 or channels, h, w) each."""
+    """How a map becomes another frame's: ``warp(map, flow) * scale + bias``; (N, 2 or channels, h, w) each.
+
+    Attributes:
+        flow: in eighths of [-1, 1]; cells that come from outside of the map are zero.
+    """
 
     flow: Tensor
     scale: Tensor
@@ -32,21 +37,16 @@ class Motion(NamedTuple):
 
     def apply(self, stored: Tensor) -> Tensor:
         """The map of the other frame."""
-        return warp(stored, self.flow) * self.scale + self.bias
+        return warp(stored, flow_in_cells(self.flow)) * self.scale + self.bias
 
 
-def warp(stored: Tensor, flow: Tensor) -> Tensor:
-    """Every cell takes the value of the stored map (N, C, h, w) at its own place plus ``flow`` (N, 2, h, w).
+def flow_in_cells(flow: Tensor) -> Tensor:
+    """(N, 2, h, w) flow in the network's unit to displacements in cells of its own map, as ``layers.warp`` takes them.
 
-    Bilinear; zero outside of the map. Corners of the map are at -1 and 1 (``align_corners``).
+    The network's range reaches from the centre of the first cell (-1) to that of the last (1).
     """
-    height, width = stored.shape[-2:]
-    y = torch.linspace(-1, 1, height, device=flow.device, dtype=flow.dtype) if height > 1 else flow.new_zeros(1)
-    x = torch.linspace(-1, 1, width, device=flow.device, dtype=flow.dtype) if width > 1 else flow.new_zeros(1)
-    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
-    place = grid + flow.permute(0, 2, 3, 1) / FLOW_UNIT
-    moved = F.grid_sample(stored.float(), place.float(), mode="bilinear", padding_mode="zeros", align_corners=True)
-    return moved.to(stored.dtype)
+    height, width = flow.shape[-2:]
+    return flow * flow.new_tensor([(width - 1) / 2, (height - 1) / 2])[:, None, None] / FLOW_UNIT
 
 
 def flow_from_pixels(displacement: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from torch import Tensor
 from modelkit import ConfigError, TargetError, create_model, rle
 from modelkit.digitscape import Digitscape, SceneStyle
 from modelkit.layers import SlimResNetBackbone
+from modelkit.layers.warping import warp
 from modelkit.onestage.edge import VideoAnchorDetector, flow_loss
-from modelkit.onestage.flow import FLOW_UNIT, FlowNetMini, flow_from_pixels, warp
+from modelkit.onestage.flow import FLOW_UNIT, FlowNetMini, flow_from_pixels, flow_in_cells
 from modelkit.registry import build
 from modelkit.training.data import collate
 from modelkit.video import VideoState
@@ -68,11 +69,11 @@ def test_a_constant_flow_moves_the_map_by_whole_cells(cells: int) -> None:
     stored = torch.randn(1, 4, 9, 13)
     flow = torch.zeros(1, 2, 9, 13)
     flow[:, 0] = FLOW_UNIT * 2 * cells / (13 - 1)
-    moved = warp(stored, flow)
+    moved = warp(stored, flow_in_cells(flow))
     assert torch.allclose(moved[..., : 13 - cells], stored[..., cells:], atol=1e-5)
     assert moved[..., 13 - cells :].abs().max() < 1e-4  # zeros come in from outside
     flow[:, 0], flow[:, 1] = 0, -FLOW_UNIT * 2 * cells / (9 - 1)
-    assert torch.allclose(warp(stored, flow)[:, :, cells:], stored[:, :, : 9 - cells], atol=1e-5)
+    assert torch.allclose(warp(stored, flow_in_cells(flow))[:, :, cells:], stored[:, :, : 9 - cells], atol=1e-5)
 
 
 def test_only_every_fifth_frame_runs_the_whole_backbone(model: VideoAnchorDetector) -> None:
