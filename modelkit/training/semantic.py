@@ -49,7 +49,7 @@ _MODELS: dict[str, dict[str, Any]] = {
         "head": {"channels": 64, "low_channels": 32, "decoder_convs": 2, "separable": True},
     },
     "fcn": {"backbone": _SLIM, "head": {"channels": 128, "dropout": 0.1}},
-    "unet": {"backbone": {"widths": [16, 32, 64, 96, 128]}},
+    "unet": {"backbone": _SLIM, "head": {"name": "unet_decoder"}},
 }
 
 

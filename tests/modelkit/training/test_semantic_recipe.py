@@ -116,7 +116,7 @@ def test_the_real_recipes_build_and_start_where_they_say(name: str) -> None:
         shipped = load(recipe.start).model.state_dict()
         own = model.state_dict()
         assert torch.equal(own["network.backbone.stem.0.weight"], shipped["backbone.stem.0.weight"])
-    assert (recipe.start is None) == (name == "unet")
+    assert recipe.start == "digitscape_mask_rcnn"
 
 
 def test_background_pixels_count_less_where_there_is_a_background(scene: Scene) -> None:
