@@ -44,7 +44,14 @@ def label_map(instances: Instances) -> np.ndarray:
 
 
 def evaluate_semantic(
-    predict: Predict, source: Digitscape, num_scenes: int, *, labels: Labels, first: int = 0, batch_size: int = 8
+    predict: Predict,
+    source: Digitscape,
+    num_scenes: int,
+    *,
+    labels: Labels,
+    first: int = 0,
+    batch_size: int = 8,
+    border_px: float | None = None,
 ) -> SemanticScores:
     """Mean IoU over scenes ``first .. first + num_scenes``, judged by the segments that a user gets.
 
@@ -55,10 +62,11 @@ def evaluate_semantic(
         labels: which classes the model knows.
         first: index of the first scene.
         batch_size: images per call of ``predict``.
+        border_px: judge only pixels this near to the outlines of the truth; None judges all.
     """
     if num_scenes < 1:
         raise ValueError(f"num_scenes must be at least 1, got {num_scenes}")
-    quality = SemanticQuality(num_classes(labels))
+    quality = SemanticQuality(num_classes(labels), border_px=border_px)
     for start in range(first, first + num_scenes, batch_size):
         scenes = [source.scene(k) for k in range(start, min(start + batch_size, first + num_scenes))]
         found: Sequence[Instances] = predict([scene.image_rgb for scene in scenes])

@@ -8,6 +8,7 @@ import pytest
 from modelkit.digitscape import Digitscape
 from modelkit.evaluation_semantic import classes, evaluate_semantic, num_classes, truth
 from modelkit.metrics import SemanticQuality
+from modelkit.metrics.semantic import near_border
 from modelkit.rle import bboxes, encode_label_map
 from modelkit.types import Instances
 
@@ -52,6 +53,33 @@ def test_what_cannot_be_counted_is_refused() -> None:
     assert quality.scores().num_pixels == 0
 
 
+def test_near_borders_only_a_band_on_both_sides_of_each_change_counts() -> None:
+    truth, predicted = np.zeros((3, 10), int), np.zeros((3, 10), int)
+    truth[:, 6:] = 1
+    predicted[:, 7:] = 1  # the outline lies one pixel off
+    for border_px, counted, right in ((1, 2, 1), (2, 4, 3), (100, 10, 9)):
+        quality = SemanticQuality(2, border_px=border_px)
+        quality.add(truth, predicted)
+        assert quality.scores().num_pixels == 3 * counted
+        assert quality.scores().pixel_accuracy == pytest.approx(right / counted)
+    everywhere = SemanticQuality(2)
+    everywhere.add(truth, predicted)
+    assert quality.scores() == everywhere.scores(), "a band that covers everything changes nothing"
+
+
+def test_near_borders_corners_are_round_and_ignored_pixels_make_borders_but_do_not_count() -> None:
+    truth = np.zeros((9, 9), int)
+    truth[4, 4] = 255
+    assert near_border(truth, 1).sum() == 1 + 4
+    assert near_border(truth, 2).sum() == 1 + 4 + 8
+    quality = SemanticQuality(2, border_px=1)
+    quality.add(truth, truth)
+    assert quality.scores().num_pixels == 4
+    assert not near_border(np.ones((4, 4), int), 5).any(), "without a change there is no border"
+    with pytest.raises(ValueError, match="at least 1"):
+        SemanticQuality(2, border_px=0)
+
+
 @pytest.mark.parametrize("labels", ["digits", "all"])
 def test_the_truth_scores_one_and_nothing_scores_what_the_background_is_worth(labels: str) -> None:
     source = Digitscape("test", (96, 96), dense=False)
@@ -65,6 +93,9 @@ def test_the_truth_scores_one_and_nothing_scores_what_the_background_is_worth(la
 
     best = evaluate_semantic(perfect, source, 3, labels=labels, batch_size=2)
     assert best.miou == best.pixel_accuracy == 1.0
+    near = evaluate_semantic(perfect, source, 3, labels=labels, border_px=2)
+    assert near.miou == 1.0
+    assert 0 < near.num_pixels < best.num_pixels / 2
     worst = evaluate_semantic(blind, source, 3, labels=labels)
     assert worst.by_class[0] == worst.pixel_accuracy
     assert (worst.pixel_accuracy == 0.0) == (labels == "all")
