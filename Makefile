@@ -53,6 +53,7 @@ bench: $(STAMP)  ## throughput against bare loops, Ray Data and Daft (notes land
 	@$(BIN)/python -m benchmarks.throughput
 	@$(BIN)/python -m benchmarks.panoptic_fuse
 	@$(BIN)/python -m benchmarks.yolact
+	@$(BIN)/python -m benchmarks.deeplab
 
 train-demo-model: $(STAMP)  ## train the shipped model anew (resumable)
 	@$(BIN)/python -m modelkit.training.train_demo_model
