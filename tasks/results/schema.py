@@ -51,7 +51,7 @@ SEGMENTS = [
     _field(
         "track_ids",
         pa.list_(pa.int64()),
-        "identity across frames per instance, within one uri; null for stuff, in still images, and if the model does not track",
+        "identity across frames per instance, within one uri; null for stuff, stills and models that don't track",
     ),
 ]
 
