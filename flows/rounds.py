@@ -20,6 +20,7 @@ from flows.round_legs import (
     train_baseline,
     train_student,
 )
+from flows.round_report import compare_models, report_round
 from flows.train import carry_out
 from modelkit import Weights
 from tasks.retraining.journal import RoundStart, start_round
@@ -151,6 +152,8 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
         changed_share=changed_share(before.selection if before else None, selection),
     )
     _remember(loop, outcome, job, thresholds, measured, start)
+    leg(f"round {number}: compare models", compare_models, loop, number, selection, uri)
+    leg(f"round {number}: write report", report_round, loop)
     return outcome
 
 

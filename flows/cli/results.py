@@ -90,10 +90,11 @@ def report(
     as_json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> Summary:
-    """Write report/index.html into the output: numbers, failures by reason, pictures with what was found."""
+    """Write report/index.html into the output of a job or of `retrain`: numbers, reasons, pictures."""
     from tasks.results.report import write_report
+    from tasks.retraining.report import has_rounds, write_loop_report
 
-    written = write_report(output, samples=samples)
+    written = (write_loop_report if has_rounds(output) else write_report)(output, samples=samples)
     say(f"report: {written.index_uri}", style="green")
     return {"report": written.index_uri}
 

@@ -1,10 +1,11 @@
-"""Bar charts as inline SVG, without any script: sizes in user units, colours by CSS classes of the page.
+"""Bar and line charts as inline SVG, without any script: sizes in user units, colours by CSS classes of the page.
 
 Every chart carries a title and a description for those who do not see it; all text is escaped.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from markupsafe import Markup
@@ -140,6 +141,72 @@ def stacked_bar(title: str, pieces: Sequence[tuple[str, int, str]]) -> Markup:
         )
         x += one
     return _svg(title, ", ".join(f"{name} {count}" for name, count, _ in pieces), width, height, parts, stretch=True)
+
+
+def lines(title: str, series: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]) -> Markup:
+    """Curves over a common axis, the upright one from 0 on; a legend belongs beside it, the picture holds no names.
+
+    Args:
+        title: what is shown.
+        series: (name, CSS colour, points as (x, y) in the order of x); values that are not finite leave a gap.
+    """
+    width, height, left, bottom, top = 560, 220, 44, 24, 10
+    points = [point for _, _, found in series for point in found if math.isfinite(point[1])]
+    if not points:
+        return _svg(title, "no values", width, height, [])
+    first, last = min(x for x, _ in points), max(x for x, _ in points)
+    most = _round_up(max(y for _, y in points))
+    room_x, room_y = width - left - 10, height - bottom - top
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        share = (x - first) / (last - first) if last > first else 0.5
+        return left + share * room_x, top + room_y * (1 - min(max(y, 0) / most, 1))
+
+    parts = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = top + room_y * (1 - share)
+        parts.append(
+            Markup(
+                '<line class="axis" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
+                '<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{:g}</text>'
+            ).format(left, width - 10, y, y, left - 6, y + 4, share * most)
+        )
+    for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
+        value = number(round(first + share * (last - first)))
+        parts.append(
+            Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
+                left + share * room_x, height - 6, anchor, value
+            )
+        )
+    for name, colour, found in series:
+        for piece in _pieces(found):
+            drawn = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in piece)
+            parts.append(
+                Markup('<polyline class="line" points="{}" style="stroke:{}"><title>{}</title></polyline>').format(
+                    drawn, colour, name
+                )
+            )
+    ends = [(name, [y for _, y in found if math.isfinite(y)]) for name, _, found in series]
+    described = ", ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in ends if values)
+    return _svg(title, described, width, height, parts)
+
+
+def _pieces(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    pieces: list[list[tuple[float, float]]] = [[]]
+    for point in points:
+        if math.isfinite(point[1]):
+            pieces[-1].append(point)
+        elif pieces[-1]:
+            pieces.append([])
+    return [piece for piece in pieces if piece]
+
+
+def _round_up(value: float) -> float:
+    """The next of 1, 2, 4, 6, 8 times a power of ten, so that quarters of it are short numbers."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 4, 6, 8, 10) if value <= step * power * (1 + 1e-9))
 
 
 def _axis(low: float, high: float, left: int, width: int, y: int, *, ticks: int) -> Markup:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import shlex
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined, Template
 
 from infra.store import open_store
 from tasks.results import charts
 from tasks.results.drawing import colour_of, stuff_colour_of
 from tasks.results.layout import REPORT_KEY, product_prefix
+from tasks.results.page import page_template
 from tasks.results.report_data import ReportData, collect
 from tasks.results.report_samples import Gallery, choose_and_load
 from tasks.results.views import views_of
@@ -55,7 +52,7 @@ def render(data: ReportData, galleries: tuple[Gallery, ...]) -> str:
     """The page as text. Everything that comes from data is escaped by the template engine."""
     source = data.plan.source if data.plan is not None else data.output
     last = next((run for run in data.runs if run.items_per_s > 0), None)
-    return _template().render(
+    return page_template("tasks.results", _TEMPLATE).render(
         data=data,
         galleries=galleries,
         n=charts.number,
@@ -72,14 +69,6 @@ def render(data: ReportData, galleries: tuple[Gallery, ...]) -> str:
         glob=f"{data.output.rstrip('/')}/{product_prefix('segments')}**/*.parquet",
         quoted_output=shlex.quote(data.output),
         written_at=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M"),
-    )
-
-
-@functools.cache
-def _template() -> Template:
-    text = resources.files("tasks.results").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        text
     )
 
 

@@ -278,7 +278,7 @@ def _sample(row: dict[str, Any], pixels: Picture, is_strip: bool) -> Sample:
     else:
         drawn = draw_instances(pixels, _drawn(row, scores=not is_strip), long_side_px=640)
         height, width = drawn.shape[:2]
-        picture = _data_uri(drawn)
+        picture = data_uri(drawn)
     return Sample(
         uri=row["uri"],
         frame=row["frame"],
@@ -324,7 +324,8 @@ def _summary(row: dict[str, Any]) -> str:
     return f"{said}; mean score {np.mean(row['scores']):.2f}"
 
 
-def _data_uri(image_rgb_hwc_u8: np.ndarray) -> str:
+def data_uri(image_rgb_hwc_u8: np.ndarray) -> str:
+    """An (H, W, 3) uint8 picture as an address that holds it whole."""
     sink = io.BytesIO()
     Image.fromarray(image_rgb_hwc_u8).save(sink, "WEBP", quality=_QUALITY, method=4)
     return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode("ascii")

@@ -178,16 +178,21 @@ def to_cvat(found: Sequence[Disagreement], *, side: str = "candidate") -> bytes:
     return bytes(ElementTree.tostring(document, encoding="utf-8", xml_declaration=True))
 
 
-def write_disagreements(store: Store, found: Sequence[Disagreement], round_number: int) -> list[str]:
+def disagreements_key(run_id: str, round_number: int, name: str) -> str:
+    """Where a file with the tasks of a round lies."""
+    return f"{DISAGREEMENTS_FOLDER}{run_id}/round={round_number:04d}/{name}"
+
+
+def write_disagreements(store: Store, found: Sequence[Disagreement], run_id: str, round_number: int) -> list[str]:
     """Put the tasks of a round into the output, for both tools; returns their keys. No disagreement, no files."""
     if not found:
         return []
-    folder = f"{DISAGREEMENTS_FOLDER}round={round_number:04d}/"
     files = {
         "label_studio.json": to_label_studio(found),
         "cvat_champion.xml": to_cvat(found, side="champion"),
         "cvat_candidate.xml": to_cvat(found, side="candidate"),
     }
+    keys = {name: disagreements_key(run_id, round_number, name) for name in files}
     for name, data in files.items():
-        store.put(folder + name, data)
-    return [folder + name for name in files]
+        store.put(keys[name], data)
+    return list(keys.values())

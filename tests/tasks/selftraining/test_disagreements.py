@@ -81,12 +81,12 @@ def test_cvat_reads_the_masks_of_either_side(tmp_path: Path) -> None:
 
 def test_the_tasks_of_a_round_lie_in_the_output(store_uri: str) -> None:
     store = open_store(store_uri)
-    keys = write_disagreements(store, find_disagreements(*two_models(), at_most=10), 2)
+    keys = write_disagreements(store, find_disagreements(*two_models(), at_most=10), "run-1", 2)
     assert [key.rpartition("/")[2] for key in keys] == ["label_studio.json", "cvat_champion.xml", "cvat_candidate.xml"]
-    assert all(key.startswith("disagreements/round=0002/") for key in keys)
+    assert all(key.startswith("disagreements/run-1/round=0002/") for key in keys)
     labels = read_label_set(store.uri_of(keys[2]), classes=CLASSES, images_root="s3://b")
     assert len(labels) == 3
-    assert write_disagreements(store, [], 3) == []
+    assert write_disagreements(store, [], "run-1", 3) == []
 
 
 @settings(max_examples=30, deadline=None)

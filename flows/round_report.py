@@ -1,0 +1,49 @@
+"""The last legs of a round, for people: where the two models disagree, and the report."""
+
+from __future__ import annotations
+
+from flows.round_legs import TASK, Loop
+from infra.errors import VisionmillError
+from tasks.retraining.differences import items_to_compare, sure_of_candidate, sure_of_champion
+from tasks.retraining.judging import load_predictor
+from tasks.retraining.records import teacher_of
+from tasks.retraining.teaching import candidates_on
+from tasks.selftraining.disagreements import find_disagreements, write_disagreements
+from tasks.selftraining.selection import Selection
+
+COMPARED_ITEMS = 200
+EXPORTED_ITEMS = 50
+
+
+def compare_models(loop: Loop, number: int, selection: Selection, candidate_uri: str) -> list[str]:
+    """Export the items that champion and candidate see most differently; the keys of the files.
+
+    Raises:
+        VisionmillError: an item or the weights cannot be read.
+    """
+    if TASK != "instance":  # maps have no objects to match
+        return []
+    items = items_to_compare(selection, loop.data.labels.classes, COMPARED_ITEMS)
+    calibration = loop.data.split("C")
+    predictor = load_predictor(candidate_uri)
+    who = teacher_of(predictor.weights, loop.data, round_number=number, train_set_id=None)
+    on_items, on_calibration = (
+        candidates_on(predictor, labels, who, split=split, run_id=loop.run_id, round_number=number)
+        for labels, split in ((items, "U"), (calibration, "C"))
+    )
+    sure = sure_of_candidate(on_items, on_calibration, calibration)
+    found = find_disagreements(sure_of_champion(selection, items), sure, at_most=EXPORTED_ITEMS)
+    return write_disagreements(loop.store, found, loop.run_id, number)
+
+
+def report_round(loop: Loop) -> str | None:
+    """Write the page of the newest round and the list of rounds; the list's address.
+
+    A report that can't be written is no reason to call the round failed: ``visionmill report`` writes it again.
+    """
+    from tasks.retraining.report import write_loop_report  # draws pictures: loaded only when there is something to draw
+
+    try:
+        return write_loop_report(loop.store.uri, last_only=True).index_uri
+    except VisionmillError:
+        return None
