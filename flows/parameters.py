@@ -224,6 +224,18 @@ class RetrainParameters(BaseModel):
         return self
 
 
+class WatchParameters(BaseModel):
+    """Parameters of ``watch_for_retraining``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    retrain: Annotated[RetrainParameters, Field(description="the loop that is started when it is due")]
+    deployment: Annotated[
+        str, Field(pattern="^[^/]+/[^/]+$", description="flow and deployment that carry the loop out")
+    ] = "retrain-model/retrain"
+    min_new_objects: Annotated[int, Field(ge=1, description="so many new unlabelled objects are enough")] = 1000
+
+
 def checked(kind: type[P], **values: object) -> P:
     """Build parameters; turn Pydantic's report into one UsageError that names every field at fault."""
     try:

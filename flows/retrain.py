@@ -25,6 +25,7 @@ from infra.store import Store, open_store
 from tasks.ingest.inventory import take_inventory
 from tasks.results.layout import canonical_json
 from tasks.results.lease import hold_lease
+from tasks.retraining.due import remember_labels
 from tasks.retraining.journal import end_loop, open_loop
 from tasks.selftraining.champion import read_pointer
 from tasks.selftraining.data import LoopData, prepare_data
@@ -61,6 +62,7 @@ def _retrain(parameters: RetrainParameters, leg: Legs, console: Console | None) 
     data = leg("divide data", divide, parameters, store)
     loop = Loop(parameters, store, data, open_loop(store, name_of(parameters, data)), leg, console)
     with hold_lease(store, loop.run_id):
+        remember_labels(store, loop.run_id, data.labels)
         leg("first models", begin, loop)
         outcomes = _rounds(loop)
         end_loop(store, loop.run_id)

@@ -1,6 +1,7 @@
 """Where a loop stands, in a few small objects that are created once.
 
     _loops/<run id>/round-<k>.json    who teaches round k, and the how-many-th look at G it takes
+    _loops/<run id>/labels.json       digest of the human labels, to see when others arrive (tasks.retraining.due)
     _loops/<run id>/done.json         the loop has ended
 
 A loop is named by what decides its outcome, and by a number: the same command goes on with the loop that has not ended,

@@ -17,8 +17,11 @@ from infra.errors import UsageError
 from infra.store import Store, open_store
 from modelkit import ClassInfo
 from modelkit.digitscape import CLASS_NAMES, Digitscape, SceneStyle, write_dataset
+from tasks.ingest.inventory import take_inventory
+from tasks.retraining.due import arrivals_since
 from tasks.selftraining import tables
 from tasks.selftraining.champion import list_candidates, read_pointer
+from tasks.selftraining.labels.reading import read_label_set
 from tasks.training.examples import load_training_set
 from tasks.training.presets import make_recipe
 
@@ -73,7 +76,7 @@ def run(asked: dict[str, Any], leg: Callable[..., Any] = plain_legs) -> dict[str
     return retrain._retrain(checked(RetrainParameters, **asked), leg, None)
 
 
-def test_one_round_from_labels_to_the_gate_resumes_to_the_same_decision(asked: dict[str, Any]) -> None:
+def test_one_round_from_labels_to_the_gate_resumes_to_the_same_decision(asked: dict[str, Any], tmp_path: Path) -> None:
     def stop_before(name: str) -> Callable[..., Any]:
         def leg(title: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if title.endswith(name):
@@ -111,6 +114,17 @@ def test_one_round_from_labels_to_the_gate_resumes_to_the_same_decision(asked: d
     accepted = [row for row in labels if row["decision"] == "accept"]
     assert sum(len(example.objects) for example in pseudo) == len(accepted)
     assert sum(len(example.ignore_boxes) for example in pseudo) == sum(row["decision"] == "ignore" for row in labels)
+
+    written = {info.key for info in store.list("report/")}
+    page = f"report/rounds/{summary['run_id']}-0001.html"
+    assert written == {"report/index.html", page}
+    assert f"Round 1 of {asked['output'].rpartition('/')[2]}" in store.get(page).decode()
+    exported = {info.key.rpartition("/")[2] for info in store.list(f"disagreements/{summary['run_id']}/round=0001/")}
+    assert exported == {"label_studio.json", "cvat_champion.xml", "cvat_candidate.xml"}
+
+    inventory = take_inventory(asked["unlabelled"], folder=tmp_path / "now")
+    arrivals = arrivals_since(store, read_label_set(asked["labelled"]), inventory.path)
+    assert (arrivals.last_run_id, arrivals.labels_changed, arrivals.new_objects) == (summary["run_id"], False, 0)
 
     undisturbed = run({**asked, "output": f"{asked['output']}-undisturbed"})
     assert undisturbed["rounds"] == summary["rounds"], "same training set, same student, same verdict"

@@ -60,6 +60,7 @@ def deployed(prefect_api: str, services_dir: Path, tmp_path: Path) -> Iterator[D
     write_scenes(source, 3)
     content = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
     spec = content["deployments"][0]
+    content["deployments"] = [spec]
     spec["name"] = f"test-{tmp_path.name}"
     spec["schedules"] = [{"slug": "often", "interval": INTERVAL_S, "active": True}]
     spec["parameters"]["parameters"] |= {"ray": "none", "report": False, "compile": "off"}

@@ -1,0 +1,143 @@
+"""The watch starts the loop's deployment once for a state of the data, by way of a real Prefect server."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prefect.client.schemas.objects import FlowRun, State, StateType
+
+from flows import watch
+from flows.legs import plain_legs
+from flows.parameters import RetrainParameters, WatchParameters, checked
+from infra.errors import UsageError
+from infra.store import open_store
+from tasks.retraining.due import remember_labels
+from tasks.selftraining.labels.segments import store_label_set
+from tests.tasks.retraining.test_due import LABELS
+from tests.tasks.selftraining.scenes import picture, write
+from tests.tasks.selftraining.test_lineage import a_round
+
+ROOT = Path(__file__).parents[2]
+NOW = dt.datetime(2026, 11, 26, 12, tzinfo=dt.UTC)
+
+
+def planned(kind: StateType, *, minutes: int = 0, by_schedule: bool = True) -> FlowRun:
+    at = NOW + dt.timedelta(minutes=minutes)
+    state = State(type=kind)
+    return FlowRun(flow_id=os.urandom(16).hex(), state=state, state_type=kind, expected_start_time=at,
+                   auto_scheduled=by_schedule)  # fmt: skip
+
+
+def test_a_run_that_a_schedule_plans_for_later_does_not_hold_the_loop_back() -> None:
+    later, late = planned(StateType.SCHEDULED, minutes=60), planned(StateType.SCHEDULED, minutes=-1)
+    asked = planned(StateType.SCHEDULED, minutes=60, by_schedule=False)
+    running = planned(StateType.RUNNING)
+    assert watch.under_way([], NOW) is None
+    assert watch.under_way([later], NOW) is None
+    for each in (late, asked, running):
+        assert watch.under_way([later, each], NOW) is each
+
+
+def test_nonsense_is_refused() -> None:
+    loop = RetrainParameters(labelled="l", unlabelled="u", output="o")
+    with pytest.raises(UsageError, match="deployment"):
+        checked(WatchParameters, retrain=loop, deployment="retrain")
+    with pytest.raises(UsageError, match="min_new_objects"):
+        checked(WatchParameters, retrain=loop, min_new_objects=0)
+
+
+def test_overlapping_loops_wait_and_overlapping_watches_are_dropped() -> None:
+    content = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
+    limits = {spec["name"]: spec["concurrency_limit"] for spec in content["deployments"]}
+    assert limits["retrain"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+    assert limits["watch"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+@pytest.fixture
+def api(prefect_api: str) -> Iterator[httpx.Client]:
+    user, _, password = os.environ["PREFECT_API_AUTH_STRING"].partition(":")
+    with httpx.Client(base_url=prefect_api, auth=(user, password), timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def deploy(api: httpx.Client, tmp_path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, Any]]]:
+    """Deploys the loop and its watch from the repository's file, under names of this test, without their schedules."""
+    made: list[str] = []
+
+    def deployed(places: dict[str, str]) -> dict[str, Any]:
+        api.post("/work_pools/", json={"name": "visionmill", "type": "process"})  # or it is there
+        content = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
+        specs = {spec["name"]: spec for spec in content["deployments"] if spec["name"] in ("retrain", "watch")}
+        for name, spec in specs.items():
+            spec |= {"name": f"{name}-{tmp_path.name}", "schedules": []}
+        specs["watch"]["parameters"]["parameters"]["deployment"] = f"retrain-model/{specs['retrain']['name']}"
+        prefect_file = tmp_path / "prefect.yaml"
+        prefect_file.write_text(yaml.safe_dump({**content, "deployments": list(specs.values())}))
+        command = [
+            sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)
+        ]  # fmt: skip
+        environment = os.environ | {"VISIONMILL_HOME": str(ROOT)} | places
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
+        found = {}
+        for name, flow in (("retrain", "retrain-model"), ("watch", "watch-for-retraining")):
+            found[name] = api.get(f"/deployments/name/{flow}/{specs[name]['name']}").raise_for_status().json()
+            made.append(found[name]["id"])
+        return found
+
+    yield deployed
+    for each in made:
+        api.delete(f"/deployments/{each}")
+
+
+@pytest.mark.prefect
+@pytest.mark.timeout(240)
+def test_the_loop_is_started_once_for_a_state_of_the_data_and_given_up_after_three_failures(
+    api: httpx.Client, deploy: Callable[[dict[str, str]], dict[str, Any]], tmp_path: Path
+) -> None:
+    labelled, images, output = tmp_path / "labels.parquet", tmp_path / "unlabelled", tmp_path / "loop"
+    store_label_set(str(labelled), LABELS)
+    write(images, "new.png", picture(1))
+    places = {
+        "VISIONMILL_LABELLED": str(labelled),
+        "VISIONMILL_UNLABELLED": str(images),
+        "VISIONMILL_LOOP": str(output),
+    }
+    found = deploy(places)
+    asked = WatchParameters(**found["watch"]["parameters"]["parameters"])
+    assert asked.retrain.output == str(output)
+
+    def runs() -> list[dict[str, Any]]:
+        query = {"deployments": {"id": {"any_": [found["retrain"]["id"]]}}}
+        return list(api.post("/flow_runs/filter", json=query).raise_for_status().json())
+
+    def end(run_id: str, kind: str) -> None:
+        body = {"state": {"type": kind, "name": kind.capitalize()}, "force": True}
+        api.post(f"/flow_runs/{run_id}/set_state", json=body).raise_for_status()
+
+    for attempt in range(1, watch.ATTEMPTS + 1):
+        told = watch.watch_for_retraining(asked) if attempt == 1 else watch.watch(asked, plain_legs)
+        assert (told["outcome"], told["reason"]) == ("started", "no round has ended in this output yet")
+        assert watch.watch(asked, plain_legs)["outcome"] == "under_way"
+        assert len(runs()) == attempt
+        [run] = [run for run in runs() if run["id"] == told["flow_run_id"]]
+        assert run["parameters"]["parameters"]["labelled"] == str(labelled)
+        end(told["flow_run_id"], "FAILED")
+    assert watch.watch(asked, plain_legs)["outcome"] == "given_up"
+
+    store = open_store(str(output))
+    a_round(store)  # somebody mended it: a round has ended
+    remember_labels(store, "run-1", LABELS)
+    assert watch.watch(asked, plain_legs)["outcome"] == "nothing_to_do", "one new object is not enough"
+    few = asked.model_copy(update={"min_new_objects": 1})
+    assert watch.watch(few, plain_legs)["outcome"] == "started"
+    assert len(runs()) == watch.ATTEMPTS + 1
