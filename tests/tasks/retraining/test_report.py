@@ -25,6 +25,7 @@ from tasks.selftraining.gate import Criterion, Verdict
 from tasks.selftraining.selection import Selection, select
 from tasks.selftraining.splits import DEFAULT_SHARES, labelled_rows, split_groups, store_manifest
 from tasks.selftraining.tables import append, table_of
+from tests.tasks.results.test_report_browser import CHROMIUM, browse, requested_by_pages
 from tests.tasks.selftraining.rows import candidate, candidates, identity, thresholds
 from tests.tasks.selftraining.scenes import CLASSES, SIZE_HW, label_set, picture, rectangle, write
 
@@ -189,6 +190,20 @@ def test_pictures_whose_source_is_gone_say_so(loop: Store, tmp_path: Path) -> No
     write_loop_report(loop.uri)
     page = page_of(loop)
     assert not page.images and "No picture" in page.text and "accepted 8" in page.text
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_pages_open_in_a_browser_without_a_message_and_without_a_request(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "loop"))
+    found = decide(tmp_path / "pictures")
+    record_round(store, found)
+    write_disagreements(store, find_disagreements(found.accepted, shifted(found), at_most=5), "run-1", 1)
+    write_loop_report(store.uri)
+    seen = browse(tmp_path / "loop" / "report" / "rounds" / "run-1-0001.html", tmp_path, "--dump-dom")
+    assert "CONSOLE" not in seen.stderr, seen.stderr
+    assert requested_by_pages(tmp_path) == set()
+    assert "Precision, promised and reached" in seen.stdout
 
 
 def test_the_command_writes_the_report_of_a_loop(loop: Store) -> None:
