@@ -31,7 +31,10 @@ from modelkit.training.panoptic import (
 )
 from modelkit.types import Instances
 
-SOURCE = Digitscape("train", (96, 96), seed=5, style=SceneStyle(digits=(2, 3), empty_share=0.0), dense=False)
+# large digits: of a thin one, what two CPUs round differently decides whether it is found
+SOURCE = Digitscape(
+    "train", (96, 96), seed=5, style=SceneStyle(digits=(2, 3), size_px=(40.0, 60.0), empty_share=0.0), dense=False
+)
 
 
 def small(name: str, steps: int) -> PanopticRecipe:
@@ -70,15 +73,15 @@ def test_it_learns_one_scene_by_heart(name: str) -> None:
 
 
 def test_vpsnet_learns_one_clip_by_heart_and_keeps_its_identities() -> None:
-    model = overfitted("vpsnet", 60)
+    model = overfitted("vpsnet", 40)
     assert isinstance(model, VPSNet)
     images, _ = scene_targets(SOURCE.clip(0, 2))
     found = [each.to_instances() for each in model.predict_video(images)[0]]
     scores = evaluate_clips(lambda frames: found, SOURCE, 1, 2, windows=(1, 2))
     assert scores.windows[1].all.rq == scores.windows[2].all.rq == 1, scores
-    assert scores.windows[2].all.pq > 0.7, scores
+    assert scores.windows[2].all.pq > 0.8, scores
     assert scores.id_switches == 0
-    assert scores.num_tracks == 3
+    assert scores.num_tracks == 2
 
 
 def test_batches_are_functions_of_the_step_and_pairs_hold_the_frame_before() -> None:
