@@ -239,9 +239,16 @@ def finish(recipe: PanopticRecipe, trainer: Trainer, output: Path) -> dict[str, 
 
 
 def judge(recipe: PanopticRecipe, predictor: Predictor) -> dict[str, Any]:
-    """PQ on ``test`` scenes; of a video model VPQ and identity switches on ``test`` clips as well."""
+    """PQ on ``test`` scenes; of a video model VPQ and identity switches on ``test`` clips as well.
+
+    Backgrounds are cut from few photographs a split, so the stuff of ``test`` tells what a model makes of pictures
+    it never saw; the keys ``..._seen`` are of new scenes over the photographs of training.
+    """
     source = test_scenes(recipe.size_hw)
     reached: dict[str, Any] = panoptic_json(evaluate_panoptic(predictor, source, recipe.num_test_scenes))
+    seen = Digitscape("train", recipe.size_hw, TEST_SEED, dense=False)
+    again = panoptic_json(evaluate_panoptic(predictor, seen, recipe.num_test_scenes))
+    reached |= {f"{name}_seen": again[name] for name in ("pq", "pq_things", "pq_stuff")}
     if predictor.is_video:
         clips = functools.partial(predict_clip, predictor)
         reached |= evaluate_clips(clips, source, recipe.num_test_clips, recipe.clip_frames).to_json()

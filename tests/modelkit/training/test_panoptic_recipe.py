@@ -144,6 +144,7 @@ def test_the_command_leaves_weights_with_what_they_reached(
     record = describe(tmp_path / "weights")
     reached = record.metrics["digitscape-test"]
     assert 0 <= printed[measure] == reached[measure] <= 1
+    assert 0 <= reached["pq_stuff_seen"] <= 1
     assert (reached["scenes"], record.lineage["steps"]) == (2, 2)
     assert [each.name for each in record.classes][:10] == list("0123456789")
     assert load(tmp_path / "weights").model.config["name"] == name
