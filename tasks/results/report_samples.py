@@ -311,7 +311,7 @@ def _drawn(row: dict[str, Any], *, scores: bool) -> list[DrawnInstance]:
 
 
 def _summary(row: dict[str, Any]) -> str:
-    """``3 disc, 1 box; mean score 0.82``: the alternative text of a picture, too."""
+    """``3 × disc, 1 × box; mean score 0.82``: the alternative text of a picture, too."""
     if row["status"] != "ok":
         return ""
     names: dict[str, int] = {}
@@ -320,7 +320,7 @@ def _summary(row: dict[str, Any]) -> str:
     if not names:
         return "nothing found"
     listed = sorted(names.items(), key=lambda pair: (-pair[1], pair[0]))
-    said = ", ".join(f"{count} {name}" for name, count in listed[:4]) + (", ..." if len(listed) > 4 else "")
+    said = ", ".join(f"{count} × {name}" for name, count in listed[:4]) + (", ..." if len(listed) > 4 else "")
     return f"{said}; mean score {np.mean(row['scores']):.2f}"
 
 

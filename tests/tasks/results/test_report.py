@@ -161,6 +161,7 @@ def test_galleries_show_the_surest_the_least_sure_videos_in_time_and_failures(pi
     assert len(surest) == len(least) == 4
     assert {sample.instances for sample in surest} <= {1, 2}
     assert {sample.instances for sample in least} <= {3, 4}
+    assert all(re.match(r"[12] × \S", sample.summary) for sample in surest), "a class may be named 4"
     strip = galleries["Video clip.mp4"]
     assert strip.is_strip
     assert [sample.frame for sample in strip.samples] == list(range(8))
