@@ -185,9 +185,11 @@ class RetrainParameters(BaseModel):
     max_rounds: Annotated[
         int, Field(ge=1, le=10, description="looks at the gate set that its level is divided for")
     ] = 3
-    recipe: Annotated[str, Field(min_length=1, description="name of a recipe or model, or URI of a recipe's JSON")] = (
-        "digitscape"
-    )
+    task: Annotated[Literal["instance", "semantic"], Field(description="what the models of the loop do")] = "instance"
+    recipe: Annotated[
+        str | None,
+        Field(min_length=1, description="name of a recipe or model, or URI of a recipe's JSON; default: by task"),
+    ] = None
     initial: Annotated[str | None, Field(description="weights that every model of the loop begins from")] = None
     steps: Annotated[int, Field(ge=1, le=10_000_000, description="optimiser steps of each model")] = 1000
     seed: Annotated[int, Field(ge=0, description="of everything random, the splits included")] = 0

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from flows.legs import Legs, orchestrated_legs, plain_legs
 from flows.parameters import RetrainParameters
-from flows.round_legs import Loop
+from flows.round_legs import Loop, task_for
 from flows.rounds import RoundOutcome, begin, turn
 from flows.summary import Summary
 from infra.errors import UsageError
@@ -36,14 +36,26 @@ UNCHANGED_SHARE = 0.02
 REFUSALS_IN_A_ROW = 2
 
 
-def run_retrain(parameters: RetrainParameters, *, orchestrated: bool = True, console: Console | None = None) -> Summary:
+def run_retrain(
+    parameters: RetrainParameters,
+    *,
+    orchestrated: bool = True,
+    console: Console | None = None,
+    leg: Legs = plain_legs,
+) -> Summary:
     """Carry the loop out from here; see :func:`flows.segment.run_segment`.
+
+    Args:
+        parameters: what to do.
+        orchestrated: whether Prefect records the run; the results are the same.
+        console: where the progress of inference is drawn; None draws none.
+        leg: calls the legs where Prefect does not; experiments put themselves in between.
 
     Raises:
         VisionmillError: as the legs do; what is there by then stays, and the same call goes on from there.
     """
     if not orchestrated:
-        return _retrain(parameters, plain_legs, console)
+        return _retrain(parameters, leg, console)
     ensure_prefect()
     summary: Summary = retrain_model(parameters)
     return summary
@@ -60,7 +72,8 @@ def _retrain(parameters: RetrainParameters, leg: Legs, console: Console | None) 
     store = open_store(parameters.output)
     store.probe()
     data = leg("divide data", divide, parameters, store)
-    loop = Loop(parameters, store, data, open_loop(store, name_of(parameters, data)), leg, console)
+    task = task_for(parameters, data.labels.classes)
+    loop = Loop(parameters, store, data, task, open_loop(store, name_of(parameters, data)), leg, console)
     with hold_lease(store, loop.run_id):
         remember_labels(store, loop.run_id, data.labels)
         leg("first models", begin, loop)
@@ -89,7 +102,19 @@ def divide(parameters: RetrainParameters, store: Store) -> LoopData:
             f"the split leaves nothing for {', '.join(empty)}: {data.manifest.counts}",
             hint="more labels, other --share values, or an unlabelled source that is not all near C, G or T",
         )
+    _check_people(data)
     return data
+
+
+def _check_people(data: LoopData) -> None:
+    """A loop that learns from machines, is calibrated on them and judged by them only agrees with itself."""
+    for name in ("L", "C", "G"):
+        sources = {source for row in data.split(name).table["sources"].to_pylist() for source in row}
+        if sources == {"model"}:
+            raise UsageError(
+                f"no label of the split {name} was made or corrected by a person",
+                hint="Predictions that nobody looked at are no labels; put their images among the unlabelled.",
+            )
 
 
 def name_of(parameters: RetrainParameters, data: LoopData) -> str:

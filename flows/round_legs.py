@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -12,28 +13,28 @@ from flows.legs import Legs
 from flows.parameters import RetrainParameters, SegmentParameters
 from flows.segment import run_segment
 from flows.train import carry_out
-from infra.errors import UsageError
 from infra.store import Store, open_store
-from modelkit import Weights
+from modelkit import ClassInfo, Weights
+from modelkit.registry import find_model
 from tasks.retraining.judging import Worth, load_predictor, worth_of
+from tasks.retraining.loop_tasks import DEFAULT_RECIPES, LoopTask, Whose, loop_task
 from tasks.retraining.records import remember_model, teacher_of
-from tasks.retraining.teaching import SCORE_FLOOR, candidates_on, examples_of_selection
+from tasks.retraining.teaching import candidates_on
 from tasks.selftraining import champion as champions
 from tasks.selftraining import tables
-from tasks.selftraining.audits import audit_of, audit_table, draw_audit, verdicts_by_truth
+from tasks.selftraining.audits import audit_of, audit_table
 from tasks.selftraining.candidates import RoundCandidates, Teacher, read_candidates
 from tasks.selftraining.data import LoopData
 from tasks.selftraining.gate import Audit, GateLimits
 from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.labels.reading import read_label_set
-from tasks.selftraining.round_calibration import RoundCalibration, calibrate_instances
+from tasks.selftraining.round_calibration import RoundCalibration
 from tasks.selftraining.selection import Selection, select
-from tasks.selftraining.thresholds import ThresholdSet, scores_by_class, with_bands
+from tasks.selftraining.thresholds import ThresholdSet
 from tasks.training.examples import examples_of_labels, save_training_set
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.presets import make_recipe
-
-TASK = "instance"
+from tasks.training.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Loop:
         parameters: what was asked for.
         store: the output.
         data: who is L, C, G, T and U.
+        task: what it teaches.
         run_id: names the loop.
         leg: calls a leg.
         console: for the progress of inference.
@@ -52,6 +54,7 @@ class Loop:
     parameters: RetrainParameters
     store: Store
     data: LoopData
+    task: LoopTask
     run_id: str
     leg: Legs
     console: Console | None
@@ -62,20 +65,28 @@ class Loop:
         return GateLimits(max_rounds=self.parameters.max_rounds, min_gain=self.parameters.min_gain)
 
 
-def job_for(loop: Loop, labels: LabelSet, *, role: str, pseudo: str | None = None) -> TrainingJob:
-    """Every model of a loop: the same recipe, steps and noise; only the labels differ."""
-    asked = loop.parameters
+def recipe_for(asked: RetrainParameters, classes: Sequence[ClassInfo], *, role: str) -> TrainingRecipe:
+    """Every model of a loop has the same recipe, steps and noise; they differ by name."""
     recipe = make_recipe(
-        asked.recipe, loop.data.labels.classes, steps=asked.steps, seed=asked.seed, name=role,
+        asked.recipe or DEFAULT_RECIPES[asked.task], classes, steps=asked.steps, seed=asked.seed, name=role,
         changes={} if asked.initial is None else {"initial": asked.initial},
     )  # fmt: skip
     # Round 0 and the baseline get the student's noise, too: otherwise the gain would be the augmentation's.
-    recipe = dataclasses.replace(recipe, labelled=recipe.unlabelled)
+    return dataclasses.replace(recipe, labelled=recipe.unlabelled)
+
+
+def task_for(asked: RetrainParameters, classes: Sequence[ClassInfo]) -> LoopTask:
+    """What the loop teaches; refuses a recipe whose model does something else."""
+    recipe = recipe_for(asked, classes, role="teacher")
+    return loop_task(asked.task, recipe, find_model(recipe.architecture).task)
+
+
+def job_for(loop: Loop, labels: LabelSet, *, role: str, pseudo: str | None = None) -> TrainingJob:
+    """The training of a model of the loop; only the labels differ."""
+    asked = loop.parameters
+    recipe = recipe_for(asked, loop.data.labels.classes, role=role)
     labelled = save_training_set(loop.store, examples_of_labels(labels.table.to_pylist()))
-    job = prepare_training(loop.store.uri, recipe, labelled, pseudo, num_workers=asked.workers, use_gpu=asked.gpus)
-    if job.task != TASK:
-        raise UsageError(f"the loop teaches {TASK} segmentation; {recipe.architecture} does {job.task}")
-    return job
+    return prepare_training(loop.store.uri, recipe, labelled, pseudo, num_workers=asked.workers, use_gpu=asked.gpus)
 
 
 def infer(loop: Loop, champion: champions.Model) -> None:
@@ -85,13 +96,14 @@ def infer(loop: Loop, champion: champions.Model) -> None:
             source=loop.parameters.unlabelled,
             output=_inference_uri(loop, champion),
             model=champion.weights_uri,
-            score_threshold=SCORE_FLOOR,
+            score_threshold=loop.task.score_floor,
             ray=loop.parameters.ray,
             frame_stride=loop.parameters.frame_stride,
             report=False,
         ),
         orchestrated=False,  # a leg of this flow already
         console=loop.console,
+        predictor_factory=loop.task.predictor_factory,
     )
 
 
@@ -106,8 +118,8 @@ def read_round_candidates(loop: Loop, champion: champions.Model, teacher: Teache
         teacher=teacher,
         run_id=loop.run_id,
         round_number=number,
-        task=TASK,
-        score_floor=SCORE_FLOOR,
+        task=loop.task.name,
+        score_floor=loop.task.score_floor,
     )
 
 
@@ -115,17 +127,13 @@ def calibrate(
     loop: Loop, teacher: Teacher, champion: champions.Model, found: RoundCandidates, number: int
 ) -> tuple[RoundCalibration, ThresholdSet]:
     calibration = loop.data.split("C")
-    predictor = load_predictor(champion.weights_uri)
-    mine = candidates_on(predictor, calibration, teacher, split="C", run_id=loop.run_id, round_number=number)
-    calibrated = calibrate_instances(
-        mine,
-        calibration,
-        truth_per_image=loop.data.split("L").truth_per_image(),
-        model_id=teacher.teacher_model_id,
-        round_number=number,
-        calibration_split=loop.data.manifest.manifest_sha256,
-    )
-    thresholds = with_bands(calibrated.thresholds, scores_by_class(found.candidates), len(found.images))
+    mine = candidates_on(
+        loop.task.looking(load_predictor(champion.weights_uri)), calibration, teacher,
+        task=loop.task.name, floor=loop.task.score_floor, split="C", run_id=loop.run_id, round_number=number,
+    )  # fmt: skip
+    by = Whose(teacher.teacher_model_id, number, loop.data.manifest.manifest_sha256, loop.parameters.seed)
+    calibrated = loop.task.calibrate(mine, calibration, loop.data.split("L"), by)
+    thresholds = loop.task.banded(calibrated.thresholds, found)
     tables.append(loop.store, "threshold_sets", thresholds.to_table())
     tables.append(loop.store, "calibrators", calibrated.scores.to_table(teacher.teacher_model_id))
     return calibrated, thresholds
@@ -147,14 +155,14 @@ def decide_candidates(
         previous=previous,
     )
     number = thresholds.round
-    tables.append(loop.store, "pseudo_labels", selection.labels, round_number=number, task=TASK)
-    tables.append(loop.store, "pseudo_images", selection.images, round_number=number, task=TASK)
+    tables.append(loop.store, "pseudo_labels", selection.labels, round_number=number, task=loop.task.name)
+    tables.append(loop.store, "pseudo_images", selection.images, round_number=number, task=loop.task.name)
     return selection
 
 
 def train_student(loop: Loop, selection: Selection) -> tuple[TrainingJob, str, Weights]:
     """From a fresh start on L and what was accepted; the teacher's weights would keep its mistakes."""
-    examples = examples_of_selection(selection.labels)
+    examples = loop.task.examples(selection.labels)
     pseudo = save_training_set(loop.store, examples) if selection.accepted.num_rows else None
     job = job_for(loop, loop.data.split("L"), role="student", pseudo=pseudo)
     uri, record = carry_out(job, loop.parameters.ray)
@@ -185,7 +193,9 @@ def measure(loop: Loop, number: int, champion: str, candidate: str, baseline: st
     for uri in (champion, candidate, baseline):
         predictor = load_predictor(uri)
         teacher = teacher_of(predictor.weights, loop.data, round_number=number, train_set_id=None)
-        worths.append(worth_of(predictor, teacher, calibration, gate, run_id=loop.run_id, round_number=number))
+        worths.append(
+            worth_of(loop.task, predictor, teacher, calibration, gate, run_id=loop.run_id, round_number=number)
+        )
     return Measured(*worths)
 
 
@@ -198,9 +208,9 @@ def audit_accepted(loop: Loop, selection: Selection, thresholds: ThresholdSet, s
     accepted = selection.accepted.filter(
         pa.array([image_id in known for image_id in selection.accepted["image_id"].to_pylist()])
     )
-    verdicts = verdicts_by_truth(accepted, truth.only(accepted["image_id"].to_pylist()).table)
-    sample = draw_audit(accepted, loop.parameters.audit_labels, seed=loop.parameters.seed)
-    looked = {name: verdicts[name] for name in sample["label_id"].to_pylist() if name in verdicts}
+    looked = loop.task.look_at(
+        accepted, truth.only(accepted["image_id"].to_pylist()), loop.parameters.audit_labels, seed=loop.parameters.seed
+    )
     if looked:
         tables.append(
             loop.store, "audits", audit_table(accepted, looked, train_set_id=set_id, reviewers=[loop.parameters.audit])

@@ -44,7 +44,7 @@ class RoundOutcome:
         number: from 1.
         teacher_id, candidate_id: the models.
         train_set_id: of the human labels and accepted pseudo-labels.
-        accepted: pseudo-labels by class name.
+        accepted: objects by class name; of semantic segmentation, pixels.
         selection: all candidates, decided.
         verdict: of the gate.
         gate_metric, champion_metric, baseline_metric: main metric on G.
@@ -142,7 +142,7 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
         teacher_id=champion.model_id,
         candidate_id=record.reference,
         train_set_id=set_id,
-        accepted=_accepted_by_name(selection),
+        accepted=selection.accepted_by_name(),
         selection=selection,
         verdict=verdict,
         gate_metric=measured.candidate.judged.main_metric,
@@ -173,7 +173,7 @@ def _decide(
     accepted = selection.accepted
     heartbeats = rate_heartbeats(accepted_rates(thresholds, selection.accepted_by_class(), selection.images.num_rows))
     if before is not None:
-        heartbeats.append(class_mix_heartbeat(before.accepted, _accepted_by_name(selection)))
+        heartbeats.append(class_mix_heartbeat(before.accepted, selection.accepted_by_name()))
     inputs = GateInputs(
         against_champion=difference(candidate, measured.champion.judged, gate, seed=seed),
         against_baseline=difference(candidate, measured.baseline.judged, gate, seed=seed),
@@ -216,13 +216,6 @@ def _promote(loop: Loop, number: int, verdict: Verdict, model: champions.Model) 
 
 def _model(loop: Loop, uri: str, record: Weights, number: int) -> champions.Model:
     return champions.Model(record.reference, uri, record.digest, loop.run_id, number)
-
-
-def _accepted_by_name(selection: Selection) -> dict[str, int]:
-    names: dict[str, int] = {}
-    for name in selection.accepted["class_name"].to_pylist():
-        names[name] = names.get(name, 0) + 1
-    return dict(sorted(names.items()))
 
 
 def _remember(

@@ -30,13 +30,20 @@ from tasks.results.lease import hold_lease
 from tasks.results.runs import RunRecord, new_run_id
 
 
-def run_segment(parameters: SegmentParameters, *, orchestrated: bool = True, console: Console | None = None) -> Summary:
+def run_segment(
+    parameters: SegmentParameters,
+    *,
+    orchestrated: bool = True,
+    console: Console | None = None,
+    predictor_factory: str | None = None,
+) -> Summary:
     """Carry the job out from here, recorded by the standing Prefect server (started if needed) or by nobody.
 
     Args:
         parameters: what to do.
         orchestrated: whether Prefect records the run; the results are the same.
         console: where the progress bar is drawn; None draws none.
+        predictor_factory: another way to look, see ``JobSpec``; for callers within a flow of their own.
 
     Returns:
         The summary of ``flows.summary``: plain JSON, no secrets.
@@ -45,7 +52,7 @@ def run_segment(parameters: SegmentParameters, *, orchestrated: bool = True, con
         VisionmillError: as the legs do; what is committed by then stays, and the same call goes on from there.
     """
     if not orchestrated:
-        return _segment(parameters, plain_legs, console)
+        return _segment(parameters, plain_legs, console, predictor_factory)
     ensure_prefect()
     keep_tracebacks_off_the_terminal()
     summary: Summary = segment_dataset(parameters)
@@ -59,10 +66,12 @@ def segment_dataset(parameters: SegmentParameters) -> Summary:
     return _segment(parameters, orchestrated_legs, Console(stderr=True))
 
 
-def _segment(parameters: SegmentParameters, leg: Legs, console: Console | None) -> Summary:
+def _segment(
+    parameters: SegmentParameters, leg: Legs, console: Console | None, predictor_factory: str | None = None
+) -> Summary:
     run_id, started_at, began = new_run_id(), dt.datetime.now(dt.UTC), time.monotonic()
     needs = needs_of(parameters)
-    prepared = leg("prepare job", _prepare, parameters, run_id, needs)
+    prepared = leg("prepare job", _prepare, parameters, run_id, needs, predictor_factory)
     with hold_lease(prepared.output, run_id), tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
         inventory = leg("take inventory", take_inventory, parameters.source, folder=Path(folder))
         plan = leg("open plan", _open_plan, parameters, prepared, inventory)
@@ -80,7 +89,9 @@ def _segment(parameters: SegmentParameters, leg: Legs, console: Console | None) 
     return summary
 
 
-def _prepare(parameters: SegmentParameters, run_id: str, needs: WorkerNeeds) -> PreparedJob:
+def _prepare(
+    parameters: SegmentParameters, run_id: str, needs: WorkerNeeds, predictor_factory: str | None
+) -> PreparedJob:
     return prepare_segments(
         output=parameters.output,
         run_id=run_id,
@@ -92,6 +103,7 @@ def _prepare(parameters: SegmentParameters, run_id: str, needs: WorkerNeeds) -> 
         batch_size=parameters.batch_size,
         memory_bytes=parameters.memory_bytes,
         max_consecutive_failures=parameters.max_consecutive_failures,
+        predictor_factory=predictor_factory,
     )
 
 

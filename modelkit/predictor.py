@@ -10,7 +10,7 @@ one frame leaves for the next is handed back to the caller (``VideoState``), nev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,7 +130,11 @@ class Predictor:
         if len({geometry.padded_hw for geometry in geometries}) != 1:
             raise ValueError(f"a batch needs images of one bucket, got {sorted({each.bucket for each in prepared})}")
         raw = self.forward_fn(self.batch(prepared))
-        return [result.cpu() for result in self.model.decode(raw, geometries)]
+        return [result.cpu() for result in self.decode(raw, geometries)]
+
+    def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> Sequence[Prediction]:
+        """What is made of the dense part's tensors: what the model makes of them, unless a subclass looks otherwise."""
+        return self.model.decode(raw, geometries)
 
     @property
     def is_video(self) -> bool:

@@ -117,7 +117,10 @@ def retrain(
     output: Annotated[str, typer.Option(help="Folder or s3:// prefix that holds the loop.")],
     rounds: Annotated[int, typer.Option(help="Turns of the loop at most.")] = 1,
     max_rounds: Annotated[int, typer.Option(help="Looks at the gate set that its level is divided for.")] = 3,
-    recipe: Annotated[str, typer.Option(help="Name of a recipe or model, or URI of a recipe's JSON.")] = "digitscape",
+    task: Annotated[str, typer.Option(help="What the models do: instance or semantic segmentation.")] = "instance",
+    recipe: Annotated[
+        str | None, typer.Option(help="Name of a recipe or model, or URI of a recipe's JSON. Default: by task.")
+    ] = None,
     initial: Annotated[str | None, typer.Option("--from", help="Weights that every model begins from.")] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps of each model.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of everything random, the splits included.")] = 0,
@@ -157,6 +160,7 @@ def retrain(
         output=output,
         rounds=rounds,
         max_rounds=max_rounds,
+        task=task,
         recipe=recipe,
         initial=initial,
         steps=steps,
@@ -175,11 +179,12 @@ def retrain(
     from flows.retrain import run_retrain
 
     summary = run_retrain(parameters, orchestrated=prefect, console=people)
+    unit = "pixels" if task == "semantic" else "labels"
     for outcome in summary["rounds"]:
         gate = outcome["gate"]
         word = "waits for approval" if outcome["waits_for_approval"] else "promoted" if gate["passed"] else "refused"
         say(
-            f"round {outcome['round']}: {sum(outcome['accepted'].values())} labels accepted; on the gate set "
+            f"round {outcome['round']}: {sum(outcome['accepted'].values())} {unit} accepted; on the gate set "
             f"{gate['candidate']:.3f}, champion {gate['champion']:.3f}, baseline {gate['baseline']:.3f}: {word}",
             style="green" if gate["passed"] else "yellow",
         )

@@ -221,10 +221,26 @@ class SemanticSegmentor(VisionModel):
             maps.append(SemanticMap(geometry.source_hw, label_map, grid, self.background))
         return maps
 
-    def _at_source(self, logits: Tensor, geometry: Geometry) -> Tensor:
+    @torch.inference_mode()
+    def confidences(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[tuple[Tensor, Tensor]]:
+        """What ``dense`` gave as the most probable class and its probability, (h, w) integers and float32 per image.
+
+        Both are as large as the image was to the network, whatever ``upsample`` says; padding is cut off.
+        """
+        found = []
+        for logits, geometry in zip(raw["logits"].float(), geometries, strict=True):
+            full = self._content(logits, geometry)[0].softmax(0)
+            found.append((self._argmax(full), full.max(0).values))
+        return found
+
+    def _content(self, logits: Tensor, geometry: Geometry) -> Tensor:
+        """Logits (C, h, w) as (1, C, rows, columns) over the resized image alone."""
         rows, columns = geometry.resized_hw
         padded = F.interpolate(logits[None], size=geometry.padded_hw, mode="bilinear", align_corners=False)
-        content = padded[:, :, :rows, :columns]
+        return padded[:, :, :rows, :columns]
+
+    def _at_source(self, logits: Tensor, geometry: Geometry) -> Tensor:
+        content = self._content(logits, geometry)
         source = F.interpolate(content, size=geometry.source_hw, mode="bilinear", align_corners=False)
         return self._argmax(source[0])
 

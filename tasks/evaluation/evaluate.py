@@ -223,8 +223,10 @@ def label_map(
     return painted
 
 
-def predictions(predictor: Predictor, rows: Sequence[Row]) -> Iterator[tuple[Row, Instances]]:
-    """Every row with what the model finds in its image, in order.
+def predictions(
+    predictor: Predictor, rows: Sequence[Row], *, floor: float = SCORE_FLOOR
+) -> Iterator[tuple[Row, Instances]]:
+    """Every row with what the model finds in its image from a score on, in order.
 
     Raises:
         DatasetError: an image that cannot be read or is not of the size its labels are for.
@@ -233,11 +235,11 @@ def predictions(predictor: Predictor, rows: Sequence[Row]) -> Iterator[tuple[Row
     for start in range(0, len(rows), _BATCH):
         chosen = rows[start : start + _BATCH]
         images = [pixels_of(row, reader) for row in chosen]
-        yield from zip(chosen, map(_floored, predictor(images)), strict=True)
+        yield from zip(chosen, (_floored(found, floor) for found in predictor(images)), strict=True)
 
 
-def _floored(instances: Instances) -> Instances:
-    keep = np.flatnonzero(instances.scores >= SCORE_FLOOR)
+def _floored(instances: Instances, floor: float) -> Instances:
+    keep = np.flatnonzero(instances.scores >= floor)
     if len(keep) == len(instances):
         return instances
     return Instances(

@@ -55,6 +55,7 @@ def prepare_segments(
     batch_size: int | None,
     memory_bytes: int,
     max_consecutive_failures: int,
+    predictor_factory: str | None = None,
 ) -> PreparedJob:
     """Find the model, fix the version, and try out the output before anything is listed or computed.
 
@@ -63,6 +64,7 @@ def prepare_segments(
         model, weights: as ``modelkit.load`` takes them, or URIs of weights in object storage.
         decode, score_threshold: make rows what they are, so they are part of the version.
         batch_size: None: 1 on a CPU (there a larger batch only costs memory), 8 on a GPU.
+        predictor_factory: another way to look, see ``JobSpec``; part of the version, too.
 
     Raises:
         UsageError: an unknown model, weights that do not fit it.
@@ -74,6 +76,7 @@ def prepare_segments(
         "frame_stride": decode.stride,
         "max_pixels": decode.max_pixels,
         "score_threshold": score_threshold,
+        **({} if predictor_factory is None else {"predictor": predictor_factory}),
     }
     version = make_version(
         "segments", model=record.reference, model_digest=record.digest, parameters=parameters, schema=schema
@@ -93,6 +96,7 @@ def prepare_segments(
         max_consecutive_failures=max_consecutive_failures,
         carries_state=modelkit.is_video_model(record),
         driver_commits=not capabilities.conditional_create,
+        predictor_factory=predictor_factory,
     )
     return PreparedJob(job, record, store, capabilities)
 

@@ -6,18 +6,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import cast
 
-import pyarrow as pa
-
 import modelkit
 from modelkit import Predictor
 from tasks.evaluation.evaluate import Judged, evaluate_predictor
 from tasks.inference.model_source import local_model
+from tasks.retraining.loop_tasks import LoopTask
 from tasks.retraining.teaching import candidates_on
 from tasks.selftraining.bootstrap import AveragePrecision, MeanIoU, PairedDifference, Resampled, compare
-from tasks.selftraining.calibration import Calibration, d_ece, fit_calibration
 from tasks.selftraining.candidates import Teacher
 from tasks.selftraining.label_sets import LabelSet
-from tasks.selftraining.matching import match_candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +36,24 @@ def load_predictor(weights_uri: str) -> Predictor:
 
 
 def worth_of(
-    predictor: Predictor, teacher: Teacher, calibration: LabelSet, gate: LabelSet, *, run_id: str, round_number: int
+    task: LoopTask,
+    predictor: Predictor,
+    teacher: Teacher,
+    calibration: LabelSet,
+    gate: LabelSet,
+    *,
+    run_id: str,
+    round_number: int,
 ) -> Worth:
     """Judge a model on G; its scores are calibrated on C, which it was never trained on."""
-    on_calibration = candidates_on(predictor, calibration, teacher, split="C", run_id=run_id, round_number=round_number)
-    on_gate = candidates_on(predictor, gate, teacher, split="G", run_id=run_id, round_number=round_number)
-    return Worth(evaluate_predictor(predictor, gate), calibrated_error(on_calibration, calibration, on_gate, gate))
-
-
-def calibrated_error(on_calibration: pa.Table, calibration: LabelSet, on_gate: pa.Table, gate: LabelSet) -> float:
-    """D-ECE on G of scores that were calibrated on C."""
-    known = match_candidates(on_calibration, calibration.table)
-    if not len(known):
-        return float("nan")
-    found = match_candidates(on_gate, gate.table)
-    fitted: Calibration = fit_calibration(known)
-    return d_ece(fitted.apply(found.class_id, found.score), found.correct)
+    found = [
+        candidates_on(
+            task.looking(predictor), labels, teacher,
+            task=task.name, floor=task.score_floor, split=split, run_id=run_id, round_number=round_number,
+        )
+        for split, labels in (("C", calibration), ("G", gate))
+    ]  # fmt: skip
+    return Worth(evaluate_predictor(predictor, gate), task.calibrated_error(found[0], calibration, found[1], gate))
 
 
 def resampled(judged: Judged) -> Resampled:

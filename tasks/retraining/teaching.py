@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from modelkit import Instances, Predictor, rle
 from tasks.evaluation.evaluate import predictions
-from tasks.selftraining.candidates import MAX_PER_IMAGE, Teacher
+from tasks.selftraining.candidates import Teacher, most_confident, score_of
 from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.schemas import SCHEMAS
 from tasks.selftraining.tables import table_of
@@ -19,8 +19,8 @@ from tasks.training.examples import Box, Example, ExampleObject
 SCORE_FLOOR = 0.05
 
 
-def examples_of_selection(labels: pa.Table) -> list[Example]:
-    """``pseudo_labels.v1`` as examples.
+def examples_of_objects(labels: pa.Table) -> list[Example]:
+    """``pseudo_labels.v1`` of objects as examples.
 
     Accepted rows teach class, box and mask as far as each was accepted, with their weights; ignored ones make regions
     without gradient; rejected ones are background. Images with neither accepted nor ignored rows are left out: that a
@@ -62,12 +62,58 @@ def _box(row: dict[str, Any]) -> Box:
     return x, y, x + width, y + height
 
 
+def examples_of_pixels(labels: pa.Table, background: int | None) -> list[Example]:
+    """``pseudo_labels.v1`` of pixels as examples.
+
+    Accepted regions teach their class; accepted background is what no object covers. All other pixels do not teach, but
+    count in the mean of the loss. Images of which nothing was accepted are left out.
+    """
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in labels.to_pylist():
+        if row["decision"] == "accept":
+            rows[row["image_id"]].append(row)
+    return [_pixel_example(rows[image_id], background) for image_id in sorted(rows)]
+
+
+def _pixel_example(accepted: list[dict[str, Any]], background: int | None) -> Example:
+    first = accepted[0]
+    size_hw = (first["height"], first["width"])
+    unsure = np.ones(size_hw, bool)
+    for row in accepted:
+        unsure &= ~rle.decode(row["mask_rle"], size_hw)
+    return Example(
+        uri=first["media_uri"],
+        size_hw=size_hw,
+        objects=tuple(_object(row) for row in accepted if row["class_id"] != background),
+        frame=first["frame_index"],
+        origin="pseudo",
+        unsure_rle=rle.encode(unsure),
+    )
+
+
 def candidates_on(
-    predictor: Predictor, labels: LabelSet, teacher: Teacher, *, split: str, run_id: str, round_number: int
+    predictor: Predictor,
+    labels: LabelSet,
+    teacher: Teacher,
+    *,
+    task: str,
+    floor: float,
+    split: str,
+    run_id: str,
+    round_number: int,
 ) -> pa.Table:
     """``candidates.v1`` of a model on labelled images, for calibration on C and for its check on G.
 
     The same floor and limit as on U, so that the scores are of one population.
+
+    Args:
+        predictor: as it looks at U.
+        labels: of the images.
+        teacher: its lineage.
+        task: of the loop.
+        floor: less confident predictions are left out.
+        split: of the images.
+        run_id, round_number: of the round.
     """
     names = predictor.weights.class_names()
     shared = {
@@ -75,20 +121,15 @@ def candidates_on(
         "run_id": run_id,
         "round": round_number,
         "split": split,
-        "task": "instance",
+        "task": task,
         "geom_space": "source",
     }
     rows = [
-        {**shared, **_item(item), **_candidate(found, k, names)}
-        for item, found in predictions(predictor, labels.table.to_pylist())
-        for k in _kept(found)
+        {**shared, **_item(item), **_candidate(found, k, names, task)}
+        for item, found in predictions(predictor, labels.table.to_pylist(), floor=floor)
+        for k in most_confident(found.scores.tolist(), task, floor)
     ]
     return table_of("candidates", rows) if rows else SCHEMAS["candidates"][1].empty_table()
-
-
-def _kept(found: Instances) -> list[int]:
-    best = np.argsort(-found.scores, kind="stable")[:MAX_PER_IMAGE]
-    return sorted(int(k) for k in best if found.scores[k] >= SCORE_FLOOR)
 
 
 def _item(row: Any) -> dict[str, Any]:
@@ -104,14 +145,14 @@ def _item(row: Any) -> dict[str, Any]:
     }
 
 
-def _candidate(found: Instances, k: int, names: dict[int, str]) -> dict[str, Any]:
+def _candidate(found: Instances, k: int, names: dict[int, str], task: str) -> dict[str, Any]:
     x0, y0, x1, y1 = (float(value) for value in found.boxes_xyxy[k])
     mask = None if found.rles is None else found.rles[k]
     return {
         "seq": k,
         "class_id": int(found.labels[k]),
         "class_name": names.get(int(found.labels[k]), f"class {found.labels[k]}"),
-        "score_raw": float(found.scores[k]),
+        "score_raw": score_of(float(found.scores[k]), task),
         "bbox_xywh": [x0, y0, x1 - x0, y1 - y0],
         "mask_rle": mask,
         "mask_area": None if mask is None else rle.area(mask),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from modelkit import rle
 from tasks.results.layout import canonical_json
 from tasks.selftraining.gate import Audit
 from tasks.selftraining.matching import CLASS_IOU, match_candidates
+from tasks.selftraining.pixels import VOID, truth_map
 from tasks.selftraining.tables import table_of
 from tasks.selftraining.thresholds import ThresholdSet, audit_bound
 
@@ -51,6 +54,48 @@ def verdicts_by_truth(accepted: pa.Table, truth: pa.Table) -> dict[str, bool]:
     matches = match_candidates(accepted, truth, limit=CLASS_IOU)
     names = accepted["label_id"].to_pylist()
     return {names[row]: bool(right) for row, right in zip(matches.row.tolist(), matches.correct.tolist(), strict=True)}
+
+
+def look_at_objects(accepted: pa.Table, truth: pa.Table, n: int, *, seed: int) -> dict[str, bool]:
+    """label_id -> right, of a sample of accepted objects; those on crowds or void have no verdict.
+
+    Args:
+        accepted: ``pseudo_labels.v1`` of the images of ``truth``, all accepted rows of them.
+        truth: ``labels.v1``.
+        n, seed: of :func:`draw_audit`.
+    """
+    verdicts = verdicts_by_truth(accepted, truth)
+    sample = draw_audit(accepted, n, seed=seed)
+    return {name: verdicts[name] for name in sample["label_id"].to_pylist() if name in verdicts}
+
+
+def look_at_pixels(
+    accepted: pa.Table, truth: pa.Table, n: int, *, background: int | None, seed: int
+) -> dict[str, bool]:
+    """label_id -> right, of a sample of accepted regions, each judged by one of its pixels.
+
+    Regions are drawn by class, as many as its share of the accepted pixels, and within a class by their areas; so what
+    is estimated is the precision of pixels, which is what the thresholds promise. Void pixels have no verdict.
+
+    Args:
+        accepted, truth, n, seed: see :func:`look_at_objects`.
+        background: class of the pixels that no object covers; None: they are void.
+    """
+    rows = accepted.sort_by("label_id").to_pylist()
+    area, classes = (np.array([row[name] for row in rows]) for name in ("mask_area", "class_id"))
+    maps = {row["image_id"]: truth_map(row, background) for row in truth.to_pylist()}
+    rng = np.random.default_rng(seed)
+    looked: dict[str, bool] = {}
+    for label in np.unique(classes).tolist():
+        mine = np.flatnonzero((classes == label) & (area > 0))
+        quota = min(len(mine), math.ceil(n * area[mine].sum() / area.sum()))
+        for k in np.sort(rng.choice(mine, quota, replace=False, p=area[mine] / area[mine].sum())).tolist():
+            row, true_map = rows[k], maps[rows[k]["image_id"]]
+            inside = np.flatnonzero(rle.decode(row["mask_rle"], true_map.shape))
+            true_class = int(true_map.ravel()[rng.choice(inside)])
+            if true_class != VOID:
+                looked[row["label_id"]] = true_class == label
+    return looked
 
 
 def precision_by_class(accepted: pa.Table, verdicts: Mapping[str, bool]) -> dict[str, tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from infra.errors import DatasetError
 from infra.store import Store
 from tasks.results.views import views_of
 from tasks.selftraining.label_sets import image_id_of
+from tasks.selftraining.pixels import LEVELS, level_of
 from tasks.selftraining.schemas import SCHEMAS
 from tasks.selftraining.tables import checked, table_of
 
@@ -129,18 +130,29 @@ def _candidates(row: Mapping[str, Any], item: Mapping[str, Any], floor: float, t
         "inferred_at": row["processed_at"],
         "shard_id": row["shard_id"],
     }
-    found = [k for k, score in enumerate(row["scores"]) if score >= floor]
-    found = sorted(sorted(found, key=lambda k: -row["scores"][k])[:MAX_PER_IMAGE] if task != "semantic" else found)
-    return [{**shared, **_object(row, k)} for k in found]
+    return [{**shared, **_object(row, k, task)} for k in most_confident(row["scores"], task, floor)]
 
 
-def _object(row: Mapping[str, Any], k: int) -> dict[str, Any]:
+def most_confident(scores: Sequence[float], task: str, floor: float) -> list[int]:
+    """Positions of an item's candidates, ascending: the best 100 from the floor on; of pixels all regions."""
+    found = [k for k, score in enumerate(scores) if score >= floor]
+    if task == "semantic":
+        return found
+    return sorted(sorted(found, key=lambda k: -scores[k])[:MAX_PER_IMAGE])
+
+
+def score_of(score: float, task: str) -> float:
+    """A score as rules compare it: that of pixels is a level, whatever float32 made of it."""
+    return LEVELS[level_of(score)] if task == "semantic" else score
+
+
+def _object(row: Mapping[str, Any], k: int, task: str) -> dict[str, Any]:
     x0, y0, x1, y1 = row["boxes_xyxy"][k]
     return {
         "seq": k,
         "class_id": row["labels"][k],
         "class_name": row["names"][k],
-        "score_raw": float(row["scores"][k]),
+        "score_raw": score_of(float(row["scores"][k]), task),
         "bbox_xywh": [x0, y0, x1 - x0, y1 - y0],
         "mask_rle": None if row["rles"] is None else row["rles"][k],
         "mask_area": None if row["rles"] is None else row["areas"][k],

@@ -86,13 +86,16 @@ class PixelCounts:
     image_ids: tuple[str, ...]
 
 
-def count_pixels(candidates: pa.Table, truth: pa.Table, class_ids: Sequence[int]) -> PixelCounts:
+def count_pixels(
+    candidates: pa.Table, truth: pa.Table, class_ids: Sequence[int], background: int | None = None
+) -> PixelCounts:
     """Compare the rows of calibration images with their labels.
 
     Args:
         candidates: ``candidates.v1`` of task "semantic" (see :func:`confidence_regions`).
-        truth: ``labels.v1``, one object per class and image.
+        truth: ``labels.v1``.
         class_ids: all classes.
+        background: class of the pixels that no object covers; None: they are void.
     """
     names = truth["image_id"].to_pylist()
     images, places = {name: k for k, name in enumerate(names)}, {c: k for k, c in enumerate(class_ids)}
@@ -101,14 +104,14 @@ def count_pixels(candidates: pa.Table, truth: pa.Table, class_ids: Sequence[int]
     true_pixels = np.zeros(shape[:2], np.int64)
     maps = {}
     for row in truth.to_pylist():
-        maps[row["image_id"]] = truth_map(row)
+        maps[row["image_id"]] = truth_map(row, background)
         ids, counts = np.unique(maps[row["image_id"]], return_counts=True)
         for class_id, count in zip(ids.tolist(), counts.tolist(), strict=True):
             if class_id in places:
                 true_pixels[images[row["image_id"]], places[class_id]] = count
     for row in candidates.select(["image_id", "class_id", "score_raw", "mask_rle", "height", "width"]).to_pylist():
         true_map = maps[row["image_id"]]
-        inside = rle.decode(row["mask_rle"], (row["height"], row["width"])) & (true_map != _VOID)
+        inside = rle.decode(row["mask_rle"], (row["height"], row["width"])) & (true_map != VOID)
         place = images[row["image_id"]], places[row["class_id"]], level_of(row["score_raw"])
         total[place] += int(inside.sum())
         right[place] += int((true_map[inside] == row["class_id"]).sum())
@@ -143,18 +146,36 @@ def _level_calibrator(total: np.ndarray, right: np.ndarray, class_id: int | None
     )
 
 
-_VOID = -1
+def pixel_error(calibration: Calibration, counts: PixelCounts) -> float:
+    """D-ECE of calibrated pixels: how far the precision at each class and level is from what was expected of it.
+
+    Args:
+        calibration: of another set of images.
+        counts: of the images that are judged.
+
+    Returns:
+        Mean absolute gap, weighted by pixels; NaN without pixels.
+    """
+    gap, pixels = 0.0, int(counts.total.sum())
+    for k, class_id in enumerate(counts.class_ids):
+        total, right = counts.total[:, k].sum(axis=0), counts.right[:, k].sum(axis=0)
+        expected = calibration.apply(np.full(len(LEVELS), class_id), np.array(LEVELS))
+        gap += float(np.abs(right - total * expected).sum())
+    return gap / pixels if pixels else float("nan")
 
 
-def truth_map(row: dict[str, Any]) -> np.ndarray:
-    """(H, W) int64 class ids of one row of a label set; -1 where nobody labelled."""
+VOID = -1
+
+
+def truth_map(row: dict[str, Any], background: int | None = None) -> np.ndarray:
+    """(H, W) int64 class ids of one row of a label set; -1 where nobody labelled and there is no background."""
     size_hw = (row["height"], row["width"])
-    ids = np.full(size_hw, _VOID, np.int64)
+    ids = np.full(size_hw, VOID if background is None else background, np.int64)
     for label, mask in zip(row["labels"], row["rles"], strict=True):
         if mask is not None:
             ids[rle.decode(mask, size_hw)] = label
     if row["void_rle"] is not None:
-        ids[rle.decode(row["void_rle"], size_hw)] = _VOID
+        ids[rle.decode(row["void_rle"], size_hw)] = VOID
     return ids
 
 
@@ -220,7 +241,7 @@ def _pixel_threshold(
         n_calibration=all_pixels,
         n_accepted=accepted,
         n_correct=int(right[:, chosen].sum()) if chosen is not None else 0,
-        truth_per_image=float((counts.truth[:, k] > 0).mean()) if len(counts.image_ids) else 0.0,
+        truth_per_image=float(counts.truth[:, k].mean()) if len(counts.image_ids) else 0.0,
         coverage=accepted / all_pixels if all_pixels else 0.0,
         t_mask=None,
         note=f"{num_images} images with truth",

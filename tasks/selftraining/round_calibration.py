@@ -80,10 +80,20 @@ def calibrate_semantic(
     round_number: int,
     calibration_split: str,
     seed: int,
+    background: ClassInfo | None = None,
 ) -> RoundCalibration:
-    """Semantic segmentation: precision by level, thresholds certified by bootstrap over the images of C."""
-    classes: tuple[ClassInfo, ...] = calibration.classes
-    counts = count_pixels(candidates, calibration.table, [each.id for each in classes])
+    """Semantic segmentation: precision by level, thresholds certified by bootstrap over the images of C.
+
+    Args:
+        candidates: ``candidates.v1`` of the teacher on the images of C.
+        calibration: the labels of C, which the teacher was never trained on.
+        model_id, round_number, calibration_split: whose scores, and the manifest whose C it is.
+        seed: of the bootstrap.
+        background: class of the pixels that no object covers, with a threshold of its own; None: they are void.
+    """
+    classes: tuple[ClassInfo, ...] = calibration.classes if background is None else (background, *calibration.classes)
+    ids = [each.id for each in classes]
+    counts = count_pixels(candidates, calibration.table, ids, None if background is None else background.id)
     thresholds = certify_pixel_thresholds(
         counts,
         classes,

@@ -287,7 +287,7 @@ THRESHOLD_SETS = pa.schema(
         _key("n_calibration", pa.int64(), "candidates of the class on C"),
         _key("n_accepted", pa.int64(), "of these (or of the pool) at or above t_hi"),
         _key("n_correct", pa.int64(), "of the accepted, right"),
-        _key("truth_per_image", REAL, "objects of the class per labelled image"),
+        _key("truth_per_image", REAL, "objects (semantic: pixels) of the class per labelled image"),
         _key("coverage", REAL, "share of the class's candidates on C at or above t_hi", unit="[0, 1]"),
         _key("calibration_split", TEXT, "digest of the manifest whose C it was certified on"),
         _column("t_mask", REAL, "mask accepted from this measured quality on; null: none is", unit="[0, 1]"),

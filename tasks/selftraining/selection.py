@@ -44,8 +44,21 @@ class Selection:
         return self.labels.filter(pa.compute.equal(self.labels["decision"], "accept"))
 
     def accepted_by_class(self) -> dict[int, int]:
-        """Accepted rows by class id."""
-        return dict(Counter(self.accepted["class_id"].to_pylist()))
+        """Accepted objects by class id; of semantic segmentation, pixels."""
+        return self._accepted_by("class_id")
+
+    def accepted_by_name(self) -> dict[str, int]:
+        """The same by class name, sorted."""
+        return dict(sorted(self._accepted_by("class_name").items()))
+
+    def _accepted_by(self, column: str) -> dict[Any, int]:
+        accepted = self.accepted
+        counts: Counter[Any] = Counter()
+        for key, task, area in zip(
+            *(accepted[name].to_pylist() for name in (column, "task", "mask_area")), strict=True
+        ):
+            counts[key] += area if task == "semantic" else 1
+        return dict(counts)
 
 
 def select(
@@ -293,18 +306,43 @@ def train_set_id(selection: Selection, *, label_set_id: str, splits_manifest_sha
 
 
 def changed_share(before: Selection | None, after: Selection) -> float:
-    """Share of accepted objects that are new or gone since the round before, for the stopping rule; 1 in the first."""
+    """Share of what is accepted that is new or gone since the round before, for the stopping rule; 1 in the first.
+
+    Objects are the same if they overlap by half and have one class; of semantic segmentation pixels are compared.
+    """
     if before is None or before.accepted.num_rows == 0:
         return 1.0
+    semantic = before.accepted["task"][0].as_py() == "semantic"
+    kept, total = (_kept_pixels if semantic else _kept_objects)(before.accepted, after.accepted)
+    return 1.0 - kept / total if total else 0.0
+
+
+def _kept_objects(before: pa.Table, after: pa.Table) -> tuple[int, int]:
     kept = sum(
         link is not None and iou >= 0.5 and not changed
         for link, iou, changed in zip(
-            *(after.accepted[name].to_pylist() for name in ("prev_round_label_id", "prev_iou", "class_changed")),
+            *(after[name].to_pylist() for name in ("prev_round_label_id", "prev_iou", "class_changed")),
             strict=True,
         )
     )
-    total = before.accepted.num_rows + after.accepted.num_rows - kept
-    return 1.0 - kept / total if total else 0.0
+    return kept, before.num_rows + after.num_rows - kept
+
+
+def _kept_pixels(before: pa.Table, after: pa.Table) -> tuple[int, int]:
+    """Pixels that were accepted twice with one class, and those that were accepted at all."""
+    regions: dict[tuple[str, int], tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
+    areas = 0
+    for side, table in enumerate((before, after)):
+        columns = ("image_id", "class_id", "height", "width", "mask_rle", "mask_area")
+        for image_id, class_id, height, width, mask, area in zip(*(table[c].to_pylist() for c in columns), strict=True):
+            regions[image_id, class_id][side].append({"size": [height, width], "counts": mask})
+            areas += area
+    kept = 0
+    for ours, theirs in regions.values():
+        if ours and theirs:
+            merged = [coco_mask.merge(ours), coco_mask.merge(theirs)]
+            kept += int(coco_mask.area(coco_mask.merge(merged, intersect=True)))
+    return kept, areas - kept
 
 
 def candidates_digest(candidates: pa.Table) -> str:

@@ -15,12 +15,12 @@ from modelkit.training.loop import LoopConfig
 from modelkit.training.recipes import digitscape_mask_rcnn
 from tasks.training.recipe import TrainingRecipe, with_steps
 
-EMA_DECAYS = ((20_000, 0.996), (100_000, 0.999))
+EMA_DECAYS = ((500, 0.96), (2_000, 0.99), (20_000, 0.996), (100_000, 0.999))
 _LONG_EMA_DECAY = 0.9996
 
 
 def ema_decay(steps: int) -> float:
-    """The average forgets more slowly the longer a run is."""
+    """The average forgets more slowly the longer a run is; that of a short one must not recall its beginning."""
     return next((decay for limit, decay in EMA_DECAYS if steps < limit), _LONG_EMA_DECAY)
 
 
@@ -29,12 +29,26 @@ def _digitscape(classes: Sequence[ClassInfo]) -> dict[str, Any]:
     return {**digitscape_mask_rcnn(1).model}
 
 
+def _digitscape_unet(classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """A U-Net for the same scenes; their strokes are a few pixels wide, so Dice helps to keep them."""
+    return {
+        "name": "unet",
+        "backbone": {"widths": [16, 32, 64, 96, 128]},
+        "losses": {"dice": 1.0},
+        "transform": {"min_size": 160, "max_size": 320},
+    }
+
+
 def _default(classes: Sequence[ClassInfo]) -> dict[str, Any]:
     """torchvision's Mask R-CNN."""
     return {"name": "mask_rcnn"}
 
 
-PRESETS: dict[str, Callable[[Sequence[ClassInfo]], dict[str, Any]]] = {"digitscape": _digitscape, "mask_rcnn": _default}
+PRESETS: dict[str, Callable[[Sequence[ClassInfo]], dict[str, Any]]] = {
+    "digitscape": _digitscape,
+    "digitscape_unet": _digitscape_unet,
+    "mask_rcnn": _default,
+}
 
 
 def make_recipe(

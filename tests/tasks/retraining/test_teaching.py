@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from modelkit import rle
-from tasks.retraining.teaching import examples_of_selection
+from tasks.retraining.teaching import examples_of_objects, examples_of_pixels
+from tasks.training.targets import semantic_target
 
 MASK = rle.encode(np.pad(np.ones((4, 6), np.uint8), ((3, 13), (2, 12))))
 
@@ -43,7 +44,7 @@ def test_accepted_rows_teach_what_was_accepted_ignored_ones_make_regions_and_rej
             row("c.png", "ignore"),
         ]
     )
-    b, c = examples_of_selection(table)
+    b, c = examples_of_objects(table)
     assert (b.image_id, c.image_id) == ("b.png", "c.png"), (
         "an image in which nothing is believed or doubted is left out"
     )
@@ -56,7 +57,31 @@ def test_accepted_rows_teach_what_was_accepted_ignored_ones_make_regions_and_rej
 
 
 def test_frames_of_videos_stay_frames() -> None:
-    [example] = examples_of_selection(
-        pa.Table.from_pylist([row("v.mp4#7", "accept", media_uri="v.mp4", frame_index=7)])
-    )
+    [example] = examples_of_objects(pa.Table.from_pylist([row("v.mp4#7", "accept", media_uri="v.mp4", frame_index=7)]))
     assert (example.uri, example.frame, example.image_id) == ("v.mp4", 7, "v.mp4#7")
+
+
+def test_accepted_pixels_teach_accepted_background_is_bare_and_all_others_are_unsure() -> None:
+    left, right, corner = (
+        rle.encode(np.pad(np.ones(size, np.uint8), place))
+        for size, place in (
+            ((20, 8), ((0, 0), (0, 12))),
+            ((20, 8), ((0, 0), (12, 0))),
+            ((4, 4), ((16, 0), (8, 8))),
+        )
+    )
+    table = pa.Table.from_pylist(
+        [
+            row("a.png", "accept", mask_rle=left, weight_cls=1.0),
+            row("a.png", "accept", mask_rle=right, class_id=0),
+            row("a.png", "ignore", mask_rle=corner),
+            row("b.png", "ignore", mask_rle=left),
+        ]
+    )
+    [example] = examples_of_pixels(table, background=0)
+    assert example.image_id == "a.png", "an image of which nothing is believed teaches nothing"
+    target = semantic_target(example, 0)
+    semantic, weights = target["semantic"].numpy(), target["semantic_weights"].numpy()
+    assert (semantic[:, :8] == 3).all() and (semantic[:, 12:] == 0).all()
+    assert (weights[:, :8] == 1).all() and (weights[:, 12:] == 1).all() and (weights[:, 8:12] == 0).all()
+    assert example.origin == "pseudo" and example.void_rle is None

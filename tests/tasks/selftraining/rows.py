@@ -44,7 +44,7 @@ def candidate(image: str, seq: int, score: float, box: Sequence[int], class_id: 
         "split": "U",
         "task": "instance",
         "class_id": class_id,
-        "class_name": NAMES[class_id],
+        "class_name": NAMES.get(class_id, "background"),
         "geom_space": "source",
         "score_raw": score,
         "bbox_xywh": [x0, y0, x1 - x0, y1 - y0],

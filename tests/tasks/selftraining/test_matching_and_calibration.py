@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
@@ -14,9 +16,11 @@ from tasks.selftraining.label_sets import LabelledItem, LabelledObject, make_lab
 from tasks.selftraining.matching import match_candidates
 from tasks.selftraining.pixels import (
     LEVELS,
+    calibrate_pixels,
     certify_pixel_thresholds,
     confidence_regions,
     count_pixels,
+    pixel_error,
 )
 from tasks.selftraining.tables import append, read
 from tests.tasks.selftraining.rows import candidate, candidates, joined, matches_of
@@ -210,3 +214,24 @@ def test_classes_on_few_images_abstain() -> None:
         counts, [ClassInfo(1, "disc"), ClassInfo(2, "box")], model_id="m", round_number=1, calibration_split="s", seed=0
     )
     assert [each.basis for each in found.classes] == ["abstain", "abstain"]
+
+
+def test_what_no_object_covers_is_void_or_background() -> None:
+    class_map = np.where(np.arange(SIZE_HW[1]) < 32, 1, 0)[None].repeat(SIZE_HW[0], axis=0)
+    item = LabelledItem("i", SIZE_HW, (LabelledObject(1, rle.encode(class_map == 1)),))
+    table = make_label_set([item], CLASSES, origin_format="t").table
+    rows = candidates(pixel_rows("i", class_map, np.full(SIZE_HW, 0.9)))
+    half = SIZE_HW[0] * 32
+    void = count_pixels(rows, table, [0, 1])
+    assert void.total.sum(axis=(0, 2)).tolist() == [0, half] and void.truth.tolist() == [[0, half]]
+    known = count_pixels(rows, table, [0, 1], background=0)
+    assert known.right.sum(axis=(0, 2)).tolist() == [half, half] and known.truth.tolist() == [[half, half]]
+
+
+def test_pixel_error_is_the_gap_between_what_was_expected_and_what_is_right() -> None:
+    honest = pixel_counts(np.random.default_rng(7), 12, bad_images=0.0)
+    calibration = calibrate_pixels(honest)
+    assert pixel_error(calibration, honest) == pytest.approx(0.0, abs=1e-6)
+    wrong = replace(honest, right=honest.right // 2)
+    assert pixel_error(calibration, wrong) == pytest.approx(0.5, abs=0.01)
+    assert np.isnan(pixel_error(calibration, replace(honest, total=honest.total * 0, right=honest.right * 0)))

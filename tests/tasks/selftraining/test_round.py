@@ -9,7 +9,14 @@ import pyarrow as pa
 import pytest
 
 from modelkit import rle
-from tasks.selftraining.audits import audit_of, audit_table, draw_audit, precision_by_class, verdicts_by_truth
+from tasks.selftraining.audits import (
+    audit_of,
+    audit_table,
+    draw_audit,
+    look_at_pixels,
+    precision_by_class,
+    verdicts_by_truth,
+)
 from tasks.selftraining.firewall import count_leaks
 from tasks.selftraining.heartbeats import class_mix_heartbeat, js_divergence, labels_without_lineage, rate_heartbeats
 from tasks.selftraining.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
@@ -17,7 +24,7 @@ from tasks.selftraining.round_calibration import calibrate_instances, calibrate_
 from tasks.selftraining.selection import Selection, select
 from tasks.selftraining.tables import table_of
 from tasks.selftraining.thresholds import accepted_rates, scores_by_class, with_bands
-from tests.tasks.selftraining.rows import candidate, candidates
+from tests.tasks.selftraining.rows import candidate, candidates, identity, thresholds
 from tests.tasks.selftraining.scenes import CLASSES, SIZE_HW, rectangle
 from tests.tasks.selftraining.test_matching_and_calibration import pixel_rows
 
@@ -159,3 +166,26 @@ def test_semantic_rounds_calibrate_and_select_pixels() -> None:
     accepted = [row for row in chosen.accepted.to_pylist() if row["class_id"] == 2]
     assert min(row["score_raw"] for row in accepted) == pytest.approx(less.t_hi)
     assert found.scores.of(2).d_ece_after < found.scores.of(2).d_ece_before + 1e-9
+
+
+def test_an_audit_of_pixels_estimates_the_precision_of_pixels() -> None:
+    """Small regions are wrong, large ones right: of rows half are wrong, of pixels a twentieth."""
+    items, rows = [], []
+    for k in range(150):
+        name = f"i{k:03d}"
+        items.append(LabelledItem(name, SIZE_HW, (LabelledObject(1, rectangle(0, 0, 38, 48)),)))
+        rows.append(candidate(name, 0, 0.9, [0, 0, 38, 48], 1, task="semantic"))
+        rows.append(candidate(name, 1, 0.9, [38, 0, 40, 48], 1, task="semantic"))
+    labels = make_label_set(items, CLASSES, origin_format="test")
+    accepted = select(
+        candidates(rows),
+        [{"image_id": item.uri, "media_uri": item.uri, "group_id": item.uri, "status": "ok"} for item in items],
+        thresholds=thresholds({1: 0.5}),
+        scores=identity(),
+    ).accepted
+    looked = look_at_pixels(accepted, labels.table, 120, background=0, seed=1)
+    assert len(looked) == 120 and looked == look_at_pixels(accepted, labels.table, 120, background=0, seed=1)
+    assert 0.85 < np.mean(list(looked.values())) < 1
+    assert all(look_at_pixels(accepted, labels.table, 120, background=None, seed=1).values()), (
+        "what is void says nothing"
+    )

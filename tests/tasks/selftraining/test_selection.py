@@ -286,3 +286,26 @@ def test_tables_refuse_strange_columns_and_missing_values() -> None:
         candidates([{**candidate("a", 0, 0.9, BOX), "split": None}])
     with pytest.raises(ValueError, match="not labels"):
         decode_table("labels", encode_table("candidates", candidates([candidate("a", 0, 0.9, BOX)])))
+
+
+def pixel_row(image: str, seq: int, box: list[int], class_id: int = 1, level: float = 0.9) -> dict[str, Any]:
+    return candidate(image, seq, level, box, class_id, task="semantic")
+
+
+def test_of_semantic_segmentation_pixels_are_counted_and_compared() -> None:
+    """The same pixels at another level of confidence are the same labels."""
+    sets = thresholds({1: 0.5, 2: 0.5})
+    before = chosen([pixel_row("a", 0, [0, 0, 10, 10]), pixel_row("a", 1, [20, 0, 30, 10], 2)], sets)
+    after = chosen(
+        [
+            pixel_row("a", 0, [0, 0, 10, 4], level=0.6),
+            pixel_row("a", 1, [0, 4, 10, 10]),
+            pixel_row("a", 2, [20, 0, 30, 5], 2),
+            pixel_row("a", 3, [20, 5, 30, 10], 1),
+        ],
+        sets,
+    )
+    assert after.accepted_by_class() == {1: 150, 2: 50}
+    assert after.accepted_by_name() == {"box": 50, "disc": 150}
+    assert changed_share(before, after) == pytest.approx(1 - 150 / 250)
+    assert changed_share(before, before) == 0.0

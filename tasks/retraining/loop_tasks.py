@@ -1,0 +1,197 @@
+"""What the turns of the loop do differently for each task; all else is the same for all of them.
+
+Selection, loss and metric of a task are named in ``tasks.selftraining.rules``. A further task is one more entry there
+and one more class here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import pyarrow as pa
+import torch
+
+from infra.errors import UsageError
+from modelkit import ClassInfo, Predictor, create_model
+from tasks.retraining.confidence import FACTORY, ConfidencePredictor, background_of
+from tasks.retraining.teaching import SCORE_FLOOR, examples_of_objects, examples_of_pixels
+from tasks.selftraining.audits import look_at_objects, look_at_pixels
+from tasks.selftraining.calibration import d_ece, fit_calibration
+from tasks.selftraining.candidates import RoundCandidates
+from tasks.selftraining.label_sets import LabelSet
+from tasks.selftraining.matching import match_candidates
+from tasks.selftraining.pixels import calibrate_pixels, count_pixels, pixel_error
+from tasks.selftraining.round_calibration import RoundCalibration, calibrate_instances, calibrate_semantic
+from tasks.selftraining.thresholds import ThresholdSet, scores_by_class, with_bands
+from tasks.training.examples import Example
+from tasks.training.recipe import TrainingRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Whose scores are calibrated, when, and on which C."""
+
+    model_id: str
+    round_number: int
+    calibration_split: str
+    seed: int
+
+
+class LoopTask(ABC):
+    """What a task brings to the turns of the loop.
+
+    Attributes:
+        name: a key of ``RULES``.
+        score_floor: less confident predictions are no candidates.
+        predictor_factory: how workers look at U, see ``JobSpec``; None is the plain way.
+    """
+
+    name: str
+    score_floor: float
+    predictor_factory: str | None = None
+
+    def looking(self, predictor: Predictor) -> Predictor:
+        """A model as it looks at U, for looking at C and G in the same way."""
+        return predictor
+
+    @abstractmethod
+    def calibrate(self, candidates: pa.Table, calibration: LabelSet, labelled: LabelSet, by: Whose) -> RoundCalibration:
+        """Calibrators and thresholds from the candidates on C.
+
+        Args:
+            candidates: ``candidates.v1`` on C.
+            calibration, labelled: C and L.
+            by: who predicted.
+        """
+
+    @abstractmethod
+    def banded(self, thresholds: ThresholdSet, found: RoundCandidates) -> ThresholdSet:
+        """The thresholds with the lower ends of their bands, from what was found on U."""
+
+    @abstractmethod
+    def calibrated_error(
+        self, on_calibration: pa.Table, calibration: LabelSet, on_gate: pa.Table, gate: LabelSet
+    ) -> float:
+        """D-ECE on G of scores that were calibrated on C; NaN where nothing was found."""
+
+    @abstractmethod
+    def examples(self, labels: pa.Table) -> list[Example]:
+        """``pseudo_labels.v1`` as a training set."""
+
+    @abstractmethod
+    def look_at(self, accepted: pa.Table, truth: LabelSet, n: int, *, seed: int) -> dict[str, bool]:
+        """label_id -> right, of at most ``n`` accepted labels that are drawn and held against truth."""
+
+
+class InstanceTask(LoopTask):
+    """Objects with masks."""
+
+    name = "instance"
+    score_floor = SCORE_FLOOR
+
+    def calibrate(self, candidates: pa.Table, calibration: LabelSet, labelled: LabelSet, by: Whose) -> RoundCalibration:
+        return calibrate_instances(
+            candidates,
+            calibration,
+            truth_per_image=labelled.truth_per_image(),
+            model_id=by.model_id,
+            round_number=by.round_number,
+            calibration_split=by.calibration_split,
+        )
+
+    def banded(self, thresholds: ThresholdSet, found: RoundCandidates) -> ThresholdSet:
+        return with_bands(thresholds, scores_by_class(found.candidates), len(found.images))
+
+    def calibrated_error(
+        self, on_calibration: pa.Table, calibration: LabelSet, on_gate: pa.Table, gate: LabelSet
+    ) -> float:
+        known = match_candidates(on_calibration, calibration.table)
+        if not len(known):
+            return float("nan")
+        found = match_candidates(on_gate, gate.table)
+        return d_ece(fit_calibration(known).apply(found.class_id, found.score), found.correct)
+
+    def examples(self, labels: pa.Table) -> list[Example]:
+        return examples_of_objects(labels)
+
+    def look_at(self, accepted: pa.Table, truth: LabelSet, n: int, *, seed: int) -> dict[str, bool]:
+        return look_at_objects(accepted, truth.table, n, seed=seed)
+
+
+class SemanticTask(LoopTask):
+    """A class for every pixel.
+
+    Args:
+        background: class of what no object covers; None where every pixel has a class of its own.
+    """
+
+    name = "semantic"
+    score_floor = 0.0  # pixels of the lowest level are candidates, too: a fifth of all has to be accepted
+    predictor_factory = FACTORY
+
+    def __init__(self, background: ClassInfo | None) -> None:
+        self.background = background
+
+    def looking(self, predictor: Predictor) -> Predictor:
+        return ConfidencePredictor(predictor)
+
+    @property
+    def _background_id(self) -> int | None:
+        return None if self.background is None else self.background.id
+
+    def calibrate(self, candidates: pa.Table, calibration: LabelSet, labelled: LabelSet, by: Whose) -> RoundCalibration:
+        return calibrate_semantic(
+            candidates,
+            calibration,
+            background=self.background,
+            model_id=by.model_id,
+            round_number=by.round_number,
+            calibration_split=by.calibration_split,
+            seed=by.seed,
+        )
+
+    def banded(self, thresholds: ThresholdSet, found: RoundCandidates) -> ThresholdSet:
+        return thresholds  # nothing becomes background
+
+    def calibrated_error(
+        self, on_calibration: pa.Table, calibration: LabelSet, on_gate: pa.Table, gate: LabelSet
+    ) -> float:
+        ids = [each.id for each in calibration.classes] + ([] if self.background is None else [self.background.id])
+        known, found = (
+            count_pixels(candidates, labels.table, ids, self._background_id)
+            for candidates, labels in ((on_calibration, calibration), (on_gate, gate))
+        )
+        return pixel_error(calibrate_pixels(known), found)
+
+    def examples(self, labels: pa.Table) -> list[Example]:
+        return examples_of_pixels(labels, self._background_id)
+
+    def look_at(self, accepted: pa.Table, truth: LabelSet, n: int, *, seed: int) -> dict[str, bool]:
+        return look_at_pixels(accepted, truth.table, n, background=self._background_id, seed=seed)
+
+
+DEFAULT_RECIPES = {"instance": "digitscape", "semantic": "digitscape_unet"}
+"""What is trained where no recipe is named, by task; its keys are the tasks that the loop teaches."""
+
+
+def loop_task(name: str, recipe: TrainingRecipe, task_of_model: str) -> LoopTask:
+    """The task of a loop.
+
+    Args:
+        name: what was asked for.
+        recipe: of all models of the loop.
+        task_of_model: what its architecture does.
+
+    Raises:
+        UsageError: the model does something else.
+    """
+    if name != task_of_model:
+        raise UsageError(
+            f"the loop was asked to teach {name} segmentation; {recipe.architecture} does {task_of_model}",
+            hint=f"--task takes {', '.join(DEFAULT_RECIPES)}; --recipe names a model that does it",
+        )
+    if name == InstanceTask.name:
+        return InstanceTask()
+    with torch.device("meta"):  # nothing is allocated
+        return SemanticTask(background_of(create_model(recipe.architecture, **recipe.config)))
