@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 ALONE := ray or prefect or chaos or browser or slow
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-fast check format bench train-demo-model train-semantic train-panoptic train-yolact clean
+.PHONY: help setup lock demo test test-fast check format bench experiment-selftraining train-demo-model train-semantic train-panoptic train-yolact clean
 
 help:  ## what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## virtual environment with the locked dependencies
 
@@ -54,6 +54,9 @@ bench: $(STAMP)  ## throughput against bare loops, Ray Data and Daft (notes land
 	@$(BIN)/python -m benchmarks.panoptic_fuse
 	@$(BIN)/python -m benchmarks.yolact
 	@$(BIN)/python -m benchmarks.deeplab
+
+experiment-selftraining: $(STAMP)  ## student against a supervised model of the same budget (hours; resumable)
+	@$(BIN)/python -m benchmarks.selftraining --controls
 
 train-demo-model: $(STAMP)  ## train the shipped model anew (resumable)
 	@$(BIN)/python -m modelkit.training.train_demo_model

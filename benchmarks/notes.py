@@ -133,16 +133,16 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def write_note(folder: Path, text: str, command: str, day: dt.date) -> Path:
+def write_note(folder: Path, text: str, command: str, day: dt.date, *, topic: str = "throughput") -> Path:
     """A dated note with hardware and command; never overwrites an earlier one of the same day."""
     folder.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
         suffix = "" if number == 1 else f"-{number}"
-        path = folder / f"{day.isoformat()}-throughput{suffix}.md"
+        path = folder / f"{day.isoformat()}-{topic}{suffix}.md"
         try:
             with path.open("x") as file:
-                file.write(f"# Throughput, {day.isoformat()}\n\n{hardware()}\n\n`{command}`\n\n{text}")
+                file.write(f"# {topic.capitalize()}, {day.isoformat()}\n\n{hardware()}\n\n`{command}`\n\n{text}")
             return path
         except FileExistsError:
             number += 1

@@ -1,0 +1,193 @@
+"""Does the self-training loop help? Student against a supervised model of the same budget, on a sealed test set.
+
+    python -m benchmarks.selftraining [--tasks semantic instance] [--splits 3] [--seeds 3] [--steps N] [--controls]
+                                      [--work .bench/selftraining] [--records N] [--note docs/benchmarks] [--no-note]
+
+A pool of 1,200 digitscape scenes, 120 of them labelled (80 in L, 40 in C; "10 % labels"); 100 more labelled scenes are
+G. A split says which 120, a seed everything else that is random. Each record is one round of ``visionmill retrain``;
+its student and its supervised baseline (same steps, same noise, trained on L and C) are then judged on 300 test scenes
+of digits and photographs that nothing of the loop has seen. Records are kept in the work folder: after an interruption
+the same command goes on where it stopped, also within a record. ``--records N`` stops after N more.
+``--controls`` carries out loops that must be refused (see ``benchmarks.selftraining_controls``).
+Whatever records there are when it ends are put into a dated note, which says how many are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime as dt
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.selftraining_data import PLANS, ensure_data, ensure_labels, recipe_of, truth_of
+from benchmarks.selftraining_notes import summarise
+from benchmarks.throughput import current_commit
+from flows.legs import Legs, plain_legs
+from flows.parameters import RetrainParameters, checked
+from flows.retrain import run_retrain
+from infra.store import open_store
+from tasks.evaluation.evaluate import Judged, evaluate_predictor
+from tasks.retraining.judging import difference, load_predictor
+from tasks.selftraining import tables
+from tasks.selftraining.label_sets import LabelSet
+from tasks.selftraining.labels.reading import read_label_set
+
+ROLES = ("teacher", "baseline", "student")
+SHARES = {"L": 80 / 220, "C": 40 / 220, "G": 100 / 220}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What makes two records comparable."""
+
+    task: str
+    split: int
+    seed: int
+    steps: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its record."""
+        return f"{self.task}-split{self.split}-seed{self.seed}-steps{self.steps}"
+
+
+def parameters_of(setting: Setting, data: Path, output: Path) -> RetrainParameters:
+    """The loop of a setting: one round, in this process, audited by the truth that was hidden from it."""
+    return checked(
+        RetrainParameters,
+        task=setting.task,
+        labelled=str(ensure_labels(data, setting.split)),
+        unlabelled=str(data / "pool" / "images"),
+        audit=str(truth_of(data, "pool")),
+        output=str(output),
+        recipe=str(recipe_of(setting.task, data, setting.steps)),
+        steps=setting.steps,
+        seed=setting.seed,
+        shares=SHARES,
+        ray="none",
+    )
+
+
+def carry_out(setting: Setting, work: Path, leg: Legs = plain_legs) -> dict[str, Any]:
+    """One record: a round, then its three models on T."""
+    began = time.monotonic()
+    data, output = ensure_data(setting.task, work), work / "loops" / setting.name
+    summary = run_retrain(parameters_of(setting, data, output), orchestrated=False, leg=leg)
+    [outcome] = summary["rounds"]
+    models = {row["role"]: row["weights_uri"] for row in tables.read(open_store(str(output)), "models").to_pylist()}
+    sealed = read_label_set(str(truth_of(data, "test")))
+    judged = {role: evaluate_predictor(load_predictor(models[role]), sealed) for role in ROLES}
+    return {
+        **asdict(setting),
+        "splits": summary["splits"],
+        "accepted": outcome["accepted"],
+        "audit": _audit(output),
+        "gate": outcome["gate"],
+        "test": {role: each.main_metric for role, each in judged.items()},
+        "against_baseline": _difference(judged["student"], judged["baseline"], sealed, setting.seed),
+        "against_teacher": _difference(judged["student"], judged["teacher"], sealed, setting.seed),
+        "seconds": round(time.monotonic() - began, 1),
+        "commit": current_commit(),
+        "day": dt.date.today().isoformat(),
+    }
+
+
+def _audit(output: Path) -> dict[str, int]:
+    """Labels that hidden truth was asked about, and how many of them are wrong."""
+    rows = tables.read(open_store(str(output)), "audits").to_pylist()
+    total = next((row for row in rows if row["class_name"] is None), None)
+    return {"n": 0, "errors": 0} if total is None else {"n": total["n"], "errors": total["n_errors"]}
+
+
+def _difference(candidate: Judged, other: Judged, sealed: LabelSet, seed: int) -> dict[str, float]:
+    found = difference(candidate, other, sealed, seed=seed)
+    return {"difference": found.difference, "low": found.low, "high": found.high}
+
+
+def settings_of(given: argparse.Namespace) -> Iterator[Setting]:
+    """All records, so that the first ones already cover all splits and both tasks."""
+    for seed in range(given.seeds):
+        for split in range(given.splits):
+            for task in given.tasks:
+                yield Setting(task, split, seed, given.steps or PLANS[task].steps)
+
+
+def known_record(work: Path, name: str) -> dict[str, Any] | None:
+    """A finished record."""
+    path = work / "records" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def keep_record(work: Path, name: str, record: dict[str, Any]) -> None:
+    """Write it beside its place and move it there: a record is whole or not there."""
+    path = work / "records" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".partial")
+    scratch.write_text(json.dumps(record, indent=1))
+    scratch.replace(path)
+
+
+def measure(settings: Sequence[Setting], work: Path, limit: int | None) -> list[dict[str, Any]]:
+    """All records, those of earlier invocations included; at most ``limit`` new ones."""
+    records, new = [], 0
+    for number, setting in enumerate(settings, 1):
+        record = known_record(work, setting.name)
+        if record is None:
+            if limit is not None and new >= limit:
+                continue
+            print(f"[{number}/{len(settings)}] {setting.name} ...", file=sys.stderr, flush=True)
+            record, new = carry_out(setting, work), new + 1
+            keep_record(work, setting.name, record)
+            shutil.rmtree(work / "loops" / setting.name)
+            gain = record["against_baseline"]["difference"]
+            print(f"    {gain:+.4f} against the baseline, {record['seconds']:.0f} s", file=sys.stderr, flush=True)
+        records.append(record)
+    return records
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=sorted(PLANS), default=list(PLANS))
+    parser.add_argument("--splits", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="of each model; default by task")
+    parser.add_argument("--controls", action="store_true", help="also loops that must be refused")
+    parser.add_argument("--work", type=Path, default=Path(".bench/selftraining"), help="scenes, loops, records")
+    parser.add_argument("--records", type=int, help="stop after so many new records; the same command goes on")
+    parser.add_argument("--note", type=Path, default=Path("docs/benchmarks"), help="folder of the dated note")
+    parser.add_argument("--no-note", action="store_true", help="print only")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Measure, print, write the note."""
+    given = parse()
+    work = given.work.resolve()
+    settings = list(settings_of(given))
+    records = measure(settings, work, given.records)
+    controls: list[dict[str, Any]] = []
+    if given.controls:
+        from benchmarks.selftraining_controls import measure_controls
+
+        firsts = [dataclasses.replace(s, split=0, seed=0) for s in settings if (s.split, s.seed) == (0, 0)]
+        controls = measure_controls(firsts, work)
+    text = summarise(records, len(settings), controls)
+    print(text)
+    if not given.no_note:
+        from benchmarks.notes import write_note
+
+        command = " ".join(["python -m benchmarks.selftraining", *sys.argv[1:]])
+        path = write_note(given.note, text, command, dt.date.today(), topic="self-training")
+        print(f"written to {path}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The scenes of the self-training experiment, who of them is labelled, and what is trained on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+import modelkit
+from modelkit import ClassInfo, create_model, save_weights
+from modelkit.digitscape import CLASS_NAMES, Digitscape, SceneStyle, Split, write_dataset
+from modelkit.semantic import BackboneAndHead, SemanticSegmentor
+from tasks.training.presets import make_recipe
+
+POOL, LABELLED, GATE, TEST = 1_200, 120, 100, 300
+SIZE_PX = 96
+CLASSES = tuple(ClassInfo(k + 1, name) for k, name in enumerate(CLASS_NAMES))
+_SOURCES: tuple[tuple[str, Split, int, int], ...] = (("pool", "val", 41, POOL + GATE), ("test", "test", 42, TEST))
+_SHIPPED = "digitscape_mask_rcnn"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a task is measured on, and with what.
+
+    Args:
+        style: of the scenes.
+        preset: a recipe or model.
+        config: of the model, over the preset's.
+        initial_parts: what is taken over from the shipped weights.
+        batch_size, learning_rate: of the recipe.
+        steps: of each model, unless others are asked for.
+        metric, aim: what is compared, and the gain that is aimed at, in points.
+    """
+
+    style: SceneStyle
+    preset: str
+    config: dict[str, Any]
+    initial_parts: tuple[str, ...]
+    batch_size: int
+    learning_rate: float
+    steps: int
+    metric: str
+    aim: float
+
+
+# No model learns to tell digits from 120 scenes alone in minutes on a processor, so all begin from what the shipped
+# detector knows (the field begins from ImageNet): its backbone, or all of it. It was trained on digitscape's
+# "train"; scenes here are of the digits and photographs of "val", those of T of "test".
+PLANS = {
+    "semantic": Plan(
+        style=SceneStyle(digits=(3, 6), size_px=(18.0, 48.0), empty_share=0.0, overlap=0.2),
+        preset="deeplabv3plus",
+        config={
+            "backbone": {
+                "name": "slim_resnet", "widths": [32, 64, 128, 192], "depths": [2, 2, 2, 2], "out": ["c2", "c4"],
+            },
+            "head": {"channels": 64, "low_channels": 32, "decoder_convs": 2, "separable": True},
+            "losses": {"dice": 1.0},
+            "transform": {"min_size": 96, "max_size": 192},
+        },
+        initial_parts=("network.backbone.",),
+        batch_size=8,
+        learning_rate=2e-3,
+        steps=800,
+        metric="mean IoU",
+        aim=3.0,
+    ),
+    # Harder to see than what the detector was trained on.
+    "instance": Plan(
+        style=SceneStyle(
+            digits=(2, 6), size_px=(14.0, 40.0), empty_share=0.0, overlap=0.2, min_contrast=35.0,
+            opacity=(0.5, 0.9), noise_std=30.0, blur_share=0.6, plain_share=0.1,
+        ),
+        preset="digitscape",
+        config={},
+        initial_parts=("",),
+        batch_size=6,
+        learning_rate=2e-4,
+        steps=200,
+        metric="mask AP",
+        aim=2.0,
+    ),
+}  # fmt: skip
+
+
+def ensure_data(task: str, work: Path) -> Path:
+    """The folder of a task's scenes, composed if they are not there yet: ``pool/`` and ``test/``."""
+    plan, folder = PLANS[task], work / "data" / task
+    for name, split, seed, count in _SOURCES:
+        if not truth_of(folder, name).exists():
+            shutil.rmtree(folder / name, ignore_errors=True)
+            source = Digitscape(split, (SIZE_PX, SIZE_PX), seed=seed, style=plan.style, dense=False)
+            write_dataset(folder / name, source, count, image_format="png")
+    return folder
+
+
+def truth_of(data: Path, name: str) -> Path:
+    """All labels of the pool, or of the sealed test scenes."""
+    return data / name / "annotations.json"
+
+
+def ensure_labels(data: Path, split: int) -> Path:
+    """The labels that a split gives to the loop: 120 scenes of the pool, other ones in every split, and all of G."""
+    path = data / "pool" / f"split-{split}.json"
+    truth = json.loads(truth_of(data, "pool").read_text())
+    chosen = set(np.random.default_rng(split).permutation(POOL)[:LABELLED].tolist()) | set(range(POOL, POOL + GATE))
+    path.write_text(json.dumps(restricted(truth, [image for k, image in enumerate(truth["images"]) if k in chosen])))
+    return path
+
+
+def restricted(truth: dict[str, Any], images: list[dict[str, Any]]) -> dict[str, Any]:
+    """COCO's labels of some images."""
+    ids = {image["id"] for image in images}
+    annotations = [each for each in truth["annotations"] if each["image_id"] in ids]
+    return {**truth, "images": images, "annotations": annotations}
+
+
+def recipe_of(task: str, data: Path, steps: int) -> Path:
+    """The recipe of all models of a task, as a file."""
+    plan = PLANS[task]
+    recipe = make_recipe(plan.preset, CLASSES, steps=steps, seed=0)
+    recipe = dataclasses.replace(
+        recipe,
+        config={**recipe.config, **plan.config},
+        batch_size=plan.batch_size,
+        loop=dataclasses.replace(
+            recipe.loop, learning_rate=plan.learning_rate, warmup_steps=max(1, steps // 20), checkpoint_every=100
+        ),
+        initial=_SHIPPED if task == "instance" else str(_start(data, recipe.architecture, plan)),
+        initial_parts=plan.initial_parts,
+    )
+    path = data / f"recipe-{steps}.json"
+    path.write_text(json.dumps(recipe.to_json()))
+    return path
+
+
+def _start(data: Path, architecture: str, plan: Plan) -> Path:
+    """Weights of a semantic model whose backbone is the shipped detector's; all else of them is never taken over."""
+    path = data / "start.safetensors"
+    if not path.exists():
+        detector = modelkit.load(_SHIPPED)
+        torch.manual_seed(0)
+        model = create_model(architecture, **plan.config, num_classes=len(CLASSES) + 1)
+        prefix = "backbone."
+        tensors = {k.removeprefix(prefix): v for k, v in detector.model.state_dict().items() if k.startswith(prefix)}
+        cast(BackboneAndHead, cast(SemanticSegmentor, model).network).backbone.load_state_dict(tensors)
+        lineage = {"backbone": detector.weights.reference}
+        save_weights(model, data, name="start", classes=CLASSES, lineage=lineage, licence=detector.weights.licence)
+    return path

@@ -1,0 +1,94 @@
+"""The self-training experiment's own arithmetic: who is labelled, what a bound is, and that the note hides nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from benchmarks import selftraining_data
+from benchmarks.selftraining import Setting, keep_record, known_record, parse, settings_of
+from benchmarks.selftraining_controls import write_on_their_heads
+from benchmarks.selftraining_data import ensure_labels
+from benchmarks.selftraining_notes import lower_bound, summarise
+from modelkit.digitscape import Digitscape, write_dataset
+
+
+def record(split: int, seed: int, gain: float) -> dict[str, Any]:
+    return {
+        "task": "instance", "split": split, "seed": seed, "steps": 100, "accepted": {"3": 40, "7": 2},
+        "audit": {"n": 42, "errors": 3}, "gate": {"passed": gain > 0, "reasons": []},
+        "test": {"teacher": 0.3, "baseline": 0.4, "student": 0.4 + gain},
+        "against_baseline": {"difference": gain, "low": gain - 0.01, "high": gain + 0.01},
+        "seconds": 60.0, "commit": "c0ffee", "day": "2026-11-26",
+    }  # fmt: skip
+
+
+def test_a_bound_is_students_over_records() -> None:
+    assert lower_bound([1.0, 2.0, 3.0]) == pytest.approx(2 - 2.919986 * 1 / math.sqrt(3), abs=1e-5)
+    assert math.isnan(lower_bound([1.0]))
+
+
+def test_a_note_says_what_is_missing_and_whether_the_aim_was_met() -> None:
+    gains = [0.031, 0.024, 0.022, 0.028, 0.03, 0.027, 0.025, 0.02, 0.026]
+    records = [record(k % 3, k // 3, gain) for k, gain in enumerate(gains)]
+    whole = summarise(records, 9, [])
+    assert "9 of 9 records (complete)" in whole and "9 of 9 positive" in whole and whole.count(": met.") == 1
+    assert "| 1 | 0 | 30.0 | 40.0 | 42.4 | +2.40 (+1.40 .. +3.40) | 42 | 3 of 42 | passed |" in whole
+    part = summarise(records[:2], 9, [])
+    assert "2 of 9 records (INCOMPLETE)" in part and "met so far" in part
+    worse = summarise([record(0, 0, -0.01), record(1, 0, 0.05)], 9, [])
+    assert "NOT met" in worse and "1 of 2 positive" in worse and "mean +2.00" in worse
+    none = summarise([], 9, [{"task": "instance", "control": "copies", "refused": False, "reasons": []}])
+    assert "0 of 9 records" in none and "**NOT refused**" in none
+
+
+def test_records_cover_all_splits_first_and_are_whole_or_not_there(tmp_path: Path) -> None:
+    names = [each.name for each in settings_of(parse(["--tasks", "semantic", "--splits", "2", "--seeds", "2"]))]
+    assert [name.rsplit("-steps", 1)[0] for name in names] == [
+        "semantic-split0-seed0", "semantic-split1-seed0", "semantic-split0-seed1", "semantic-split1-seed1",
+    ]  # fmt: skip
+    name = Setting("semantic", 0, 0, 5).name
+    assert known_record(tmp_path, name) is None
+    keep_record(tmp_path, name, record(0, 0, 0.1))
+    assert known_record(tmp_path, name) == record(0, 0, 0.1)
+    assert [path.name for path in (tmp_path / "records").iterdir()] == [f"{name}.json"]
+
+
+def test_a_split_labels_a_tenth_of_the_pool_and_all_of_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("POOL", 10), ("LABELLED", 4), ("GATE", 3)):
+        monkeypatch.setattr(selftraining_data, name, value)
+    truth = write_dataset(tmp_path / "pool", Digitscape("val", (32, 32), dense=False), 13, image_format="png")
+    chosen = []
+    for split in (0, 1):
+        labels = json.loads(ensure_labels(tmp_path, split).read_text())
+        ids = [image["id"] for image in labels["images"]]
+        assert len(ids) == 7 and set(ids) >= {11, 12, 13}
+        assert {each["image_id"] for each in labels["annotations"]} <= set(ids)
+        chosen.append(ids)
+    assert chosen[0] != chosen[1]
+    assert len(json.loads(truth.read_text())["images"]) == 13
+
+
+def test_scenes_on_their_heads_keep_their_truth(tmp_path: Path) -> None:
+    truth = write_dataset(tmp_path / "pool", Digitscape("val", (48, 64), seed=3, dense=False), 3, image_format="png")
+    flipped = write_on_their_heads(truth, 2, tmp_path / "other")
+    before, after = (json.loads(path.read_text()) for path in (truth, flipped))
+    assert len(after["images"]) == 2
+    name = after["images"][0]["file_name"]
+    upright, headlong = (np.asarray(Image.open(path.parent / name)) for path in (truth, flipped))
+    assert (upright[::-1] == headlong).all()
+    one, other = before["annotations"][0], after["annotations"][0]
+    mask = coco_mask.decode(other["segmentation"])
+    assert (coco_mask.decode(one["segmentation"])[::-1] == mask).all()
+    rows, columns = np.nonzero(mask)
+    x, y, width, height = other["bbox"]
+    assert (x, y) == (columns.min(), rows.min()) and (width, height) == (np.ptp(columns) + 1, np.ptp(rows) + 1)
