@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from flows.round_legs import TASK, Loop
+from flows.round_legs import Loop
 from infra.errors import VisionmillError
 from tasks.retraining.differences import items_to_compare, sure_of_candidate, sure_of_champion
 from tasks.retraining.judging import load_predictor
+from tasks.retraining.loop_tasks import InstanceTask
 from tasks.retraining.records import teacher_of
 from tasks.retraining.teaching import candidates_on
 from tasks.selftraining.disagreements import find_disagreements, write_disagreements
@@ -21,16 +22,19 @@ def compare_models(loop: Loop, number: int, selection: Selection, candidate_uri:
     Raises:
         VisionmillError: an item or the weights cannot be read.
     """
-    if TASK != "instance":  # maps have no objects to match
+    if not isinstance(loop.task, InstanceTask):  # maps have no objects to match
         return []
     items = items_to_compare(selection, loop.data.labels.classes, COMPARED_ITEMS)
     calibration = loop.data.split("C")
     predictor = load_predictor(candidate_uri)
     who = teacher_of(predictor.weights, loop.data, round_number=number, train_set_id=None)
     on_items, on_calibration = (
-        candidates_on(predictor, labels, who, split=split, run_id=loop.run_id, round_number=number)
+        candidates_on(
+            predictor, labels, who,
+            task=loop.task.name, floor=loop.task.score_floor, split=split, run_id=loop.run_id, round_number=number,
+        )
         for labels, split in ((items, "U"), (calibration, "C"))
-    )
+    )  # fmt: skip
     sure = sure_of_candidate(on_items, on_calibration, calibration)
     found = find_disagreements(sure_of_champion(selection, items), sure, at_most=EXPORTED_ITEMS)
     return write_disagreements(loop.store, found, loop.run_id, number)

@@ -120,7 +120,11 @@ class Loops:
     def failing(self, name: str, leg: Legs = plain_legs, **changes: str) -> dict[str, float | None]:
         """The criteria of the gate that do not hold, with their values."""
 
-        run_retrain(self.parameters(name, **changes), orchestrated=False, leg=leg)
+        def quick(title: str, function: Any, *args: Any, **kwargs: Any) -> Any:
+            told = title.endswith((": compare models", ": write report"))  # what people are told is another matter
+            return None if told else leg(title, function, *args, **kwargs)
+
+        run_retrain(self.parameters(name, **changes), orchestrated=False, leg=quick)
         rows = tables.read(open_store(str(self.folder / name)), "verdicts").to_pylist()
         return {row["criterion"]: row["value"] for row in rows if row["round"] == 1 and not row["passed"]}
 

@@ -1,0 +1,19 @@
+"""A self-training loop as a process of its own, to be killed: python -m tests.chaos.loop PARAMETERS_JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from flows.parameters import RetrainParameters, checked
+from flows.retrain import run_retrain
+
+
+def main() -> int:
+    """Carry the loop out."""
+    run_retrain(checked(RetrainParameters, **json.loads(sys.argv[1])), orchestrated=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
