@@ -35,10 +35,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaySession]:
-    """A local Ray with two processors, for this module."""
+def session(services_dir: Path) -> Iterator[RaySession]:
+    """A local Ray with two processors, for this module; its token is the session's, which Ray reads only once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VISIONMILL_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("VISIONMILL_STATE_DIR", str(services_dir))
         with ray_session(num_cpus=2, object_store_bytes=80 << 20) as opened:
             yield opened
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
-from ray.train import WorkerGroupError
 
 from infra.errors import DatasetError, ServiceError
 from infra.store import open_store
@@ -39,6 +38,14 @@ def worker_of(monkeypatch: pytest.MonkeyPatch) -> Any:
     return become
 
 
+@pytest.fixture
+def group_error() -> Any:
+    """Ray's class, imported late: at collection, Ray would miss the switches that local sessions set."""
+    from ray.train import WorkerGroupError
+
+    return WorkerGroupError
+
+
 def test_a_lone_worker_hands_over_what_no_retry_can_help(worker_of: Any, tmp_path: Path) -> None:
     worker_of(1)
     error = _train_worker(broken_job(tmp_path, 1))
@@ -47,21 +54,21 @@ def test_a_lone_worker_hands_over_what_no_retry_can_help(worker_of: Any, tmp_pat
         _fit(lambda: SimpleNamespace(return_value=error))
 
 
-def test_one_of_several_raises_it_or_the_others_would_wait(worker_of: Any, tmp_path: Path) -> None:
+def test_one_of_several_raises_it_or_the_others_would_wait(worker_of: Any, group_error: Any, tmp_path: Path) -> None:
     worker_of(2)
     with pytest.raises(DatasetError) as caught:
         _train_worker(broken_job(tmp_path, 2))
 
     def fit() -> NoReturn:
-        raise WorkerGroupError("2 workers failed", {0: caught.value})
+        raise group_error("2 workers failed", {0: caught.value})
 
     with pytest.raises(DatasetError, match="cannot be trained on"):
         _fit(fit)
 
 
-def test_a_death_without_words_says_what_to_do() -> None:
+def test_a_death_without_words_says_what_to_do(group_error: Any) -> None:
     def fit() -> NoReturn:
-        raise WorkerGroupError("a worker died", {0: RuntimeError("the actor is gone")})
+        raise group_error("a worker died", {0: RuntimeError("the actor is gone")})
 
     with pytest.raises(ServiceError, match="a worker died") as caught:
         _fit(fit)
