@@ -14,8 +14,8 @@ def total_bytes(processes: Iterable[psutil.Process]) -> int:
     """Memory of several processes: what is theirs alone, and once what they share (as the one has it that shares most).
 
     Where the system does not tell shared pages apart (macOS), all of each. Exact shares (``smaps_rollup``) cost 18 ms
-    of a core for each process that has torch loaded: asked twice a second of Ray's dozen, they took a tenth of the
-    machine from what was to be measured.
+    of a core for each process that has torch loaded; asked twice a second of many processes, that comes out of what is
+    to be measured.
     """
     own, shared = 0, 0
     for process in processes:
