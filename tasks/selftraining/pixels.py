@@ -1,16 +1,15 @@
-"""Semantic segmentation: pixels as candidates, and thresholds certified by bootstrap over images.
+"""Semantic segmentation: pixels as candidates.
 
 A probability map becomes rows that can be thresholded again at will: per image and class one row for each level of
 confidence, whose mask holds the pixels of that class with a largest probability in [level, next level). So the rule of
-selection reads a row's score (its level) and never the map. Pixels of one image are not independent: bounds come from
-resampling whole images, never pixels.
+selection reads a row's score (its level) and never the map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,19 +17,9 @@ from scipy.optimize import isotonic_regression
 
 from modelkit import rle
 from tasks.selftraining.calibration import Calibration, Calibrator
-from tasks.selftraining.certified import FIRST_SHARE, LEVEL
-from tasks.selftraining.thresholds import ClassThreshold, ThresholdSet
-
-if TYPE_CHECKING:  # its module brings torch
-    from modelkit import ClassInfo
 
 LEVELS = (0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995)
 """Lower edges of confidence, also the only thresholds that can be chosen."""
-
-LOWEST = 0.5  # below it another class is as likely
-PIXEL_PRECISION = 0.90
-RESAMPLES = 1_000
-MIN_IMAGES = 10  # with truth of the class; fewer say nothing about other images
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,73 +171,3 @@ def truth_map(row: dict[str, Any], background: int | None = None) -> np.ndarray:
 def level_of(score: float) -> int:
     """Position of a score among :data:`LEVELS`; scores of rows are levels, whatever float32 made of them."""
     return int(np.abs(np.array(LEVELS) - score).argmin())
-
-
-def certify_pixel_thresholds(
-    counts: PixelCounts,
-    classes: Sequence[ClassInfo],
-    *,
-    model_id: str,
-    round_number: int,
-    calibration_split: str,
-    seed: int,
-    target: float = PIXEL_PRECISION,
-    resamples: int = RESAMPLES,
-) -> ThresholdSet:
-    """Per class the lowest level from which the lower 5 % bootstrap quantile of pixel precision reaches the target.
-
-    Levels are tried from the most confident outward, beginning where a fifth of the class's pixels is accepted, and the
-    first failure ends it, as for objects. Never below .50. Classes with fewer than 10 labelled images abstain.
-
-    Args:
-        seed: of the resampling; the same seed gives the same thresholds.
-    """
-    images = len(counts.image_ids)
-    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
-    found = []
-    for each in classes:
-        k = counts.class_ids.index(each.id)
-        found.append(_pixel_threshold(counts, k, each, weights, target))
-    return ThresholdSet(model_id, round_number, calibration_split, tuple(sorted(found, key=lambda t: t.class_id)))
-
-
-def _pixel_threshold(
-    counts: PixelCounts, k: int, each: ClassInfo, weights: np.ndarray, target: float
-) -> ClassThreshold:
-    total = np.cumsum(counts.total[:, k, ::-1], axis=1)[:, ::-1]  # at or above each level
-    right = np.cumsum(counts.right[:, k, ::-1], axis=1)[:, ::-1]
-    num_images = int((counts.truth[:, k] > 0).sum())
-    bounds = _quantiles(weights @ right, weights @ total)
-    chosen: int | None = None
-    if num_images >= MIN_IMAGES:
-        for level in range(len(LEVELS) - 1, -1, -1):
-            if LEVELS[level] < LOWEST or not bounds[level] >= target:
-                if LEVELS[level] < LOWEST or total[:, level].sum() >= FIRST_SHARE * total[:, 0].sum():
-                    break
-                continue
-            if total[:, level].sum() >= FIRST_SHARE * total[:, 0].sum():
-                chosen = level
-    all_pixels = int(total[:, 0].sum())
-    accepted = int(total[:, chosen].sum()) if chosen is not None else 0
-    return ClassThreshold(
-        class_id=each.id,
-        class_name=each.name,
-        basis="abstain" if chosen is None else "class",
-        target_precision=target,
-        t_hi=None if chosen is None else LEVELS[chosen],
-        t_lo=0.0,  # no pixel becomes background: what is not accepted is ignored
-        lower_bound=None if chosen is None else float(bounds[chosen]),
-        n_calibration=all_pixels,
-        n_accepted=accepted,
-        n_correct=int(right[:, chosen].sum()) if chosen is not None else 0,
-        truth_per_image=float(counts.truth[:, k].mean()) if len(counts.image_ids) else 0.0,
-        coverage=accepted / all_pixels if all_pixels else 0.0,
-        t_mask=None,
-        note=f"{num_images} images with truth",
-    )
-
-
-def _quantiles(right: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """(levels,) lower quantile of precision over (resamples, levels) counts; resamples without pixels count as 0."""
-    precision = np.divide(right, total, out=np.zeros(right.shape), where=total > 0)
-    return np.quantile(precision, LEVEL, axis=0)

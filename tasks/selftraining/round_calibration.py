@@ -12,7 +12,8 @@ import pyarrow as pa
 from tasks.selftraining.calibration import Calibration, fit_calibration
 from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.matching import match_candidates
-from tasks.selftraining.pixels import calibrate_pixels, certify_pixel_thresholds, count_pixels
+from tasks.selftraining.pixel_thresholds import certify_pixel_thresholds
+from tasks.selftraining.pixels import calibrate_pixels, count_pixels
 from tasks.selftraining.rules import quality_feature, rules_of
 from tasks.selftraining.thresholds import Promise, ThresholdSet, certify_thresholds
 
@@ -101,5 +102,6 @@ def calibrate_semantic(
         round_number=round_number,
         calibration_split=calibration_split,
         seed=seed,
+        background=None if background is None else background.id,
     )
     return RoundCalibration(calibrate_pixels(counts), None, thresholds)

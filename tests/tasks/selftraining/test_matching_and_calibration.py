@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from infra.store import open_store
-from modelkit import ClassInfo, rle
 from tasks.selftraining.calibration import Calibration, d_ece, fit_calibration, fit_isotonic
 from tasks.selftraining.label_sets import LabelledItem, LabelledObject, make_label_set
 from tasks.selftraining.matching import match_candidates
-from tasks.selftraining.pixels import (
-    LEVELS,
-    calibrate_pixels,
-    certify_pixel_thresholds,
-    confidence_regions,
-    count_pixels,
-    pixel_error,
-)
 from tasks.selftraining.tables import append, read
 from tests.tasks.selftraining.rows import candidate, candidates, joined, matches_of
 from tests.tasks.selftraining.scenes import CLASSES, SIZE_HW, rectangle
@@ -149,89 +138,3 @@ def test_rare_classes_share_the_pooled_calibrator_and_all_survive_storage(store_
     append(store, "calibrators", fitted.to_table("teacher@1"))
     again = Calibration.from_table(read(store, "calibrators"))
     assert again.pooled == fitted.pooled and again.by_class == dict(fitted.by_class)
-
-
-# --- pixels ------------------------------------------------------------------------------------------------------
-
-
-def pixel_rows(name: str, class_map: np.ndarray, confidence: np.ndarray) -> list[dict[str, object]]:
-    return [
-        candidate(
-            name,
-            k,
-            region.level,
-            [0, 0, 1, 1],
-            region.class_id,
-            task="semantic",
-            mask_rle=region.rle,
-            mask_area=region.area,
-        )
-        for k, region in enumerate(confidence_regions(class_map, confidence))
-    ]
-
-
-def test_regions_hold_every_pixel_once_at_its_level() -> None:
-    rng = np.random.default_rng(5)
-    class_map, confidence = rng.integers(1, 4, SIZE_HW), rng.random(SIZE_HW)
-    regions = confidence_regions(class_map, confidence)
-    assert sum(region.area for region in regions) == class_map.size
-    for region in regions:
-        above = LEVELS[LEVELS.index(region.level) + 1] if region.level < LEVELS[-1] else np.inf
-        expected = (class_map == region.class_id) & (confidence >= region.level) & (confidence < above)
-        assert region.area == expected.sum()
-    with pytest.raises(ValueError, match="NaN"):
-        confidence_regions(class_map, np.full(SIZE_HW, np.nan))
-
-
-def pixel_counts(rng: np.random.Generator, images: int, bad_images: float):  # type: ignore[no-untyped-def]
-    """Class 1 left, class 2 right; on bad images all of class 2 is wrong, as confident as ever."""
-    items, rows = [], []
-    left = np.where(np.arange(SIZE_HW[1]) < 32, 1, 2)[None].repeat(SIZE_HW[0], axis=0)
-    for k in range(images):
-        truth = left.copy()
-        if rng.random() < bad_images:
-            truth[:, 32:] = 1
-        objects = [LabelledObject(c, rle.encode(truth == c)) for c in (1, 2) if (truth == c).any()]
-        items.append(LabelledItem(f"i{k:03d}", SIZE_HW, tuple(objects)))
-        rows += pixel_rows(f"i{k:03d}", left, rng.uniform(0.4, 1.0, SIZE_HW))
-    labels = make_label_set(items, CLASSES, origin_format="t")
-    return count_pixels(candidates(rows), labels.table, [1, 2, 3])
-
-
-def test_pixel_thresholds_count_images_not_pixels() -> None:
-    facts = {"model_id": "m", "round_number": 1, "calibration_split": "s", "seed": 0}
-    counts = pixel_counts(np.random.default_rng(6), 30, bad_images=0.08)
-    share = counts.right[:, 1].sum() / counts.total[:, 1].sum()
-    assert share > 0.9  # the pixels alone, tens of thousands of them, would certify class 2 at once
-    found = certify_pixel_thresholds(counts, CLASSES, **facts)  # type: ignore[arg-type]
-    assert [(each.basis, each.t_hi) for each in found.classes] == [("class", 0.5), ("abstain", None), ("abstain", None)]
-    assert found == certify_pixel_thresholds(counts, CLASSES, **facts)  # type: ignore[arg-type]
-
-
-def test_classes_on_few_images_abstain() -> None:
-    counts = pixel_counts(np.random.default_rng(6), 9, bad_images=0.0)
-    found = certify_pixel_thresholds(
-        counts, [ClassInfo(1, "disc"), ClassInfo(2, "box")], model_id="m", round_number=1, calibration_split="s", seed=0
-    )
-    assert [each.basis for each in found.classes] == ["abstain", "abstain"]
-
-
-def test_what_no_object_covers_is_void_or_background() -> None:
-    class_map = np.where(np.arange(SIZE_HW[1]) < 32, 1, 0)[None].repeat(SIZE_HW[0], axis=0)
-    item = LabelledItem("i", SIZE_HW, (LabelledObject(1, rle.encode(class_map == 1)),))
-    table = make_label_set([item], CLASSES, origin_format="t").table
-    rows = candidates(pixel_rows("i", class_map, np.full(SIZE_HW, 0.9)))
-    half = SIZE_HW[0] * 32
-    void = count_pixels(rows, table, [0, 1])
-    assert void.total.sum(axis=(0, 2)).tolist() == [0, half] and void.truth.tolist() == [[0, half]]
-    known = count_pixels(rows, table, [0, 1], background=0)
-    assert known.right.sum(axis=(0, 2)).tolist() == [half, half] and known.truth.tolist() == [[half, half]]
-
-
-def test_pixel_error_is_the_gap_between_what_was_expected_and_what_is_right() -> None:
-    honest = pixel_counts(np.random.default_rng(7), 12, bad_images=0.0)
-    calibration = calibrate_pixels(honest)
-    assert pixel_error(calibration, honest) == pytest.approx(0.0, abs=1e-6)
-    wrong = replace(honest, right=honest.right // 2)
-    assert pixel_error(calibration, wrong) == pytest.approx(0.5, abs=0.01)
-    assert np.isnan(pixel_error(calibration, replace(honest, total=honest.total * 0, right=honest.right * 0)))
