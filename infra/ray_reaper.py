@@ -20,8 +20,12 @@ from infra.processes import ProcessId
 
 
 @contextmanager
-def reaped(folder: Path, members: Iterable[ProcessId]) -> Iterator[None]:
-    """Inside the block, the death of this process, by whatever signal, is that of ``members`` and of ``folder``."""
+def reaped(folder: Path, members: Iterable[ProcessId]) -> Iterator[int]:
+    """Inside the block, the death of this process, by whatever signal, is that of ``members`` and of ``folder``.
+
+    Yields:
+        The pid of the process that sees to it.
+    """
     reaper = subprocess.Popen(
         [sys.executable, "-m", "infra.ray_reaper", str(folder)],
         stdin=subprocess.PIPE,
@@ -34,7 +38,7 @@ def reaped(folder: Path, members: Iterable[ProcessId]) -> Iterator[None]:
     reaper.stdin.write(json.dumps([[one.pid, one.create_time] for one in members]) + "\n")
     reaper.stdin.flush()
     try:
-        yield
+        yield reaper.pid
     finally:
         reaper.stdin.close()
         reaper.wait()

@@ -120,11 +120,12 @@ def _local(num_cpus: int | None, object_store_bytes: int | None) -> Iterator[Ray
     _check_loopback()
     temp = _start(num_cpus or cpu_slots(), object_store_bytes or settings().ray_object_store_bytes)
     started = _processes_of(temp)
-    with reaped(temp, started.values()):
+    with reaped(temp, started.values()) as reaper:
         try:
             yield _describe("local", is_local=True, runtime_env={})
         finally:
             started |= _processes_of(temp)
+            started.pop(reaper, None)  # it waits for us, so nobody may wait for it
             ray.shutdown()
             _end(started)
             shutil.rmtree(temp, ignore_errors=True)

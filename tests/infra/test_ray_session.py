@@ -27,8 +27,15 @@ import json, os, sys, time
 import psutil
 from infra.machine import malloc_environment
 from infra.processes import ProcessId, listeners, tree
+from infra import ray_session as module
 from infra.ray_session import ray_session
 NAMES = ("CUDA_VISIBLE_DEVICES", "RAY_AUTH_MODE", *malloc_environment())
+end, awaited = module._end, []
+def watched_end(started):
+    alive = [one.process() for one in started.values()]
+    awaited.extend(" ".join(process.cmdline()) for process in alive if process is not None)
+    end(started)
+module._end = watched_end
 with ray_session(num_cpus=2) as session:
     import ray
     @ray.remote(num_cpus=1)
@@ -47,7 +54,7 @@ with ray_session(num_cpus=2) as session:
     }), flush=True)
     if len(sys.argv) > 1:
         time.sleep(600)
-print(json.dumps({"left": [one.pid for one in tree(psutil.Process())[1:]]}))
+print(json.dumps({"left": [one.pid for one in tree(psutil.Process())[1:]], "awaited": awaited}))
 """
 
 
@@ -138,6 +145,10 @@ class TestLocal:
         assert after["left"] == []
         assert not any(psutil.pid_exists(pid) for pid in inside["pids"])
         assert not Path(inside["temp"]).exists()
+
+    def test_the_end_is_not_held_up_by_the_process_that_waits_for_it(self, finished: tuple[Path, dict, dict]) -> None:
+        _, _, after = finished
+        assert not [command for command in after["awaited"] if "ray_reaper" in command]
 
     @pytest.mark.chaos
     def test_a_killed_driver_takes_its_ray_and_its_folder_along(self, tmp_path: Path) -> None:
