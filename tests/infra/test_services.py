@@ -168,7 +168,10 @@ def test_a_server_that_the_user_named_is_taken_as_it_is(monkeypatch: pytest.Monk
     assert services.status().services[0].state == "stopped"
 
 
-def test_stored_objects_survive_a_killed_server(state_dir: Path) -> None:
+def test_stored_objects_survive_a_killed_server_and_are_there_as_soon_as_it_is_up(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISIONMILL_STORE_ATTEMPTS", "1")
     _python("""
         from infra import services
         import os
