@@ -11,6 +11,7 @@ from infra.prefect_server import PrefectApiError, client_environment, request, w
 from infra.standing import Site, any_free_ports
 
 WORKER_NAME = "visionmill-local"
+QUERY_S = 2  # Prefect's 10 s is for workers by the hundred; here one asks, and somebody may wait for the run
 
 
 class PrefectWorker:
@@ -45,6 +46,7 @@ class PrefectWorker:
             **without_prefect(os.environ),
             **self._environment,
             **client_environment(self._server),
+            "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_S),
             "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",  # 0.0.0.0 by default, should somebody turn it on
         }
         return argv, env

@@ -23,7 +23,7 @@ from tests.flows.scenes import write_scenes
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(420)]
 ROOT = Path(__file__).parents[2]
-INTERVAL_S = 25
+INTERVAL_S = 6  # less than a run takes: what would overlap is cancelled, so the next run starts when one has ended
 DEADLINE_S = 300
 
 
@@ -50,12 +50,13 @@ class Deployed:
                 return completed
             broken = [run for run in self.runs() if run["state_type"] in ("FAILED", "CRASHED")]
             assert not broken, broken[0]["state"]
-            time.sleep(1)
+            time.sleep(0.3)
         raise AssertionError(f"{done} completed runs expected, saw {[run['state_name'] for run in self.runs()]}")
 
 
-@pytest.fixture
-def deployed(prefect_api: str, services_dir: Path, tmp_path: Path) -> Iterator[Deployed]:
+@pytest.fixture(scope="module")
+def deployed(prefect_api: str, services_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    tmp_path = tmp_path_factory.mktemp("deployed")
     source, output = tmp_path / "scenes", tmp_path / "results"
     write_scenes(source, 3)
     content = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
@@ -88,8 +89,9 @@ def test_scheduled_run_fires_and_the_next_one_finds_nothing_to_do(deployed: Depl
     records = [read_run(store, run) for run in list_runs(store)]
     assert [record.items.get("ok") for record in records] == [3], "one run did the work, the others wrote nothing"
     parts = [entry.key for entry in store.list("segments/")]
-    write_scenes(deployed.source, 4)  # one more object arrives
-    deployed.wait(done=len(deployed.runs()) + 1)
+    write_scenes(deployed.source, 4)  # one more object arrives, maybe just too late for the run that is under way
+    while len(list_runs(store)) == len(records):
+        runs = deployed.wait(done=len(runs) + 1)
     later = [entry.key for entry in store.list("segments/")]
     assert len(later) == len(parts) + 1
 
@@ -107,6 +109,6 @@ def test_trigger_by_api_refuses_nonsense_and_secrets_before_anything_is_stored(d
     output = str(deployed.output)
     assert trigger(source="s3://key:secret@bucket/x", output=output).status_code == 409
     assert trigger(source="", output=output).status_code == 409
-    first, second = (trigger(source=str(deployed.source), output=output) for _ in range(2))
+    first, second = (trigger(source=str(deployed.source), output=output, ray="none", compile="off") for _ in range(2))
     assert first.status_code in (200, 201)
     assert first.json()["id"] == second.json()["id"], "the idempotency key makes a repeated event harmless"
