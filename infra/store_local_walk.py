@@ -18,8 +18,8 @@ def etag_of(stat: os.stat_result) -> str:
 def walk_files(root: str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Every regular file below ``root`` whose key starts with ``prefix``, as (key, stat), in key order.
 
-    Links are followed; a folder link that leads back to one of its own parents is skipped. Files that vanish in between
-    are left out.
+    Links are followed; a folder link that leads back to one of its own parents is skipped. Files and
+    folders that vanish in between are left out.
 
     Raises:
         AccessDenied: a folder cannot be read (a listing that silently leaves out half a dataset would be worse).
@@ -33,7 +33,10 @@ def walk_files(root: str, prefix: str = "") -> Iterator[tuple[str, os.stat_resul
 def _walk(
     folder: str, base: str, prefix: str, parents: frozenset[tuple[int, int]]
 ) -> Iterator[tuple[str, os.stat_result]]:
-    here = os.stat(folder)
+    try:
+        here = os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
     identity = (here.st_dev, here.st_ino)
     if identity in parents:
         return

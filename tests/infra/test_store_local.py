@@ -153,6 +153,16 @@ def test_listing_is_in_the_order_of_the_keys_bytes(store: LocalStore) -> None:
     assert [found.key for found in store.list("a/b")] == ["a/b-c", "a/b/c"]
 
 
+def test_what_vanishes_while_it_is_listed_is_left_out(store: LocalStore) -> None:
+    for key in ("a/1", "b/1", "c"):
+        store.put(key, b"x")
+    listed = iter(store.list())
+    assert next(listed).key == "a/1"
+    store.delete("b/1")  # and its folder
+    store.delete("c")
+    assert list(listed) == []
+
+
 def test_a_missing_folder_is_named_when_listed_and_made_when_written(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "new"))
     with pytest.raises(BucketMissing, match="new"):
