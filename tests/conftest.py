@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from tests.faults import FaultyS3
 
 # Ray reads the switch when it is imported, and any test may be the first to import it.
 os.environ[LOOPBACK_SWITCH] = "0"
+# Ray's workers step back behind everything else on the machine (nice 15): deadlines of seconds would then trip on them.
+os.environ["RAY_worker_niceness"] = "0"
 
 
 @pytest.fixture(scope="session")
@@ -88,10 +91,21 @@ def prefect_api(services_dir: Path, session_env: pytest.MonkeyPatch) -> Iterator
     try:
         yield services.ensure_prefect(state_dir=services_dir)
     finally:
+        send_what_prefect_holds_back()
         services.down(state_dir=services_dir)
         for name in set(os.environ) - before:
             if name.startswith("PREFECT_") or name == "DO_NOT_TRACK":
                 del os.environ[name]
+
+
+def send_what_prefect_holds_back() -> None:
+    """Logs and events of flows in this process: its end would wait a minute for a server that is gone by then."""
+    if "prefect.logging.handlers" in sys.modules:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        EventsWorker.drain_all(timeout=10)
+        APILogWorker.drain_all(timeout=10)
 
 
 @pytest.fixture(scope="session")

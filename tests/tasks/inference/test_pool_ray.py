@@ -162,7 +162,7 @@ def test_an_item_that_hangs_is_quarantined_with_its_stage_named(session: RaySess
     plan = plan_of(tmp_path, 8, 4, {5: "hang in infer"})
     settings = PoolSettings(
         policy=DispatchPolicy(
-            backoff=RetryPolicy(first_delay_s=0.05), deadlines=Deadlines(floor_s=1.5, factor=5, unknown_s=1.5)
+            backoff=RetryPolicy(first_delay_s=0.05), deadlines=Deadlines(floor_s=3, factor=5, unknown_s=3)
         )
     )
     outcome = run_pool(plan, job_for(plan.output), session=session, workers=2, settings=settings)
