@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Marks of tests that take the machine for themselves (clusters, a browser, kills): those run one at a time.
-ALONE := ray or prefect or chaos or browser or slow
+# Marks of tests that take the machine for themselves (a Ray, a Prefect server): those run one at a time.
+ALONE := ray or prefect
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock demo test test-fast check format bench experiment-selftraining train-demo-model train-semantic train-panoptic train-yolact clean
@@ -35,11 +35,11 @@ demo: $(STAMP)  ## the whole thing on embedded data: bucket, segmentation, query
 	@$(BIN)/visionmill demo
 
 test: $(STAMP)  ## every test (about 20 minutes on 2 cores)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not ($(ALONE))"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))"
 	@$(BIN)/python -m pytest -m "$(ALONE)"
 
 test-fast: $(STAMP)  ## the tests that start no service
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not ($(ALONE) or s3)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not ($(ALONE) or s3)"
 
 check: $(STAMP)  ## format, lint, types, fast tests
 	@$(BIN)/ruff format --check .

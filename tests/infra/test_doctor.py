@@ -59,7 +59,6 @@ def test_gpus_are_listed_and_their_absence_is_no_fault() -> None:
     assert "CPU build" in none.detail
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_this_machine_imports_torch_and_the_prefect_server() -> None:
     found = [*doctor._torch(), *doctor._prefect()]
