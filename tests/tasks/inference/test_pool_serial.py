@@ -95,10 +95,10 @@ def test_the_circuit_opens_with_a_sample_and_the_plan_stays_open(tmp_path: Path)
 
 
 def test_an_item_that_hangs_is_named_with_its_stage_and_the_others_keep_their_rows(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, 12, 6, {8: "hang in prepare"})
+    plan = plan_of(tmp_path, 12, 3, {8: "hang in prepare"})
     settings = PoolSettings(
         policy=DispatchPolicy(
-            backoff=RetryPolicy(first_delay_s=0.05), deadlines=Deadlines(floor_s=1.0, factor=1.0, unknown_s=1.0)
+            backoff=RetryPolicy(first_delay_s=0.05), deadlines=Deadlines(floor_s=1.5, factor=1.0, unknown_s=1.5)
         )
     )
     outcome = run_serial(plan, job_for(plan.output), settings=settings)
@@ -106,7 +106,7 @@ def test_an_item_that_hangs_is_named_with_its_stage_and_the_others_keep_their_ro
     rows = rows_in(plan.output)
     assert len(rows) == 12
     (bad,) = [row for row in rows if row["status"] != "ok"]
-    assert bad["uri"] == plan.all_shards[1].entries[2].uri
+    assert bad["uri"] == plan.all_shards[2].entries[2].uri
     assert (bad["status"], bad["error_type"], bad["stage"]) == ("quarantined", "WorkerHang", "decode")
     assert "hung in decode" in bad["error"]
     assert all(lost.hung for lost in outcome.lost_workers)
