@@ -200,6 +200,12 @@ class RetrainParameters(BaseModel):
         "item"
     )
     frame_stride: Annotated[int, Field(ge=1, le=100_000, description="every n-th frame of unlabelled videos")] = 1
+    tta: Annotated[
+        tuple[Literal["hflip", "0.75x", "1.25x"], ...],
+        Field(
+            description="views that teachers look at beside the plain one; hflip only where a mirror changes no class"
+        ),
+    ] = ()
     min_gain: Annotated[float, Field(ge=0, le=1, description="gain over the champion that matters")] = 0.003
     audit: Annotated[
         str | None, Field(description="labels of people who looked at unlabelled images; without, the gate stays shut")
@@ -216,6 +222,11 @@ class RetrainParameters(BaseModel):
     @classmethod
     def _no_credentials(cls, value: str | None) -> str | None:
         return value if value is None else _refuse_secrets(value)
+
+    @field_validator("tta")
+    @classmethod
+    def _each_view_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(value)))
 
     @model_validator(mode="after")
     def _rounds_are_paid_for(self) -> RetrainParameters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from flows.train import carry_out
 from infra.store import Store, open_store
 from modelkit import ClassInfo, Weights
 from modelkit.registry import find_model
+from tasks.results.layout import canonical_json
 from tasks.retraining.judging import Worth, load_predictor, worth_of
 from tasks.retraining.loop_tasks import DEFAULT_RECIPES, LoopTask, Whose, loop_task
 from tasks.retraining.records import remember_model, teacher_of
@@ -78,7 +80,7 @@ def recipe_for(asked: RetrainParameters, classes: Sequence[ClassInfo], *, role: 
 def task_for(asked: RetrainParameters, classes: Sequence[ClassInfo]) -> LoopTask:
     """What the loop teaches; refuses a recipe whose model does something else."""
     recipe = recipe_for(asked, classes, role="teacher")
-    return loop_task(asked.task, recipe, find_model(recipe.architecture).task)
+    return loop_task(asked.task, recipe, find_model(recipe.architecture).task, asked.tta)
 
 
 def job_for(loop: Loop, labels: LabelSet, *, role: str, pseudo: str | None = None) -> TrainingJob:
@@ -103,12 +105,14 @@ def infer(loop: Loop, champion: champions.Model) -> None:
         ),
         orchestrated=False,  # a leg of this flow already
         console=loop.console,
-        predictor_factory=loop.task.predictor_factory,
+        looking=loop.task.looking,
     )
 
 
 def _inference_uri(loop: Loop, champion: champions.Model) -> str:
-    return loop.store.uri_of(f"inference/{champion.weights_sha256[:16]}")
+    """One output for each way to look: a later loop may show the same champion other views, or other frames."""
+    way = canonical_json([dataclasses.asdict(loop.task.looking), loop.parameters.frame_stride])
+    return loop.store.uri_of(f"inference/{champion.weights_sha256[:16]}-{hashlib.sha256(way).hexdigest()[:8]}")
 
 
 def read_round_candidates(loop: Loop, champion: champions.Model, teacher: Teacher, number: int) -> RoundCandidates:
@@ -128,7 +132,7 @@ def calibrate(
 ) -> tuple[RoundCalibration, ThresholdSet]:
     calibration = loop.data.split("C")
     mine = candidates_on(
-        loop.task.looking(load_predictor(champion.weights_uri)), calibration, teacher,
+        loop.task.as_on_unlabelled(load_predictor(champion.weights_uri)), calibration, teacher,
         task=loop.task.name, floor=loop.task.score_floor, split="C", run_id=loop.run_id, round_number=number,
     )  # fmt: skip
     by = Whose(teacher.teacher_model_id, number, loop.data.manifest.manifest_sha256, loop.parameters.seed)
@@ -192,7 +196,7 @@ def measure(loop: Loop, number: int, champion: str, candidate: str, baseline: st
     worths = []
     for uri in (champion, candidate, baseline):
         predictor = load_predictor(uri)
-        teacher = teacher_of(predictor.weights, loop.data, round_number=number, train_set_id=None)
+        teacher = teacher_of(predictor.weights, loop.data, round_number=number, tta_spec=loop.task.tta_spec)
         worths.append(
             worth_of(loop.task, predictor, teacher, calibration, gate, run_id=loop.run_id, round_number=number)
         )

@@ -27,7 +27,7 @@ def compare_models(loop: Loop, number: int, selection: Selection, candidate_uri:
     items = items_to_compare(selection, loop.data.labels.classes, COMPARED_ITEMS)
     calibration = loop.data.split("C")
     predictor = load_predictor(candidate_uri)
-    who = teacher_of(predictor.weights, loop.data, round_number=number, train_set_id=None)
+    who = teacher_of(predictor.weights, loop.data, round_number=number, tta_spec="[]")
     on_items, on_calibration = (
         candidates_on(
             predictor, labels, who,

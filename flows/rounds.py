@@ -25,7 +25,7 @@ from flows.train import carry_out
 from modelkit import Weights
 from tasks.retraining.journal import RoundStart, start_round
 from tasks.retraining.judging import difference, load_predictor, objects_by_class
-from tasks.retraining.records import remember_model, teacher_of, training_columns
+from tasks.retraining.records import remember_model, teacher_of, train_set_of, training_columns
 from tasks.selftraining import champion as champions
 from tasks.selftraining import tables
 from tasks.selftraining.firewall import count_leaks
@@ -116,7 +116,10 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
     start = start_round(loop.store, loop.run_id, number, now, loop.data.manifest.manifest_sha256)
     champion = start.teacher
     predictor = load_predictor(champion.weights_uri)
-    teacher = teacher_of(predictor.weights, loop.data, round_number=champion.round, train_set_id=None)
+    teacher = teacher_of(
+        predictor.weights, loop.data, round_number=champion.round, tta_spec=loop.task.tta_spec,
+        train_set_id=train_set_of(loop.store, champion.model_id),
+    )  # fmt: skip
     leg, previous = loop.leg, None if before is None else before.selection.labels
     leg(f"round {number}: infer", infer, loop, champion)
     found = leg(f"round {number}: read candidates", read_round_candidates, loop, champion, teacher, number)

@@ -21,6 +21,7 @@ from flows.work import WorkerNeeds, carry_out, needs_of
 from infra.errors import VisionmillError
 from infra.services import ensure_prefect
 from tasks.inference.decoding import DecodeOptions
+from tasks.inference.job import Looking
 from tasks.inference.prepare import PreparedJob, environment, prepare_segments, summary_of_weights
 from tasks.inference.results import PoolOutcome
 from tasks.ingest.inventory import Inventory, take_inventory
@@ -35,7 +36,7 @@ def run_segment(
     *,
     orchestrated: bool = True,
     console: Console | None = None,
-    predictor_factory: str | None = None,
+    looking: Looking | None = None,
 ) -> Summary:
     """Carry the job out from here, recorded by the standing Prefect server (started if needed) or by nobody.
 
@@ -43,7 +44,7 @@ def run_segment(
         parameters: what to do.
         orchestrated: whether Prefect records the run; the results are the same.
         console: where the progress bar is drawn; None draws none.
-        predictor_factory: another way to look, see ``JobSpec``; for callers within a flow of their own.
+        looking: another way to look than ``modelkit.load``; for callers within a flow of their own.
 
     Returns:
         The summary of ``flows.summary``: plain JSON, no secrets.
@@ -52,7 +53,7 @@ def run_segment(
         VisionmillError: as the legs do; what is committed by then stays, and the same call goes on from there.
     """
     if not orchestrated:
-        return _segment(parameters, plain_legs, console, predictor_factory)
+        return _segment(parameters, plain_legs, console, looking)
     ensure_prefect()
     keep_tracebacks_off_the_terminal()
     summary: Summary = segment_dataset(parameters)
@@ -67,11 +68,11 @@ def segment_dataset(parameters: SegmentParameters) -> Summary:
 
 
 def _segment(
-    parameters: SegmentParameters, leg: Legs, console: Console | None, predictor_factory: str | None = None
+    parameters: SegmentParameters, leg: Legs, console: Console | None, looking: Looking | None = None
 ) -> Summary:
     run_id, started_at, began = new_run_id(), dt.datetime.now(dt.UTC), time.monotonic()
     needs = needs_of(parameters)
-    prepared = leg("prepare job", _prepare, parameters, run_id, needs, predictor_factory)
+    prepared = leg("prepare job", _prepare, parameters, run_id, needs, looking)
     with hold_lease(prepared.output, run_id), tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
         inventory = leg("take inventory", take_inventory, parameters.source, folder=Path(folder))
         plan = leg("open plan", _open_plan, parameters, prepared, inventory)
@@ -89,9 +90,7 @@ def _segment(
     return summary
 
 
-def _prepare(
-    parameters: SegmentParameters, run_id: str, needs: WorkerNeeds, predictor_factory: str | None
-) -> PreparedJob:
+def _prepare(parameters: SegmentParameters, run_id: str, needs: WorkerNeeds, looking: Looking | None) -> PreparedJob:
     return prepare_segments(
         output=parameters.output,
         run_id=run_id,
@@ -103,7 +102,7 @@ def _prepare(
         batch_size=parameters.batch_size,
         memory_bytes=parameters.memory_bytes,
         max_consecutive_failures=parameters.max_consecutive_failures,
-        predictor_factory=predictor_factory,
+        looking=looking,
     )
 
 

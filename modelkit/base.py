@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,19 @@ class Prediction(Protocol):
 
     def to_instances(self) -> Instances:
         """The carrier with masks as run lengths; pure and thread-safe."""
+        ...
+
+
+@runtime_checkable
+class SoftMasks(Prediction, Protocol):
+    """A prediction of objects whose masks are still probabilities."""
+
+    def to_instances(self, threshold: float = 0.5) -> Instances:
+        """The carrier; pixels of a probability above ``threshold``, in [0, 1), belong to a mask."""
+        ...
+
+    def mirrored(self) -> SoftMasks:
+        """What was seen in a mirror, put right: left and right exchanged."""
         ...
 
 

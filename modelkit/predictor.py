@@ -105,12 +105,16 @@ class Predictor:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ValueError(f"an image must be (H, W, 3) uint8 with H, W >= 1, got {image.shape} {image.dtype}")
         transform, source_hw = self.model.transform, (image.shape[0], image.shape[1])
-        geometry = Geometry(source_hw, transform.resized_hw(source_hw), transform.bucket(source_hw))
-        if geometry.resized_hw == source_hw:
+        return self.resized(image, Geometry(source_hw, transform.resized_hw(source_hw), transform.bucket(source_hw)))
+
+    def resized(self, image: np.ndarray, geometry: Geometry) -> Prepared:
+        """One image (H, W, 3) uint8 at a size of the caller's choice."""
+        if geometry.resized_hw == geometry.source_hw:
             return Prepared(np.ascontiguousarray(image), geometry)
         # Decoders hand out read-only arrays, which torch takes only under protest.
         planes = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]
-        resized = F.interpolate(planes, geometry.resized_hw, mode="bilinear", antialias=transform.antialias)
+        antialias = self.model.transform.antialias
+        resized = F.interpolate(planes, geometry.resized_hw, mode="bilinear", antialias=antialias)
         return Prepared(np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()), geometry)
 
     @torch.inference_mode()
@@ -126,11 +130,15 @@ class Predictor:
         Raises:
             ValueError: when buckets differ.
         """
+        return [result.cpu() for result in self.look(prepared)]
+
+    @torch.inference_mode()
+    def look(self, prepared: Sequence[Prepared]) -> Sequence[Prediction]:
+        """The same, left on the device."""
         geometries = [each.geometry for each in prepared]
         if len({geometry.padded_hw for geometry in geometries}) != 1:
             raise ValueError(f"a batch needs images of one bucket, got {sorted({each.bucket for each in prepared})}")
-        raw = self.forward_fn(self.batch(prepared))
-        return [result.cpu() for result in self.decode(raw, geometries)]
+        return self.decode(self.forward_fn(self.batch(prepared)), geometries)
 
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> Sequence[Prediction]:
         """What is made of the dense part's tensors: what the model makes of them, unless a subclass looks otherwise."""
@@ -192,17 +200,7 @@ class Predictor:
         """One raw result in source pixels, masks as run lengths; pure, any thread."""
         found = raw.to_instances()
         keep = found.scores >= self.min_score
-        if keep.all():
-            return found
-        return Instances(
-            size_hw=found.size_hw,
-            boxes_xyxy=found.boxes_xyxy[keep],
-            scores=found.scores[keep],
-            labels=found.labels[keep],
-            rles=None if found.rles is None else [rle for rle, kept in zip(found.rles, keep, strict=True) if kept],
-            is_thing=found.is_thing[keep],
-            track_ids=None if found.track_ids is None else found.track_ids[keep],
-        )
+        return found if keep.all() else found.chosen(np.flatnonzero(keep))
 
     def __call__(self, images: Sequence[np.ndarray], *, batch_size: int = 8) -> list[Instances]:
         """Results for images (H, W, 3) uint8 RGB of any sizes, in order.

@@ -219,6 +219,12 @@ def scale_boxes(boxes_xyxy: Tensor, from_hw: SizeHW, to_hw: SizeHW) -> Tensor:
     return boxes_xyxy * torch.stack([columns, rows, columns, rows]).to(boxes_xyxy)
 
 
+def mirror_boxes(boxes_xyxy: Tensor, width: int) -> Tensor:
+    """Boxes (n, 4) of an image of so many columns, left and right exchanged."""
+    x0, y0, x1, y1 = boxes_xyxy.unbind(-1)
+    return torch.stack([width - x1, y0, width - x0, y1], dim=-1)
+
+
 def _resize_nearest(maps: Tensor, size_hw: SizeHW) -> Tensor:
     if maps.shape[-2:] == size_hw:
         return maps

@@ -7,6 +7,7 @@ top-left pixel.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,8 @@ class Instances:
         is_thing: (n,) bool; False marks stuff.
         track_ids: (n,) int64, unique in an image but for -1, which marks what has no identity (stuff); None when the
             model does not track.
+        qualities: name of a measured quality of the masks (``q_stability``, ``q_tta``) -> (n,) float32 in [0, 1]; None
+            when none was measured.
 
     Raises:
         ValueError: when lengths or shapes do not agree, with the expected and the actual shape.
@@ -38,14 +41,16 @@ class Instances:
     rles: list[bytes] | None
     is_thing: np.ndarray
     track_ids: np.ndarray | None = None
+    qualities: Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)
         expected: dict[str, tuple[int, ...]] = {"boxes_xyxy": (n, 4), "scores": (n,), "labels": (n,), "is_thing": (n,)}
         if self.track_ids is not None:
             expected["track_ids"] = (n,)
-        for name, shape in expected.items():
-            actual = getattr(self, name).shape
+        given = {name: getattr(self, name) for name in expected} | dict(self.qualities or {})
+        for name, values in given.items():
+            shape, actual = expected.get(name, (n,)), values.shape
             if actual != shape:
                 raise ValueError(f"{name} must have shape {shape} for {n} instances, got {actual}")
         if self.rles is not None and len(self.rles) != n:
@@ -53,6 +58,19 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def chosen(self, places: np.ndarray) -> Instances:
+        """Some of them, in the order of ``places`` ((k,) integers)."""
+        return Instances(
+            size_hw=self.size_hw,
+            boxes_xyxy=self.boxes_xyxy[places],
+            scores=self.scores[places],
+            labels=self.labels[places],
+            rles=None if self.rles is None else [self.rles[k] for k in places.tolist()],
+            is_thing=self.is_thing[places],
+            track_ids=None if self.track_ids is None else self.track_ids[places],
+            qualities=self.qualities and {name: values[places] for name, values in self.qualities.items()},
+        )
 
     @classmethod
     def empty(cls, size_hw: tuple[int, int]) -> Instances:

@@ -129,6 +129,13 @@ def retrain(
     ] = [],  # noqa: B006 - typer copies it
     group_rule: Annotated[str, typer.Option(help="What is never divided between splits.")] = "item",
     frame_stride: Annotated[int, typer.Option(help="Every n-th frame of unlabelled videos.")] = 1,
+    tta: Annotated[
+        list[str],
+        typer.Option(
+            help="A view that teachers look at beside the plain one: 0.75x, 1.25x, or hflip (where a mirror changes no"
+            " class); may be repeated."
+        ),
+    ] = [],  # noqa: B006 - typer copies it
     min_gain: Annotated[float, typer.Option(help="Gain over the champion that matters.")] = 0.003,
     audit: Annotated[
         str | None, typer.Option(help="Labels of people who looked at unlabelled images; without, the gate stays shut.")
@@ -167,6 +174,7 @@ def retrain(
         seed=seed,
         group_rule=group_rule,
         frame_stride=frame_stride,
+        tta=tuple(tta),
         min_gain=min_gain,
         audit=audit,
         audit_labels=audit_labels,

@@ -8,7 +8,7 @@ detections.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -23,7 +23,7 @@ from modelkit.errors import ConfigError, TargetError
 from modelkit.layers.backbones import Backbone
 from modelkit.registry import Config, build
 from modelkit.rle_boxes import encode_box_masks
-from modelkit.transform import Geometry, ImageTransform, SizeHW
+from modelkit.transform import Geometry, ImageTransform, SizeHW, mirror_boxes
 from modelkit.types import Instances
 
 LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask")
@@ -51,6 +51,11 @@ class Detections:
         """The same on the host."""
         masks = None if self.masks is None else self.masks.cpu()
         return Detections(self.size_hw, self.boxes_xyxy.cpu(), self.scores.cpu(), self.labels.cpu(), masks)
+
+    def mirrored(self) -> Detections:
+        """The same with left and right exchanged."""
+        masks = None if self.masks is None else self.masks.flip(-1)
+        return replace(self, boxes_xyxy=mirror_boxes(self.boxes_xyxy, self.size_hw[1]), masks=masks)
 
     def to_instances(self, threshold: float = 0.5) -> Instances:
         """With masks as run lengths on the source canvas, straight from the small masks; pixels > ``threshold``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from modelkit.layers.backbones import Backbone
 from modelkit.onestage.head import Found, YolactHead
 from modelkit.registry import Config, build
 from modelkit.rle_grids import encode_grid_masks
-from modelkit.transform import Geometry, ImageTransform, SizeHW
+from modelkit.transform import Geometry, ImageTransform, SizeHW, mirror_boxes
 from modelkit.types import Instances
 
 LOSS_WEIGHTS = {"loss_classifier": 1.0, "loss_box_reg": 1.5, "loss_mask": 6.125, "loss_semantic": 1.0}
@@ -45,6 +45,11 @@ class GridDetections:
         """The same on the host."""
         tensors = (self.boxes_xyxy, self.scores, self.labels, self.masks)
         return GridDetections(self.size_hw, *(tensor.cpu() for tensor in tensors))
+
+    def mirrored(self) -> GridDetections:
+        """The same with left and right exchanged."""
+        boxes = mirror_boxes(self.boxes_xyxy, self.size_hw[1])
+        return replace(self, boxes_xyxy=boxes, masks=self.masks.flip(-1))
 
     def to_instances(self, threshold: float = 0.5) -> Instances:
         """With masks as run lengths on the source canvas, straight from the grid; pixels > ``threshold``."""

@@ -222,16 +222,15 @@ class SemanticSegmentor(VisionModel):
         return maps
 
     @torch.inference_mode()
-    def confidences(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[tuple[Tensor, Tensor]]:
-        """What ``dense`` gave as the most probable class and its probability, (h, w) integers and float32 per image.
+    def probabilities(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[Tensor]:
+        """What ``dense`` gave as class probabilities (C, h, w) float32 per image.
 
-        Both are as large as the image was to the network, whatever ``upsample`` says; padding is cut off.
+        As large as the image was to the network, whatever ``upsample`` says; padding is cut off.
         """
-        found = []
-        for logits, geometry in zip(raw["logits"].float(), geometries, strict=True):
-            full = self._content(logits, geometry)[0].softmax(0)
-            found.append((self._argmax(full), full.max(0).values))
-        return found
+        return [
+            self._content(logits, geometry)[0].softmax(0)
+            for logits, geometry in zip(raw["logits"].float(), geometries, strict=True)
+        ]
 
     def _content(self, logits: Tensor, geometry: Geometry) -> Tensor:
         """Logits (C, h, w) as (1, C, rows, columns) over the resized image alone."""

@@ -240,16 +240,7 @@ def predictions(
 
 def _floored(instances: Instances, floor: float) -> Instances:
     keep = np.flatnonzero(instances.scores >= floor)
-    if len(keep) == len(instances):
-        return instances
-    return Instances(
-        instances.size_hw,
-        instances.boxes_xyxy[keep],
-        instances.scores[keep],
-        instances.labels[keep],
-        None if instances.rles is None else [instances.rles[k] for k in keep],
-        instances.is_thing[keep],
-    )
+    return instances if len(keep) == len(instances) else instances.chosen(keep)
 
 
 def pixels_of(row: Row, reader: EntryReader) -> np.ndarray:

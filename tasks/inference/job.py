@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +11,21 @@ from infra.errors import UsageError
 from infra.redaction import redact
 from tasks.inference.decoding import DecodeOptions
 from tasks.records import Entry, ItemFailure, Receipt, Shard, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """Another way for workers to look at items than ``modelkit.load``; all of it is part of the version.
+
+    Args:
+        factory: see ``JobSpec.predictor_factory``.
+        options: plain JSON for the factory, which finds it in ``JobSpec.predictor_options``.
+        measures: its results carry qualities of masks, so rows have columns for them.
+    """
+
+    factory: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    measures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +44,7 @@ class JobSpec:
         execution: how to run the model (``modelkit.compilation.Decision`` as JSON); None is the plain way.
         predictor_factory: "module:function", called with this job instead of ``modelkit.load``; returns a predictor.
             The extension point for models that are not modelkit's.
+        predictor_options: what it is told beside the job; see :class:`Looking`.
         max_consecutive_failures: so many failed items in a row open the circuit (ten times as many where the data
             itself is bad: undecodable, or gone since it was listed).
         max_shards_per_worker, max_rss_bytes: a worker that reaches one is replaced by a fresh one.
@@ -52,6 +68,7 @@ class JobSpec:
     model_options: dict[str, Any] = field(default_factory=dict)
     execution: dict[str, Any] | None = None
     predictor_factory: str | None = None
+    predictor_options: dict[str, Any] = field(default_factory=dict)
     max_consecutive_failures: int = 200
     max_shards_per_worker: int | None = None
     max_rss_bytes: int | None = None

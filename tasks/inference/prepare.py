@@ -14,7 +14,7 @@ import modelkit
 from infra.errors import UsageError
 from infra.store import Store, StoreCapabilities, open_store
 from tasks.inference.decoding import DecodeOptions
-from tasks.inference.job import JobSpec
+from tasks.inference.job import JobSpec, Looking
 from tasks.inference.model_source import local_model
 from tasks.records import Version
 from tasks.results.layout import make_version
@@ -55,7 +55,7 @@ def prepare_segments(
     batch_size: int | None,
     memory_bytes: int,
     max_consecutive_failures: int,
-    predictor_factory: str | None = None,
+    looking: Looking | None = None,
 ) -> PreparedJob:
     """Find the model, fix the version, and try out the output before anything is listed or computed.
 
@@ -64,19 +64,19 @@ def prepare_segments(
         model, weights: as ``modelkit.load`` takes them, or URIs of weights in object storage.
         decode, score_threshold: make rows what they are, so they are part of the version.
         batch_size: None: 1 on a CPU (there a larger batch only costs memory), 8 on a GPU.
-        predictor_factory: another way to look, see ``JobSpec``; part of the version, too.
+        looking: another way to look than ``modelkit.load``; part of the version, too.
 
     Raises:
         UsageError: an unknown model, weights that do not fit it.
         StoreError: the output can't be written to: missing bucket, wrong credentials, no space.
     """
     record = describe_model(model, weights)
-    schema, _ = schema_of("segments")
+    schema, _ = schema_of("segments", measured=looking is not None and looking.measures)
     parameters: dict[str, object] = {
         "frame_stride": decode.stride,
         "max_pixels": decode.max_pixels,
         "score_threshold": score_threshold,
-        **({} if predictor_factory is None else {"predictor": predictor_factory}),
+        **({} if looking is None else {"predictor": looking.factory, **looking.options}),
     }
     version = make_version(
         "segments", model=record.reference, model_digest=record.digest, parameters=parameters, schema=schema
@@ -96,7 +96,8 @@ def prepare_segments(
         max_consecutive_failures=max_consecutive_failures,
         carries_state=modelkit.is_video_model(record),
         driver_commits=not capabilities.conditional_create,
-        predictor_factory=predictor_factory,
+        predictor_factory=None if looking is None else looking.factory,
+        predictor_options={} if looking is None else dict(looking.options),
     )
     return PreparedJob(job, record, store, capabilities)
 

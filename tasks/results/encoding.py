@@ -32,6 +32,8 @@ _ENCODINGS = {
     "pts_s": "BYTE_STREAM_SPLIT",
     "scores.list.element": "BYTE_STREAM_SPLIT",
     "boxes_xyxy.list.element.list.element": "BYTE_STREAM_SPLIT",
+    "q_stability.list.element": "BYTE_STREAM_SPLIT",
+    "q_tta.list.element": "BYTE_STREAM_SPLIT",
 }
 # uri is what rows are sorted and pruned by: two values a row group, 0.1 % of a part, let every engine skip the others.
 # The other long strings (etag, error) are never looked up by range, and pyarrow would store them whole.

@@ -17,12 +17,13 @@ from infra.errors import StoreError
 from infra.store import ObjectInfo, Store
 from tasks.records import Entry, Shard, Version
 from tasks.results.encoding import PartFacts
-from tasks.results.schema import schema_of
+from tasks.results.schema import QUALITIES, schema_named
 from tasks.results.store_files import open_parquet
 
 _NARROW = ["uri", "etag", "media", "frame", "status", "stage", "error_type", "error", "shard_id", "run_id", "model"]
 _LISTS = ("labels", "names", "scores", "boxes_xyxy", "areas", "rles", "is_thing", "track_ids")
-_OPTIONAL_LISTS = ("rles", "track_ids")  # null for models that have none
+_QUALITIES = tuple(field.name for field in QUALITIES)
+_OPTIONAL_LISTS = ("rles", "track_ids", *_QUALITIES)  # null for models that have none
 
 RowFacts = dict[str, Any]
 
@@ -54,12 +55,11 @@ def check_part_object(store: Store, version: Version, shard: Shard, info: Object
 
 
 def _check_footer(opened: pq.ParquetFile, version: Version, shard: Shard, findings: PartFindings) -> None:
-    schema_id, schema = schema_of(version.product)
     stated = (opened.metadata.metadata or {}).get(b"visionmill.schema", b"").decode()
-    if stated != version.schema or schema_id != version.schema:
+    if stated != version.schema:
         findings.problems.append(f"states schema {stated!r}; its version has {version.schema!r}")
-    if not opened.schema_arrow.remove_metadata().equals(schema):
-        findings.problems.append(f"columns or types differ from {schema_id}")
+    if not opened.schema_arrow.remove_metadata().equals(schema_named(version.schema)):
+        findings.problems.append(f"columns or types differ from {version.schema}")
     facts = PartFacts.from_metadata(opened.metadata.metadata or {})
     for what, stated_value, wanted in (
         ("version", facts.version.fingerprint, version.fingerprint),
@@ -158,19 +158,21 @@ def _check_frames(entry: Entry, rows: list[RowFacts], stride: int) -> Iterator[s
 
 def _check_found(opened: pq.ParquetFile) -> Iterator[str]:
     """Parallel lists of equal length, scores in range, and masks that cover exactly their image."""
+    lists = [*_LISTS, *(name for name in _QUALITIES if name in opened.schema_arrow.names)]
     for group in range(opened.num_row_groups):
-        table = opened.read_row_group(group, columns=["uri", "frame", "status", "width", "height", *_LISTS])
+        table = opened.read_row_group(group, columns=["uri", "frame", "status", "width", "height", *lists])
         found = table.filter(pc.equal(table["status"], "ok"))
         lengths = pc.list_value_length(found["labels"])
-        for name in _LISTS:
+        for name in lists:
             own = pc.list_value_length(found[name])
             if name in _OPTIONAL_LISTS:
                 own = pc.coalesce(own, lengths)
             for row in np.flatnonzero(~_equal(own, lengths)).tolist():
                 yield f"{_where(found, row)}: {name} is not as long as labels"
-        scores = pc.list_flatten(found["scores"]).to_numpy()
-        if len(scores) and not ((scores >= 0) & (scores <= 1)).all():
-            yield f"row group {group}: scores outside of [0, 1]"
+        for name in ("scores", *lists[len(_LISTS) :]):
+            values = pc.list_flatten(found[name]).to_numpy()
+            if not ((values >= 0) & (values <= 1)).all():
+                yield f"row group {group}: {name} outside of [0, 1]"
         yield from _check_masks(found)
 
 

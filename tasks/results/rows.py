@@ -13,7 +13,7 @@ import pyarrow as pa
 from modelkit import rle
 from modelkit.types import Instances
 from tasks.records import Entry, ItemFailure, Status, Version
-from tasks.results.schema import schema_of
+from tasks.results.schema import QUALITIES, schema_named
 
 _ROW_OVERHEAD_BYTES = 500  # Python objects and short strings of a row, about
 
@@ -118,8 +118,8 @@ def areas_of(found: Instances) -> np.ndarray:
 def rows_to_table(rows: Sequence[Row], origin: RowOrigin) -> pa.Table:
     """The rows sorted by (uri, frame), in exactly the schema of the version's product."""
     ordered = sorted(rows, key=lambda row: (row.uri, row.frame))
-    _, schema = schema_of(origin.version.product)
-    columns = _common(ordered, origin) | _segments(ordered, origin)
+    schema = schema_named(origin.version.schema)
+    columns = _common(ordered, origin) | _segments(ordered, origin) | _qualities(ordered)
     arrays = [
         column if isinstance(column, pa.Array) else pa.array(column, each.type)
         for each, column in ((each, columns[each.name]) for each in schema)
@@ -173,6 +173,18 @@ def _segments(rows: Sequence[Row], origin: RowOrigin) -> dict[str, pa.Array]:
         "is_thing": lists(lambda one: one.is_thing.astype(bool), pa.bool_()),
         "track_ids": _track_ids(found),
     }
+
+
+def _qualities(rows: Sequence[Row]) -> dict[str, pa.Array]:
+    """Lists as long as labels; null where the quality was not measured."""
+    columns = {}
+    for name in (each.name for each in QUALITIES):
+        measured = [None if row.found is None else (row.found.qualities or {}).get(name) for row in rows]
+        parts = [values for values in measured if values is not None]
+        values = np.concatenate(parts) if parts else np.zeros(0)
+        lengths = [None if values is None else len(values) for values in measured]
+        columns[name] = _list_array(lengths, pa.array(values, pa.float32()))
+    return columns
 
 
 def _lengths(found: Sequence[Instances | None]) -> list[int | None]:

@@ -55,11 +55,37 @@ SEGMENTS = [
     ),
 ]
 
+QUALITIES = [
+    _field("q_stability", pa.list_(pa.float32()), "IoU of the masks at logit +1 and -1 per instance", unit="[0, 1]"),
+    _field(
+        "q_tta",
+        pa.list_(pa.float32()),
+        "mean over augmented views of the best IoU with an instance of the same class there, per instance;"
+        " null without such views",
+        unit="[0, 1]",
+    ),
+]
+"""Measured qualities of masks, which a job has on top when its predictor measures them (a teacher of the loop does)."""
+
 SCHEMAS: dict[Product, tuple[str, pa.Schema]] = {
     "segments": ("segments.v1", pa.schema(COMMON + SEGMENTS)),
 }
 
+MEASURED_SCHEMAS: dict[Product, tuple[str, pa.Schema]] = {
+    "segments": ("segments_measured.v1", pa.schema(COMMON + SEGMENTS + QUALITIES)),
+}
 
-def schema_of(product: Product) -> tuple[str, pa.Schema]:
-    """The id (``segments.v1``) and the Arrow schema of a product. Raises KeyError for a product not yet built."""
-    return SCHEMAS[product]
+
+def schema_of(product: Product, *, measured: bool = False) -> tuple[str, pa.Schema]:
+    """The id (``segments.v1``) and the Arrow schema of a product. Raises KeyError for a product not yet built.
+
+    Args:
+        product: whose rows.
+        measured: with the qualities of masks.
+    """
+    return (MEASURED_SCHEMAS if measured else SCHEMAS)[product]
+
+
+def schema_named(schema_id: str) -> pa.Schema:
+    """The Arrow schema that a version names. Raises KeyError for one that is not known here."""
+    return dict([*SCHEMAS.values(), *MEASURED_SCHEMAS.values()])[schema_id]

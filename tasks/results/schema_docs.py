@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,10 +14,10 @@ from tasks.results.schema import schema_of
 BEGIN, END = "<!-- columns of {} -->", "<!-- end of columns -->"
 
 
-def columns_markdown(schema: pa.Schema) -> str:
-    """A Markdown table of a schema: name, type, unit and meaning of every column."""
+def columns_markdown(fields: Iterable[pa.Field]) -> str:
+    """A Markdown table of columns: name, type, unit and meaning of every one."""
     lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
-    for each in schema:
+    for each in fields:
         metadata = {key.decode(): value.decode() for key, value in (each.metadata or {}).items()}
         kind = _readable(each.type) + ("" if each.nullable else ", never null")
         lines.append(f"| `{each.name}` | {kind} | {metadata.get('unit', '')} | {metadata.get('meaning', '')} |")
@@ -32,18 +33,21 @@ def _readable(kind: pa.DataType) -> str:
 
 
 def renewed(text: str, product: Product = "segments") -> str:
-    """The document with its table of columns as the schema is now.
+    """The document with its tables of columns as the schemas are now; the measured one shows what it has on top.
 
     Raises:
-        ValueError: when the document has no such place.
+        ValueError: when the document has no such places.
     """
     schema_id, schema = schema_of(product)
-    begin = BEGIN.format(schema_id)
-    if begin not in text or END not in text:
-        raise ValueError(f"the document must hold {begin!r} and, after it, {END!r}")
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(END)
-    return f"{before}{begin}\n{columns_markdown(schema)}\n{END}{after}"
+    measured_id, measured = schema_of(product, measured=True)
+    for name, fields in ((schema_id, list(schema)), (measured_id, [each for each in measured if each not in schema])):
+        begin = BEGIN.format(name)
+        if begin not in text or END not in text.partition(begin)[2]:
+            raise ValueError(f"the document must hold {begin!r} and, after it, {END!r}")
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(END)
+        text = f"{before}{begin}\n{columns_markdown(fields)}\n{END}{after}"
+    return text
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from tasks.records import Product
 from tasks.results.layout import parse_plan_key
 from tasks.results.listing import ListedVersion, Listing, Part, list_committed, plan_of_shards
 from tasks.results.masks_sql import register_mask_functions
-from tasks.results.schema import COMMON, schema_of
+from tasks.results.schema import COMMON, QUALITIES, schema_of
 from tasks.results.store_files import PROTOCOL, StoreFileSystem, path_of
 from tasks.selftraining.lineage import LINEAGE_VIEWS, create_lineage_views
 from tasks.selftraining.tables import list_tables
@@ -43,6 +43,7 @@ SELECT uri, etag, media, frame, pts_s, CAST(i - 1 AS INTEGER) AS instance,
        labels[i] AS label, names[i] AS name, scores[i] AS score,
        boxes_xyxy[i][1] AS x0, boxes_xyxy[i][2] AS y0, boxes_xyxy[i][3] AS x1, boxes_xyxy[i][4] AS y1,
        areas[i] AS area, rles[i] AS rle, is_thing[i] AS is_thing, track_ids[i] AS track_id,
+       q_stability[i] AS q_stability, q_tta[i] AS q_tta,
        width, height, model, version
 FROM (SELECT *, unnest(range(1, len(labels) + 1)) AS i FROM items WHERE status = 'ok')
 """  # unnest over the lists themselves would read all of them, also the masks: indexing prunes
@@ -117,9 +118,9 @@ def _local_path(store: Store, key: str) -> str:
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, listing: Listing, *, plain_paths: bool) -> None:
-    _, schema = schema_of(listing.product)
+    _, schema = schema_of(listing.product, measured=True)  # a version without the measured columns shows nulls
     filled = [version for version in listing.versions if version.parts]
-    everything = [_rows(listing, version.fingerprint, version.parts, schema, plain_paths) for version in filled]
+    everything = [_rows(connection, listing, version, version.parts, plain_paths) for version in filled]
     if not filled:
         connection.register("_nothing", schema.empty_table())
         everything = ["SELECT *, CAST(NULL AS VARCHAR) AS version FROM _nothing"]
@@ -133,13 +134,26 @@ def _create_views(connection: duckdb.DuckDBPyConnection, listing: Listing, *, pl
         connection.execute(f"CREATE VIEW instances AS {_INSTANCES}")
 
 
-def _rows(listing: Listing, fingerprint: str, parts: tuple[Part, ...], schema: pa.Schema, plain_paths: bool) -> str:
+def _rows(
+    connection: duckdb.DuckDBPyConnection,
+    listing: Listing,
+    version: ListedVersion,
+    parts: tuple[Part, ...],
+    plain_paths: bool,
+) -> str:
     """A SELECT over the files of some parts: the frozen columns, and the version they belong to."""
     keys = [part.info.key for part in parts]
-    paths = [_local_path(listing.store, key) if plain_paths else path_of(key) for key in keys]
-    files = ", ".join(_quoted(path) for path in paths)
-    columns = ", ".join(schema.names)
-    return f"SELECT {columns}, '{fingerprint}' AS version FROM read_parquet([{files}], hive_partitioning = false)"
+    paths = [_quoted(_local_path(listing.store, key) if plain_paths else path_of(key)) for key in keys]
+    # All parts of a version have one schema, so the first one tells.
+    present = set(connection.sql(_reading(paths[:1])).columns)
+    _, schema = schema_of(listing.product, measured=True)
+    absent = {field.name for field in QUALITIES} - present
+    columns = ", ".join(f"CAST(NULL AS FLOAT[]) AS {name}" if name in absent else name for name in schema.names)
+    return f"SELECT {columns}, '{version.fingerprint}' AS version FROM ({_reading(paths)})"
+
+
+def _reading(quoted_paths: list[str]) -> str:
+    return f"SELECT * FROM read_parquet([{', '.join(quoted_paths)}], hive_partitioning = false)"
 
 
 def _quoted(text: str) -> str:
@@ -148,21 +162,21 @@ def _quoted(text: str) -> str:
 
 def _latest(connection: duckdb.DuckDBPyConnection, listing: Listing, version: ListedVersion, plain_paths: bool) -> str:
     """The SELECT of a version's latest rows; see the module's text for the rule."""
-    _, schema = schema_of(listing.product)
+    _, schema = schema_of(listing.product, measured=True)
     plan_of = plan_of_shards(listing.store, version) if len(version.plans) > 1 else {}
     first_plan = min((plan_of.get(part.shard_id, 0) for part in version.parts), default=0)
     first = tuple(part for part in version.parts if plan_of.get(part.shard_id, 0) == first_plan)
     later = tuple(part for part in version.parts if plan_of.get(part.shard_id, 0) != first_plan)
     if not later:
-        return _rows(listing, version.fingerprint, first, schema, plain_paths)
+        return _rows(connection, listing, version, first, plain_paths)
     shards = [part.shard_id for part in later]
     _create_plans_table(connection, shards, [plan_of[shard_id] for shard_id in shards])
-    rows = _rows(listing, version.fingerprint, later, schema, plain_paths)
+    rows = _rows(connection, listing, version, later, plain_paths)
     connection.execute(f"CREATE VIEW _later AS SELECT * FROM ({rows}) JOIN _plans USING (shard_id)")
     columns = ", ".join(f"r.{name}" for name in [*schema.names, "version"])
     return f"""
         SELECT {columns}
-        FROM (SELECT *, {first_plan} AS plan FROM ({_rows(listing, version.fingerprint, first, schema, plain_paths)})
+        FROM (SELECT *, {first_plan} AS plan FROM ({_rows(connection, listing, version, first, plain_paths)})
               UNION ALL BY NAME SELECT * FROM _later) r
         LEFT JOIN (SELECT uri, frame, max(plan) AS plan FROM _later GROUP BY ALL) i
                ON r.uri = i.uri AND r.frame = i.frame

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from infra.errors import UsageError
 from modelkit import ClassInfo, Instances, Predictor, rle
+from modelkit.base import Prediction
+from modelkit.layers.stretching import stretch
 from modelkit.semantic import SemanticSegmentor
 from modelkit.semantic.segmentor import stretch_nearest
 from modelkit.transform import Geometry, SizeHW
+from modelkit.tta import ViewsPredictor
 from tasks.inference.job import JobSpec
 from tasks.inference.worker import load_predictor
 from tasks.selftraining.pixels import confidence_regions
@@ -55,30 +59,62 @@ class ConfidenceMap:
         )
 
 
-class ConfidencePredictor(Predictor):
+@dataclass(frozen=True, slots=True)
+class ProbabilityMap:
+    """How probable every class is at every pixel, (C, h, w) float32; see :class:`ConfidenceMap`."""
+
+    size_hw: SizeHW
+    probabilities: Tensor
+
+    def cpu(self) -> ProbabilityMap:
+        """The same on the host."""
+        return replace(self, probabilities=self.probabilities.cpu())
+
+    def most_probable(self) -> ConfidenceMap:
+        """The most probable class of every pixel, of equal ones the first."""
+        best = self.probabilities.max(0)
+        return ConfidenceMap(self.size_hw, best.indices.to(torch.int16), best.values)
+
+    def to_instances(self) -> Instances:
+        """As :class:`ConfidenceMap` does."""
+        return self.most_probable().to_instances()
+
+
+class ConfidencePredictor(ViewsPredictor):
     """A semantic model that tells how sure it is of every pixel; knows the background by name, too.
+
+    With other views the probabilities of a pixel are the mean over all views (Chen et al. 2020, Naive-Student).
 
     Args:
         predictor: of the model; its device and way of running are taken over.
+        views: names in ``modelkit.tta.VIEWS``.
 
     Raises:
         UsageError: the model does no semantic segmentation.
+        ConfigError: see :class:`ViewsPredictor`.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, views: Iterable[str] = ()) -> None:
         model = predictor.model
         if not isinstance(model, SemanticSegmentor):
             raise UsageError(f"{predictor.weights.reference} gives no probabilities of pixels")
-        weights = predictor.weights
+        super().__init__(predictor, views)
         background = background_of(model)
         if background is not None:
-            weights = dataclasses.replace(weights, classes=(background, *weights.classes))
-        super().__init__(model, weights, predictor.device, choice=predictor.choice)
+            self.weights = replace(self.weights, classes=(background, *self.weights.classes))
         self._segmentor = model
 
-    def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[ConfidenceMap]:
-        found = self._segmentor.confidences(raw, geometries)
-        return [ConfidenceMap(each.source_hw, *maps) for each, maps in zip(geometries, found, strict=True)]
+    def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[ProbabilityMap]:
+        found = self._segmentor.probabilities(raw, geometries)
+        return [ProbabilityMap(each.source_hw, maps) for each, maps in zip(geometries, found, strict=True)]
+
+    def merge(self, plain: Prediction, others: Sequence[Prediction]) -> ConfidenceMap:
+        total = cast(ProbabilityMap, plain).probabilities
+        for view, found in zip(self.views, others, strict=True):
+            seen = cast(ProbabilityMap, found).probabilities
+            seen = stretch((seen.flip(-1) if view.mirrored else seen)[None], total.shape[-2:])[0]
+            total = total + seen
+        return ProbabilityMap(plain.size_hw, total / (1 + len(others))).most_probable()
 
 
 def background_of(model: object) -> ClassInfo | None:
@@ -89,7 +125,7 @@ def background_of(model: object) -> ClassInfo | None:
 
 def confidence_predictor(job: JobSpec) -> ConfidencePredictor:
     """What workers call; see ``JobSpec.predictor_factory``."""
-    return ConfidencePredictor(load_predictor(job))
+    return ConfidencePredictor(load_predictor(job), job.predictor_options.get("views", ()))
 
 
 FACTORY = f"{confidence_predictor.__module__}:{confidence_predictor.__name__}"

@@ -48,7 +48,7 @@ def worth_of(
     """Judge a model on G; its scores are calibrated on C, which it was never trained on."""
     found = [
         candidates_on(
-            task.looking(predictor), labels, teacher,
+            task.as_on_unlabelled(predictor), labels, teacher,
             task=task.name, floor=task.score_floor, split=split, run_id=run_id, round_number=round_number,
         )
         for split, labels in (("C", calibration), ("G", gate))

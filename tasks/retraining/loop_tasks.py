@@ -6,7 +6,9 @@ and one more class here.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,7 +16,10 @@ import torch
 
 from infra.errors import UsageError
 from modelkit import ClassInfo, Predictor, create_model
-from tasks.retraining.confidence import FACTORY, ConfidencePredictor, background_of
+from tasks.inference.job import Looking
+from tasks.retraining import confidence, quality
+from tasks.retraining.confidence import ConfidencePredictor, background_of
+from tasks.retraining.quality import QualityPredictor
 from tasks.retraining.teaching import SCORE_FLOOR, examples_of_objects, examples_of_pixels
 from tasks.selftraining.audits import look_at_objects, look_at_pixels
 from tasks.selftraining.calibration import d_ece, fit_calibration
@@ -41,19 +46,37 @@ class Whose:
 class LoopTask(ABC):
     """What a task brings to the turns of the loop.
 
+    Args:
+        views: names in ``modelkit.tta.VIEWS`` of what teachers look at beside the plain view, sorted.
+
     Attributes:
         name: a key of ``RULES``.
         score_floor: less confident predictions are no candidates.
-        predictor_factory: how workers look at U, see ``JobSpec``; None is the plain way.
+        predictor_factory: makes the predictors that look at U, see ``JobSpec``.
+        measures: these tell measured qualities of masks.
     """
 
     name: str
     score_floor: float
-    predictor_factory: str | None = None
+    predictor_factory: str
+    measures: bool
 
-    def looking(self, predictor: Predictor) -> Predictor:
+    def __init__(self, views: Sequence[str] = ()) -> None:
+        self.views = tuple(views)
+
+    @property
+    def looking(self) -> Looking:
+        """How workers look at U."""
+        return Looking(self.predictor_factory, {"views": list(self.views)} if self.views else {}, self.measures)
+
+    @property
+    def tta_spec(self) -> str:
+        """The views as the lineage has them: JSON."""
+        return json.dumps(list(self.views))
+
+    @abstractmethod
+    def as_on_unlabelled(self, predictor: Predictor) -> Predictor:
         """A model as it looks at U, for looking at C and G in the same way."""
-        return predictor
 
     @abstractmethod
     def calibrate(self, candidates: pa.Table, calibration: LabelSet, labelled: LabelSet, by: Whose) -> RoundCalibration:
@@ -89,6 +112,11 @@ class InstanceTask(LoopTask):
 
     name = "instance"
     score_floor = SCORE_FLOOR
+    predictor_factory = quality.FACTORY
+    measures = True
+
+    def as_on_unlabelled(self, predictor: Predictor) -> Predictor:
+        return QualityPredictor(predictor, self.views)
 
     def calibrate(self, candidates: pa.Table, calibration: LabelSet, labelled: LabelSet, by: Whose) -> RoundCalibration:
         return calibrate_instances(
@@ -124,17 +152,20 @@ class SemanticTask(LoopTask):
 
     Args:
         background: class of what no object covers; None where every pixel has a class of its own.
+        views: see :class:`LoopTask`.
     """
 
     name = "semantic"
     score_floor = 0.0  # pixels of the lowest level are candidates, too: a fifth of all has to be accepted
-    predictor_factory = FACTORY
+    predictor_factory = confidence.FACTORY
+    measures = False
 
-    def __init__(self, background: ClassInfo | None) -> None:
+    def __init__(self, background: ClassInfo | None, views: Sequence[str] = ()) -> None:
+        super().__init__(views)
         self.background = background
 
-    def looking(self, predictor: Predictor) -> Predictor:
-        return ConfidencePredictor(predictor)
+    def as_on_unlabelled(self, predictor: Predictor) -> Predictor:
+        return ConfidencePredictor(predictor, self.views)
 
     @property
     def _background_id(self) -> int | None:
@@ -175,13 +206,14 @@ DEFAULT_RECIPES = {"instance": "digitscape", "semantic": "digitscape_unet"}
 """What is trained where no recipe is named, by task; its keys are the tasks that the loop teaches."""
 
 
-def loop_task(name: str, recipe: TrainingRecipe, task_of_model: str) -> LoopTask:
+def loop_task(name: str, recipe: TrainingRecipe, task_of_model: str, views: Iterable[str] = ()) -> LoopTask:
     """The task of a loop.
 
     Args:
         name: what was asked for.
         recipe: of all models of the loop.
         task_of_model: what its architecture does.
+        views: names in ``modelkit.tta.VIEWS``, in any order.
 
     Raises:
         UsageError: the model does something else.
@@ -191,7 +223,8 @@ def loop_task(name: str, recipe: TrainingRecipe, task_of_model: str) -> LoopTask
             f"the loop was asked to teach {name} segmentation; {recipe.architecture} does {task_of_model}",
             hint=f"--task takes {', '.join(DEFAULT_RECIPES)}; --recipe names a model that does it",
         )
+    ordered = sorted(set(views))
     if name == InstanceTask.name:
-        return InstanceTask()
+        return InstanceTask(ordered)
     with torch.device("meta"):  # nothing is allocated
-        return SemanticTask(background_of(create_model(recipe.architecture, **recipe.config)))
+        return SemanticTask(background_of(create_model(recipe.architecture, **recipe.config)), ordered)

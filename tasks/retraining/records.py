@@ -23,8 +23,18 @@ def code_version() -> str:
     return str(environment()["packages"]["visionmill"])
 
 
-def teacher_of(record: Weights, data: LoopData, *, round_number: int, train_set_id: str | None) -> Teacher:
-    """The lineage columns of everything that a model predicts."""
+def teacher_of(
+    record: Weights, data: LoopData, *, round_number: int, tta_spec: str, train_set_id: str | None = None
+) -> Teacher:
+    """The lineage columns of everything that a model predicts.
+
+    Args:
+        record: of the model.
+        data: of the loop.
+        round_number: that made the model.
+        tta_spec: the views that it looked at beside the plain one, JSON.
+        train_set_id: that it was trained on, for a student.
+    """
     return Teacher(
         teacher_model_id=record.reference,
         teacher_weights_sha256=record.digest,
@@ -34,7 +44,14 @@ def teacher_of(record: Weights, data: LoopData, *, round_number: int, train_set_
         code_commit=code_version(),
         config_sha256=_digest(record.config),
         preproc_sha256=_digest(record.preprocessing),
+        tta_spec=tta_spec,
     )
+
+
+def train_set_of(store: Store, model_id: str) -> str | None:
+    """The training set of a student of this output; None of a model without pseudo-labels."""
+    rows = tables.read(store, "models").select(["model_id", "train_set_id"]).to_pylist()
+    return next((row["train_set_id"] for row in rows if row["model_id"] == model_id), None)
 
 
 def _digest(value: Any) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from modelkit import Instances, Predictor, rle
 from tasks.evaluation.evaluate import predictions
-from tasks.selftraining.candidates import Teacher, most_confident, score_of
+from tasks.selftraining.candidates import MEASURED, Teacher, most_confident, score_of
 from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.schemas import SCHEMAS
 from tasks.selftraining.tables import table_of
@@ -148,6 +148,7 @@ def _item(row: Any) -> dict[str, Any]:
 def _candidate(found: Instances, k: int, names: dict[int, str], task: str) -> dict[str, Any]:
     x0, y0, x1, y1 = (float(value) for value in found.boxes_xyxy[k])
     mask = None if found.rles is None else found.rles[k]
+    qualities = found.qualities or {}
     return {
         "seq": k,
         "class_id": int(found.labels[k]),
@@ -156,4 +157,5 @@ def _candidate(found: Instances, k: int, names: dict[int, str], task: str) -> di
         "bbox_xywh": [x0, y0, x1 - x0, y1 - y0],
         "mask_rle": mask,
         "mask_area": None if mask is None else rle.area(mask),
+        **{name: float(qualities[name][k]) for name in MEASURED if name in qualities},
     }

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from infra.errors import DatasetError
 from infra.store import Store
+from tasks.results.schema import QUALITIES
 from tasks.results.views import views_of
 from tasks.selftraining.label_sets import image_id_of
 from tasks.selftraining.pixels import LEVELS, level_of
@@ -17,9 +18,11 @@ from tasks.selftraining.schemas import SCHEMAS
 from tasks.selftraining.tables import checked, table_of
 
 MAX_PER_IMAGE = 100
-_ITEMS = """
+MEASURED = tuple(field.name for field in QUALITIES)
+"""Quality features that a teacher's rows may have; their names are the same here and there."""
+_ITEMS = f"""
 SELECT uri, media, frame, pts_s, width, height, status, stage, error_type, model, shard_id, processed_at,
-       labels, names, scores, boxes_xyxy, areas, rles, track_ids
+       labels, names, scores, boxes_xyxy, areas, rles, track_ids, {", ".join(MEASURED)}
 FROM items ORDER BY uri, frame
 """
 
@@ -157,6 +160,7 @@ def _object(row: Mapping[str, Any], k: int, task: str) -> dict[str, Any]:
         "mask_rle": None if row["rles"] is None else row["rles"][k],
         "mask_area": None if row["rles"] is None else row["areas"][k],
         "track_id": None if row["track_ids"] is None else row["track_ids"][k],
+        **{name: None if row[name] is None else row[name][k] for name in MEASURED},
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows import retrain
+from flows import retrain, round_legs
 from flows.legs import plain_legs
 from flows.parameters import RetrainParameters, checked
 from infra.errors import UsageError
@@ -20,7 +20,7 @@ from modelkit.digitscape import CLASS_NAMES, Digitscape, SceneStyle, write_datas
 from tasks.ingest.inventory import take_inventory
 from tasks.retraining.due import arrivals_since
 from tasks.selftraining import tables
-from tasks.selftraining.champion import list_candidates, read_pointer
+from tasks.selftraining.champion import Model, list_candidates, read_pointer
 from tasks.selftraining.labels.reading import read_label_set
 from tasks.training.examples import load_training_set
 from tasks.training.presets import make_recipe
@@ -61,6 +61,7 @@ def asked(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
         "initial": "digitscape_mask_rcnn",
         "steps": 6,
         "shares": {"L": 0.15, "C": 0.65, "G": 0.2},
+        "tta": ["1.25x"],
         "ray": "none",
     }
 
@@ -102,6 +103,12 @@ def test_one_round_from_labels_to_the_gate_goes_on_where_it_was_stopped(asked: d
     assert rounds["n_pseudo"] == sum(outcome["accepted"].values())
     labels = tables.read(store, "pseudo_labels").to_pylist()
     assert {row["decision"] for row in labels} >= {"accept", "ignore"}, "refused candidates are kept, with the reason"
+    assert {row["tta_spec"] for row in labels} == {'["1.25x"]'}
+    for row in labels:
+        measured = (row["q_stability"] + row["q_tta"]) / 2
+        assert row["accept_mask"] <= (row["quality_cal"] >= 0.75), "the expected IoU of what was measured decides"
+        assert row["accept_box"] <= (row["q_tta"] >= 0.85)
+        assert 0 <= measured <= 1
     roles = {row["role"]: row["model_id"] for row in tables.read(store, "models").to_pylist()}
     assert roles["student"] == outcome["candidate"] and set(roles) == {"teacher", "student", "baseline"}
     states = {record.model.model_id: state for record, state in list_candidates(store)}
@@ -129,6 +136,23 @@ def test_one_round_from_labels_to_the_gate_goes_on_where_it_was_stopped(asked: d
 
 def _name_of(store: Store, key: str) -> str:
     return str(json.loads(store.get(key))["recipe"]["name"]) if key.endswith("run.json") else ""
+
+
+def test_another_way_to_look_is_another_loop_with_inference_of_its_own(asked: dict[str, Any]) -> None:
+    store, classes = open_store(asked["output"]), [ClassInfo(1, "0")]
+    loops = []
+    for views in (["1.25x"], ["1.25x", "1.25x"], []):
+        parameters = checked(RetrainParameters, **{**asked, "tta": views})
+        data = retrain.divide(parameters, store) if not loops else loops[0].data
+        task = round_legs.task_for(parameters, classes)
+        loops.append(round_legs.Loop(parameters, store, data, task, "", plain_legs, None))
+    named = [retrain.name_of(loop.parameters, loop.data) for loop in loops]
+    champion = Model("m@1", "m", "ab" * 32, "run", 0)
+    places = [round_legs._inference_uri(loop, champion) for loop in loops]
+    assert named[0] == named[1] != named[2]
+    assert places[0] == places[1] != places[2]
+    with pytest.raises(UsageError, match=r"tta\.0: Input should be 'hflip'"):
+        checked(RetrainParameters, **{**asked, "tta": ["vflip"]})
 
 
 def test_what_cannot_be_a_loop_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def test_every_pixel_of_u_is_a_candidate_once_and_names_its_rule(round_one: tupl
     accepted = sum(row["mask_area"] for row in rows if row["decision"] == "accept")
     assert accepted == sum(outcome["accepted"].values())
     assert {row["reason_code"] for row in rows} <= {"certified", "below_t_hi", "abstain"}
+    assert {row["tta_spec"] for row in rows} == {'["0.75x"]'}
 
 
 def test_accepted_pixels_teach_and_all_others_are_unsure(round_one: tuple[dict[str, Any], Store]) -> None:

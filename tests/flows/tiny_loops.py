@@ -42,5 +42,6 @@ def tiny_loop(folder: Path) -> dict[str, Any]:
         "recipe": str(recipe),
         "steps": STEPS,
         "shares": {"L": 0.3, "C": 0.4, "G": 0.3},
+        "tta": ["0.75x"],
         "ray": "none",
     }

@@ -171,14 +171,16 @@ def test_malformed_targets_are_refused(semantic: Tensor, message: str) -> None:
 
 
 @pytest.mark.parametrize("upsample", ["network", "coarse", "source"])
-def test_confidence_is_the_probability_of_the_class_that_is_named(upsample: str) -> None:
-    """On the network's own size, whatever the way back: half way between two cells both are as likely."""
+def test_probabilities_are_on_the_networks_own_size_whatever_the_way_back(upsample: str) -> None:
+    """Half way between two cells both classes are as likely."""
     logits = torch.zeros(1, 2, 1, 2)
     logits[0, 0, 0, 0] = logits[0, 1, 0, 1] = 4
     model = painted(logits, upsample=upsample)
     batch, geometries = model.transform.batch([torch.zeros(3, 16, 16)])
-    [(class_map, confidence)] = model.confidences(model.dense(batch), geometries)
-    assert class_map.shape == confidence.shape == geometries[0].resized_hw
+    [probabilities] = model.probabilities(model.dense(batch), geometries)
+    confidence, class_map = probabilities.max(0)
+    assert probabilities.shape == (2, *geometries[0].resized_hw)
+    assert torch.allclose(probabilities.sum(0), torch.ones(geometries[0].resized_hw))
     middle = class_map.shape[1] // 2
     assert (class_map[:, :middle] == 0).all() and (class_map[:, middle:] == 1).all()
     assert confidence[0, 0] == pytest.approx(1 / (1 + math.exp(-4))) and confidence.min() >= 0.5

@@ -50,6 +50,7 @@ class Item:
     track: bool = False
     masks: bool = True
     scene: str | None = None  # what the shapes are drawn from; None: the uri
+    stability: float | None = None  # of every mask, in an output that is measured
 
 
 @dataclass
@@ -62,6 +63,7 @@ class FakeOutput:
     moment: datetime = START
     num_plans: int = 0
     run_id: str = "run-1"
+    measured: bool = False
 
     @property
     def version(self) -> Version:
@@ -70,7 +72,7 @@ class FakeOutput:
             model=f"fake@{self.model_digest[:12]}",
             model_digest=self.model_digest,
             parameters=self.parameters,
-            schema="segments.v1",
+            schema=schema_of("segments", measured=self.measured)[0],
         )
 
     def commit(self, items: Sequence[Item], *, num_shards: int = 1, leave_open: int = 0) -> list[str]:
@@ -170,6 +172,7 @@ def found_in(item: Item) -> Instances:
         rles=[rle.encode(mask) for mask in masks] if item.masks else None,
         is_thing=np.array([CLASSES[label] != "sky" for label in labels], bool),
         track_ids=np.arange(1, len(masks) + 1) if item.track else None,
+        qualities=None if item.stability is None else {"q_stability": np.full(len(masks), item.stability, np.float32)},
     )
 
 

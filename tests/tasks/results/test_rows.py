@@ -9,6 +9,7 @@ import pytest
 from pycocotools import mask as coco
 
 from tasks.records import ItemFailure
+from tasks.results.layout import make_version
 from tasks.results.rows import RowOrigin, failed_row, ok_row, rows_to_table
 from tasks.results.schema import schema_of
 from tests.tasks.results.parts import CLASS_NAMES, SIZE_HW, VERSION, AFrame, an_entry, some_rows, squares
@@ -55,6 +56,22 @@ def test_what_was_found_is_in_parallel_lists() -> None:
     for box, mask in zip(row["boxes_xyxy"], row["rles"], strict=True):
         x, y, w, h = coco.toBbox({"size": list(SIZE_HW), "counts": mask})
         assert [x, y, x + w, y + h] == box
+
+
+def test_measured_qualities_have_columns_where_the_version_has_them_and_are_null_where_not_measured() -> None:
+    schema_id, schema = schema_of("segments", measured=True)
+    version = make_version("segments", model="m@1", model_digest="ab" * 32, parameters={}, schema=schema_id)
+    stable = {"q_stability": np.array([0.5, 1.0], np.float32)}
+    rows = [
+        ok_row(an_entry("a"), AFrame(), dataclasses.replace(squares(2), qualities=stable)),
+        ok_row(an_entry("b"), AFrame(), squares(2)),
+        failed_row(an_entry("c"), AFrame(size_hw=None), ItemFailure("fetch", "ObjectGone", "gone")),
+    ]
+    table = rows_to_table(rows, dataclasses.replace(ORIGIN, version=version))
+    assert table.schema.equals(schema, check_metadata=True)
+    assert table["q_stability"].to_pylist() == [[0.5, 1.0], None, None]
+    assert table["q_tta"].to_pylist() == [None, None, None]
+    assert rows_to_table(rows, ORIGIN).schema.names == schema_of("segments")[1].names, "others have no such columns"
 
 
 def test_nothing_found_is_an_empty_list_and_nothing_read_is_null() -> None:

@@ -126,6 +126,18 @@ def test_the_deep_check_finds_masks_that_cannot_be(one: tuple[FakeOutput, str], 
     assert any(says in problem for problem in problems), problems
 
 
+@pytest.mark.parametrize(
+    ("change", "says"), [([1.5] * 3, "q_stability outside of [0, 1]"), ([0.5], "q_stability is not as long as labels")]
+)
+def test_the_deep_check_finds_qualities_that_cannot_be(tmp_path: Path, change: list[float], says: str) -> None:
+    output = FakeOutput(open_store(str(tmp_path)), measured=True)
+    output.commit([Item("a", stability=0.5), Item("b")])
+    assert check(output, deep=True).problems == ()
+    [key] = [info.key for info in output.store.list("segments/")]
+    rewrite(output.store, key, lambda rows: rows[0].update(q_stability=change))
+    assert any(says in problem for problem in check(output, deep=True).problems)
+
+
 def test_the_deep_check_finds_stuff_that_shares_pixels_with_another_segment(one: tuple[FakeOutput, str]) -> None:
     output, key = one
 

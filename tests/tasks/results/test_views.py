@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,18 @@ class TestVersions:
     def test_a_version_with_a_plan_and_no_rows_yet_hides_nothing(self, filled: FakeOutput) -> None:
         filled.new_version(score_threshold=0.9).commit([Item("a")], leave_open=1)
         assert ask(filled.store, "SELECT count(*) FROM items") == [(17,)]
+
+    def test_measured_qualities_are_shown_and_null_in_versions_that_have_none(self, filled: FakeOutput) -> None:
+        newer = replace(filled.new_version(), measured=True)
+        newer.commit([Item("a", stability=0.75, num_instances=2), Item("b", num_instances=1)])
+        newer.commit([Item("c", stability=0.25, num_instances=1)])
+        sql = "SELECT uri, instance, q_stability, q_tta FROM instances ORDER BY ALL"
+        assert ask(filled.store, sql) == [
+            ("a", 0, 0.75, None), ("a", 1, 0.75, None), ("b", 0, None, None), ("c", 0, 0.25, None),
+        ]  # fmt: skip
+        old, new = filled.version.fingerprint, newer.version.fingerprint
+        sql = "SELECT version, count(q_stability), count(*) FROM all_items GROUP BY version"
+        assert sorted(ask(filled.store, sql)) == sorted([(old, 0, 17), (new, 2, 3)])
 
 
 class TestEveryMoment:

@@ -247,9 +247,9 @@ def split_rows(*rows: tuple[str, str]) -> pa.Table:
 
 
 def test_a_teachers_run_becomes_candidates_of_u_and_nothing_else(tmp_path: Any) -> None:
-    output = FakeOutput(open_store(str(tmp_path / "out")))
+    output = FakeOutput(open_store(str(tmp_path / "out")), measured=True)
     output.commit([
-        Item("s3://p/a.jpg"), Item("s3://p/empty.jpg", num_instances=0), Item("s3://p/gate.jpg"),
+        Item("s3://p/a.jpg", stability=0.5), Item("s3://p/empty.jpg", num_instances=0), Item("s3://p/gate.jpg"),
         Item("s3://p/clip.mp4", frame=3, pts_s=0.12, track=True), Item("s3://p/bad.jpg", status="failed"),
     ])  # fmt: skip
     teacher = Teacher(output.version.model, "aa" * 32, 0, None, "cc" * 32, "c0ffee", "dd" * 32)
@@ -265,6 +265,8 @@ def test_a_teachers_run_becomes_candidates_of_u_and_nothing_else(tmp_path: Any) 
     }  # fmt: skip
     frame = next(row for row in found.candidates.to_pylist() if row["video_id"])
     assert (frame["frame_index"], frame["pts_us"], frame["track_id"] is None) == (3, 120_000, False)
+    stable = {row["image_id"]: row["q_stability"] for row in found.candidates.to_pylist()}
+    assert stable == {"s3://p/a.jpg": 0.5, "s3://p/clip.mp4#3": None}, "what the rows say about a mask comes along"
     with pytest.raises(DatasetError, match="not by the teacher"):
         read_candidates(output.store, listed, teacher=replace(teacher, teacher_model_id="x@y"), **facts)  # type: ignore[arg-type]
     with pytest.raises(DatasetError, match="in no split"):
