@@ -28,6 +28,7 @@ from tasks.selftraining.audits import audit_of, audit_table
 from tasks.selftraining.candidates import RoundCandidates, Teacher, read_candidates
 from tasks.selftraining.data import LoopData
 from tasks.selftraining.gate import Audit, GateLimits
+from tasks.selftraining.heartbeats import prediction_entropy
 from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.labels.reading import read_label_set
 from tasks.selftraining.round_calibration import RoundCalibration
@@ -127,9 +128,18 @@ def read_round_candidates(loop: Loop, champion: champions.Model, teacher: Teache
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What the teacher's candidates on C decided, and how much doubt there was in them (bits, None without any)."""
+
+    by: RoundCalibration
+    thresholds: ThresholdSet
+    entropy: float | None
+
+
 def calibrate(
     loop: Loop, teacher: Teacher, champion: champions.Model, found: RoundCandidates, number: int
-) -> tuple[RoundCalibration, ThresholdSet]:
+) -> Calibrated:
     calibration = loop.data.split("C")
     mine = candidates_on(
         loop.task.as_on_unlabelled(load_predictor(champion.weights_uri)), calibration, teacher,
@@ -140,7 +150,7 @@ def calibrate(
     thresholds = loop.task.banded(calibrated.thresholds, found)
     tables.append(loop.store, "threshold_sets", thresholds.to_table())
     tables.append(loop.store, "calibrators", calibrated.scores.to_table(teacher.teacher_model_id))
-    return calibrated, thresholds
+    return Calibrated(calibrated, thresholds, prediction_entropy(mine))
 
 
 def decide_candidates(

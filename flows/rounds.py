@@ -30,7 +30,14 @@ from tasks.selftraining import champion as champions
 from tasks.selftraining import tables
 from tasks.selftraining.firewall import count_leaks
 from tasks.selftraining.gate import Audit, Criterion, GateInputs, Verdict, judge
-from tasks.selftraining.heartbeats import class_mix_heartbeat, labels_without_lineage, rate_heartbeats
+from tasks.selftraining.heartbeats import (
+    class_mix_heartbeat,
+    entropy_heartbeat,
+    labels_without_lineage,
+    loss_heartbeat,
+    prediction_entropy,
+    rate_heartbeats,
+)
 from tasks.selftraining.selection import Selection, changed_share, train_set_id
 from tasks.selftraining.thresholds import ThresholdSet, accepted_rates
 from tasks.training.job import TrainingJob
@@ -50,6 +57,7 @@ class RoundOutcome:
         gate_metric, champion_metric, baseline_metric: main metric on G.
         waits: a person has to approve.
         changed_share: of the accepted set against the round before.
+        entropy: of the teacher's predictions on U, bits; None without any.
     """
 
     number: int
@@ -64,6 +72,7 @@ class RoundOutcome:
     baseline_metric: float
     waits: bool
     changed_share: float
+    entropy: float | None
 
     @property
     def passed(self) -> bool:
@@ -123,8 +132,9 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
     leg, previous = loop.leg, None if before is None else before.selection.labels
     leg(f"round {number}: infer", infer, loop, champion)
     found = leg(f"round {number}: read candidates", read_round_candidates, loop, champion, teacher, number)
-    calibrated, thresholds = leg(f"round {number}: calibrate", calibrate, loop, teacher, champion, found, number)
-    selection = leg(f"round {number}: select", decide_candidates, loop, found, calibrated, thresholds, previous)
+    calibrated = leg(f"round {number}: calibrate", calibrate, loop, teacher, champion, found, number)
+    thresholds = calibrated.thresholds
+    selection = leg(f"round {number}: select", decide_candidates, loop, found, calibrated.by, thresholds, previous)
     set_id = train_set_id(
         selection,
         label_set_id=loop.data.labels.label_set_id,
@@ -138,7 +148,16 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
     baseline_uri = leg(f"round {number}: train baseline", train_baseline, loop)
     measured = leg(f"round {number}: judge", measure, loop, number, champion.weights_uri, uri, baseline_uri)
     audit = leg(f"round {number}: audit", audit_accepted, loop, selection, thresholds, set_id)
-    verdict = _decide(loop, number, start, record, measured, audit, selection, thresholds, before)
+    entropy = prediction_entropy(found.candidates)
+    heartbeats = [
+        *rate_heartbeats(accepted_rates(thresholds, selection.accepted_by_class(), selection.images.num_rows)),
+        loss_heartbeat(record.lineage.get("history", [])),
+        entropy_heartbeat("C", entropy, calibrated.entropy),
+    ]
+    if before is not None:
+        heartbeats.append(class_mix_heartbeat(before.accepted, selection.accepted_by_name()))
+        heartbeats.append(entropy_heartbeat("the round before", entropy, before.entropy))
+    verdict = _decide(loop, number, start, record, measured, audit, selection, heartbeats)
     waits = _promote(loop, number, verdict, _model(loop, uri, record, number))
     outcome = RoundOutcome(
         number=number,
@@ -153,6 +172,7 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
         baseline_metric=measured.baseline.judged.main_metric,
         waits=waits,
         changed_share=changed_share(before.selection if before else None, selection),
+        entropy=entropy,
     )
     _remember(loop, outcome, job, thresholds, measured, start)
     leg(f"round {number}: compare models", compare_models, loop, number, selection, uri)
@@ -168,15 +188,11 @@ def _decide(
     measured: Measured,
     audit: Audit | None,
     selection: Selection,
-    thresholds: ThresholdSet,
-    before: RoundOutcome | None,
+    heartbeats: list[Criterion],
 ) -> Verdict:
     gate, seed = loop.data.split("G"), loop.parameters.seed
     candidate = measured.candidate.judged
     accepted = selection.accepted
-    heartbeats = rate_heartbeats(accepted_rates(thresholds, selection.accepted_by_class(), selection.images.num_rows))
-    if before is not None:
-        heartbeats.append(class_mix_heartbeat(before.accepted, selection.accepted_by_name()))
     inputs = GateInputs(
         against_champion=difference(candidate, measured.champion.judged, gate, seed=seed),
         against_baseline=difference(candidate, measured.baseline.judged, gate, seed=seed),

@@ -19,11 +19,12 @@ from tasks.results.page import page_template
 from tasks.results.report import ReportPaths
 from tasks.results.report_samples import Gallery
 from tasks.results.views import views_of
-from tasks.retraining.report_data import DECISIONS, PSEUDO, SUPERVISED, RoundFacts, Row, collect_round, list_rounds
+from tasks.retraining.report_data import DECISIONS, RoundFacts, Row, collect_round, list_rounds, unit_of
 from tasks.retraining.report_samples import choose_and_draw, draw_disagreements
 from tasks.selftraining import tables
 from tasks.selftraining.champion import list_candidates, read_pointer
 from tasks.selftraining.disagreements import disagreements_key
+from tasks.selftraining.heartbeats import PSEUDO, SUPERVISED
 
 _PACKAGE = "tasks.retraining"
 _CURVE_COLOURS = {SUPERVISED: "var(--accent)", PSEUDO: "var(--good)"}
@@ -105,6 +106,7 @@ def _line(record: Row, state: str) -> dict[str, Any]:
         "page": _round_page(record),
         "record": record,
         "state": state,
+        "unit": "regions" if unit_of(record) == "pixels" else "labels",
         "candidate": _main(metrics[0]),
         "baseline": _main(metrics[1]),
     }
@@ -150,7 +152,7 @@ def render_round(
         n=charts.number,
         charts=_charts(facts),
         decisions=DECISIONS,
-        training=_training(facts.round),
+        training=_training(facts),
         quoted_output=shlex.quote(facts.output),
         written_at=_now(),
     )
@@ -173,7 +175,7 @@ def _charts(facts: RoundFacts) -> dict[str, Any]:
             for each in facts.classes
         ],
         "accepted": charts.horizontal_bars(
-            "Accepted labels by class", [(each.name, each.decided.get("accept", 0)) for each in facts.classes]
+            f"Accepted {facts.unit} by class", [(each.name, each.decided.get("accept", 0)) for each in facts.classes]
         ),
         "curves": [
             (
@@ -189,8 +191,9 @@ def _charts(facts: RoundFacts) -> dict[str, Any]:
     }
 
 
-def _training(record: Row) -> list[tuple[str, str]]:
+def _training(facts: RoundFacts) -> list[tuple[str, str]]:
     """How the student was trained, as rows of a table."""
+    record = facts.round
     found = json.loads(record["training"])
     loop = found.get("loop", {})
     rows = {
@@ -200,7 +203,7 @@ def _training(record: Row) -> list[tuple[str, str]]:
         "learning rate": loop.get("learning_rate"),
         "seed": ", ".join(map(str, record["seeds"])),
         "human labels": record["n_human"],
-        "pseudo-labels": record["n_pseudo"],
+        "accepted regions" if facts.unit == "pixels" else "pseudo-labels": record["n_pseudo"],
     }
     return [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in rows.items() if value]
 

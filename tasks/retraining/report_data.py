@@ -11,12 +11,10 @@ from infra.errors import VisionmillError
 from infra.store import Store, open_store, split_uri
 from tasks.results.views import Views
 from tasks.selftraining import tables
+from tasks.selftraining.heartbeats import losses_by_kind
 from tasks.selftraining.splits import SPLITS_FOLDER
 
 DECISIONS = ("accept", "ignore", "reject")
-SUPERVISED, PSEUDO = "labelled", "unlabelled"
-_PSEUDO_PREFIX = "unlabelled_"
-_NO_LOSS = frozenset({"step", "norm", "rate"})
 
 Row = dict[str, Any]
 
@@ -27,7 +25,7 @@ class ClassFacts:
 
     Args:
         name: of the class.
-        decided: candidates by decision.
+        decided: candidates by decision; of semantic segmentation their pixels.
         threshold: row of ``threshold_sets.v1``; empty if there is none.
         looked_at, errors: accepted labels that were checked against people or hidden truth, and how many were wrong.
         audit_bound: lower bound of the precision that the check allows; None if nobody looked.
@@ -65,12 +63,13 @@ class RoundFacts:
         criteria: rows of ``verdicts.v1`` in the order in which they were asked.
         classes: most candidates first.
         audit: row of ``audits.v1`` for all classes together; None if nobody looked.
-        reasons: (decision, reason, candidates), most first.
+        reasons: (decision, reason, candidates or their pixels), most first.
         images: items of U by status, and how many gave any label.
         splits: items by split.
         leakage: what the firewall kept out of U, by "reason vs split".
         curves: of the models by role, as far as their records are at hand.
         models: rows of ``models.v1`` by role.
+        views: what teachers looked at beside the plain view.
     """
 
     output: str
@@ -84,6 +83,12 @@ class RoundFacts:
     leakage: dict[str, int]
     curves: tuple[Curve, ...]
     models: dict[str, Row]
+    views: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """What is counted when candidates are."""
+        return unit_of(self.round)
 
     @property
     def decided(self) -> dict[str, int]:
@@ -101,6 +106,11 @@ def _main_kind(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((metrics[kind] for kind in ("semantic", "mask", "box") if kind in metrics), {})
 
 
+def unit_of(record: Row) -> str:
+    """What candidates of a round, by its row of ``rounds.v1``, are counted in: how many regions says nothing."""
+    return "pixels" if json.loads(record["metrics_gate"]).get("task") == "semantic" else "labels"
+
+
 def list_rounds(views: Views) -> list[Row]:
     """Rows of ``rounds.v1``, the newest first; [] where no loop ever was."""
     if not tables.list_tables(views.listing.store).get("rounds"):
@@ -112,10 +122,11 @@ def collect_round(views: Views, record: Row) -> RoundFacts:
     """Everything about one round, by its row of ``rounds.v1``."""
     store = views.listing.store
     mine = [record["run_id"], record["round"], record["threshold_set_id"]]
+    amount = "CAST(sum(mask_area) AS BIGINT)" if unit_of(record) == "pixels" else "count(*)"
     counts = _rows(
         views,
-        "SELECT class_name, decision, reason_code, count(*) AS n FROM pseudo_labels"
-        " WHERE run_id = ? AND round = ? AND threshold_set_id = ? GROUP BY ALL",
+        f"SELECT class_name, decision, reason_code, {amount} AS n, any_value(tta_spec) AS tta_spec FROM pseudo_labels"
+        " WHERE run_id = ? AND round = ? AND threshold_set_id = ? GROUP BY class_name, decision, reason_code",
         mine,
     )
     audits = _where(store, "audits", train_set_id=record["train_set_id"], run_id=record["run_id"])
@@ -131,8 +142,11 @@ def collect_round(views: Views, record: Row) -> RoundFacts:
         images=_images(views, record),
         splits=manifest.get("counts", {}),
         leakage=manifest.get("leakage", {}),
-        curves=tuple(_curve(role, row) for role, row in models.items()),
+        curves=tuple(
+            Curve(role, row["model_id"], losses_by_kind(_history(row["weights_uri"]))) for role, row in models.items()
+        ),
         models=models,
+        views=tuple(json.loads(counts[0]["tta_spec"])) if counts else (),
     )
 
 
@@ -211,19 +225,6 @@ def _models(store: Store, record: Row) -> dict[str, Row]:
 def _manifest(store: Store, sha256: str) -> dict[str, Any]:
     key = f"{SPLITS_FOLDER}{sha256}.json"
     return dict(json.loads(store.get(key))) if any(info.key == key for info in store.list(key)) else {}
-
-
-def _curve(role: str, model: Row) -> Curve:
-    losses: dict[str, list[tuple[float, float]]] = {}
-    for point in _history(model["weights_uri"]):
-        sums: dict[str, float] = {}
-        for name, value in point.items():
-            if name not in _NO_LOSS:
-                kind = PSEUDO if name.startswith(_PSEUDO_PREFIX) else SUPERVISED
-                sums[kind] = sums.get(kind, 0.0) + value
-        for kind, value in sums.items():
-            losses.setdefault(kind, []).append((point["step"], value))
-    return Curve(role, model["model_id"], losses)
 
 
 def _history(weights_uri: str) -> list[dict[str, float]]:

@@ -111,6 +111,9 @@ def test_one_round_from_labels_to_the_gate_goes_on_where_it_was_stopped(asked: d
         assert 0 <= measured <= 1
     roles = {row["role"]: row["model_id"] for row in tables.read(store, "models").to_pylist()}
     assert roles["student"] == outcome["candidate"] and set(roles) == {"teacher", "student", "baseline"}
+    heartbeats = {row["criterion"]: row for row in tables.read(store, "verdicts").to_pylist() if row["round"] == 1}
+    assert heartbeats["heartbeat: unlabelled over supervised loss"]["value"] > 0
+    assert heartbeats["heartbeat: entropy of predictions on U against C"]["passed"]
     states = {record.model.model_id: state for record, state in list_candidates(store)}
     assert states[outcome["candidate"]] == ("promoted" if outcome["gate"]["passed"] else "refused")
 

@@ -65,6 +65,8 @@ def test_the_gate_compares_mean_iou_of_three_models(round_one: tuple[dict[str, A
     assert criteria["calibration: D-ECE"]["value"] is not None
     assert criteria["audit: labels looked at"]["value"] > 0
     assert criteria["heartbeat: accepted rate"]["value"] < 2
+    assert criteria["heartbeat: unlabelled over supervised loss"]["passed"]
+    assert criteria["heartbeat: entropy of predictions on U against C"]["passed"], "both are scenes of one kind"
     assert round_row["promoted"] == outcome["gate"]["passed"]
 
 

@@ -100,7 +100,9 @@ def test_what_is_found_in_a_mirror_is_compared_where_it_is(shipped: Predictor, s
     expected = agreement(measured, [by_hand])
     assert expected.max() > 0.7, "some digits are the same in a mirror"
     found = (measured.qualities or {})["q_tta"]
-    assert np.abs(found - expected).mean() < 0.02, "apart from pixels at the edges of boxes, which are cut from the left"
+    assert np.abs(found - expected).mean() < 0.02, (
+        "apart from pixels at the edges of boxes, which are cut from the left"
+    )
 
 
 def test_less_sure_objects_are_left_out_with_their_qualities(shipped: Predictor, scene: np.ndarray) -> None:

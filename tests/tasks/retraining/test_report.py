@@ -8,6 +8,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -30,6 +31,7 @@ from tests.tasks.selftraining.rows import candidate, candidates, identity, thres
 from tests.tasks.selftraining.scenes import CLASSES, SIZE_HW, label_set, picture, rectangle, write
 
 NOW = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
+METRICS = {"mask": {"ap": 0.61, "ap50": 0.9, "by_class": {"disc": 0.61}}}
 EVIL = "<script>alert(1)</script>"
 
 
@@ -60,7 +62,13 @@ def sets():  # type: ignore[no-untyped-def]
 
 
 def record_round(
-    store: Store, found: Selection, *, run_id: str = "run-1", hours: int = 0, passed: bool = False
+    store: Store,
+    found: Selection,
+    *,
+    run_id: str = "run-1",
+    hours: int = 0,
+    passed: bool = False,
+    metrics: dict[str, Any] = METRICS,
 ) -> Verdict:
     """All that a round leaves for its report."""
     number = 1
@@ -95,7 +103,6 @@ def record_round(
     record_candidate(store, verdict, model, needs_approval=passed, at=NOW)
     looked = {name: k > 0 for k, name in enumerate(found.accepted["label_id"].to_pylist()[:5])}
     append(store, "audits", audit_table(found.accepted, looked, train_set_id="set-1", reviewers=["ann"]))
-    metrics = {"mask": {"ap": 0.61, "ap50": 0.9, "by_class": {"disc": 0.61}}}
     record = {
         "run_id": run_id, "round": number, "champion_in": "teacher@1", "champion_out": "teacher@1",
         "candidate_id": "student@2", "splits_manifest_sha256": manifest.manifest_sha256, "leakage_report": "{}",
@@ -210,6 +217,24 @@ def test_the_command_writes_the_report_of_a_loop(loop: Store) -> None:
     done = CliRunner().invoke(app, ["report", loop.uri, "--samples", "0"])
     assert done.exit_code == 0, done.output
     assert "Round 1" in page_of(loop, "report/index.html").text
+
+
+def test_a_semantic_round_is_counted_in_pixels(store_uri: str, tmp_path: Path) -> None:
+    store = open_store(store_uri)
+    image = write(tmp_path / "pictures", "u.png", picture(3, SIZE_HW))
+    regions = [
+        candidate(image, 0, 0.9, [0, 0, 20, 40], task="semantic", tta_spec='["0.75x", "hflip"]'),
+        candidate(image, 1, 0.5, [20, 0, 23, 41], task="semantic", tta_spec='["0.75x", "hflip"]'),
+    ]
+    listed = [{"image_id": image, "media_uri": image, "group_id": image, "status": "ok"}]
+    found = select(candidates(regions), listed, thresholds=sets(), scores=identity())
+    record_round(store, found, metrics={"task": "semantic", "semantic": {"miou": 0.5, "by_class": {"disc": 0.5}}})
+    write_loop_report(store.uri, samples=0)
+    page = page_of(store).text
+    for wanted in ("Pixels accepted", "of 923 pixels on 1 items", "accepted 800", "ignored 123", "mean IoU",
+                   "1 accepted regions, a pixel of each", "at the plain view and at 0.75x, hflip"):  # fmt: skip
+        assert wanted in page, wanted
+    assert "1 regions" in page_of(store, "report/index.html").text, "of what the student was trained on"
 
 
 def test_a_candidate_that_a_person_promoted_later_is_told_as_promoted(store_uri: str, tmp_path: Path) -> None:
