@@ -69,9 +69,9 @@ def certify_pixel_thresholds(
     """Per class the lowest level from which the lower 5 % bootstrap quantile of pixel precision reaches the target.
 
     Levels are tried from the most confident outward, beginning where enough images have accepted pixels and a fifth of
-    all pixels from .50 on is accepted; the first failure ends it, as for objects. Never below .50. Classes that cannot be certified alone are pooled: one level for
-    all of them, at the lower promise; a member that plainly breaks it abstains, as does a background that is not
-    certified.
+    all pixels from .50 on is accepted; the first failure ends it, as for objects. Never below .50. Classes that cannot
+    be certified alone are pooled: one level for all of them, at the lower promise; a member that plainly breaks it
+    abstains, as does a background that is not certified.
 
     Args:
         seed: of the resampling; the same seed gives the same thresholds.
