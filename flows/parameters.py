@@ -206,6 +206,14 @@ class RetrainParameters(BaseModel):
             description="views that teachers look at beside the plain one; hflip only where a mirror changes no class"
         ),
     ] = ()
+    precision: Annotated[
+        float,
+        Field(
+            ge=0.5,
+            le=0.99,
+            description="promised of accepted labels, if C can prove it; .1 less where labels are few",
+        ),
+    ] = 0.9
     min_gain: Annotated[float, Field(ge=0, le=1, description="gain over the champion that matters")] = 0.003
     audit: Annotated[
         str | None, Field(description="labels of people who looked at unlabelled images; without, the gate stays shut")

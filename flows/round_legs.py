@@ -145,7 +145,10 @@ def calibrate(
         loop.task.as_on_unlabelled(load_predictor(champion.weights_uri)), calibration, teacher,
         task=loop.task.name, floor=loop.task.score_floor, split="C", run_id=loop.run_id, round_number=number,
     )  # fmt: skip
-    by = Whose(teacher.teacher_model_id, number, loop.data.manifest.manifest_sha256, loop.parameters.seed)
+    asked = loop.parameters
+    by = Whose(
+        teacher.teacher_model_id, number, loop.data.manifest.manifest_sha256, seed=asked.seed, precision=asked.precision
+    )
     calibrated = loop.task.calibrate(mine, calibration, loop.data.split("L"), by)
     thresholds = loop.task.banded(calibrated.thresholds, found)
     tables.append(loop.store, "threshold_sets", thresholds.to_table())

@@ -136,6 +136,9 @@ def retrain(
             " class); may be repeated."
         ),
     ] = [],  # noqa: B006 - typer copies it
+    precision: Annotated[
+        float, typer.Option(help="Promised of accepted labels, if C can prove it; .1 less where labels are few.")
+    ] = 0.9,
     min_gain: Annotated[float, typer.Option(help="Gain over the champion that matters.")] = 0.003,
     audit: Annotated[
         str | None, typer.Option(help="Labels of people who looked at unlabelled images; without, the gate stays shut.")
@@ -175,6 +178,7 @@ def retrain(
         group_rule=group_rule,
         frame_stride=frame_stride,
         tta=tuple(tta),
+        precision=precision,
         min_gain=min_gain,
         audit=audit,
         audit_labels=audit_labels,

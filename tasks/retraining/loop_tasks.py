@@ -26,21 +26,23 @@ from tasks.selftraining.calibration import d_ece, fit_calibration
 from tasks.selftraining.candidates import RoundCandidates
 from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.matching import match_candidates
+from tasks.selftraining.pixel_thresholds import PixelPromise
 from tasks.selftraining.pixels import calibrate_pixels, count_pixels, pixel_error
 from tasks.selftraining.round_calibration import RoundCalibration, calibrate_instances, calibrate_semantic
-from tasks.selftraining.thresholds import ThresholdSet, scores_by_class, with_bands
+from tasks.selftraining.thresholds import Promise, ThresholdSet, scores_by_class, with_bands
 from tasks.training.examples import Example
 from tasks.training.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True)
 class Whose:
-    """Whose scores are calibrated, when, and on which C."""
+    """Whose scores are calibrated, when, on which C, and what precision of accepted labels is promised."""
 
     model_id: str
     round_number: int
     calibration_split: str
     seed: int
+    precision: float
 
 
 class LoopTask(ABC):
@@ -126,6 +128,7 @@ class InstanceTask(LoopTask):
             model_id=by.model_id,
             round_number=by.round_number,
             calibration_split=by.calibration_split,
+            promise=Promise.of(by.precision),
         )
 
     def banded(self, thresholds: ThresholdSet, found: RoundCandidates) -> ThresholdSet:
@@ -180,6 +183,7 @@ class SemanticTask(LoopTask):
             round_number=by.round_number,
             calibration_split=by.calibration_split,
             seed=by.seed,
+            promise=PixelPromise.of(by.precision),
         )
 
     def banded(self, thresholds: ThresholdSet, found: RoundCandidates) -> ThresholdSet:

@@ -9,6 +9,7 @@ promise fails in at most 5 % of calibrations.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,11 @@ def lower_bound(correct: np.ndarray | float, n: np.ndarray | float, level: float
 def upper_bound(correct: float, n: float, level: float = LEVEL) -> float:
     """Exact one-sided upper bound."""
     return 1.0 - float(lower_bound(n - correct, n, level))
+
+
+def fewest(target: float, level: float = LEVEL) -> int:
+    """How many candidates can certify a precision without a single error: 29 for .90, 14 for .80."""
+    return max(1, math.ceil(math.log(level) / math.log(target)))
 
 
 def counts_to_test(n: int, design_effect: float = 1.0) -> np.ndarray:

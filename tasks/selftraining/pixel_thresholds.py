@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.selftraining.certified import FIRST_SHARE, LEVEL
+from tasks.selftraining.certified import FIRST_SHARE, LEVEL, fewest
 from tasks.selftraining.pixels import LEVELS, PixelCounts
-from tasks.selftraining.thresholds import ClassThreshold, ThresholdSet
+from tasks.selftraining.thresholds import LOWER_BY, ClassThreshold, ThresholdSet
 
 if TYPE_CHECKING:  # its module brings torch
     from modelkit import ClassInfo
@@ -34,19 +34,16 @@ class PixelPromise:
     .90 even without an error, nor fewer than 14 .80 (see ``certified``).
 
     Args:
-        high, low: precision.
-        high_from, low_from: images of C with accepted pixels of the class from which each is promised.
+        high, low: precision; each needs accepted pixels of the class on so many images of C.
     """
 
     high: float = 0.90
     low: float = 0.80
-    high_from: int = 29
-    low_from: int = 14
 
-    @property
-    def steps(self) -> tuple[tuple[float, int], ...]:
-        """Precision and images, the best promise first."""
-        return (self.high, self.high_from), (self.low, self.low_from)
+    @classmethod
+    def of(cls, precision: float) -> PixelPromise:
+        """So much where there is evidence enough, a tenth less where there is not."""
+        return cls(precision, precision - LOWER_BY)
 
 
 def relative_target(promise: float, share: float) -> float:
@@ -161,9 +158,9 @@ def _alone(mine: _Evidence, each: ClassInfo, weights: np.ndarray, promise: Pixel
         t_mask=None,
         note=f"{mine.num_images} images with truth",
     )
-    for value, least in promise.steps:
+    for value in (promise.high, promise.low):
         target = relative_target(value, mine.share)
-        level, bound = mine.lowest_level(weights, target, least)
+        level, bound = mine.lowest_level(weights, target, fewest(value))
         if level is not None:
             return _accepted_from(replace(nothing, target_precision=target), "class", mine, level, bound)
     return nothing
@@ -191,7 +188,7 @@ def _pooled(
 ) -> ClassThreshold:
     """The pool's level for one of its members, unless the member plainly breaks the promise there."""
     target = relative_target(promise.low, pool.share)
-    level, bound = pool.lowest_level(weights, target, promise.low_from)
+    level, bound = pool.lowest_level(weights, target, fewest(promise.low))
     found = _accepted_from(replace(alone, target_precision=target), "pooled", mine, level, bound)
     if level is None or found.n_accepted == 0:
         return found

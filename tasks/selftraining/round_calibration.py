@@ -12,7 +12,7 @@ import pyarrow as pa
 from tasks.selftraining.calibration import Calibration, fit_calibration
 from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.matching import match_candidates
-from tasks.selftraining.pixel_thresholds import certify_pixel_thresholds
+from tasks.selftraining.pixel_thresholds import PixelPromise, certify_pixel_thresholds
 from tasks.selftraining.pixels import calibrate_pixels, count_pixels
 from tasks.selftraining.rules import quality_feature, rules_of
 from tasks.selftraining.thresholds import Promise, ThresholdSet, certify_thresholds
@@ -82,6 +82,7 @@ def calibrate_semantic(
     calibration_split: str,
     seed: int,
     background: ClassInfo | None = None,
+    promise: PixelPromise | None = None,
 ) -> RoundCalibration:
     """Semantic segmentation: precision by level, thresholds certified by bootstrap over the images of C.
 
@@ -91,6 +92,7 @@ def calibrate_semantic(
         model_id, round_number, calibration_split: whose scores, and the manifest whose C it is.
         seed: of the bootstrap.
         background: class of the pixels that no object covers, with a threshold of its own; None: they are void.
+        promise: see :class:`tasks.selftraining.pixel_thresholds.PixelPromise`.
     """
     classes: tuple[ClassInfo, ...] = calibration.classes if background is None else (background, *calibration.classes)
     ids = [each.id for each in classes]
@@ -103,5 +105,6 @@ def calibrate_semantic(
         calibration_split=calibration_split,
         seed=seed,
         background=None if background is None else background.id,
+        promise=promise,
     )
     return RoundCalibration(calibrate_pixels(counts), None, thresholds)

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.results.layout import canonical_json
-from tasks.selftraining.certified import Certificate, certify, design_effect, lower_bound, upper_bound
+from tasks.selftraining.certified import Certificate, certify, design_effect, fewest, lower_bound, upper_bound
 from tasks.selftraining.matching import MASK_IOU, Matches
 from tasks.selftraining.tables import table_of
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # its module brings torch
     from modelkit import ClassInfo
 
 SCORE_FLOOR = 0.05
+LOWER_BY = 0.10  # what is promised less where labels are few
 MASK_PRECISION = 0.80
 
 
@@ -49,6 +50,12 @@ class Promise:
     high_from: int = 400
     low_from: int = 150
     pool_from: int = 14
+
+    @classmethod
+    def of(cls, precision: float) -> Promise:
+        """So much where there is evidence enough, a tenth less where there is not; see ``LOWER_BY``."""
+        low = precision - LOWER_BY
+        return cls(precision, low, pool_from=fewest(low))
 
 
 @dataclass(frozen=True, slots=True)

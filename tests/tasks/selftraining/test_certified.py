@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from tasks.selftraining.certified import certify, counts_to_test, design_effect, lower_bound, upper_bound
+from tasks.selftraining.certified import certify, counts_to_test, design_effect, fewest, lower_bound, upper_bound
+from tasks.selftraining.thresholds import Promise
 
 
 @pytest.mark.parametrize(
@@ -95,3 +96,15 @@ def test_candidates_that_fail_together_count_for_less() -> None:
     scores = np.linspace(1, 0.5, 600)
     assert certify(scores, np.ones(600, bool), 0.9, design_effect=effect).n_accepted == 600
     assert certify(scores[:250], np.ones(250, bool), 0.9, design_effect=effect).threshold is None  # 25 images' worth
+
+
+@pytest.mark.parametrize(("target", "least"), [(0.5, 5), (0.8, 14), (0.9, 29), (0.95, 59)])
+def test_the_fewest_that_can_certify_do_without_an_error_and_one_less_do_not(target: float, least: int) -> None:
+    assert fewest(target) == least
+    assert lower_bound(least, least) >= target > lower_bound(least - 1, least - 1)
+
+
+def test_a_promise_is_a_tenth_lower_where_labels_are_few() -> None:
+    assert Promise.of(0.9) == Promise()
+    less = Promise.of(0.6)
+    assert (less.high, less.low, less.pool_from) == (0.6, 0.5, 5)
