@@ -139,6 +139,7 @@ def _carry_out(name: str, setting: Setting, work: Path) -> tuple[bool, list[str]
 
     data = ensure_data(setting.task, work)
     parameters = parameters_of(setting, data, work / "loops" / f"control-{name}-{setting.name}")
+    parameters = parameters.model_copy(update={"rounds": 1})  # what is refused has no second one
     if name == "shuffled":
         return verdict_on(parameters, changed_legs({": select": shuffled}))
     if name == "poisoned":

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from flows.recording import without_secrets
+
 T = TypeVar("T")
 
 
@@ -31,6 +33,7 @@ def orchestrated_legs(name: str, function: Callable[..., T], *args: object, **kw
 
     @task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
     def recorded() -> T:
-        return function(*args, **kwargs)
+        with without_secrets():
+            return function(*args, **kwargs)
 
     return recorded()

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from flows.legs import Legs, orchestrated_legs, plain_legs
 from flows.parameters import RetrainParameters
+from flows.recording import prepare_recording, without_secrets
 from flows.round_legs import Loop, task_for
 from flows.rounds import RoundOutcome, begin, turn
 from flows.summary import Summary
 from infra.errors import UsageError
-from infra.services import ensure_prefect
 from infra.store import Store, open_store
 from tasks.ingest.inventory import take_inventory
 from tasks.results.layout import canonical_json
@@ -56,7 +56,7 @@ def run_retrain(
     """
     if not orchestrated:
         return _retrain(parameters, leg, console)
-    ensure_prefect()
+    prepare_recording()
     summary: Summary = retrain_model(parameters)
     return summary
 
@@ -64,7 +64,8 @@ def run_retrain(
 @flow(name="retrain-model", persist_result=False)
 def retrain_model(parameters: RetrainParameters) -> Summary:
     """Teach a student with a champion's labels; promote it if the gate lets it through."""
-    return _retrain(parameters, orchestrated_legs, Console(stderr=True))
+    with without_secrets():
+        return _retrain(parameters, orchestrated_legs, Console(stderr=True))
 
 
 def _retrain(parameters: RetrainParameters, leg: Legs, console: Console | None) -> Summary:

@@ -15,11 +15,10 @@ from rich.console import Console
 
 from flows.legs import Legs, orchestrated_legs, plain_legs
 from flows.parameters import SegmentParameters
-from flows.run_logs import keep_secrets_out_of_run_logs, keep_tracebacks_off_the_terminal
+from flows.recording import prepare_recording, without_secrets
 from flows.summary import Summary, nothing_to_do, summary_of
 from flows.work import WorkerNeeds, carry_out, needs_of
 from infra.errors import VisionmillError
-from infra.services import ensure_prefect
 from tasks.inference.decoding import DecodeOptions
 from tasks.inference.job import Looking
 from tasks.inference.prepare import PreparedJob, environment, prepare_segments, summary_of_weights
@@ -54,8 +53,7 @@ def run_segment(
     """
     if not orchestrated:
         return _segment(parameters, plain_legs, console, looking)
-    ensure_prefect()
-    keep_tracebacks_off_the_terminal()
+    prepare_recording()
     summary: Summary = segment_dataset(parameters)
     return summary
 
@@ -63,8 +61,8 @@ def run_segment(
 @flow(name="segment-dataset", persist_result=False)
 def segment_dataset(parameters: SegmentParameters) -> Summary:
     """Segment what is new or changed in a dataset. A run that finds nothing new ends at once."""
-    keep_secrets_out_of_run_logs()
-    return _segment(parameters, orchestrated_legs, Console(stderr=True))
+    with without_secrets():
+        return _segment(parameters, orchestrated_legs, Console(stderr=True))
 
 
 def _segment(

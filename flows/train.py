@@ -13,10 +13,10 @@ from prefect import flow
 
 from flows.legs import Legs, orchestrated_legs, plain_legs
 from flows.parameters import TrainParameters
+from flows.recording import prepare_recording, without_secrets
 from flows.summary import Summary
 from flows.work import SERIAL
 from infra.ray_session import ray_session
-from infra.services import ensure_prefect
 from infra.store import open_store
 from modelkit import Weights
 from tasks.evaluation.evaluate import Judged, evaluate_model
@@ -36,7 +36,7 @@ def run_train(parameters: TrainParameters, *, orchestrated: bool = True) -> Summ
     """
     if not orchestrated:
         return _train(parameters, plain_legs)
-    ensure_prefect()
+    prepare_recording()
     summary: Summary = train_model(parameters)
     return summary
 
@@ -44,7 +44,8 @@ def run_train(parameters: TrainParameters, *, orchestrated: bool = True) -> Summ
 @flow(name="train-model", persist_result=False)
 def train_model(parameters: TrainParameters) -> Summary:
     """Train on human labels: from scratch, by transfer, or by distillation."""
-    return _train(parameters, orchestrated_legs)
+    with without_secrets():
+        return _train(parameters, orchestrated_legs)
 
 
 def _train(parameters: TrainParameters, leg: Legs) -> Summary:

@@ -20,6 +20,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows.legs import Legs, orchestrated_legs
 from flows.parameters import RetrainParameters, WatchParameters
+from flows.recording import without_secrets
 from flows.summary import Summary
 from infra.store import open_store
 from tasks.ingest.inventory import take_inventory
@@ -36,7 +37,8 @@ _ENDED = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CA
 @flow(name="watch-for-retraining", persist_result=False)
 def watch_for_retraining(parameters: WatchParameters) -> Summary:
     """Start the loop if it is due and not under way."""
-    return watch(parameters, orchestrated_legs)
+    with without_secrets():
+        return watch(parameters, orchestrated_legs)
 
 
 def watch(parameters: WatchParameters, leg: Legs) -> Summary:

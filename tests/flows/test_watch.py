@@ -27,6 +27,8 @@ from tests.tasks.selftraining.scenes import picture, write
 from tests.tasks.selftraining.test_lineage import a_round
 
 ROOT = Path(__file__).parents[2]
+POOL = "nobody-works-here"
+"""Runs stay as this test leaves them: the worker of another test serves the pool of the repository's file."""
 NOW = dt.datetime(2026, 11, 26, 12, tzinfo=dt.UTC)
 
 
@@ -75,11 +77,11 @@ def deploy(api: httpx.Client, tmp_path: Path) -> Iterator[Callable[[dict[str, st
     made: list[str] = []
 
     def deployed(places: dict[str, str]) -> dict[str, Any]:
-        api.post("/work_pools/", json={"name": "visionmill", "type": "process"})  # or it is there
+        api.post("/work_pools/", json={"name": POOL, "type": "process"})  # or it is there
         content = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
         specs = {spec["name"]: spec for spec in content["deployments"] if spec["name"] in ("retrain", "watch")}
         for name, spec in specs.items():
-            spec |= {"name": f"{name}-{tmp_path.name}", "schedules": []}
+            spec |= {"name": f"{name}-{tmp_path.name}", "schedules": [], "work_pool": {"name": POOL}}
         specs["watch"]["parameters"]["parameters"]["deployment"] = f"retrain-model/{specs['retrain']['name']}"
         prefect_file = tmp_path / "prefect.yaml"
         prefect_file.write_text(yaml.safe_dump({**content, "deployments": list(specs.values())}))

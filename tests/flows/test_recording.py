@@ -1,4 +1,4 @@
-"""Logs of a run: no secret reaches the server, no traceback the terminal."""
+"""What is recorded of a run: no secret reaches the server, no traceback the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from flows.run_logs import RUN_LOGGERS, keep_secrets_out_of_run_logs, keep_tracebacks_off_the_terminal
+from flows.recording import (
+    RUN_LOGGERS,
+    keep_secrets_out_of_run_logs,
+    keep_tracebacks_off_the_terminal,
+    without_secrets,
+)
+from infra.errors import AccessDenied, VisionmillError
 
 SECRET = "a-secret-of-the-environment"
 
@@ -42,3 +48,22 @@ def test_a_failure_is_one_line_on_the_terminal_and_whole_on_the_server_without_s
     assert terminal.splitlines() == ["Finished in state Failed('***')"]
     assert "Traceback" in server and "ValueError: the server said ***" in server
     assert SECRET not in server
+
+
+def test_an_error_that_would_tell_a_secret_says_the_same_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    with pytest.raises(VisionmillError, match=r"^KeyError: .*\*\*\*") as foreign, without_secrets():
+        raise KeyError(SECRET)
+    with pytest.raises(AccessDenied, match=r"^\*\*\* was refused$") as own, without_secrets():
+        raise AccessDenied(f"{SECRET} was refused", hint=f"Do not use {SECRET}.")
+    assert own.value.hint == "Do not use ***."
+    for caught in (foreign, own):
+        assert caught.value.__suppress_context__ and caught.traceback[-1].lineno is not None
+        assert SECRET not in str(caught.value)
+
+
+def test_an_error_without_a_secret_passes_as_it_is() -> None:
+    error = ValueError("nothing to hide")
+    with pytest.raises(ValueError) as caught, without_secrets():
+        raise error
+    assert caught.value is error
