@@ -45,12 +45,12 @@ def summarise(records: Sequence[Record], wanted: int, controls: Sequence[Record]
 def _intro(records: Sequence[Record]) -> str:
     plan = PLANS[records[0]["task"]]
     steps = ", ".join(str(steps) for steps in sorted({record["steps"] for record in records}))
-    parts = "all weights" if plan.initial_parts == ("",) else "the backbone"
+    parts = " and ".join(part.rstrip(".").rpartition(".")[2] for part in plan.initial_parts)
     seconds = [record["seconds"] for record in records]
     return (
         f"Recipe `{plan.preset}`, {SIZE_PX} px, {steps} steps of {plan.batch_size} images for each model; all begin "
-        f"from {parts} of the shipped detector, which was trained on digitscape's `train`. Scenes are from `val`, test "
-        f"scenes from `test`. One record took {min(seconds):.0f} to {max(seconds):.0f} s."
+        f"from the {parts} of the shipped detector, which was trained on digitscape's `train`. The pool is of `test`, "
+        f"sealed scenes are of `val`. One record took {min(seconds):.0f} to {max(seconds):.0f} s."
     )
 
 
