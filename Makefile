@@ -34,7 +34,7 @@ lock:  ## compile requirements.lock anew from pyproject.toml (no index address i
 demo: $(STAMP)  ## the whole thing on embedded data: bucket, segmentation, query, report
 	@$(BIN)/visionmill demo
 
-test: $(STAMP)  ## every test (about 16 minutes on 2 cores)
+test: $(STAMP)  ## every test (about 17 minutes on 2 cores)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))"
 	@$(BIN)/python -m pytest -m "$(ALONE)"
 

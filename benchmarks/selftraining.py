@@ -7,8 +7,8 @@ A pool of 1,200 digitscape scenes, 120 of them labelled (96 in L, 24 in C; "10 %
 G. A split says which 120, a seed everything else that is random. Each record is two rounds of ``visionmill retrain``;
 its student (the last one that the gate let through, or else the last one) and its supervised baseline (same steps, same
 noise, trained on L and C) are then judged on 300 test scenes of digits and photographs that nothing of the loop has
-seen. Records are kept in the work folder: after an interruption
-the same command goes on where it stopped, also within a record. ``--records N`` stops after N more.
+seen. Records are kept in the work folder: after an interruption the same command goes on where it stopped, also within
+a record. ``--records N`` stops after N more.
 ``--controls`` carries out loops that must be refused (see ``benchmarks.selftraining_controls``).
 Whatever records there are when it ends are put into a dated note, which says how many are missing.
 """
