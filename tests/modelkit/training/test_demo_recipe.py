@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision.ops import roi_align
+from torchvision.ops import box_iou, roi_align
 
+from modelkit import create_model
 from modelkit.digitscape import Digitscape, Scene, SceneStyle
 from modelkit.rle_boxes import encode_box_masks
 from modelkit.training.checkpoint import load_checkpoint
@@ -124,6 +125,32 @@ def test_dense_phase_trains_backbone_and_neck_only(tiny: DemoRecipe) -> None:
 
 def test_overfits_one_scene() -> None:
     """A fresh detector learns one scene by heart: right labels, masks as good as their 28 x 28 cells allow."""
+    scene = _two_digits()
+    recipe = _overfit_recipe()
+    model = build(recipe)
+    batch = collate([scene] * 2)
+    Trainer(model, lambda step: model.losses(batch, step), recipe.loop).run()
+    found = model_predict(model.detector.eval())([scene.image_rgb])[0]
+    _assert_found(scene, found)
+
+
+def test_faster_rcnn_overfits_one_scene() -> None:
+    """The same detector without masks: right labels, boxes that fit."""
+    scene, recipe = _two_digits(), _overfit_recipe()
+    torch.manual_seed(0)
+    heads = {"box": recipe.model["heads"]["box"]}
+    model = create_model(**{**recipe.model, "name": "faster_rcnn", "heads": heads}).train()
+    batch = collate([scene] * 2)
+    Trainer(model, lambda step: model(list(batch.images), batch.targets), recipe.loop).run()
+    found = model_predict(model.eval())([scene.image_rgb])[0]
+    sure = np.flatnonzero(found.scores > 0.5)
+    assert sorted(found.labels[sure].tolist()) == sorted(scene.labels.tolist())
+    order, truth = sure[np.argsort(found.labels[sure])], np.argsort(scene.labels)
+    boxes = [torch.as_tensor(each).float() for each in (found.boxes_xyxy[order], scene.boxes_xyxy[truth])]
+    assert box_iou(*boxes).diag().min() > 0.7
+
+
+def _two_digits() -> Scene:
     style = SceneStyle(
         digits=(2, 2),
         empty_share=0.0,
@@ -133,15 +160,8 @@ def test_overfits_one_scene() -> None:
         blur_share=0.0,
         threshold=(0.15, 0.2),
     )
-    scene = next(
-        s for s in map(Digitscape("train", (96, 96), style=style, dense=False).scene, range(50)) if len(s) == 2
-    )
-    recipe = _overfit_recipe()
-    model = build(recipe)
-    batch = collate([scene] * 2)
-    Trainer(model, lambda step: model.losses(batch, step), recipe.loop).run()
-    found = model_predict(model.detector.eval())([scene.image_rgb])[0]
-    _assert_found(scene, found)
+    source = Digitscape("train", (96, 96), style=style, dense=False)
+    return next(s for s in map(source.scene, range(50)) if len(s) == 2)
 
 
 def _overfit_recipe() -> DemoRecipe:
