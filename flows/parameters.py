@@ -196,6 +196,14 @@ class RetrainParameters(BaseModel):
     shares: Annotated[dict[str, float], Field(description="share of the labelled items in L, C, G and T")] = Field(
         default_factory=lambda: {"L": 0.4, "C": 0.2, "G": 0.25, "T": 0.15}
     )
+    calibration: Annotated[
+        Literal["holdout", "crossfit"],
+        Field(
+            description="whose predictions decide thresholds: the teacher's on C, which it never saw; or, without a C,"
+            " those of models that each leave a part of L out"
+        ),
+    ] = "holdout"
+    folds: Annotated[int, Field(ge=2, le=20, description="crossfit: parts of L, and models that leave one out")] = 5
     group_rule: Annotated[str, Field(description="what is never divided between splits: item, folder, video, ...")] = (
         "item"
     )
@@ -243,6 +251,27 @@ class RetrainParameters(BaseModel):
                 f"{self.rounds} rounds need as many looks at the gate set, max_rounds is {self.max_rounds}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _crossfit_is_for_the_first_round(self) -> RetrainParameters:
+        if self.crossfit and self.rounds > 1:
+            raise ValueError(
+                "crossfit calibrates the first round only: the teacher of the second has learnt from every label, "
+                "so that none is left to calibrate it; more rounds need holdout"
+            )
+        return self
+
+    @property
+    def crossfit(self) -> bool:
+        """Whether every label both trains and calibrates."""
+        return self.calibration == "crossfit"
+
+    @property
+    def effective_shares(self) -> dict[str, float]:
+        """Share of the labelled items by split: without a C its share goes to L."""
+        if not self.crossfit:
+            return dict(self.shares)
+        return {**self.shares, "L": self.shares.get("L", 0.0) + self.shares.get("C", 0.0), "C": 0.0}
 
 
 class WatchParameters(BaseModel):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import flow
@@ -92,24 +93,25 @@ def divide(parameters: RetrainParameters, store: Store) -> LoopData:
             store,
             labels,
             entries_of(inventory.path),
-            shares=parameters.shares,
+            shares=parameters.effective_shares,
             salt=str(parameters.seed),
             group_rule=parameters.group_rule,
             frame_stride=parameters.frame_stride,
         )
-    empty = [name for name in ("L", "C", "G", "U") if not data.manifest.counts.get(name)]
+    needed = ("L", "G", "U") if parameters.crossfit else ("L", "C", "G", "U")
+    empty = [name for name in needed if not data.manifest.counts.get(name)]
     if empty:
         raise UsageError(
             f"the split leaves nothing for {', '.join(empty)}: {data.manifest.counts}",
             hint="more labels, other --share values, or an unlabelled source that is not all near C, G or T",
         )
-    _check_people(data)
+    _check_people(data, [name for name in needed if name != "U"])
     return data
 
 
-def _check_people(data: LoopData) -> None:
+def _check_people(data: LoopData, splits: Sequence[str]) -> None:
     """A loop that learns from machines, is calibrated on them and judged by them only agrees with itself."""
-    for name in ("L", "C", "G"):
+    for name in splits:
         sources = {source for row in data.split(name).table["sources"].to_pylist() for source in row}
         if sources == {"model"}:
             raise UsageError(

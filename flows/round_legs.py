@@ -21,7 +21,6 @@ from tasks.results.layout import canonical_json
 from tasks.retraining.judging import Worth, load_predictor, worth_of
 from tasks.retraining.loop_tasks import DEFAULT_RECIPES, LoopTask, Whose, loop_task
 from tasks.retraining.records import remember_model, teacher_of
-from tasks.retraining.teaching import candidates_on
 from tasks.selftraining import champion as champions
 from tasks.selftraining import tables
 from tasks.selftraining.audits import audit_of, audit_table
@@ -63,6 +62,11 @@ class Loop:
     console: Console | None
 
     @property
+    def calibrating(self) -> LabelSet:
+        """The labels that decide thresholds: C; with cross-fitting L, each item looked at by a model without it."""
+        return self.data.split("L" if self.parameters.crossfit else "C")
+
+    @property
     def limits(self) -> GateLimits:
         """Of the gate; the level is divided over the rounds that may be."""
         return GateLimits(max_rounds=self.parameters.max_rounds, min_gain=self.parameters.min_gain)
@@ -82,6 +86,16 @@ def task_for(asked: RetrainParameters, classes: Sequence[ClassInfo]) -> LoopTask
     """What the loop teaches; refuses a recipe whose model does something else."""
     recipe = recipe_for(asked, classes, role="teacher")
     return loop_task(asked.task, recipe, find_model(recipe.architecture).task, asked.tta)
+
+
+def train_supervised(loop: Loop, labels: LabelSet, *, role: str) -> tuple[str, Weights]:
+    """A model of round 0, remembered: the first teacher, a baseline, or a fold's."""
+    job = job_for(loop, labels, role=role)
+    uri, record = carry_out(job, loop.parameters.ray)
+    remember_model(
+        loop.store, job, uri, record, loop.data, role=role.partition("-")[0], run_id=loop.run_id, round_number=0
+    )
+    return uri, record
 
 
 def job_for(loop: Loop, labels: LabelSet, *, role: str, pseudo: str | None = None) -> TrainingJob:
@@ -137,19 +151,13 @@ class Calibrated:
     entropy: float | None
 
 
-def calibrate(
-    loop: Loop, teacher: Teacher, champion: champions.Model, found: RoundCandidates, number: int
-) -> Calibrated:
-    calibration = loop.data.split("C")
-    mine = candidates_on(
-        loop.task.as_on_unlabelled(load_predictor(champion.weights_uri)), calibration, teacher,
-        task=loop.task.name, floor=loop.task.score_floor, split="C", run_id=loop.run_id, round_number=number,
-    )  # fmt: skip
+def calibrate(loop: Loop, teacher: Teacher, mine: pa.Table, found: RoundCandidates, number: int) -> Calibrated:
+    """Thresholds from held-out candidates (see :mod:`flows.held_out`)."""
     asked = loop.parameters
     by = Whose(
         teacher.teacher_model_id, number, loop.data.manifest.manifest_sha256, seed=asked.seed, precision=asked.precision
     )
-    calibrated = loop.task.calibrate(mine, calibration, loop.data.split("L"), by)
+    calibrated = loop.task.calibrate(mine, loop.calibrating, loop.data.split("L"), by)
     thresholds = loop.task.banded(calibrated.thresholds, found)
     tables.append(loop.store, "threshold_sets", thresholds.to_table())
     tables.append(loop.store, "calibrators", calibrated.scores.to_table(teacher.teacher_model_id))
@@ -189,9 +197,7 @@ def train_student(loop: Loop, selection: Selection) -> tuple[TrainingJob, str, W
 def train_baseline(loop: Loop) -> str:
     """The supervised model of the same budget, on every label the loop used, those of C included."""
     both = pa.concat_tables([loop.data.split(name).table for name in ("L", "C")])
-    job = job_for(loop, dataclasses.replace(loop.data.labels, table=both), role="baseline")
-    uri, record = carry_out(job, loop.parameters.ray)
-    remember_model(loop.store, job, uri, record, loop.data, role="baseline", run_id=loop.run_id, round_number=0)
+    uri, _ = train_supervised(loop, dataclasses.replace(loop.data.labels, table=both), role="baseline")
     return uri
 
 
@@ -205,7 +211,8 @@ class Measured:
 
 
 def measure(loop: Loop, number: int, champion: str, candidate: str, baseline: str) -> Measured:
-    calibration, gate = loop.data.split("C"), loop.data.split("G")
+    gate = loop.data.split("G")
+    calibration = None if loop.parameters.crossfit else loop.data.split("C")  # the candidate has learnt from all of L
     worths = []
     for uri in (champion, candidate, baseline):
         predictor = load_predictor(uri)

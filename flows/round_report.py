@@ -25,7 +25,7 @@ def compare_models(loop: Loop, number: int, selection: Selection, candidate_uri:
     if not isinstance(loop.task, InstanceTask):  # maps have no objects to match
         return []
     items = items_to_compare(selection, loop.data.labels.classes, COMPARED_ITEMS)
-    calibration = loop.data.split("C")
+    calibration = loop.data.split("G" if loop.parameters.crossfit else "C")  # labels that the candidate never saw
     predictor = load_predictor(candidate_uri)
     who = teacher_of(predictor.weights, loop.data, round_number=number, tta_spec="[]")
     on_items, on_calibration = (

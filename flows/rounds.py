@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from flows.held_out import held_out_candidates
 from flows.round_legs import (
     Loop,
     Measured,
@@ -14,14 +15,13 @@ from flows.round_legs import (
     calibrate,
     decide_candidates,
     infer,
-    job_for,
     measure,
     read_round_candidates,
     train_baseline,
     train_student,
+    train_supervised,
 )
 from flows.round_report import compare_models, report_round
-from flows.train import carry_out
 from modelkit import Weights
 from tasks.retraining.journal import RoundStart, start_round
 from tasks.retraining.judging import difference, load_predictor, objects_by_class
@@ -104,9 +104,7 @@ def begin(loop: Loop) -> None:
     """The supervised model on L becomes the first champion, unless the output has one; it is nobody's student."""
     if champions.read_pointer(loop.store)[0].champion is not None:
         return
-    job = job_for(loop, loop.data.split("L"), role="teacher")
-    uri, record = carry_out(job, loop.parameters.ray)
-    remember_model(loop.store, job, uri, record, loop.data, role="teacher", run_id=loop.run_id, round_number=0)
+    uri, record = train_supervised(loop, loop.data.split("L"), role="teacher")
     now = dt.datetime.now(dt.UTC)
     first = Criterion("first: champions before it", 0.0, "==", 0.0, "the output had no model")
     verdict = Verdict(loop.run_id, 0, None, record.reference, (first,), now)
@@ -132,7 +130,8 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
     leg, previous = loop.leg, None if before is None else before.selection.labels
     leg(f"round {number}: infer", infer, loop, champion)
     found = leg(f"round {number}: read candidates", read_round_candidates, loop, champion, teacher, number)
-    calibrated = leg(f"round {number}: calibrate", calibrate, loop, teacher, champion, found, number)
+    mine = held_out_candidates(loop, champion, teacher, number)
+    calibrated = leg(f"round {number}: calibrate", calibrate, loop, teacher, mine, found, number)
     thresholds = calibrated.thresholds
     selection = leg(f"round {number}: select", decide_candidates, loop, found, calibrated.by, thresholds, previous)
     set_id = train_set_id(
@@ -145,7 +144,9 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
         loop.store, job, uri, record, loop.data, role="student", run_id=loop.run_id, round_number=number,
         parent=champion.model_id, train_set_id=set_id,
     )  # fmt: skip
-    baseline_uri = leg(f"round {number}: train baseline", train_baseline, loop)
+    # With cross-fitting the teacher is the supervised model of all labels already.
+    crossfit = loop.parameters.crossfit
+    baseline_uri = champion.weights_uri if crossfit else leg(f"round {number}: train baseline", train_baseline, loop)
     measured = leg(f"round {number}: judge", measure, loop, number, champion.weights_uri, uri, baseline_uri)
     audit = leg(f"round {number}: audit", audit_accepted, loop, selection, thresholds, set_id)
     entropy = prediction_entropy(found.candidates)

@@ -127,6 +127,14 @@ def retrain(
     share: Annotated[
         list[str], typer.Option(help="SPLIT=SHARE of the labelled items (L, C, G, T); may be repeated.")
     ] = [],  # noqa: B006 - typer copies it
+    calibration: Annotated[
+        str,
+        typer.Option(
+            help="holdout: labels of C, which no model learns from, decide thresholds; crossfit: all labels train and"
+            " calibrate, for the price of one more model a fold (first round only)."
+        ),
+    ] = "holdout",
+    folds: Annotated[int, typer.Option(help="With crossfit: parts of L, and models that leave one out.")] = 5,
     group_rule: Annotated[str, typer.Option(help="What is never divided between splits.")] = "item",
     frame_stride: Annotated[int, typer.Option(help="Every n-th frame of unlabelled videos.")] = 1,
     tta: Annotated[
@@ -175,6 +183,8 @@ def retrain(
         initial=initial,
         steps=steps,
         seed=seed,
+        calibration=calibration,
+        folds=folds,
         group_rule=group_rule,
         frame_stride=frame_stride,
         tta=tuple(tta),

@@ -10,11 +10,12 @@ import modelkit
 from modelkit import Predictor
 from tasks.evaluation.evaluate import Judged, evaluate_predictor
 from tasks.inference.model_source import local_model
-from tasks.retraining.loop_tasks import LoopTask
+from tasks.retraining.loop_tasks import Looked, LoopTask
 from tasks.retraining.teaching import candidates_on
 from tasks.selftraining.bootstrap import AveragePrecision, MeanIoU, PairedDifference, Resampled, compare
 from tasks.selftraining.candidates import Teacher
 from tasks.selftraining.label_sets import LabelSet
+from tasks.selftraining.splits import fold_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Worth:
 
     Args:
         judged: its metrics.
-        d_ece: of its scores on G after calibration on C.
+        d_ece: of its scores on G after calibration on labels that it never saw.
     """
 
     judged: Judged
@@ -39,21 +40,31 @@ def worth_of(
     task: LoopTask,
     predictor: Predictor,
     teacher: Teacher,
-    calibration: LabelSet,
+    calibration: LabelSet | None,
     gate: LabelSet,
     *,
     run_id: str,
     round_number: int,
 ) -> Worth:
-    """Judge a model on G; its scores are calibrated on C, which it was never trained on."""
-    found = [
-        candidates_on(
+    """Judge a model on G; its scores are calibrated on C, which it was never trained on.
+
+    Where there is no C (None), the scores on each half of G are calibrated on the other half.
+    """
+
+    def look(labels: LabelSet, split: str) -> Looked:
+        found = candidates_on(
             task.as_on_unlabelled(predictor), labels, teacher,
             task=task.name, floor=task.score_floor, split=split, run_id=run_id, round_number=round_number,
-        )
-        for split, labels in (("C", calibration), ("G", gate))
-    ]  # fmt: skip
-    return Worth(evaluate_predictor(predictor, gate), task.calibrated_error(found[0], calibration, found[1], gate))
+        )  # fmt: skip
+        return Looked(found, labels)
+
+    on_gate = look(gate, "G")
+    if calibration is not None:
+        pairs = [(look(calibration, "C"), on_gate)]
+    else:
+        one, other = (on_gate.only(half) for half in fold_groups(gate, 2, salt=""))
+        pairs = [(one, other), (other, one)]
+    return Worth(evaluate_predictor(predictor, gate), task.calibrated_error(pairs))
 
 
 def resampled(judged: Judged) -> Resampled:

@@ -11,7 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import torch
 
 from infra.errors import UsageError
@@ -27,7 +29,7 @@ from tasks.selftraining.candidates import RoundCandidates
 from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.matching import match_candidates
 from tasks.selftraining.pixel_thresholds import PixelPromise
-from tasks.selftraining.pixels import calibrate_pixels, count_pixels, pixel_error
+from tasks.selftraining.pixels import PixelCounts, calibrate_pixels, count_pixels, pixel_error
 from tasks.selftraining.round_calibration import RoundCalibration, calibrate_instances, calibrate_semantic
 from tasks.selftraining.thresholds import Promise, ThresholdSet, scores_by_class, with_bands
 from tasks.training.examples import Example
@@ -43,6 +45,19 @@ class Whose:
     calibration_split: str
     seed: int
     precision: float
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a model found on labelled images: ``candidates.v1``, and the labels."""
+
+    candidates: pa.Table
+    labels: LabelSet
+
+    def only(self, image_ids: Sequence[str]) -> Looked:
+        """On some of the images."""
+        here = pa.compute.is_in(self.candidates["image_id"], pa.array(image_ids, pa.string()))
+        return Looked(self.candidates.filter(here), self.labels.only(image_ids))
 
 
 class LoopTask(ABC):
@@ -95,10 +110,12 @@ class LoopTask(ABC):
         """The thresholds with the lower ends of their bands, from what was found on U."""
 
     @abstractmethod
-    def calibrated_error(
-        self, on_calibration: pa.Table, calibration: LabelSet, on_gate: pa.Table, gate: LabelSet
-    ) -> float:
-        """D-ECE on G of scores that were calibrated on C; NaN where nothing was found."""
+    def calibrated_error(self, pairs: Sequence[tuple[Looked, Looked]]) -> float:
+        """D-ECE of scores on labels, calibrated on others; NaN where nothing was found.
+
+        Args:
+            pairs: (what calibrates, what is judged); all that is judged counts together.
+        """
 
     @abstractmethod
     def examples(self, labels: pa.Table) -> list[Example]:
@@ -134,14 +151,16 @@ class InstanceTask(LoopTask):
     def banded(self, thresholds: ThresholdSet, found: RoundCandidates) -> ThresholdSet:
         return with_bands(thresholds, scores_by_class(found.candidates), len(found.images))
 
-    def calibrated_error(
-        self, on_calibration: pa.Table, calibration: LabelSet, on_gate: pa.Table, gate: LabelSet
-    ) -> float:
-        known = match_candidates(on_calibration, calibration.table)
-        if not len(known):
-            return float("nan")
-        found = match_candidates(on_gate, gate.table)
-        return d_ece(fit_calibration(known).apply(found.class_id, found.score), found.correct)
+    def calibrated_error(self, pairs: Sequence[tuple[Looked, Looked]]) -> float:
+        confidence, correct = [], []
+        for calibrating, judged in pairs:
+            known = match_candidates(calibrating.candidates, calibrating.labels.table)
+            if not len(known):
+                return float("nan")
+            found = match_candidates(judged.candidates, judged.labels.table)
+            confidence.append(fit_calibration(known).apply(found.class_id, found.score))
+            correct.append(found.correct)
+        return d_ece(np.concatenate(confidence), np.concatenate(correct))
 
     def examples(self, labels: pa.Table) -> list[Example]:
         return examples_of_objects(labels)
@@ -189,15 +208,17 @@ class SemanticTask(LoopTask):
     def banded(self, thresholds: ThresholdSet, found: RoundCandidates) -> ThresholdSet:
         return thresholds  # nothing becomes background
 
-    def calibrated_error(
-        self, on_calibration: pa.Table, calibration: LabelSet, on_gate: pa.Table, gate: LabelSet
-    ) -> float:
-        ids = [each.id for each in calibration.classes] + ([] if self.background is None else [self.background.id])
-        known, found = (
-            count_pixels(candidates, labels.table, ids, self._background_id)
-            for candidates, labels in ((on_calibration, calibration), (on_gate, gate))
-        )
-        return pixel_error(calibrate_pixels(known), found)
+    def calibrated_error(self, pairs: Sequence[tuple[Looked, Looked]]) -> float:
+        errors, pixels = [], []
+        for calibrating, judged in pairs:
+            known, found = self._counts(calibrating), self._counts(judged)
+            errors.append(pixel_error(calibrate_pixels(known), found))
+            pixels.append(int(found.total.sum()))
+        return float(np.average(errors, weights=pixels)) if sum(pixels) else float("nan")
+
+    def _counts(self, looked: Looked) -> PixelCounts:
+        ids = [each.id for each in looked.labels.classes] + ([] if self.background is None else [self.background.id])
+        return count_pixels(looked.candidates, looked.labels.table, ids, self._background_id)
 
     def examples(self, labels: pa.Table) -> list[Example]:
         return examples_of_pixels(labels, self._background_id)

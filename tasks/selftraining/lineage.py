@@ -60,7 +60,7 @@ WHERE l.decision = 'accept'
 UNION ALL
 SELECT m.model_id, 'human labels', s.image_id, s.uri, s.sha256, NULL, NULL, NULL, 1.0
 FROM models m JOIN split_items s ON s.part = left(m.split_items_sha256, 16)
-WHERE s.split = 'L' OR (m.role = 'baseline' AND s.split = 'C')
+WHERE m.role <> 'fold' AND (s.split = 'L' OR (m.role = 'baseline' AND s.split = 'C'))
 """
 
 

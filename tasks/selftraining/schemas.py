@@ -239,7 +239,7 @@ MODELS = pa.schema(
         _key("model_id", TEXT, "name@digest of the weights"),
         _key("weights_sha256", TEXT, "digest of the weights, hex"),
         _key("weights_uri", TEXT, "where the weights are"),
-        _key("role", TEXT, "teacher, student or baseline"),
+        _key("role", TEXT, "teacher, student, baseline, or fold (of a cross-fit: it leaves a part of L out)"),
         _key("task", TEXT, "instance, semantic or landmarks"),
         _column("run_id", TEXT, "the run of the loop that trained it"),
         _key("round", pa.int32(), "round that trained it; 0 is supervised"),

@@ -111,6 +111,32 @@ def split_groups(
     return chosen
 
 
+def fold_groups(labels: LabelSet, folds: int, *, salt: str) -> list[list[str]]:
+    """The items in parts of about the same size and mix of classes, by group.
+
+    Args:
+        labels: groups are taken as they stand.
+        folds: number of parts.
+        salt: another salt, other parts.
+
+    Returns:
+        Image ids of each part, sorted.
+
+    Raises:
+        DatasetError: fewer groups than parts.
+    """
+    pairs = zip(labels.table["image_id"].to_pylist(), labels.table["group_id"].to_pylist(), strict=True)
+    items: dict[str, list[str]] = defaultdict(list)
+    for image_id, group in pairs:
+        items[group].append(image_id)
+    if len(items) < folds:
+        raise DatasetError(f"{len(items)} groups cannot be divided into {folds} parts", hint="Label more groups.")
+    parts: list[list[str]] = [[] for _ in range(folds)]
+    for group in _in_line(labels, {group: len(ids) for group, ids in items.items()}, salt):
+        min(parts, key=len).extend(items[group])
+    return [sorted(part) for part in parts]
+
+
 def _check_shares(shares: Mapping[str, float]) -> None:
     strangers = set(shares) - set(SPLITS)
     if strangers or any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-9:

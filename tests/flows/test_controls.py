@@ -19,7 +19,7 @@ from torch import nn
 
 import modelkit
 from benchmarks.selftraining_controls import changed_legs, poisoned, shuffled, write_copies, write_on_their_heads
-from flows import round_legs, rounds
+from flows import held_out, round_legs, rounds
 from flows.legs import Legs, plain_legs
 from flows.parameters import RetrainParameters, checked
 from flows.retrain import run_retrain
@@ -140,11 +140,10 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         # Who is in C and G is drawn by the names of items: here without the folder, which is another one in every run.
         patch.setattr(splits, "_salted", lambda salt, name: salted(salt, Path(name).name))
-        for module in (rounds, round_legs):
-            patch.setattr(module, "carry_out", made.carry_out)
+        patch.setattr(round_legs, "carry_out", made.carry_out)
         patch.setattr(round_legs, "worth_of", made.worth_of)
         patch.setattr(rounds, "difference", made.difference)
-        for module in (round_legs, judging):
+        for module in (held_out, judging):
             patch.setattr(module, "candidates_on", made.candidates_on)
         yield made
 

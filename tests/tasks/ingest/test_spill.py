@@ -10,7 +10,7 @@ from infra.errors import NoSpaceLeft
 from tasks.ingest.spill import local_disk, workbench
 
 LARGE_SORT = "SELECT hash(range)::VARCHAR || repeat('x', 90) AS s FROM range(3_000_000) ORDER BY s"  # 330 MB
-# Two threads pin up to about 100 MB whatever the limit is (one try in seven fails at 96 MB), so a tighter one tests luck.
+# Two threads pin about 100 MB whatever the limit is (at 96 MB one try in seven fails), so a tighter one tests luck.
 MEMORY_BYTES = 192 << 20
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from infra.errors import DatasetError, UsageError
 from infra.store import open_store
 from tasks.selftraining import splits
-from tasks.selftraining.splits import DEFAULT_SHARES, group_by, join_near_duplicates, split_groups
+from tasks.selftraining.splits import DEFAULT_SHARES, fold_groups, group_by, join_near_duplicates, split_groups
 from tasks.selftraining.tables import read, table_of
 from tests.tasks.selftraining.scenes import label_set
 
@@ -51,6 +51,23 @@ def test_every_split_is_within_one_group_of_its_share(groups) -> None:  # type: 
     items = Counter(chosen[group] for group in labels.table["group_id"].to_pylist())
     for split, share in DEFAULT_SHARES.items():
         assert abs(items[split] - share * len(labels)) <= 4 * 3  # the largest group, once per other split
+
+
+@settings(max_examples=40, deadline=None)
+@given(GROUPS, st.integers(2, 4), st.randoms())
+def test_folds_hold_every_item_once_whole_groups_and_the_same_for_every_order(groups, folds, random) -> None:  # type: ignore[no-untyped-def]
+    listed = named(groups)
+    labels = label_set(listed)
+    parts = fold_groups(labels, folds, salt="s")
+    ids, of_group = labels.table["image_id"].to_pylist(), labels.table["group_id"].to_pylist()
+    assert sorted(image_id for part in parts for image_id in part) == sorted(ids)
+    owner = {image_id: k for k, part in enumerate(parts) for image_id in part}
+    assert all(len({owner[i] for i, g in zip(ids, of_group, strict=True) if g == name}) == 1 for name in of_group)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 4, "the largest group"
+    random.shuffle(listed)
+    assert fold_groups(label_set(listed), folds, salt="s") == parts
+    with pytest.raises(DatasetError, match="cannot be divided into"):
+        fold_groups(labels, len(groups) + 1, salt="s")
 
 
 def test_a_rare_class_reaches_calibration_gate_and_test() -> None:

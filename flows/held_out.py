@@ -1,0 +1,65 @@
+"""Predictions on labels that their model never saw: what thresholds are decided by.
+
+*holdout*: the teacher looks at C, which is kept out of every training. *crossfit*: there is no C. L is cut into folds
+by group; for each fold a model is trained on the others, in the way of the teacher, and looks at it. So every label
+both teaches and calibrates. It is the precision of the fold models that is certified; the teacher, of the same recipe
+with more labels, is taken to be as good (an audit of the accepted labels asks whether it is). That holds for the first
+teacher only: a student has learnt from pseudo-labels that go back to every fold.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+
+from flows.round_legs import Loop, train_supervised
+from infra.errors import UsageError
+from tasks.retraining.judging import load_predictor
+from tasks.retraining.teaching import candidates_on
+from tasks.selftraining import champion as champions
+from tasks.selftraining import tables
+from tasks.selftraining.candidates import Teacher
+from tasks.selftraining.label_sets import LabelSet
+from tasks.selftraining.splits import fold_groups
+
+
+def held_out_candidates(loop: Loop, champion: champions.Model, teacher: Teacher, number: int) -> pa.Table:
+    """``candidates.v1`` on the labels that calibrate, each by a model that was not trained on it.
+
+    Raises:
+        UsageError: cross-fitting for a teacher that is not the first model of this division of the labels.
+    """
+    if not loop.parameters.crossfit:
+        name = f"round {number}: look at C"
+        return loop.leg(name, _look, loop, champion.weights_uri, loop.data.split("C"), teacher, number)
+    _check_first(loop, champion)
+    labels = loop.data.split("L")
+    parts = fold_groups(labels, loop.parameters.folds, salt=str(loop.parameters.seed))
+    found = []
+    for fold, part in enumerate(parts, 1):
+        name, others = f"fold-{fold}", [image_id for other in parts if other is not part for image_id in other]
+        uri, _ = loop.leg(f"round {number}: train {name}", train_supervised, loop, labels.only(others), role=name)
+        found.append(loop.leg(f"round {number}: look at {name}", _look, loop, uri, labels.only(part), teacher, number))
+    return pa.concat_tables(found)
+
+
+def _look(loop: Loop, weights_uri: str, labels: LabelSet, teacher: Teacher, number: int) -> pa.Table:
+    predictor = loop.task.as_on_unlabelled(load_predictor(weights_uri))
+    return candidates_on(
+        predictor, labels, teacher,
+        task=loop.task.name, floor=loop.task.score_floor, split="C", run_id=loop.run_id, round_number=number,
+    )  # fmt: skip
+
+
+def _check_first(loop: Loop, champion: champions.Model) -> None:
+    rows = tables.read(loop.store, "models").to_pylist()
+    mine = [row for row in rows if row["model_id"] == champion.model_id]
+    division = loop.data.manifest.manifest_sha256
+    if any(row["role"] == "teacher" and row["splits_manifest_sha256"] == division for row in mine):
+        return
+    made = json.dumps({row["role"]: row["splits_manifest_sha256"][:12] for row in mine})
+    raise UsageError(
+        f"cross-fitting calibrates the first model of these labels only; the champion {champion.model_id} is {made}",
+        hint="--calibration holdout, or another --output",
+    )

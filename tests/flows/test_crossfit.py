@@ -1,0 +1,104 @@
+"""A round without a calibration set, tiny: every label teaches and calibrates, but never one and the same model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.legs import plain_legs
+from flows.parameters import RetrainParameters, checked
+from flows.retrain import run_retrain
+from infra.errors import UsageError
+from infra.store import Store, open_store
+from tasks.results.views import open_views
+from tasks.selftraining import tables
+from tests.flows.tiny_loops import tiny_loop
+
+FOLDS = 2
+
+
+class Watched:
+    """Legs that keep which items each was given."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, set[str]] = {}
+
+    def __call__(self, title: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        labels = next((each for each in args if hasattr(each, "label_set_id") and hasattr(each, "table")), None)
+        if labels is not None:
+            self.items[title.removeprefix("round 1: ")] = set(labels.table["image_id"].to_pylist())
+        return plain_legs(title, function, *args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {**tiny_loop(tmp_path_factory.mktemp("crossfit")), "calibration": "crossfit", "folds": FOLDS}
+
+
+@pytest.fixture(scope="module")
+def round_one(asked: dict[str, Any]) -> tuple[dict[str, Any], Store, Watched]:
+    watched = Watched()
+    summary = run_retrain(checked(RetrainParameters, **asked), orchestrated=False, leg=watched)
+    return summary, open_store(asked["output"]), watched
+
+
+def test_every_label_is_looked_at_once_by_a_model_that_never_saw_it(
+    round_one: tuple[dict[str, Any], Store, Watched],
+) -> None:
+    summary, store, watched = round_one
+    items = tables.read(store, "split_items").to_pylist()
+    labelled = {row["image_id"] for row in items if row["split"] == "L"}
+    assert summary["splits"]["L"] == len(labelled) and "C" not in summary["splits"], "the share of C went to L"
+    looked = [watched.items[f"look at fold-{k + 1}"] for k in range(FOLDS)]
+    assert set.union(*looked) == labelled and sum(map(len, looked)) == len(labelled)
+    for k in range(FOLDS):
+        assert watched.items[f"train fold-{k + 1}"] == labelled - looked[k]
+
+
+def test_the_teacher_is_the_supervised_model_of_all_labels(round_one: tuple[dict[str, Any], Store, Watched]) -> None:
+    summary, store, _ = round_one
+    [outcome] = summary["rounds"]
+    roles = [row["role"] for row in tables.read(store, "models").to_pylist()]
+    assert sorted(roles) == ["fold"] * FOLDS + ["student", "teacher"]
+    assert outcome["gate"]["baseline"] == outcome["gate"]["champion"]
+    criteria = {row["criterion"]: row for row in tables.read(store, "verdicts").to_pylist() if row["round"] == 1}
+    assert 0 < criteria["calibration: D-ECE"]["value"] < 1, "each half of G was calibrated on the other"
+    assert outcome["accepted"]["background"] > 0
+    runs = [json.loads(store.get(info.key)) for info in store.list("training/runs/") if info.key.endswith("run.json")]
+    by_name = {run["recipe"]["name"]: run for run in runs}
+    assert by_name["student"]["labelled_set"] == by_name["teacher"]["labelled_set"]
+
+
+def test_the_data_of_a_model_is_all_of_l_and_of_a_fold_what_it_was_given(
+    round_one: tuple[dict[str, Any], Store, Watched],
+) -> None:
+    summary, store, _ = round_one
+    with open_views(store.uri) as connection:
+        counts = connection.sql(
+            "SELECT role, count(DISTINCT image_id) FROM models m JOIN model_data d USING (model_id)"
+            " WHERE kind = 'human labels' GROUP BY role"
+        ).fetchall()
+    assert dict(counts) == {"teacher": summary["splits"]["L"], "student": summary["splits"]["L"]}
+
+
+def test_it_is_refused_where_the_teacher_has_seen_every_fold(
+    asked: dict[str, Any], round_one: tuple[dict[str, Any], Store, Watched], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="calibrates the first round only"):
+        checked(RetrainParameters, **{**asked, "rounds": 2})
+    holdout = {**asked, "output": str(tmp_path), "calibration": "holdout", "steps": 1}
+    stopped = RuntimeError("the first model is there")
+
+    def only_the_first(title: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if title.startswith("round"):
+            raise stopped
+        return plain_legs(title, function, *args, **kwargs)
+
+    with pytest.raises(RuntimeError, match="the first model is there"):
+        run_retrain(checked(RetrainParameters, **holdout), orchestrated=False, leg=only_the_first)
+    with pytest.raises(UsageError, match="the first model of these labels only"):
+        run_retrain(checked(RetrainParameters, **{**holdout, "calibration": "crossfit"}), orchestrated=False)
