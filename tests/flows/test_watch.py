@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,11 @@ from infra.errors import UsageError
 from infra.store import open_store
 from tasks.retraining.due import remember_labels
 from tasks.selftraining.labels.segments import store_label_set
+from tests.flows.deployments import ROOT, deploying, prefect_client, runs_of
 from tests.tasks.retraining.test_due import LABELS
 from tests.tasks.selftraining.scenes import picture, write
 from tests.tasks.selftraining.test_lineage import a_round
 
-ROOT = Path(__file__).parents[2]
 POOL = "nobody-works-here"
 """Runs stay as this test leaves them: the worker of another test serves the pool of the repository's file."""
 NOW = dt.datetime(2026, 11, 26, 12, tzinfo=dt.UTC)
@@ -66,45 +64,21 @@ def test_overlapping_loops_wait_and_overlapping_watches_are_dropped() -> None:
 
 @pytest.fixture
 def api(prefect_api: str) -> Iterator[httpx.Client]:
-    user, _, password = os.environ["PREFECT_API_AUTH_STRING"].partition(":")
-    with httpx.Client(base_url=prefect_api, auth=(user, password), timeout=30) as client:
+    with prefect_client(prefect_api) as client:
         yield client
 
 
 @pytest.fixture
-def deploy(api: httpx.Client, tmp_path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, Any]]]:
-    """Deploys the loop and its watch from the repository's file, under names of this test, without their schedules."""
-    made: list[str] = []
-
-    def deployed(places: dict[str, str]) -> dict[str, Any]:
-        api.post("/work_pools/", json={"name": POOL, "type": "process"})  # or it is there
-        content = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
-        specs = {spec["name"]: spec for spec in content["deployments"] if spec["name"] in ("retrain", "watch")}
-        for name, spec in specs.items():
-            spec |= {"name": f"{name}-{tmp_path.name}", "schedules": [], "work_pool": {"name": POOL}}
-        specs["watch"]["parameters"]["parameters"]["deployment"] = f"retrain-model/{specs['retrain']['name']}"
-        prefect_file = tmp_path / "prefect.yaml"
-        prefect_file.write_text(yaml.safe_dump({**content, "deployments": list(specs.values())}))
-        command = [
-            sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)
-        ]  # fmt: skip
-        environment = os.environ | {"VISIONMILL_HOME": str(ROOT)} | places
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
-        found = {}
-        for name, flow in (("retrain", "retrain-model"), ("watch", "watch-for-retraining")):
-            found[name] = api.get(f"/deployments/name/{flow}/{specs[name]['name']}").raise_for_status().json()
-            made.append(found[name]["id"])
-        return found
-
-    yield deployed
-    for each in made:
-        api.delete(f"/deployments/{each}")
+def deploy(api: httpx.Client, tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
+    api.post("/work_pools/", json={"name": POOL, "type": "process"})  # or it is there
+    with deploying(api, tmp_path, POOL) as deployed:
+        yield deployed
 
 
 @pytest.mark.prefect
 @pytest.mark.timeout(240)
 def test_the_loop_is_started_once_for_a_state_of_the_data_and_given_up_after_three_failures(
-    api: httpx.Client, deploy: Callable[[dict[str, str]], dict[str, Any]], tmp_path: Path
+    api: httpx.Client, deploy: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     labelled, images, output = tmp_path / "labels.parquet", tmp_path / "unlabelled", tmp_path / "loop"
     store_label_set(str(labelled), LABELS)
@@ -119,8 +93,7 @@ def test_the_loop_is_started_once_for_a_state_of_the_data_and_given_up_after_thr
     assert asked.retrain.output == str(output)
 
     def runs() -> list[dict[str, Any]]:
-        query = {"deployments": {"id": {"any_": [found["retrain"]["id"]]}}}
-        return list(api.post("/flow_runs/filter", json=query).raise_for_status().json())
+        return runs_of(api, found["retrain"])
 
     def end(run_id: str, kind: str) -> None:
         body = {"state": {"type": kind, "name": kind.capitalize()}, "force": True}

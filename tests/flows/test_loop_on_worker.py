@@ -1,0 +1,62 @@
+"""The whole way of a trigger: a watch finds new data, a worker carries the loop out, the next watch finds nothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from infra import services
+from infra.store import open_store
+from tasks.selftraining import tables
+from tasks.selftraining.champion import read_pointer
+from tests.flows.deployments import deploying, prefect_client, runs_of
+from tests.flows.tiny_loops import tiny_loop
+
+pytestmark = [pytest.mark.prefect, pytest.mark.timeout(420)]
+DEADLINE_S = 300
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+def ended(api: httpx.Client, run_id: str) -> dict[str, Any]:
+    """The run, once it has."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        run: dict[str, Any] = api.get(f"/flow_runs/{run_id}").raise_for_status().json()
+        if run["state_type"] in ENDED:
+            return run
+        time.sleep(0.3)
+    raise AssertionError(f"{run['name']} is still {run['state_name']}")
+
+
+def test_a_watch_starts_the_loop_a_worker_carries_it_out_and_the_next_watch_starts_nothing(
+    prefect_api: str, services_dir: Path, tmp_path: Path
+) -> None:
+    asked = {**tiny_loop(tmp_path), "steps": 5}
+    names = {"labelled": "VISIONMILL_LABELLED", "unlabelled": "VISIONMILL_UNLABELLED", "output": "VISIONMILL_LOOP"}
+    places = {variable: asked.pop(name) for name, variable in names.items()}
+    services.ensure_worker(state_dir=services_dir)
+    with prefect_client(prefect_api) as api, deploying(api, tmp_path, "visionmill") as deploy:
+        found = deploy(places, **asked)
+
+        def watch() -> None:
+            made = api.post(f"/deployments/{found['watch']['id']}/create_flow_run", json={}).raise_for_status().json()
+            run = ended(api, made["id"])
+            assert run["state_type"] == "COMPLETED", run["state"]
+
+        watch()
+        [started] = runs_of(api, found["retrain"])
+        run = ended(api, started["id"])
+        assert run["state_type"] == "COMPLETED", run["state"]
+        watch()
+        assert [each["id"] for each in runs_of(api, found["retrain"])] == [started["id"]]
+
+    store = open_store(places["VISIONMILL_LOOP"])
+    [record] = tables.read(store, "rounds").to_pylist()
+    champion = read_pointer(store)[0].champion
+    assert champion is not None and champion.model_id == record["champion_out"]
+    assert {row["role"] for row in tables.read(store, "models").to_pylist()} == {"teacher", "student", "baseline"}
+    assert any(info.key.endswith(".html") for info in store.list("report/rounds/"))
