@@ -24,7 +24,7 @@ SIZE_PX = 96
 CLASSES = tuple(ClassInfo(k + 1, name) for k, name in enumerate(CLASS_NAMES))
 # The pool is drawn from digitscape's "test" (1,000 digits, 6 pictures), T from its "val" (300, 2): of a pool drawn from
 # "val", 120 scenes show most digits and both photographs, so that the rest of it has little to teach.
-_SOURCES: tuple[tuple[str, Split, int, int], ...] = (("pool", "test", 41, POOL + GATE), ("test", "val", 42, TEST))
+_SOURCES: tuple[tuple[str, Split, int, int], ...] = (("pool", "test", 41, POOL + GATE), ("test", "val", 1126, TEST))
 _SHIPPED = "digitscape_mask_rcnn"
 
 

@@ -74,18 +74,20 @@ class Picked:
 
 @dataclass(frozen=True, slots=True)
 class MixedSampler:
-    """Batches of human-labelled and pseudo-labelled examples with a fixed share of each.
+    """Batches of human-labelled examples, and of pseudo-labelled ones that come on top of them.
 
-    Where the unlabelled have no say (burn-in, final phase) the whole batch is labelled: steps see equally many images.
+    A student sees the human labels in the same steps and the same order as a supervised model does, whatever its
+    pseudo-labels: what they are worth is all that can make a difference (the protocol of CPS, Chen et al. 2021).
 
     Args:
         labelled: their sampler.
         unlabelled: that of the pseudo-labelled; None: there are none.
-        batch_size: images per process and step.
-        labelled_share: of a mixed batch; at least a fifth, else mistakes of a teacher drown the labels (Arazo et al.).
+        batch_size: human-labelled images per process and step.
+        labelled_share: of all images of a mixed step; at least a fifth, else mistakes of a teacher drown the labels
+            (Arazo et al.).
 
     Raises:
-        ValueError: for a smaller share, or a batch that cannot hold it.
+        ValueError: for a smaller share, or one that leaves no room for a pseudo-labelled image.
     """
 
     labelled: EpochSampler
@@ -98,20 +100,20 @@ class MixedSampler:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if not MIN_LABELLED_SHARE <= self.labelled_share <= 1:
             raise ValueError(f"labelled_share must lie in {MIN_LABELLED_SHARE} .. 1, got {self.labelled_share}")
-        if self.unlabelled is not None and self.num_labelled == self.batch_size and self.labelled_share < 1:
-            raise ValueError(f"a batch of {self.batch_size} has no room for pseudo-labelled images")
+        if self.unlabelled is not None and self.num_unlabelled == 0:
+            raise ValueError(
+                f"a labelled share of {self.labelled_share} leaves no pseudo-labelled image beside {self.batch_size}"
+            )
 
     @property
-    def num_labelled(self) -> int:
-        """Labelled images of a mixed batch: the share, rounded up."""
-        return min(self.batch_size, int(np.ceil(self.batch_size * self.labelled_share - 1e-9)))
+    def num_unlabelled(self) -> int:
+        """Pseudo-labelled images of a mixed step, so that the labelled share is kept."""
+        return int(self.batch_size * (1 - self.labelled_share) / self.labelled_share + 1e-9)
 
     def pick(self, step: int, rank: Rank, *, mixed: bool) -> Picked:
         """The examples of a step; ``mixed`` says whether the pseudo-labelled take part."""
         turn = step * rank.count + rank.index
+        human = self.labelled.draw(turn * self.batch_size, self.batch_size)
         if not mixed or self.unlabelled is None:
-            return Picked(self.labelled.draw(turn * self.batch_size, self.batch_size), [])
-        rest = self.batch_size - self.num_labelled
-        return Picked(
-            self.labelled.draw(turn * self.num_labelled, self.num_labelled), self.unlabelled.draw(turn * rest, rest)
-        )
+            return Picked(human, [])
+        return Picked(human, self.unlabelled.draw(turn * self.num_unlabelled, self.num_unlabelled))

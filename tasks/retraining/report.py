@@ -198,7 +198,7 @@ def _training(facts: RoundFacts) -> list[tuple[str, str]]:
     loop = found.get("loop", {})
     rows = {
         "steps": loop.get("steps"),
-        "images a step": found.get("batch_size"),
+        "labelled images a step": found.get("batch_size"),
         "labelled share": found.get("labelled_share"),
         "learning rate": loop.get("learning_rate"),
         "seed": ", ".join(map(str, record["seeds"])),

@@ -141,7 +141,7 @@ class Batches:
             _sampler(labelled, recipe, _LABELLED),
             _sampler(unlabelled, recipe, _UNLABELLED) if unlabelled else None,
             recipe.batch_size,
-            recipe.labelled_share if unlabelled else 1.0,
+            recipe.labelled_share,
         )
         self._noise = (recipe.labelled, recipe.unlabelled)
         self._pipelines = tuple(Pipeline(noise.augmentation) for noise in self._noise)

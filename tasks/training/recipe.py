@@ -44,10 +44,10 @@ class TrainingRecipe:
         config: of the model; ``num_classes`` included.
         classes: what the class ids mean, (id, name, is_thing) each.
         loop: how to optimise.
-        batch_size: images per process and step.
+        batch_size: human-labelled images per process and step.
         labelled: noise on human labels.
         unlabelled: noise on pseudo-labels: strong, the teacher has seen them plain.
-        labelled_share: of a batch with both.
+        labelled_share: of the images of a step with both; pseudo-labelled ones come on top of ``batch_size``.
         schedule: of the unlabelled loss.
         repeat_threshold: classes in a smaller share of the images are repeated; 0 = never.
         initial: weights to begin from: a name, file or URI; None: from scratch.

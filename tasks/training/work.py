@@ -168,7 +168,7 @@ def _lineage(job: TrainingJob, trainer: Trainer, adopted: Adopted | None) -> dic
         "initial": taken,
         "steps": trainer.step,
         "skipped_steps": trainer.skipped,
-        "images": trainer.step * recipe.batch_size * job.num_workers,
+        "labelled_images": trainer.step * recipe.batch_size * job.num_workers,
         "training_seconds": round(trainer.seconds, 1),
         "num_workers": job.num_workers,
         "environment": environment(),

@@ -24,7 +24,7 @@ def record(split: int, seed: int, gain: float) -> dict[str, Any]:
     return {
         "task": "instance", "split": split, "seed": seed, "steps": 100, "accepted": {"3": 40, "7": 2},
         "audit": {"n": 42, "errors": 3}, "gate": {"passed": gain > 0, "reasons": []},
-        "test": {"teacher": 0.3, "baseline": 0.4, "student": 0.4 + gain},
+        "test": {"baseline": 0.4, "student": 0.4 + gain},
         "against_baseline": {"difference": gain, "low": gain - 0.01, "high": gain + 0.01},
         "seconds": 60.0, "commit": "c0ffee", "day": "2026-11-26",
     }  # fmt: skip
@@ -40,7 +40,7 @@ def test_a_note_says_what_is_missing_and_whether_the_aim_was_met() -> None:
     records = [record(k % 3, k // 3, gain) for k, gain in enumerate(gains)]
     whole = summarise(records, 9, [])
     assert "9 of 9 records (complete)" in whole and "9 of 9 positive" in whole and whole.count(": met.") == 1
-    assert "| 1 | 0 | 30.0 | 40.0 | 42.4 | +2.40 (+1.40 .. +3.40) | 42 | 3 of 42 | passed |" in whole
+    assert "| 1 | 0 | 40.0 | 42.4 | +2.40 (+1.40 .. +3.40) | 42 | 3 of 42 | passed |" in whole
     part = summarise(records[:2], 9, [])
     assert "2 of 9 records (INCOMPLETE)" in part and "met so far" in part
     worse = summarise([record(0, 0, -0.01), record(1, 0, 0.05)], 9, [])

@@ -129,17 +129,19 @@ def test_without_pseudo_labels_a_run_is_the_supervised_run_bit_by_bit() -> None:
     assert all(torch.equal(supervised[name], ignoring[name]) for name in ("student.weight",))
 
 
-def test_every_batch_has_its_share_of_labels() -> None:
-    sampler = MixedSampler(EpochSampler(7, 0), EpochSampler(50, 0), batch_size=5, labelled_share=0.2)
+def test_pseudo_labels_come_on_top_of_the_labels_that_a_supervised_model_sees() -> None:
+    sampler = MixedSampler(EpochSampler(7, 0), EpochSampler(50, 0), batch_size=2, labelled_share=0.2)
+    supervised = MixedSampler(EpochSampler(7, 0), None, batch_size=2)
     for step in range(20):
-        picked = sampler.pick(step, Rank(), mixed=True)
-        assert (len(picked.labelled), len(picked.unlabelled)) == (1, 4)
-        alone = sampler.pick(step, Rank(), mixed=False)
-        assert (len(alone.labelled), len(alone.unlabelled)) == (5, 0)
+        picked, alone = (sampler.pick(step, Rank(1, 2), mixed=mixed) for mixed in (True, False))
+        assert picked.labelled == alone.labelled == supervised.pick(step, Rank(1, 2), mixed=True).labelled
+        assert (len(picked.labelled), len(picked.unlabelled), len(alone.unlabelled)) == (2, 8, 0)
+    for share, expected in ((0.5, 8), (0.3, 18), (0.75, 2)):  # rounded so that labels keep their share
+        assert MixedSampler(EpochSampler(7, 0), EpochSampler(50, 0), 8, share).num_unlabelled == expected
     with pytest.raises(ValueError, match=r"labelled_share must lie in 0\.2"):
         MixedSampler(EpochSampler(7, 0), EpochSampler(50, 0), batch_size=8, labelled_share=0.1)
-    with pytest.raises(ValueError, match="no room"):
-        MixedSampler(EpochSampler(7, 0), EpochSampler(50, 0), batch_size=1, labelled_share=0.5)
+    with pytest.raises(ValueError, match="leaves no pseudo-labelled image beside 1"):
+        MixedSampler(EpochSampler(7, 0), EpochSampler(50, 0), batch_size=1, labelled_share=0.6)
 
 
 def test_an_epoch_sees_everything_once_in_an_order_of_its_own_whatever_the_number_of_processes() -> None:

@@ -104,7 +104,7 @@ def test_two_workers_learn_together_and_nothing_listens_beyond_loopback(local_ra
     finally:
         stop.set()
         listener.join(timeout=5)
-    assert record.lineage["images"] == steps * 2 * 2
+    assert record.lineage["labelled_images"] == steps * 2 * 2
     assert {address for address, _ in heard} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, heard
 
 
