@@ -5,10 +5,10 @@
 
 A pool of 1,200 digitscape scenes, 120 of them labelled ("10 % labels"); 100 more labelled scenes are G. A split says
 which 120, a seed everything else that is random. Each record is one round of ``visionmill retrain`` with cross-fitted
-calibration. The supervised baseline of the same budget (same steps, same noise, the same 120 labels in the same batches)
-is the teacher, then; it and the student are judged on 300 test scenes of digits and photographs that nothing of the loop
-has seen. Records are kept in the work folder: after an interruption the same command goes on where it stopped, also
-within a record. ``--records N`` stops after N more.
+calibration. The supervised baseline of the same budget (same steps, same noise, the same 120 labels in the same
+batches) is the teacher, then; it and the student are judged on 300 test scenes of digits and photographs that nothing
+of the loop has seen. Records are kept in the work folder: after an interruption the same command goes on where it
+stopped, also within a record. ``--records N`` stops after N more.
 ``--controls`` carries out loops that must be refused (see ``benchmarks.selftraining_controls``).
 Whatever records there are when it ends are put into a dated note, which says how many are missing.
 """
