@@ -50,8 +50,8 @@ def _intro(records: Sequence[Record]) -> str:
     seconds = [record["seconds"] for record in records]
     return (
         f"Recipe `{plan.preset}`, {SIZE_PX} px, {steps} steps of {plan.batch_size} labelled images for each model; all "
-        f"begin from the {parts} of the shipped detector, which was trained on digitscape's `train`. The pool is of `test`, "
-        f"sealed scenes are of `val`. One record took {min(seconds):.0f} to {max(seconds):.0f} s."
+        f"begin from the {parts} of the shipped detector, which was trained on digitscape's `train`. The pool is of "
+        f"`test`, sealed scenes are of `val`. One record took {min(seconds):.0f} to {max(seconds):.0f} s."
     )
 
 
