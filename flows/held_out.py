@@ -9,8 +9,6 @@ teacher only: a student has learnt from pseudo-labels that go back to every fold
 
 from __future__ import annotations
 
-import json
-
 import pyarrow as pa
 
 from flows.round_legs import Loop, train_supervised
@@ -24,16 +22,28 @@ from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.splits import fold_groups
 
 
-def held_out_candidates(loop: Loop, champion: champions.Model, teacher: Teacher, number: int) -> pa.Table:
-    """``candidates.v1`` on the labels that calibrate, each by a model that was not trained on it.
+def check_can_be_calibrated(loop: Loop, champion: champions.Model) -> None:
+    """Refuse cross-fitting for a teacher that is not the first model of this division of the labels.
 
     Raises:
-        UsageError: cross-fitting for a teacher that is not the first model of this division of the labels.
+        UsageError: it may have learnt from labels that are to calibrate it.
     """
+    if not loop.parameters.crossfit:
+        return
+    rows = tables.read(loop.store, "models").to_pylist()
+    known = {(row["model_id"], row["role"], row["splits_manifest_sha256"]) for row in rows}
+    if (champion.model_id, "teacher", loop.data.manifest.manifest_sha256) not in known:
+        raise UsageError(
+            f"cross-fitting calibrates the first model of these labels only, and {champion.model_id} is another one",
+            hint="--calibration holdout with some new labels for C, or another --output",
+        )
+
+
+def held_out_candidates(loop: Loop, champion: champions.Model, teacher: Teacher, number: int) -> pa.Table:
+    """``candidates.v1`` on the labels that calibrate, each by a model that was not trained on it."""
     if not loop.parameters.crossfit:
         name = f"round {number}: look at C"
         return loop.leg(name, _look, loop, champion.weights_uri, loop.data.split("C"), teacher, number)
-    _check_first(loop, champion)
     labels = loop.data.split("L")
     parts = fold_groups(labels, loop.parameters.folds, salt=str(loop.parameters.seed))
     found = []
@@ -50,16 +60,3 @@ def _look(loop: Loop, weights_uri: str, labels: LabelSet, teacher: Teacher, numb
         predictor, labels, teacher,
         task=loop.task.name, floor=loop.task.score_floor, split="C", run_id=loop.run_id, round_number=number,
     )  # fmt: skip
-
-
-def _check_first(loop: Loop, champion: champions.Model) -> None:
-    rows = tables.read(loop.store, "models").to_pylist()
-    mine = [row for row in rows if row["model_id"] == champion.model_id]
-    division = loop.data.manifest.manifest_sha256
-    if any(row["role"] == "teacher" and row["splits_manifest_sha256"] == division for row in mine):
-        return
-    made = json.dumps({row["role"]: row["splits_manifest_sha256"][:12] for row in mine})
-    raise UsageError(
-        f"cross-fitting calibrates the first model of these labels only; the champion {champion.model_id} is {made}",
-        hint="--calibration holdout, or another --output",
-    )

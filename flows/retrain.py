@@ -28,6 +28,7 @@ from tasks.results.layout import canonical_json
 from tasks.results.lease import hold_lease
 from tasks.retraining.due import remember_labels
 from tasks.retraining.journal import end_loop, open_loop
+from tasks.retraining.records import last_division
 from tasks.selftraining.champion import read_pointer
 from tasks.selftraining.data import LoopData, prepare_data
 from tasks.selftraining.fingerprints import entries_of
@@ -96,6 +97,7 @@ def divide(parameters: RetrainParameters, store: Store) -> LoopData:
             shares=parameters.effective_shares,
             salt=str(parameters.seed),
             group_rule=parameters.group_rule,
+            previous=last_division(store),
             frame_stride=parameters.frame_stride,
         )
     needed = ("L", "G", "U") if parameters.crossfit else ("L", "C", "G", "U")

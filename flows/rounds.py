@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from flows.held_out import held_out_candidates
+from flows.held_out import check_can_be_calibrated, held_out_candidates
 from flows.round_legs import (
     Loop,
     Measured,
@@ -122,6 +122,7 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
     assert now is not None  # begin() saw to it
     start = start_round(loop.store, loop.run_id, number, now, loop.data.manifest.manifest_sha256)
     champion = start.teacher
+    check_can_be_calibrated(loop, champion)
     predictor = load_predictor(champion.weights_uri)
     teacher = teacher_of(
         predictor.weights, loop.data, round_number=champion.round, tta_spec=loop.task.tta_spec,

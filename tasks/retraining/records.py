@@ -7,6 +7,8 @@ import hashlib
 import json
 from typing import Any
 
+import pyarrow as pa
+
 from infra.store import Store
 from modelkit import Weights
 from tasks.inference.prepare import environment
@@ -52,6 +54,21 @@ def train_set_of(store: Store, model_id: str) -> str | None:
     """The training set of a student of this output; None of a model without pseudo-labels."""
     rows = tables.read(store, "models").select(["model_id", "train_set_id"]).to_pylist()
     return next((row["train_set_id"] for row in rows if row["model_id"] == model_id), None)
+
+
+def last_division(store: Store) -> pa.Table | None:
+    """``split_items.v1`` of the newest model's loop: a later loop of this output keeps what it decided.
+
+    The champion has learnt from the L of that time; were its items divided anew, some would calibrate and judge it.
+
+    Returns:
+        None where no loop has left a model.
+    """
+    rows = [row for row in tables.read(store, "models").to_pylist() if row["split_items_sha256"] is not None]
+    if not rows:
+        return None
+    newest = max(rows, key=lambda row: (row["created_at"], row["model_id"]))
+    return tables.read(store, "split_items", [tables.key_of("split_items", newest["split_items_sha256"])])
 
 
 def _digest(value: Any) -> str:

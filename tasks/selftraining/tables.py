@@ -136,14 +136,17 @@ def append(store: Store, name: str, table: pa.Table, *, round_number: int | None
     if table.num_rows == 0:
         raise ValueError(f"an append of no rows to {name}")
     table = checked(name, table)
-    folder = f"{LINEAGE_FOLDER}{name}/"
-    if round_number is not None:
-        folder += f"round={round_number:04d}/task={task}/"
-    key = f"{folder}part-{content_digest(table)[:16]}.parquet"
+    partition = "" if round_number is None else f"round={round_number:04d}/task={task}/"
+    key = key_of(name, content_digest(table), partition)
     if _PART.fullmatch(key) is None:
         raise ValueError(f"{key!r} is no name for rows of {name}: round and task must be plain")
     store.put_if_absent(key, encode_table(name, table))
     return key
+
+
+def key_of(name: str, digest: str, partition: str = "") -> str:
+    """Where rows with this content digest are, or would be."""
+    return f"{LINEAGE_FOLDER}{name}/{partition}part-{digest[:16]}.parquet"
 
 
 def list_tables(store: Store) -> dict[str, list[ObjectInfo]]:

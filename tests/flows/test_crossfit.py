@@ -85,6 +85,13 @@ def test_the_data_of_a_model_is_all_of_l_and_of_a_fold_what_it_was_given(
     assert dict(counts) == {"teacher": summary["splits"]["L"], "student": summary["splits"]["L"]}
 
 
+def test_labels_that_the_champion_has_learnt_from_never_calibrate_it_later(
+    asked: dict[str, Any], round_one: tuple[dict[str, Any], Store, Watched]
+) -> None:
+    with pytest.raises(UsageError, match="the split leaves nothing for C"):
+        run_retrain(checked(RetrainParameters, **{**asked, "calibration": "holdout", "seed": 5}), orchestrated=False)
+
+
 def test_it_is_refused_where_the_teacher_has_seen_every_fold(
     asked: dict[str, Any], round_one: tuple[dict[str, Any], Store, Watched], tmp_path: Path
 ) -> None:

@@ -82,6 +82,9 @@ def test_the_division_grows_and_never_moves_what_was_decided(tmp_path: Path) -> 
     new = {row["image_id"]: row["split"] for row in after.items.to_pylist()}
     assert {image_id: new[image_id] for image_id in old} == old and len(new) == 16
     assert after.manifest.manifest_sha256 != before.manifest.manifest_sha256
+    for found, count in ((before, 10), (after, 16)):
+        again = prepared(tmp_path, labelled(tmp_path / "l", range(count)), [], previous=found.items)
+        assert again.manifest == found.manifest, "divided once more it is the same division: a stopped loop goes on"
 
 
 def test_entries_come_from_an_inventory(tmp_path: Path) -> None:
