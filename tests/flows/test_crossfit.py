@@ -36,7 +36,8 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return {**tiny_loop(tmp_path_factory.mktemp("crossfit")), "calibration": "crossfit", "folds": FOLDS}
+    tiny = tiny_loop(tmp_path_factory.mktemp("crossfit"))
+    return {**tiny, "steps": 50, "calibration": "crossfit", "folds": FOLDS}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from flows import watch
+from flows.legs import plain_legs
+from flows.parameters import WatchParameters
 from infra import services
 from infra.store import open_store
 from tasks.selftraining import tables
@@ -42,16 +45,14 @@ def test_a_watch_starts_the_loop_a_worker_carries_it_out_and_the_next_watch_star
     with prefect_client(prefect_api) as api, deploying(api, tmp_path, "visionmill") as deploy:
         found = deploy(places, **asked)
 
-        def watch() -> None:
-            made = api.post(f"/deployments/{found['watch']['id']}/create_flow_run", json={}).raise_for_status().json()
-            run = ended(api, made["id"])
-            assert run["state_type"] == "COMPLETED", run["state"]
-
-        watch()
+        made = api.post(f"/deployments/{found['watch']['id']}/create_flow_run", json={}).raise_for_status().json()
+        watched = ended(api, made["id"])
+        assert watched["state_type"] == "COMPLETED", watched["state"]
         [started] = runs_of(api, found["retrain"])
         run = ended(api, started["id"])
         assert run["state_type"] == "COMPLETED", run["state"]
-        watch()
+        asked_of_watch = WatchParameters(**found["watch"]["parameters"]["parameters"])
+        assert watch.watch(asked_of_watch, plain_legs)["outcome"] == "nothing_to_do"
         assert [each["id"] for each in runs_of(api, found["retrain"])] == [started["id"]]
 
     store = open_store(places["VISIONMILL_LOOP"])
