@@ -14,10 +14,10 @@ from benchmarks.selftraining_data import GATE, LABELLED, PLANS, POOL, SIZE_PX, T
 _EXPLANATION = """\
 Figures are in points (hundredths). *Baseline*: trained on all labels of the loop; it is the teacher as well, for
 thresholds are cross-fitted. *Student*: the same recipe, steps, noise and human labels in the same batches, and as many
-pseudo-labelled images beside them. In brackets the 95 % interval of the paired
-bootstrap over the test scenes of one record. *Lower bound*: one-sided 95 %, by Student's t, of the mean difference over
-records, and over the means of splits (records of one split share their labelled scenes). *Wrong*: accepted labels that
-hidden truth contradicts, of those that were drawn for the audit.
+pseudo-labelled images beside them. In brackets the 95 % interval of the paired bootstrap over the test scenes of one
+record. *Lower bound*: one-sided 95 %, by Student's t, of the mean difference over records, and over the means of splits
+(records of one split share their labelled scenes). *Accepted*: pixels or objects. *Wrong*: accepted labels that hidden
+truth contradicts, of those that were drawn for the audit.
 """
 
 Record = Mapping[str, Any]
