@@ -105,7 +105,8 @@ def divide(parameters: RetrainParameters, store: Store) -> LoopData:
     if empty:
         raise UsageError(
             f"the split leaves nothing for {', '.join(empty)}: {data.manifest.counts}",
-            hint="more labels, other --share values, or an unlabelled source that is not all near C, G or T",
+            hint="more labels, other --share values, or an unlabelled source that is not all near C, G or T; what an "
+            "earlier loop of this output decided stays: there only new labels, or another --output, can change it",
         )
     _check_people(data, [name for name in needed if name != "U"])
     return data
