@@ -23,7 +23,9 @@ from tasks.selftraining.splits import fold_groups
 
 
 def check_can_be_calibrated(loop: Loop, champion: champions.Model) -> None:
-    """Refuse cross-fitting for a teacher that is not the first model of this division of the labels.
+    """Refuse cross-fitting for a teacher that is not the first model of these labels, all of them in L.
+
+    What is unlabelled may have changed: an earlier loop's division of the labels is kept, so L is the same.
 
     Raises:
         UsageError: it may have learnt from labels that are to calibrate it.
@@ -31,8 +33,9 @@ def check_can_be_calibrated(loop: Loop, champion: champions.Model) -> None:
     if not loop.parameters.crossfit:
         return
     rows = tables.read(loop.store, "models").to_pylist()
-    known = {(row["model_id"], row["role"], row["splits_manifest_sha256"]) for row in rows}
-    if (champion.model_id, "teacher", loop.data.manifest.manifest_sha256) not in known:
+    known = {(row["model_id"], row["role"], row["label_set_id"]) for row in rows}
+    first = (champion.model_id, "teacher", loop.data.labels.label_set_id) in known
+    if not first or loop.data.manifest.counts.get("C"):
         raise UsageError(
             f"cross-fitting calibrates the first model of these labels only, and {champion.model_id} is another one",
             hint="--calibration holdout with some new labels for C, or another --output",
