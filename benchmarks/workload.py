@@ -149,12 +149,12 @@ class LoggedPredictor(Predictor):
         return raws
 
 
-def load_predictor(model: str, events: Path) -> LoggedPredictor:
+def load_predictor(model: str, events: Path, device: str = "cpu") -> LoggedPredictor:
     """The workload's model on one thread, eager."""
     torch.set_num_threads(1)
     spec = MODELS[model]
     plain = modelkit.load(spec.name, **spec.options)
-    predictor = LoggedPredictor(plain.model, plain.weights)
+    predictor = LoggedPredictor(plain.model, plain.weights, device)
     predictor.log = ItemLog(events)
     return predictor
 

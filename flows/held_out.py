@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from flows.round_legs import Loop, train_supervised
 from infra.errors import UsageError
-from tasks.retraining.judging import load_predictor
 from tasks.retraining.teaching import candidates_on
 from tasks.selftraining import champion as champions
 from tasks.selftraining import tables
@@ -58,7 +57,7 @@ def held_out_candidates(loop: Loop, champion: champions.Model, teacher: Teacher,
 
 
 def _look(loop: Loop, weights_uri: str, labels: LabelSet, teacher: Teacher, number: int) -> pa.Table:
-    predictor = loop.task.as_on_unlabelled(load_predictor(weights_uri))
+    predictor = loop.task.as_on_unlabelled(loop.predictor(weights_uri))
     return candidates_on(
         predictor, labels, teacher,
         task=loop.task.name, floor=loop.task.score_floor, split="C", run_id=loop.run_id, round_number=number,

@@ -14,8 +14,9 @@ from flows.legs import Legs
 from flows.parameters import RetrainParameters, SegmentParameters
 from flows.segment import run_segment
 from flows.train import carry_out
+from flows.work import own_device
 from infra.store import Store, open_store
-from modelkit import ClassInfo, Weights
+from modelkit import ClassInfo, Predictor, Weights
 from modelkit.registry import find_model
 from tasks.results.layout import canonical_json
 from tasks.retraining.judging import Worth, load_predictor, worth_of
@@ -60,6 +61,10 @@ class Loop:
     run_id: str
     leg: Legs
     console: Console | None
+
+    def predictor(self, weights_uri: str) -> Predictor:
+        """A model of the loop; where GPUs are asked for and this process can reach one, on it."""
+        return load_predictor(weights_uri, own_device(self.parameters.gpus))
 
     @property
     def calibrating(self) -> LabelSet:
@@ -115,6 +120,7 @@ def infer(loop: Loop, champion: champions.Model) -> None:
             model=champion.weights_uri,
             score_threshold=loop.task.score_floor,
             ray=loop.parameters.ray,
+            gpus_per_worker=1.0 if loop.parameters.gpus else None,  # a cluster's GPUs are only taken if asked for
             frame_stride=loop.parameters.frame_stride,
             report=False,
         ),
@@ -155,7 +161,12 @@ def calibrate(loop: Loop, teacher: Teacher, mine: pa.Table, found: RoundCandidat
     """Thresholds from held-out candidates (see :mod:`flows.held_out`)."""
     asked = loop.parameters
     by = Whose(
-        teacher.teacher_model_id, number, loop.data.manifest.manifest_sha256, seed=asked.seed, precision=asked.precision
+        teacher.teacher_model_id,
+        number,
+        loop.data.manifest.manifest_sha256,
+        seed=asked.seed,
+        precision=asked.precision,
+        mask_iou=asked.mask_iou,
     )
     calibrated = loop.task.calibrate(mine, loop.calibrating, loop.data.split("L"), by)
     thresholds = loop.task.banded(calibrated.thresholds, found)
@@ -215,7 +226,7 @@ def measure(loop: Loop, number: int, champion: str, candidate: str, baseline: st
     calibration = None if loop.parameters.crossfit else loop.data.split("C")  # the candidate has learnt from all of L
     worths = []
     for uri in (champion, candidate, baseline):
-        predictor = load_predictor(uri)
+        predictor = loop.predictor(uri)
         teacher = teacher_of(predictor.weights, loop.data, round_number=number, tta_spec=loop.task.tta_spec)
         worths.append(
             worth_of(loop.task, predictor, teacher, calibration, gate, run_id=loop.run_id, round_number=number)

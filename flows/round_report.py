@@ -5,7 +5,6 @@ from __future__ import annotations
 from flows.round_legs import Loop
 from infra.errors import VisionmillError
 from tasks.retraining.differences import items_to_compare, sure_of_candidate, sure_of_champion
-from tasks.retraining.judging import load_predictor
 from tasks.retraining.loop_tasks import InstanceTask
 from tasks.retraining.records import teacher_of
 from tasks.retraining.teaching import candidates_on
@@ -26,7 +25,7 @@ def compare_models(loop: Loop, number: int, selection: Selection, candidate_uri:
         return []
     items = items_to_compare(selection, loop.data.labels.classes, COMPARED_ITEMS)
     calibration = loop.data.split("G" if loop.parameters.crossfit else "C")  # labels that the candidate never saw
-    predictor = load_predictor(candidate_uri)
+    predictor = loop.predictor(candidate_uri)
     who = teacher_of(predictor.weights, loop.data, round_number=number, tta_spec="[]")
     on_items, on_calibration = (
         candidates_on(

@@ -24,7 +24,7 @@ from flows.round_legs import (
 from flows.round_report import compare_models, report_round
 from modelkit import Weights
 from tasks.retraining.journal import RoundStart, start_round
-from tasks.retraining.judging import difference, load_predictor, objects_by_class
+from tasks.retraining.judging import difference, objects_by_class
 from tasks.retraining.records import remember_model, teacher_of, train_set_of, training_columns
 from tasks.selftraining import champion as champions
 from tasks.selftraining import tables
@@ -123,7 +123,7 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
     start = start_round(loop.store, loop.run_id, number, now, loop.data.manifest.manifest_sha256)
     champion = start.teacher
     check_can_be_calibrated(loop, champion)
-    predictor = load_predictor(champion.weights_uri)
+    predictor = loop.predictor(champion.weights_uri)
     teacher = teacher_of(
         predictor.weights, loop.data, round_number=champion.round, tta_spec=loop.task.tta_spec,
         train_set_id=train_set_of(loop.store, champion.model_id),

@@ -15,7 +15,7 @@ from flows.legs import Legs, orchestrated_legs, plain_legs
 from flows.parameters import TrainParameters
 from flows.recording import prepare_recording, without_secrets
 from flows.summary import Summary
-from flows.work import SERIAL
+from flows.work import SERIAL, own_device
 from infra.ray_session import ray_session
 from infra.store import open_store
 from modelkit import Weights
@@ -55,7 +55,7 @@ def _train(parameters: TrainParameters, leg: Legs) -> Summary:
     uri, record = leg("train", carry_out, job, parameters.ray)
     judged = None
     if parameters.evaluate is not None:
-        judged = leg("evaluate", _evaluate, uri, parameters.evaluate)
+        judged = leg("evaluate", _evaluate, uri, parameters)
     return _summary(job, uri, record, judged, time.monotonic() - began)
 
 
@@ -97,8 +97,9 @@ def carry_out(job: TrainingJob, ray: str | None) -> tuple[str, Weights]:
         return train_on_ray(job, session)
 
 
-def _evaluate(model: str, labelled: str) -> Judged:
-    return evaluate_model(model, read_label_set(labelled))
+def _evaluate(model: str, parameters: TrainParameters) -> Judged:
+    assert parameters.evaluate is not None  # else nobody calls this
+    return evaluate_model(model, read_label_set(parameters.evaluate), device=own_device(parameters.gpus))
 
 
 def _summary(job: TrainingJob, uri: str, record: Weights, judged: Judged | None, seconds: float) -> Summary:

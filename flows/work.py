@@ -58,6 +58,11 @@ def needs_of(parameters: JobParameters) -> WorkerNeeds:
     return WorkerNeeds(parameters.ray, parameters.workers, gpus, parameters.compile)
 
 
+def own_device(wanted: bool) -> Literal["cpu", "cuda"]:
+    """Where this process itself runs a model: on a GPU, if one is wanted and can be reached from here."""
+    return "cuda" if wanted and _local_gpus() else "cpu"
+
+
 def _local_gpus() -> int:
     import torch
 

@@ -31,9 +31,9 @@ class Worth:
     d_ece: float
 
 
-def load_predictor(weights_uri: str) -> Predictor:
+def load_predictor(weights_uri: str, device: str = "cpu") -> Predictor:
     """A trained model of the loop by its URI."""
-    return modelkit.load(local_model(weights_uri))
+    return modelkit.load(local_model(weights_uri), device=device)
 
 
 def worth_of(
