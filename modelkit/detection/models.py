@@ -70,14 +70,19 @@ def faster_rcnn(
     )
 
 
-# torchvision's models by their names: the same state dicts give the same detections.
+# torchvision's models by their names: the same state dicts give the same detections and losses.
+_MASK = {"aligned_targets": False}
 _BOX_V2 = {"conv_channels": [256] * 4, "fc_channels": [1024], "norm": "batch"}
 _V2 = {"neck": {"norm": "batch"}, "rpn": {"conv_depth": 2}}  # Li et al. 2021
 _COCO = ("COCO_V1",)
 
-register_variant("maskrcnn_resnet50_fpn", "mask_rcnn", weights=_COCO)
+register_variant("maskrcnn_resnet50_fpn", "mask_rcnn", weights=_COCO, heads={"mask": _MASK})
 register_variant("fasterrcnn_resnet50_fpn", "faster_rcnn", weights=_COCO)
 register_variant(
-    "maskrcnn_resnet50_fpn_v2", "mask_rcnn", weights=_COCO, **_V2, heads={"box": _BOX_V2, "mask": {"norm": "batch"}}
+    "maskrcnn_resnet50_fpn_v2",
+    "mask_rcnn",
+    weights=_COCO,
+    **_V2,
+    heads={"box": _BOX_V2, "mask": {**_MASK, "norm": "batch"}},
 )
 register_variant("fasterrcnn_resnet50_fpn_v2", "faster_rcnn", weights=_COCO, **_V2, heads={"box": _BOX_V2})

@@ -17,8 +17,7 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import project_masks_on_boxes
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes, roi_align
 
 from modelkit.detection.pooling import PyramidRoIAlign
 from modelkit.detection.targets import Samples
@@ -161,6 +160,18 @@ def _box_body(
     return TwoMLPHead(channels * resolution**2, fc_channels[0])
 
 
+def cropped_masks(masks: Tensor, boxes: Tensor, matched: Tensor, cells: int, aligned: bool) -> Tensor:
+    """True masks (n, H, W) of matched objects on the grids of boxes (r, 4): (r, cells, cells) in [0, 1].
+
+    Args:
+        matched: (r,) int64 object of each box.
+        aligned: the middle of pixel i is at i + 0.5, as boxes, images and the pasting of masks have it; without, at i,
+            as in torchvision's ``project_masks_on_boxes``.
+    """
+    rois = torch.cat([matched.to(boxes)[:, None], boxes], dim=1)
+    return roi_align(masks[:, None].to(rois), rois, (cells, cells), 1.0, aligned=aligned)[:, 0]
+
+
 @register("roi_head", "mask_head")
 class MaskHead(RoIHead):
     """A mask of twice the pooled resolution for each region and class.
@@ -174,6 +185,8 @@ class MaskHead(RoIHead):
         predictor_channels: of the 2x2 deconvolution.
         norm: after the convolutions.
         class_agnostic: one mask per region instead of one per class.
+        aligned_targets: true masks are cropped where their pixels are. torchvision's own crops lie half a pixel up and
+            to the left: perfect masks of digits of 28 to 60 px, put back, then have a mean IoU of .82 in place of .91.
     """
 
     needs = "positive"
@@ -191,13 +204,14 @@ class MaskHead(RoIHead):
         predictor_channels: int = 256,
         norm: str | None = None,
         class_agnostic: bool = False,
+        aligned_targets: bool = True,
     ) -> None:
         super().__init__()
         levels = pooled_levels(neck)
         self.pool = PyramidRoIAlign(neck, levels, resolution, sampling_ratio, canonical_scale, canonical_level)
         self.body = MaskRCNNHeads(neck.out_channels[levels[0]], list(channels), 1, norm_layer(norm))
         self.predictor = MaskRCNNPredictor(channels[-1], predictor_channels, 1 if class_agnostic else num_classes)
-        self.class_agnostic = class_agnostic
+        self.class_agnostic, self.aligned_targets = class_agnostic, aligned_targets
 
     def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> dict[str, Tensor]:
         """``mask_logits`` (r, C, M, M) with M = 2 * resolution; C = 1 when class-agnostic."""
@@ -218,7 +232,7 @@ class MaskHead(RoIHead):
                 continue
             if "masks" not in target:
                 raise TargetError("the mask head needs 'masks' in every target that has boxes")
-            wanted.append(project_masks_on_boxes(target["masks"], boxes, matched, logits.shape[-1]))
+            wanted.append(cropped_masks(target["masks"], boxes, matched, logits.shape[-1], self.aligned_targets))
         if not wanted:
             return {"loss_mask": logits.sum() * 0}  # keeps the graph: parameters get a zero gradient, not none
         chosen = self._of_class(logits, torch.cat(samples.labels))
