@@ -186,9 +186,11 @@ class PanopticFusionHead(FusionHead):
 
 def _roi_loss(logits: Tensor, wanted: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     """Mean cross-entropy of logits (N, C, h, w) pooled from boxes against the map (N, H, W) at the cells' centres."""
+    # Aligned, as the cells' centres are: else logits would be asked for half a cell (two pixels) beside their place.
     if not sum(map(len, boxes)):
         return logits.sum() * 0
-    found = roi_align(logits, [each.to(logits) for each in boxes], _ROI_CELLS, logits.shape[-1] / wanted.shape[-1], 2)
+    scale = logits.shape[-1] / wanted.shape[-1]
+    found = roi_align(logits, [each.to(logits) for each in boxes], _ROI_CELLS, scale, 2, aligned=True)
     share = (torch.arange(_ROI_CELLS, device=logits.device) + 0.5) / _ROI_CELLS
     crops = []
     for image, each in zip(wanted, boxes, strict=True):

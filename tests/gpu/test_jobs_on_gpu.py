@@ -30,7 +30,7 @@ from tests.tasks.training.test_runs import job_in, tensors_of
 from tests.videos import make_video
 
 ON_RAY = ("--no-prefect", "--no-report", "--compile", "off", "--score-threshold", "0.3", "--json")
-ITEMS = "SELECT uri, media, frame, labels, scores, boxes_xyxy, areas FROM items ORDER BY uri, frame"
+ITEMS = "SELECT uri, media, frame, labels, scores, boxes_xyxy FROM items WHERE status = 'ok' ORDER BY uri, frame"
 
 
 def assert_same_results(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
@@ -45,7 +45,7 @@ def assert_same_results(found: list[dict[str, Any]], expected: list[dict[str, An
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("workers", "gpus"), [("1", "1"), ("3", "0.25")])
+@pytest.mark.parametrize(("workers", "gpus"), [("1", "1"), ("2", "0.5")])
 def test_workers_that_hold_a_gpu_or_share_one_find_what_a_processor_finds(
     local_ray: RaySession, tmp_path: Path, workers: str, gpus: str
 ) -> None:
@@ -93,6 +93,7 @@ def test_ray_train_gives_its_worker_the_gpu(local_ray: RaySession, tmp_path: Pat
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(600)
 def test_a_whole_round_of_the_loop_runs_on_a_gpu(local_ray: RaySession, tmp_path: Path) -> None:
     asked = {**tiny_loop(tmp_path), "ray": None, "gpus": True}
     [outcome] = retrain._retrain(checked(RetrainParameters, **asked), plain_legs, None)["rounds"]
