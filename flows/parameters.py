@@ -61,7 +61,7 @@ class JobParameters(BaseModel):
     ] = None
     workers: Annotated[int | Literal["auto"], Field(description="number of workers")] = "auto"
     gpus_per_worker: Annotated[
-        float | None, Field(ge=0, le=8, description="GPUs of one worker; default: 1 if there are any")
+        float | None, Field(ge=0, le=8, description="GPUs of one worker; default: a share of those of this machine")
     ] = None
     fresh: Annotated[bool, Field(description="process everything again, in the same version")] = False
     retry_failed: Annotated[bool, Field(description="process only the items that failed")] = False

@@ -29,7 +29,12 @@ def segment(
         str | None, typer.Option(help="Address of a Ray cluster; 'none' runs in this process. Default: a local Ray.")
     ] = None,
     workers: Annotated[str, typer.Option(help="Number of workers, or auto.", metavar="auto|N")] = "auto",
-    gpus_per_worker: Annotated[float | None, typer.Option(help="GPUs of one worker; fractions share a GPU.")] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            help="GPUs of one worker; fractions share a GPU. Default: up to 4 workers share each GPU of this machine."
+        ),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Process everything again, in the same version.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Process only the items that failed.")] = False,
     new_version: Annotated[

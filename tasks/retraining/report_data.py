@@ -70,6 +70,7 @@ class RoundFacts:
         curves: of the models by role, as far as their records are at hand.
         models: rows of ``models.v1`` by role.
         views: what teachers looked at beside the plain view.
+        boxes, masks: accepted candidates that teach more than their class.
     """
 
     output: str
@@ -84,6 +85,8 @@ class RoundFacts:
     curves: tuple[Curve, ...]
     models: dict[str, Row]
     views: tuple[str, ...] = ()
+    boxes: int = 0
+    masks: int = 0
 
     @property
     def unit(self) -> str:
@@ -147,7 +150,17 @@ def collect_round(views: Views, record: Row) -> RoundFacts:
         ),
         models=models,
         views=tuple(json.loads(counts[0]["tta_spec"])) if counts else (),
+        **_teaching_geometry(views, mine),
     )
+
+
+def _teaching_geometry(views: Views, mine: Sequence[Any]) -> dict[str, int]:
+    return _rows(
+        views,
+        "SELECT count(*) FILTER (accept_box) AS boxes, count(*) FILTER (accept_mask) AS masks FROM pseudo_labels"
+        " WHERE run_id = ? AND round = ? AND threshold_set_id = ?",
+        mine,
+    )[0]
 
 
 def _rows(views: Views, sql: str, values: Sequence[Any] = ()) -> list[Row]:

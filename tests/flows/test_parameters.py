@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flows import work
 from flows.parameters import EMBEDDED_MODEL, SegmentParameters, checked
 from infra.errors import UsageError
 
@@ -32,6 +33,33 @@ def test_nonsense_is_refused_naming_the_parameter(change: dict[str, Any], named:
     with pytest.raises(UsageError, match=named) as caught:
         checked(SegmentParameters, **{**GOOD, **change})
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "memory_gib", "workers", "share"),
+    [
+        (0, 16, 0, "auto", 0.0),
+        (1, 16, 80, "auto", 1 / 4),
+        (1, 64, 80, "auto", 1 / 4),
+        (1, 8, 80, "auto", 1 / 2),
+        (1, 2, 80, "auto", 1.0),
+        (1, 16, 8, "auto", 1.0),
+        (4, 32, 80, "auto", 1 / 2),
+        (1, 16, 80, 1, 1.0),
+        (1, 2, 80, 8, 1 / 8),
+        (4, 32, 80, 6, 1 / 2),
+    ],
+)
+def test_workers_share_gpus_as_cores_and_memory_allow(
+    gpus: int, cores: int, memory_gib: int, workers: Any, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "_local_gpus", lambda: gpus)
+    monkeypatch.setattr(work, "_gpu_bytes", lambda: memory_gib << 30)
+    monkeypatch.setattr(work, "cpu_slots", lambda: cores)
+    needs = work.needs_of(checked(SegmentParameters, **{**GOOD, "workers": workers}))
+    assert needs.num_gpus == pytest.approx(share)
+    assert needs.device == ("cuda" if gpus else "cpu")
+    assert work.needs_of(checked(SegmentParameters, **{**GOOD, "gpus_per_worker": 1.0})).num_gpus == 1.0
 
 
 def test_refusal_of_credentials_does_not_repeat_them() -> None:

@@ -94,7 +94,7 @@ def test_ray_train_gives_its_worker_the_gpu(local_ray: RaySession, tmp_path: Pat
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_a_whole_round_of_the_loop_runs_on_a_gpu(local_ray: RaySession, tmp_path: Path) -> None:
+def test_a_whole_round_of_the_loop_runs_on_a_gpu(tmp_path: Path) -> None:
     asked = {**tiny_loop(tmp_path), "ray": None, "gpus": True}
     [outcome] = retrain._retrain(checked(RetrainParameters, **asked), plain_legs, None)["rounds"]
     assert sum(outcome["accepted"].values()) > 0
