@@ -120,7 +120,8 @@ def infer(loop: Loop, champion: champions.Model) -> None:
             model=champion.weights_uri,
             score_threshold=loop.task.score_floor,
             ray=loop.parameters.ray,
-            gpus_per_worker=1.0 if loop.parameters.gpus else None,  # a cluster's GPUs are only taken if asked for
+            # A cluster's GPUs are only taken if asked for; those of this machine are shared by default.
+            gpus_per_worker=1.0 if loop.parameters.gpus and loop.parameters.ray is not None else None,
             frame_stride=loop.parameters.frame_stride,
             report=False,
         ),
