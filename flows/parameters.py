@@ -222,14 +222,6 @@ class RetrainParameters(BaseModel):
             description="promised of accepted labels, if C can prove it; .1 less where labels are few",
         ),
     ] = 0.9
-    mask_iou: Annotated[
-        float,
-        Field(
-            ge=0.5,
-            le=0.95,
-            description="IoU that accepted masks reach with certified precision .80; masks that can't teach nothing",
-        ),
-    ] = 0.75
     min_gain: Annotated[float, Field(ge=0, le=1, description="gain over the champion that matters")] = 0.003
     audit: Annotated[
         str | None, Field(description="labels of people who looked at unlabelled images; without, the gate stays shut")

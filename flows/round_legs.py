@@ -162,12 +162,7 @@ def calibrate(loop: Loop, teacher: Teacher, mine: pa.Table, found: RoundCandidat
     """Thresholds from held-out candidates (see :mod:`flows.held_out`)."""
     asked = loop.parameters
     by = Whose(
-        teacher.teacher_model_id,
-        number,
-        loop.data.manifest.manifest_sha256,
-        seed=asked.seed,
-        precision=asked.precision,
-        mask_iou=asked.mask_iou,
+        teacher.teacher_model_id, number, loop.data.manifest.manifest_sha256, seed=asked.seed, precision=asked.precision
     )
     calibrated = loop.task.calibrate(mine, loop.calibrating, loop.data.split("L"), by)
     thresholds = loop.task.banded(calibrated.thresholds, found)

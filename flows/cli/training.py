@@ -147,9 +147,6 @@ def retrain(
     precision: Annotated[
         float, typer.Option(help="Promised of accepted labels, if C can prove it; .1 less where labels are few.")
     ] = 0.9,
-    mask_iou: Annotated[
-        float, typer.Option(help="IoU that accepted masks reach with certified precision .80, or they teach nothing.")
-    ] = 0.75,
     min_gain: Annotated[float, typer.Option(help="Gain over the champion that matters.")] = 0.003,
     audit: Annotated[
         str | None, typer.Option(help="Labels of people who looked at unlabelled images; without, the gate stays shut.")
@@ -192,7 +189,6 @@ def retrain(
         frame_stride=frame_stride,
         tta=tuple(tta),
         precision=precision,
-        mask_iou=mask_iou,
         min_gain=min_gain,
         audit=audit,
         audit_labels=audit_labels,

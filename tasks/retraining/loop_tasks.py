@@ -27,7 +27,7 @@ from tasks.selftraining.audits import look_at_objects, look_at_pixels
 from tasks.selftraining.calibration import d_ece, fit_calibration
 from tasks.selftraining.candidates import RoundCandidates
 from tasks.selftraining.label_sets import LabelSet
-from tasks.selftraining.matching import MASK_IOU, match_candidates
+from tasks.selftraining.matching import match_candidates
 from tasks.selftraining.pixel_thresholds import PixelPromise
 from tasks.selftraining.pixels import PixelCounts, calibrate_pixels, count_pixels, pixel_error
 from tasks.selftraining.round_calibration import RoundCalibration, calibrate_instances, calibrate_semantic
@@ -38,14 +38,13 @@ from tasks.training.recipe import TrainingRecipe
 
 @dataclass(frozen=True, slots=True)
 class Whose:
-    """Whose scores are calibrated, when, on which C, and what is promised: precision of labels, IoU of their masks."""
+    """Whose scores are calibrated, when, on which C, and what precision of accepted labels is promised."""
 
     model_id: str
     round_number: int
     calibration_split: str
     seed: int
     precision: float
-    mask_iou: float = MASK_IOU
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +145,6 @@ class InstanceTask(LoopTask):
             model_id=by.model_id,
             round_number=by.round_number,
             calibration_split=by.calibration_split,
-            mask_iou=by.mask_iou,
             promise=Promise.of(by.precision),
         )
 

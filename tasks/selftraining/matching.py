@@ -16,7 +16,7 @@ import pyarrow as pa
 from pycocotools import mask as coco_mask
 
 CLASS_IOU = 0.5  # right for the class loss
-MASK_IOU = 0.75  # right for the mask loss, unless another is asked for
+MASK_IOU = 0.75  # right for the mask loss
 _VOID_SHARE = 0.5
 
 

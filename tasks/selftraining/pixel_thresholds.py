@@ -156,7 +156,6 @@ def _alone(mine: _Evidence, each: ClassInfo, weights: np.ndarray, promise: Pixel
         truth_per_image=mine.truth_per_image,
         coverage=0.0,
         t_mask=None,
-        mask_iou=None,
         note=f"{mine.num_images} images with truth",
     )
     for value in (promise.high, promise.low):

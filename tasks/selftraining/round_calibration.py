@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tasks.selftraining.calibration import Calibration, fit_calibration
 from tasks.selftraining.label_sets import LabelSet
-from tasks.selftraining.matching import MASK_IOU, match_candidates
+from tasks.selftraining.matching import match_candidates
 from tasks.selftraining.pixel_thresholds import PixelPromise, certify_pixel_thresholds
 from tasks.selftraining.pixels import calibrate_pixels, count_pixels
 from tasks.selftraining.rules import quality_feature, rules_of
@@ -38,7 +38,6 @@ def calibrate_instances(
     model_id: str,
     round_number: int,
     calibration_split: str,
-    mask_iou: float = MASK_IOU,
     super_classes: Mapping[int, str] | None = None,
     promise: Promise | None = None,
 ) -> RoundCalibration:
@@ -49,7 +48,7 @@ def calibrate_instances(
         calibration: the labels of C, which the teacher was never trained on.
         truth_per_image: objects per labelled image by class, from L.
         model_id, round_number, calibration_split: whose scores, and the manifest whose C it is.
-        mask_iou, super_classes, promise: see :func:`tasks.selftraining.thresholds.certify_thresholds`.
+        super_classes, promise: see :func:`tasks.selftraining.thresholds.certify_thresholds`.
     """
     matches = match_candidates(candidates, calibration.table)
     scores = fit_calibration(matches)
@@ -68,7 +67,6 @@ def calibrate_instances(
         truth_per_image=truth_per_image,
         expected_score=scores.apply(matches.class_id, matches.score),
         mask_quality=measured,
-        mask_iou=mask_iou,
         super_classes=super_classes,
         promise=promise,
     )

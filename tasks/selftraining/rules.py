@@ -30,7 +30,6 @@ class Evidence:
             expect; the latter is NaN without a calibrator.
         features: name -> float64 of the task's features, NaN where not measured.
         t_hi, t_lo, t_mask: float64 by the candidate's class; NaN where the class abstains.
-        mask_iou: float64 by the candidate's class, what its mask is expected to reach at least if it teaches.
         area_share: float64 mask area over image area.
         area: int64 pixels of the mask (of the box without one).
         masks: compressed run lengths, or None.
@@ -48,7 +47,6 @@ class Evidence:
     t_hi: np.ndarray
     t_lo: np.ndarray
     t_mask: np.ndarray
-    mask_iou: np.ndarray
     area: np.ndarray
     area_share: np.ndarray
     masks: list[bytes | None]
@@ -130,6 +128,7 @@ def normalised(weights: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 MIN_AREA_PX, MAX_AREA_SHARE = 32, 0.95
 MASK_NMS_IOU, BOX_NMS_IOU = 0.6, 0.7
+MASK_QUALITY = 0.75
 MAX_JITTER, MIN_TTA_FOR_BOX = 0.02, 0.85
 
 
@@ -138,7 +137,7 @@ def decide_instances(evidence: Evidence) -> Decisions:
 
     In order: below t_lo is background; a class that abstains, a mask that is too small or too large, a duplicate of a
     more confident candidate, and a score below t_hi are ignored; the rest teaches its class. The mask is taught from
-    the certified quality on where so high an IoU is expected, the box where it is steady under jitter or augmentation
+    the certified quality on where an IoU of .75 is expected, the box where it is steady under jitter or augmentation
     (where neither was measured, with the mask).
     """
     n = len(evidence)
@@ -155,7 +154,7 @@ def decide_instances(evidence: Evidence) -> Decisions:
         reason[applies] = name
     accepted = reason == "certified"
     decision = np.where(accepted, "accept", np.where(reason == "below_t_lo", "reject", "ignore"))
-    mask = accepted & (evidence.quality >= evidence.t_mask) & (evidence.quality_cal >= evidence.mask_iou)  # NaN is no
+    mask = accepted & (evidence.quality >= evidence.t_mask) & (evidence.quality_cal >= MASK_QUALITY)  # NaN is no
     jitter, tta = (evidence.features.get(name, np.full(n, np.nan)) for name in ("q_jitter", "q_tta"))
     steady = (jitter < MAX_JITTER) | (tta >= MIN_TTA_FOR_BOX)
     box = accepted & np.where(np.isnan(jitter) & np.isnan(tta), mask, steady)

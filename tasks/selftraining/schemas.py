@@ -291,7 +291,6 @@ THRESHOLD_SETS = pa.schema(
         _key("coverage", REAL, "share of the class's candidates on C at or above t_hi", unit="[0, 1]"),
         _key("calibration_split", TEXT, "digest of the manifest whose C it was certified on"),
         _column("t_mask", REAL, "mask accepted from this measured quality on; null: none is", unit="[0, 1]"),
-        _column("mask_iou", REAL, "IoU that masks from t_mask on reach with precision .80; null: .75", unit="[0, 1]"),
         _key("note", TEXT, "why this basis, in words"),
     ]
 )

@@ -20,7 +20,6 @@ from pycocotools import mask as coco_mask
 
 from infra.errors import DatasetError
 from tasks.selftraining.calibration import Calibration
-from tasks.selftraining.matching import MASK_IOU
 from tasks.selftraining.rules import Decisions, Evidence, quality_feature, rules_of
 from tasks.selftraining.schemas import SCHEMAS
 from tasks.selftraining.tables import checked, content_digest, table_of
@@ -128,13 +127,11 @@ def _evidence(
     measured = {name: _floats(rows[name]) for name in [*features, *_EXTRA_FEATURES]}
     read = quality_feature({name: measured[name] for name in features}, score)
     _, image = np.unique(np.array(rows["image_id"].to_pylist(), object).astype(str), return_inverse=True)
-    bands = {
-        each.class_id: (each.t_hi, each.t_lo, each.t_mask, each.mask_iou or MASK_IOU) for each in thresholds.classes
-    }
+    bands = {each.class_id: (each.t_hi, each.t_lo, each.t_mask) for each in thresholds.classes}
     missing = sorted(set(class_id.tolist()) - bands.keys())
     if missing:
         raise DatasetError(f"the classes {missing} have no thresholds in the set {thresholds.threshold_set_id}")
-    t_hi, t_lo, t_mask, mask_iou = (np.array([bands[k][j] for k in class_id.tolist()], np.float64) for j in range(4))
+    t_hi, t_lo, t_mask = (np.array([bands[k][j] for k in class_id.tolist()], np.float64) for j in range(3))
     size_hw = np.stack([rows["height"].to_numpy(), rows["width"].to_numpy()], axis=1).astype(np.int64)
     boxes = np.array([box or [0, 0, 0, 0] for box in rows["bbox_xywh"].to_pylist()], np.float64)
     area = _floats(rows["mask_area"])
@@ -150,7 +147,6 @@ def _evidence(
         t_hi=t_hi,
         t_lo=t_lo,
         t_mask=t_mask,
-        mask_iou=mask_iou,
         area=np.rint(area).astype(np.int64),
         area_share=area / size_hw.prod(axis=1),
         masks=rows["mask_rle"].to_pylist(),

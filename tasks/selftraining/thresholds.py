@@ -75,7 +75,6 @@ class ClassThreshold:
     truth_per_image: float
     coverage: float
     t_mask: float | None
-    mask_iou: float | None  # None: rows from before this column, which meant MASK_IOU; and pixels, which have no masks
     note: str
 
 
@@ -102,9 +101,7 @@ class ThresholdSet:
 
     def _rows(self) -> list[dict[str, object]]:
         shared = {"model_id": self.model_id, "round": self.round, "calibration_split": self.calibration_split}
-        rows = [{**shared, **{name: getattr(each, name) for name in each.__slots__}} for each in self.classes]
-        # Sets that were written before the column was keep the id that they state.
-        return [{k: v for k, v in row.items() if k != "mask_iou" or v is not None} for row in rows]
+        return [{**shared, **{name: getattr(each, name) for name in each.__slots__}} for each in self.classes]
 
     def to_table(self) -> pa.Table:
         """Rows of ``threshold_sets.v1``."""
@@ -135,7 +132,6 @@ def certify_thresholds(
     truth_per_image: Mapping[int, float],
     expected_score: np.ndarray | None = None,
     mask_quality: np.ndarray | None = None,
-    mask_iou: float = MASK_IOU,
     super_classes: Mapping[int, str] | None = None,
     promise: Promise | None = None,
 ) -> ThresholdSet:
@@ -149,7 +145,6 @@ def certify_thresholds(
         expected_score: (n,) calibrated scores of the matches; with them, candidates of one image that are right or
             wrong together count for less (design effect).
         mask_quality: (n,) measured, uncalibrated mask quality; certifies the threshold of the mask loss.
-        mask_iou: what a mask must reach to be right for the mask loss.
         super_classes: class id -> name of its super-class; one for all unless given.
         promise: see :class:`Promise`.
     """
@@ -163,8 +158,8 @@ def certify_thresholds(
     for parent in sorted({parents.get(each.class_id, "") for each in small}):
         members = [each for each in small if parents.get(each.class_id, "") == parent]
         found.update({each.class_id: each for each in _pooled(matches, members, effect, promise)})
-    t_mask = None if mask_quality is None else _mask_threshold(matches, mask_quality, mask_iou, found, effect)
-    ordered = tuple(replace(found[class_id], t_mask=t_mask, mask_iou=mask_iou) for class_id in sorted(found))
+    t_mask = None if mask_quality is None else _mask_threshold(matches, mask_quality, found, effect)
+    ordered = tuple(replace(found[class_id], t_mask=t_mask) for class_id in sorted(found))
     return ThresholdSet(model_id, round_number, calibration_split, ordered)
 
 
@@ -186,7 +181,6 @@ def _own(matches: Matches, each: ClassInfo, truth_per_image: float, effect: floa
         truth_per_image=truth_per_image,
         coverage=0.0,
         t_mask=None,
-        mask_iou=MASK_IOU,
         note=f"{truth} true objects and {len(mine)} candidates on C are too few",
     )
     for target, least in ((promise.high, promise.high_from), (promise.low, promise.low_from)):
@@ -242,13 +236,13 @@ def _pooled(
 
 
 def _mask_threshold(
-    matches: Matches, quality: np.ndarray, mask_iou: float, found: Mapping[int, ClassThreshold], effect: float
+    matches: Matches, quality: np.ndarray, found: Mapping[int, ClassThreshold], effect: float
 ) -> float | None:
-    """Quality from which the masks of accepted candidates reach ``mask_iou`` with certified precision .80."""
+    """Quality from which the masks of accepted candidates reach IoU .75 with certified precision .80."""
     t_hi = {class_id: each.t_hi for class_id, each in found.items() if each.t_hi is not None}
     pairs = zip(matches.class_id.tolist(), matches.score.tolist(), strict=True)
     accepted = np.array([class_id in t_hi and score >= t_hi[class_id] for class_id, score in pairs], bool)
-    right = (matches.iou >= mask_iou) & matches.correct
+    right = (matches.iou >= MASK_IOU) & matches.correct
     return certify(quality[accepted], right[accepted], MASK_PRECISION, design_effect=effect).threshold
 
 

@@ -83,7 +83,6 @@ def thresholds(
             truth_per_image=1.0,
             coverage=0.5,
             t_mask=t_mask,
-            mask_iou=0.75,
             note="test",
         )
         for class_id, value in sorted(t_hi.items())
