@@ -113,7 +113,9 @@ for _ in range(2):
 print(json.dumps(caught))
 """
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    for text in json.loads(said.stdout.splitlines()[-1]):
+    caught = json.loads(said.stdout.splitlines()[-1])
+    assert len(caught) == 2, "the second call fails because the first broke the context"
+    for text in caught:
         assert is_device_lost(RuntimeError(text.partition("|")[2])), text
 
 
