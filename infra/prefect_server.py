@@ -6,11 +6,14 @@ import base64
 import json
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
+from infra.retry import RetryPolicy
 from infra.standing import Site, any_free_ports
 
 USER = "visionmill"
@@ -122,9 +125,13 @@ def request(site: Site, method: str, path: str, body: Any = None, *, timeout_s: 
 def request_api(url: str, auth: str, method: str, path: str, body: Any = None, *, timeout_s: float = 20.0) -> Any:
     """One call of a Prefect server's REST API; the decoded answer.
 
+    A server whose SQLite is locked by its own recorders answers 503 and has stored nothing: it is asked again, as
+    Prefect's own client does, while less than ``timeout_s`` has gone by.
+
     Args:
         url: address of the API, as in PREFECT_API_URL.
         auth: ``user:password``; empty for none.
+        timeout_s: of one attempt, and after which no further one begins.
 
     Raises:
         PrefectApiError: no answer, or a refusal.
@@ -137,13 +144,21 @@ def request_api(url: str, auth: str, method: str, path: str, body: Any = None, *
     # A server on this machine is never behind a proxy.
     proxies: dict[str, str] | None = {} if url.startswith("http://127.0.0.1:") else None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
-    try:
-        with opener.open(call, timeout=timeout_s) as answer:
-            content = answer.read()
-    except urllib.error.HTTPError as error:
-        raise PrefectApiError(f"{method} {path}: the Prefect server answered {error.code}") from None
-    except OSError as error:
-        raise PrefectApiError(f"{method} {path}: no answer from the Prefect server ({type(error).__name__})") from None
+    deadline, failures = time.monotonic() + timeout_s, 0
+    while True:
+        try:
+            with opener.open(call, timeout=timeout_s) as answer:
+                content = answer.read()
+            break
+        except urllib.error.HTTPError as error:
+            failures += 1
+            wait_s = RetryPolicy().delay_s(failures)
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() + wait_s > deadline:
+                raise PrefectApiError(f"{method} {path}: the Prefect server answered {error.code}") from None
+            time.sleep(wait_s)
+        except OSError as error:
+            reason = type(error).__name__
+            raise PrefectApiError(f"{method} {path}: no answer from the Prefect server ({reason})") from None
     try:
         return json.loads(content) if content else {}
     except json.JSONDecodeError:

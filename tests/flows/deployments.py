@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import yaml
+from prefect.client.base import PrefectHttpxSyncClient
 
 ROOT = Path(__file__).parents[2]
 FLOWS = {"retrain": "retrain-model", "watch": "watch-for-retraining"}
@@ -19,9 +20,12 @@ FLOWS = {"retrain": "retrain-model", "watch": "watch-for-retraining"}
 
 @contextmanager
 def prefect_client(url: str) -> Iterator[httpx.Client]:
-    """Prefect's REST API with the session's credentials."""
+    """Prefect's REST API with the session's credentials.
+
+    The client is Prefect's own, for it asks again when the server answers 503 because its SQLite is busy with events.
+    """
     user, _, password = os.environ["PREFECT_API_AUTH_STRING"].partition(":")
-    with httpx.Client(base_url=url, auth=(user, password), timeout=30) as client:
+    with PrefectHttpxSyncClient(base_url=url, auth=(user, password), timeout=30, raise_on_all_errors=False) as client:
         yield client
 
 

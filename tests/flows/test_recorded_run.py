@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import httpx
 import pyarrow.parquet as pq
 import pytest
 
 from infra.seaweedfs import S3Endpoint
 from infra.store import open_store
 from tests.flows.command import ask, end, start
+from tests.flows.deployments import prefect_client
 from tests.flows.scenes import put_scenes
 from tests.videos import make_video
 
@@ -20,8 +19,7 @@ pytestmark = [pytest.mark.s3, pytest.mark.prefect, pytest.mark.ray, pytest.mark.
 
 def flow_runs(api_url: str, output: str) -> list[dict[str, object]]:
     """The runs that Prefect has on record for an output, oldest first."""
-    user, _, password = os.environ["PREFECT_API_AUTH_STRING"].partition(":")
-    with httpx.Client(base_url=api_url, auth=(user, password), timeout=30) as api:
+    with prefect_client(api_url) as api:
         query = {"flows": {"name": {"any_": ["segment-dataset"]}}, "sort": "START_TIME_ASC", "limit": 100}
         found = api.post("/flow_runs/filter", json=query).raise_for_status().json()
         runs = [run for run in found if run["parameters"]["parameters"]["output"] == output]
