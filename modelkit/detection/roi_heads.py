@@ -1,7 +1,8 @@
 """Heads on regions: boxes and masks (He et al. 2017).
 
-Contract of a roi_head: ``needs`` says which boxes it wants in training ("sampled" or "positive");
-``forward(features, boxes) -> raw``; ``loss(raw, samples) -> dict of scalars``; ``decode(raw, ...)`` gives predictions.
+Contract of a roi_head: ``needs`` says which boxes it wants in training ("sampled" or "positive"), ``teaches`` whose
+weight must not be 0, ``wanted(samples)`` picks them; ``forward(features, boxes) -> raw``; ``loss(raw, samples) -> dict
+of scalars``; ``decode(raw, ...)`` gives predictions.
 The box head decodes first and decides what is detected; the others are then run on the detected boxes.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,14 @@ class RoIHead(nn.Module, ABC):
     """What every head on regions has, see the module's contract; ``decode`` differs by what a head predicts."""
 
     needs: Literal["sampled", "positive"]
+    teaches: ClassVar[str | None] = None
+    """Key of the objects' weights in its loss, if regions of weight 0 are not even to be looked at."""
+
+    def wanted(self, samples: Samples) -> Samples:
+        """The samples that it learns from."""
+        if self.needs == "sampled":
+            return samples
+        return samples.positive(self.teaches)
 
     @abstractmethod
     def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -190,6 +199,7 @@ class MaskHead(RoIHead):
     """
 
     needs = "positive"
+    teaches = "mask_weights"
 
     def __init__(
         self,
@@ -220,7 +230,8 @@ class MaskHead(RoIHead):
     def loss(self, raw: Mapping[str, Tensor], samples: Samples) -> dict[str, Tensor]:
         """``loss_mask``: mean BCE on the channel of the true class against the true mask cropped by the region.
 
-        Regions are weighted by ``mask_weights`` of their objects; those of weight 0 take no part in the mean.
+        Regions are weighted by ``mask_weights`` of their objects; those of weight 0 take no part in the mean, and
+        ``wanted`` leaves them out: most of a step's time goes into this head, and pseudo-labels often teach no masks.
 
         Raises:
             TargetError: when a target with objects has no ``masks``.

@@ -40,9 +40,12 @@ class Samples:
     matched: list[Tensor]
     targets: Sequence[Mapping[str, Any]]
 
-    def positive(self) -> Samples:
-        """Only the samples that were matched to an object."""
+    def positive(self, teaching: str | None = None) -> Samples:
+        """Only the samples that were matched to an object; with ``teaching``, one whose weight of that key is not 0."""
         keep = [labels > 0 for labels in self.labels]
+        if teaching is not None:
+            taught = self.weights(teaching).split([len(labels) for labels in self.labels])
+            keep = [here & (weights > 0) for here, weights in zip(keep, taught, strict=True)]
         return Samples(
             [boxes[k] for boxes, k in zip(self.boxes, keep, strict=True)],
             [labels[k] for labels, k in zip(self.labels, keep, strict=True)],

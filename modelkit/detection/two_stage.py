@@ -139,7 +139,7 @@ class TwoStageDetector(VisionModel):
         samples = self.sample(self.rpn.decode(raw, geometries), targets)
         for module in self.roi_heads.values():
             head = cast(RoIHead, module)
-            wanted = samples.positive() if head.needs == "positive" else samples
+            wanted = head.wanted(samples)
             losses.update(head.loss(head(raw, wanted.boxes), wanted))
         return losses
 

@@ -48,7 +48,7 @@ class DemoTraining(nn.Module):
         samples = detector.sample(detector.rpn.decode(raw, geometries), targets)
         for module in detector.roi_heads.values():
             head = cast(RoIHead, module)
-            wanted = samples.positive() if head.needs == "positive" else samples
+            wanted = head.wanted(samples)
             losses.update(head.loss(head(raw, wanted.boxes), wanted))
         losses = {name: detector.loss_weights[name] * value for name, value in losses.items()}
         losses["semantic"] = self.semantic_weight * self._semantic_loss(raw["p2"], batch.semantic)

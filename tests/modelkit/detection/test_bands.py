@@ -10,6 +10,7 @@ from torch import Tensor
 
 from modelkit import TargetError, create_model
 from modelkit.detection import ProposalSampler, TwoStageDetector
+from modelkit.detection.roi_heads import MaskHead
 from modelkit.detection.targets import in_ignored_region
 from tests.modelkit.builders import as_tensor, picture, rectangles, small_mask_rcnn
 
@@ -88,6 +89,21 @@ def test_what_is_in_the_band() -> None:
     assert in_ignored_region(boxes, target, 0.5).tolist() == expected
     assert not in_ignored_region(boxes, {}, 0.5).any()
     assert not in_ignored_region(boxes, {"ignore_boxes": torch.zeros((0, 4))}, 0.5).any()
+
+
+def test_the_mask_head_looks_at_no_region_that_teaches_no_mask_and_its_loss_is_the_same() -> None:
+    model = detector()
+    target = {**rectangles(64, 64, [OBJECT, UNSURE], [1, 2]), "mask_weights": torch.tensor([0.0, 0.5])}
+    head = model.roi_heads["mask"]
+    assert isinstance(head, MaskHead)
+    batch, geometries = model.transform.batch([as_tensor(picture(64, 64))])
+    raw = model.dense(batch)
+    samples = model.sample(model.rpn.decode(raw, geometries), [target])
+    positive, wanted = samples.positive(), head.wanted(samples)
+    assert set(positive.labels[0].tolist()) == {1, 2}
+    assert set(wanted.labels[0].tolist()) == {2}
+    losses = [head.loss(head(raw, chosen.boxes), chosen)["loss_mask"].item() for chosen in (positive, wanted)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.parametrize(
