@@ -231,7 +231,7 @@ class MaskHead(RoIHead):
         """``loss_mask``: mean BCE on the channel of the true class against the true mask cropped by the region.
 
         Regions are weighted by ``mask_weights`` of their objects; those of weight 0 take no part in the mean, and
-        ``wanted`` leaves them out: most of a step's time goes into this head, and pseudo-labels often teach no masks.
+        ``wanted`` leaves them out: pseudo-labels often teach no masks, and this head is dear.
 
         Raises:
             TargetError: when a target with objects has no ``masks``.
