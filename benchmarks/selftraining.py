@@ -72,6 +72,7 @@ def parameters_of(setting: Setting, data: Path, output: Path) -> RetrainParamete
         steps=setting.steps,
         seed=setting.seed,
         shares=SHARES,
+        precision=PLANS[setting.task].precision,
         calibration="crossfit",
         folds=FOLDS,
         ray="none",

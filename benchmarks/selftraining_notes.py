@@ -46,12 +46,12 @@ def summarise(records: Sequence[Record], wanted: int, controls: Sequence[Record]
 def _intro(records: Sequence[Record]) -> str:
     plan = PLANS[records[0]["task"]]
     steps = ", ".join(str(steps) for steps in sorted({record["steps"] for record in records}))
-    parts = " and ".join(part.rstrip(".").rpartition(".")[2] for part in plan.initial_parts)
     seconds = [record["seconds"] for record in records]
     return (
         f"Recipe `{plan.preset}`, {SIZE_PX} px, {steps} steps of {plan.batch_size} labelled images for each model; all "
-        f"begin from the {parts} of the shipped detector, which was trained on digitscape's `train`. The pool is of "
-        f"`test`, sealed scenes are of `val`. One record took {min(seconds):.0f} to {max(seconds):.0f} s."
+        f"begin from {plan.start}. The pool is of `test`, sealed scenes are of `val`. Precision promised of accepted "
+        f"labels: {plan.precision} (.1 less where labels are few). One record took {min(seconds):.0f} to "
+        f"{max(seconds):.0f} s."
     )
 
 
