@@ -15,9 +15,12 @@ from pycocotools import mask as coco_mask
 from benchmarks import selftraining_data
 from benchmarks.selftraining import Setting, keep_record, known_record, parse, settings_of
 from benchmarks.selftraining_controls import write_on_their_heads
-from benchmarks.selftraining_data import ensure_labels
+from benchmarks.selftraining_data import ensure_labels, recipe_of
 from benchmarks.selftraining_notes import lower_bound, summarise
+from modelkit import create_model, load
 from modelkit.digitscape import Digitscape, write_dataset
+from modelkit.training.transfer import adopt
+from tasks.training.recipe import TrainingRecipe
 
 
 def record(split: int, seed: int, gain: float) -> dict[str, Any]:
@@ -92,3 +95,23 @@ def test_scenes_on_their_heads_keep_their_truth(tmp_path: Path) -> None:
     rows, columns = np.nonzero(mask)
     x, y, width, height = other["bbox"]
     assert (x, y) == (columns.min(), rows.min()) and (width, height) == (np.ptp(columns) + 1, np.ptp(rows) + 1)
+
+
+def test_instance_models_begin_from_a_detector_that_finds_and_outlines_but_cannot_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LOCATOR_SCENES", 4), ("LOCATOR_STEPS", 1)):
+        monkeypatch.setattr(selftraining_data, name, value)
+    recipe = TrainingRecipe.from_json(json.loads(recipe_of("instance", tmp_path, 10).read_text()))
+    assert recipe.initial is not None and recipe.loop.steps == 10 and len(recipe.classes) == 10
+    locator = load(recipe.initial)
+    assert [each.name for each in locator.weights.classes] == ["digit"]
+    adopted = adopt(
+        create_model(recipe.architecture, **recipe.config), locator.model.state_dict(), recipe.initial_parts
+    )
+    assert {name.rpartition(".")[0] for name in adopted.new} == {
+        "roi_heads.box.predictor.cls_score", "roi_heads.box.predictor.bbox_pred",
+    }  # fmt: skip
+    before = Path(recipe.initial).stat().st_mtime_ns
+    recipe_of("instance", tmp_path, 20)
+    assert Path(recipe.initial).stat().st_mtime_ns == before
