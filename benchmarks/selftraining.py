@@ -41,7 +41,6 @@ from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.labels.reading import read_label_set
 
 SHARES = {"L": 120 / 220, "G": 100 / 220}
-FOLDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def parameters_of(setting: Setting, data: Path, output: Path) -> RetrainParamete
         shares=SHARES,
         precision=PLANS[setting.task].precision,
         calibration="crossfit",
-        folds=FOLDS,
+        folds=PLANS[setting.task].folds,
         ray="none",
     )
 
