@@ -50,8 +50,8 @@ def _intro(records: Sequence[Record]) -> str:
     return (
         f"Recipe `{plan.preset}`, {SIZE_PX} px, {steps} steps of {plan.batch_size} labelled images for each model; all "
         f"begin from {plan.start}. The pool is of `test`, sealed scenes are of `val`. Precision promised of accepted "
-        f"labels: {plan.precision} (.1 less where labels are few), {plan.folds} folds. One record took {min(seconds):.0f} to "
-        f"{max(seconds):.0f} s."
+        f"labels: {plan.precision} (.1 less where labels are few), {plan.folds} folds. One record took "
+        f"{min(seconds):.0f} to {max(seconds):.0f} s."
     )
 
 
