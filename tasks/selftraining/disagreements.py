@@ -19,6 +19,7 @@ import pyarrow as pa
 from pycocotools import mask as coco_mask
 
 from infra.store import Store
+from modelkit import rle
 from tasks.selftraining.labels.shapes import rle_to_box_mask, rle_to_brush
 
 DISAGREEMENTS_FOLDER = "disagreements/"
@@ -166,7 +167,9 @@ def to_cvat(found: Sequence[Disagreement], *, side: str = "candidate") -> bytes:
         image = ElementTree.SubElement(document, "image", picture)
         for finding in each.findings:
             row = getattr(finding, side)
-            if row is not None:
+            if (
+                row is not None and rle.area(row["mask_rle"]) > 0
+            ):  # an empty mask is nothing that a person could take over
                 counts, left, top, mask_width, mask_height = rle_to_box_mask(row["mask_rle"], each.size_hw)
                 place = {"left": left, "top": top, "width": mask_width, "height": mask_height}
                 ElementTree.SubElement(
