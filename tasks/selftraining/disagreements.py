@@ -76,7 +76,8 @@ def find_disagreements(champion: pa.Table, candidate: pa.Table, *, at_most: int)
 def _by_image(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in table.to_pylist():
-        if row["mask_rle"] is not None:
+        # A model may draw no pixel in a box: nothing to match, and nothing that a person could take over.
+        if row["mask_rle"] is not None and rle.area(row["mask_rle"]) > 0:
             rows[row["image_id"]].append(row)
     return rows
 
@@ -167,9 +168,7 @@ def to_cvat(found: Sequence[Disagreement], *, side: str = "candidate") -> bytes:
         image = ElementTree.SubElement(document, "image", picture)
         for finding in each.findings:
             row = getattr(finding, side)
-            if (
-                row is not None and rle.area(row["mask_rle"]) > 0
-            ):  # an empty mask is nothing that a person could take over
+            if row is not None:
                 counts, left, top, mask_width, mask_height = rle_to_box_mask(row["mask_rle"], each.size_hw)
                 place = {"left": left, "top": top, "width": mask_width, "height": mask_height}
                 ElementTree.SubElement(

@@ -16,7 +16,7 @@ from tasks.selftraining.disagreements import find_disagreements, to_cvat, to_lab
 from tasks.selftraining.labels.reading import read_label_set
 from tasks.selftraining.labels.shapes import box_mask_to_rle, brush_to_rle, rle_to_box_mask, rle_to_brush
 from tasks.selftraining.selection import Selection, select
-from tests.tasks.selftraining.rows import candidate, candidates, identity, thresholds
+from tests.tasks.selftraining.rows import SIZE_HW, candidate, candidates, identity, thresholds
 from tests.tasks.selftraining.scenes import CLASSES
 
 
@@ -77,6 +77,18 @@ def test_cvat_reads_the_masks_of_either_side(tmp_path: Path) -> None:
         assert {source for row in rows for source in row["sources"]} == {"model"}
     with pytest.raises(ValueError, match="side"):
         to_cvat(found, side="teacher")
+
+
+def test_an_empty_mask_is_no_disagreement_and_ends_no_round(store_uri: str) -> None:
+    both = selected([
+        candidate("s3://b/a.png", 0, 0.9, [0, 0, 20, 20]),
+        candidate("s3://b/b.png", 0, 0.9, [0, 0, 20, 20], mask_rle=rle.encode(np.zeros(SIZE_HW, bool))),
+    ])  # fmt: skip
+    assert both.accepted.num_rows == 2
+    nothing = both.accepted.slice(0, 0)
+    found = find_disagreements(nothing, both.accepted, at_most=10)
+    assert [each.image_id for each in found] == ["s3://b/a.png"]
+    assert len(write_disagreements(open_store(store_uri), found, "run-1", 1)) == 3
 
 
 def test_the_tasks_of_a_round_lie_in_the_output(store_uri: str) -> None:
