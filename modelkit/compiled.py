@@ -4,6 +4,10 @@ A graph is exported, frozen (weights become constants, batch norms melt into con
 compiled ahead of time into one file, which holds code and packed weights. Whoever needs the same graph on the same kind
 of machine loads the file in a second or two. (``torch.compile``'s own disk cache can't keep frozen convolutions on a
 CPU: it refuses packed weights, so every process would trace and generate anew.)
+
+Generated code can also end its process (seen: a segmentation fault of torch 2.11's loader on a GPU). So a new graph is
+first loaded and run in a process of its own; where that fails, the reason is kept in the graph's place, and nobody
+compiles it again there.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import os
 import platform
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,8 +34,11 @@ from torch import Tensor, nn
 from modelkit.errors import ConfigError
 from modelkit.execution import ForwardFn
 from modelkit.transform import SizeHW
+from modelkit.weights import write_whole
 
 _MAX_GRAPHS = 16  # buckets compiled in one process; each holds a packed copy of the weights
+_TRIAL = Path(__file__).with_name("graph_trial.py")
+_TRIAL_LIMIT_S = 300.0  # torch 2.11 tries a compiler for each vector extension first: 60 s on a cold cache
 
 
 def missing_compiler(device: torch.device) -> str | None:
@@ -150,6 +158,9 @@ class CompiledForward:
             import torch._inductor  # seconds, which who stays eager need not spend
 
             with _one_at_a_time(path):
+                if problem := _refusal(path):
+                    self.problems[bucket] = problem
+                    return problem
                 if not path.exists():
                     self._compile(bucket, path)
             graph = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
@@ -170,9 +181,24 @@ class CompiledForward:
                 made = torch._inductor.aoti_compile_and_package(
                     program, package_path=str(scratch / path.name), inductor_configs={"freezing": True}
                 )
+            self._try_out(Path(made), bucket, path)
             os.replace(made, path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _try_out(self, made: Path, bucket: SizeHW, path: Path) -> None:
+        """Raise, and leave the reason beside ``path``, if the graph does not run in a process of its own."""
+        example = self._example(bucket)
+        layout = "CHANNELS_LAST" if self._memory_format == torch.channels_last else "CONTIGUOUS"
+        command = [sys.executable, "-P", str(_TRIAL), str(made), str(self._device), layout, *map(str, example.shape)]
+        tried = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TRIAL_LIMIT_S)
+        if tried.returncode == 0:
+            return
+        last = (tried.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
+        ended = f"by signal {-tried.returncode}" if tried.returncode < 0 else f"with {tried.returncode}"
+        reason = f"the compiled graph was tried in a process of its own, which ended {ended}: {last}"
+        write_whole(_refusal_path(path), reason.encode())
+        raise RuntimeError(reason)
 
     def _example(self, bucket: SizeHW) -> Tensor:
         zeros = torch.zeros(self._batch_size, 3, *bucket, device=self._device)
@@ -232,6 +258,16 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _refusal_path(path: Path) -> Path:
+    return path.with_suffix(".refused")
+
+
+def _refusal(path: Path) -> str | None:
+    """Why an earlier process found that this graph must not be loaded here."""
+    where = _refusal_path(path)
+    return f"{where.read_text()} (found earlier; delete {where} to try again)" if where.exists() else None
 
 
 def _first_line(error: BaseException) -> str:

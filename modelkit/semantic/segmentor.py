@@ -176,7 +176,7 @@ class SemanticSegmentor(VisionModel):
             return None
         maps = []
         for target in targets:
-            weights = target.get("semantic_weights", torch.ones(target["semantic"].shape))
+            weights = target.get("semantic_weights", torch.ones_like(target["semantic"], dtype=torch.float32))
             maps.append(
                 weights * border_weight_map(target["masks"], border, self.losses.border_sigma) if border else weights
             )

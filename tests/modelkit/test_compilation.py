@@ -336,6 +336,29 @@ def test_a_damaged_graph_leaves_eager_with_the_reason(tmp_path: Path) -> None:
     assert len(predictor(images(1))) == 1
 
 
+def test_a_graph_that_kills_its_process_is_met_in_another_one_and_never_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def compile_quickly(program: object, *, package_path: str, inductor_configs: object) -> str:
+        made.append(package_path)
+        Path(package_path).write_bytes(b"code that crashes")
+        return package_path
+
+    trial = tmp_path / "trial.py"
+    trial.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setattr(compiled, "_TRIAL", trial)
+    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", compile_quickly)
+    predictor = tiny_predictor()
+    problem = apply(predictor, GRAPH, tmp_path / "cache")
+    assert problem is not None and "in a process of its own, which ended by signal 11" in problem
+    assert not predictor.choice.compiled and len(predictor(images(1))) == 1
+    again = apply(tiny_predictor(), GRAPH, tmp_path / "cache")
+    assert again is not None and "signal 11" in again and "delete" in again
+    assert len(made) == 1 and not list((tmp_path / "cache").rglob("*.pt2"))
+
+
 def test_a_graph_belongs_to_its_weights_shape_formats_and_threads(tmp_path: Path) -> None:
     paths = set()
     for digest in "01":
