@@ -1,7 +1,8 @@
 """Does the self-training loop help? Student against a supervised model of the same budget, on a sealed test set.
 
     python -m benchmarks.selftraining [--tasks semantic instance] [--splits 3] [--seeds 3] [--steps N] [--controls]
-                                      [--work .bench/selftraining] [--records N] [--note docs/benchmarks] [--no-note]
+                                      [--equal-images] [--work .bench/selftraining] [--records N]
+                                      [--note docs/benchmarks] [--no-note]
 
 A pool of 1,200 digitscape scenes, 120 of them labelled ("10 % labels"); 100 more labelled scenes are G. A split says
 which 120, a seed everything else that is random. Each record is one round of ``visionmill retrain`` with cross-fitted
@@ -9,14 +10,14 @@ calibration. The supervised baseline of the same budget (same steps, same noise,
 batches) is the teacher, then; it and the student are judged on 300 test scenes of digits and photographs that nothing
 of the loop has seen. Records are kept in the work folder: after an interruption the same command goes on where it
 stopped, also within a record. ``--records N`` stops after N more.
-``--controls`` carries out loops that must be refused (see ``benchmarks.selftraining_controls``).
+``--controls`` carries out loops that must be refused (see ``benchmarks.selftraining_controls``), ``--equal-images``
+trains supervised models that look at as many images as the students (see ``benchmarks.selftraining_budget``).
 Whatever records there are when it ends are put into a dated note, which says how many are missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime as dt
 import json
 import shutil
@@ -157,6 +158,17 @@ def measure(settings: Sequence[Setting], work: Path, limit: int | None) -> list[
     return records
 
 
+def settings_of_controls(records: Sequence[dict[str, Any]]) -> list[Setting]:
+    """For each task the record whose loop is broken in every way.
+
+    The first that the gate let pass, so that a refusal is the control's doing; else the first that taught anything.
+    """
+    chosen: dict[str, dict[str, Any]] = {}
+    for record in sorted(records, key=lambda each: (not each["gate"]["passed"], not sum(each["accepted"].values()))):
+        chosen.setdefault(record["task"], record)
+    return [Setting(*(record[name] for name in ("task", "split", "seed", "steps"))) for record in chosen.values()]
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -165,6 +177,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of each model; default by task")
     parser.add_argument("--controls", action="store_true", help="also loops that must be refused")
+    parser.add_argument("--equal-images", action="store_true", help="also baselines of as many images as the students")
     parser.add_argument("--work", type=Path, default=Path(".bench/selftraining"), help="scenes, loops, records")
     parser.add_argument("--records", type=int, help="stop after so many new records; the same command goes on")
     parser.add_argument("--note", type=Path, default=Path("docs/benchmarks"), help="folder of the dated note")
@@ -182,9 +195,13 @@ def main() -> None:
     if given.controls:
         from benchmarks.selftraining_controls import measure_controls
 
-        firsts = [dataclasses.replace(s, split=0, seed=0) for s in settings if (s.split, s.seed) == (0, 0)]
-        controls = measure_controls(firsts, work)
-    text = summarise(records, len(settings), controls)
+        controls = measure_controls(settings_of_controls(records), work)
+    equal_images: list[dict[str, Any]] = []
+    if given.equal_images:
+        from benchmarks.selftraining_budget import measure_equal_images
+
+        equal_images = measure_equal_images(settings, work)
+    text = summarise(records, len(settings), controls, equal_images)
     print(text)
     if not given.no_note:
         from benchmarks.notes import write_note

@@ -127,7 +127,10 @@ def measure_controls(settings: Sequence[Setting], work: Path) -> list[dict[str, 
             record = known_record(work, key)
             if record is None:
                 refused, reasons = _carry_out(name, setting, work)
-                record = {"task": setting.task, "control": name, "refused": refused, "reasons": reasons}
+                record = {
+                    "task": setting.task, "split": setting.split, "seed": setting.seed,
+                    "control": name, "refused": refused, "reasons": reasons,
+                }  # fmt: skip
                 keep_record(work, key, record)
                 shutil.rmtree(work / "loops" / key, ignore_errors=True)
             found.append(record)

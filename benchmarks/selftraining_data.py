@@ -158,9 +158,13 @@ def truth_of(data: Path, name: str) -> Path:
 def ensure_labels(data: Path, split: int) -> Path:
     """The labels that a split gives to the loop: 120 scenes of the pool, other ones in every split, and all of G."""
     path = data / "pool" / f"split-{split}.json"
+    if path.exists():
+        return path
     truth = json.loads(truth_of(data, "pool").read_text())
     chosen = set(np.random.default_rng(split).permutation(POOL)[:LABELLED].tolist()) | set(range(POOL, POOL + GATE))
-    path.write_text(json.dumps(restricted(truth, [image for k, image in enumerate(truth["images"]) if k in chosen])))
+    scratch = path.with_suffix(".partial")
+    scratch.write_text(json.dumps(restricted(truth, [image for k, image in enumerate(truth["images"]) if k in chosen])))
+    scratch.replace(path)
     return path
 
 

@@ -23,7 +23,9 @@ truth contradicts, of those that were drawn for the audit.
 Record = Mapping[str, Any]
 
 
-def summarise(records: Sequence[Record], wanted: int, controls: Sequence[Record]) -> str:
+def summarise(
+    records: Sequence[Record], wanted: int, controls: Sequence[Record], equal_images: Sequence[Record] = ()
+) -> str:
     """Markdown: what was done, a table for each task, and what it comes to."""
     commits = ", ".join(sorted({record["commit"] for record in records})) or "none"
     parts = [
@@ -38,6 +40,8 @@ def summarise(records: Sequence[Record], wanted: int, controls: Sequence[Record]
         )
     if records:
         parts.append(_EXPLANATION)
+    if equal_images:
+        parts.append(f"## As many images, all of them labelled\n\n{_equal_images(records, equal_images)}\n")
     if controls:
         parts.append(f"## Loops that must be refused\n\n{_controls(controls)}\n")
     return "\n".join(parts)
@@ -98,8 +102,34 @@ def _verdict(task: str, records: Sequence[Record]) -> str:
 
 
 def _controls(controls: Sequence[Record]) -> str:
-    lines = ["| task | control | refused by |", "|---|---|---|"]
+    lines = ["| task | split | seed | control | refused by |", "|---|---:|---:|---|---|"]
     for control in controls:
         refused = "; ".join(control["reasons"]) if control["refused"] else "**NOT refused**"
-        lines.append(f"| {control['task']} | {control['control']} | {refused} |")
+        lines.append(
+            f"| {control['task']} | {control['split']} | {control['seed']} | {control['control']} | {refused} |"
+        )
     return "\n".join(lines)
+
+
+def _equal_images(records: Sequence[Record], models: Sequence[Record]) -> str:
+    """Students against baselines whose every step has as many images as a student's, all of them labelled."""
+    students = {(each["task"], each["split"], each["seed"]): 100 * each["test"]["student"] for each in records}
+    lines = [
+        "| task | split | seed | images a step | baseline | student - baseline |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    gains: dict[str, list[float]] = {}
+    for each in models:
+        key = (each["task"], each["split"], each["seed"])
+        value = 100 * each["test"]
+        gain = "-"
+        if key in students:
+            gains.setdefault(each["task"], []).append(students[key] - value)
+            gain = f"{students[key] - value:+.2f}"
+        lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {each['images_a_step']} | {value:.1f} | {gain} |")
+    verdicts = [
+        f"{task.capitalize()}, {PLANS[task].metric}: mean {mean(own):+.2f} over {len(own)} records, lower bound "
+        f"{lower_bound(own):+.2f}."
+        for task, own in gains.items()
+    ]
+    return "\n".join([*lines, "", *verdicts])

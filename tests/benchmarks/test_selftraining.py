@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from benchmarks import selftraining_data
-from benchmarks.selftraining import Setting, keep_record, known_record, parse, settings_of
+from benchmarks.selftraining import Setting, keep_record, known_record, parse, settings_of, settings_of_controls
 from benchmarks.selftraining_controls import write_on_their_heads
 from benchmarks.selftraining_data import ensure_labels, recipe_of
 from benchmarks.selftraining_notes import lower_bound, summarise
@@ -48,8 +48,27 @@ def test_a_note_says_what_is_missing_and_whether_the_aim_was_met() -> None:
     assert "2 of 9 records (INCOMPLETE)" in part and "met so far" in part
     worse = summarise([record(0, 0, -0.01), record(1, 0, 0.05)], 9, [])
     assert "NOT met" in worse and "1 of 2 positive" in worse and "mean +2.00" in worse
-    none = summarise([], 9, [{"task": "instance", "control": "copies", "refused": False, "reasons": []}])
-    assert "0 of 9 records" in none and "**NOT refused**" in none
+    control = {"task": "instance", "split": 0, "seed": 1, "control": "copies", "refused": False, "reasons": []}
+    none = summarise([], 9, [control])
+    assert "0 of 9 records" in none and "| instance | 0 | 1 | copies | **NOT refused** |" in none
+
+
+def test_students_are_also_compared_with_models_that_looked_at_as_many_images() -> None:
+    others = [
+        {"task": "instance", "split": k, "seed": 0, "images_a_step": 16, "test": 0.41 + k / 100} for k in (0, 1, 2)
+    ]
+    said = summarise([record(0, 0, 0.03), record(1, 0, 0.03)], 9, [], others)
+    assert "| instance | 0 | 0 | 16 | 41.0 | +2.00 |" in said and "| instance | 1 | 0 | 16 | 42.0 | +1.00 |" in said
+    assert "| instance | 2 | 0 | 16 | 43.0 | - |" in said, "a record that is not there is compared with nothing"
+    assert f"mean +1.50 over 2 records, lower bound {lower_bound([2.0, 1.0]):+.2f}." in said
+
+
+def test_controls_break_a_loop_that_works() -> None:
+    nothing = {**record(0, 0, 0.0), "accepted": {}}
+    refused, passed = record(1, 0, -0.01), record(2, 0, 0.02)
+    assert [each.split for each in settings_of_controls([nothing, refused, passed])] == [2]
+    assert [each.split for each in settings_of_controls([nothing, refused])] == [1]
+    assert [each.split for each in settings_of_controls([nothing])] == [0]
 
 
 def test_records_cover_all_splits_first_and_are_whole_or_not_there(tmp_path: Path) -> None:
