@@ -10,8 +10,8 @@ from flows.retrain import run_retrain
 
 
 def main() -> int:
-    """Carry the loop out."""
-    run_retrain(checked(RetrainParameters, **json.loads(sys.argv[1])), orchestrated=False)
+    """Carry the loop out, and say what came of it."""
+    print(json.dumps(run_retrain(checked(RetrainParameters, **json.loads(sys.argv[1])), orchestrated=False)))
     return 0
 
 
