@@ -185,7 +185,9 @@ class RetrainParameters(BaseModel):
     max_rounds: Annotated[
         int, Field(ge=1, le=10, description="looks at the gate set that its level is divided for")
     ] = 3
-    task: Annotated[Literal["instance", "semantic"], Field(description="what the models of the loop do")] = "instance"
+    task: Annotated[
+        Literal["instance", "semantic", "panoptic"], Field(description="what the models of the loop do")
+    ] = "instance"
     recipe: Annotated[
         str | None,
         Field(min_length=1, description="name of a recipe or model, or URI of a recipe's JSON; default: by task"),

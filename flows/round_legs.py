@@ -133,7 +133,8 @@ def infer(loop: Loop, champion: champions.Model) -> None:
 
 def _inference_uri(loop: Loop, champion: champions.Model) -> str:
     """One output for each way to look: a later loop may show the same champion other views, or other frames."""
-    way = canonical_json([dataclasses.asdict(loop.task.looking), loop.parameters.frame_stride])
+    looking = loop.task.looking
+    way = canonical_json([None if looking is None else dataclasses.asdict(looking), loop.parameters.frame_stride])
     return loop.store.uri_of(f"inference/{champion.weights_sha256[:16]}-{hashlib.sha256(way).hexdigest()[:8]}")
 
 

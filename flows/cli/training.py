@@ -99,7 +99,7 @@ def evaluate(
     as_json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> Summary:
-    """Judge a model on labelled images: AP by class and size (pycocotools), or mean IoU."""
+    """Judge a model on labelled images: AP by class and size (pycocotools), mean IoU, or panoptic quality."""
     from tasks.evaluation.evaluate import evaluate_model
     from tasks.selftraining.labels.reading import read_label_set
 
@@ -117,7 +117,9 @@ def retrain(
     output: Annotated[str, typer.Option(help="Folder or s3:// prefix that holds the loop.")],
     rounds: Annotated[int, typer.Option(help="Turns of the loop at most.")] = 1,
     max_rounds: Annotated[int, typer.Option(help="Looks at the gate set that its level is divided for.")] = 3,
-    task: Annotated[str, typer.Option(help="What the models do: instance or semantic segmentation.")] = "instance",
+    task: Annotated[
+        str, typer.Option(help="What the models do: instance, semantic or panoptic segmentation.")
+    ] = "instance",
     recipe: Annotated[
         str | None, typer.Option(help="Name of a recipe or model, or URI of a recipe's JSON. Default: by task.")
     ] = None,
@@ -218,8 +220,10 @@ def retrain(
 
 def _tell(metrics: dict[str, Any], *, to_people: bool = True) -> None:
     """The figures as a table: one line per kind and one per class."""
+    from tasks.evaluation.kinds import kinds_of
+
     console = people if to_people else answers
-    kinds = [kind for kind in ("mask", "box", "semantic") if kind in metrics]
+    kinds = kinds_of(metrics)
     table = Table("", *kinds, box=None)
     rows = {name: name for kind in kinds for name in metrics[kind] if name != "by_class"}
     for name in rows:

@@ -15,7 +15,7 @@ from modelkit.digitscape.sources import (
     load_digits,
     picture_names,
 )
-from modelkit.digitscape.writing import write_dataset, write_video
+from modelkit.digitscape.writing import write_dataset, write_panoptic, write_video
 
 __all__ = [
     "CLASS_NAMES",
@@ -31,5 +31,6 @@ __all__ = [
     "load_digits",
     "picture_names",
     "write_dataset",
+    "write_panoptic",
     "write_video",
 ]

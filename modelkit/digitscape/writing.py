@@ -20,6 +20,7 @@ from modelkit.digitscape.sources import FIRST_STUFF_ID, STUFF_NAMES
 
 ANNOTATIONS_NAME = "annotations.json"
 _JPEG_QUALITY = 92
+_DIVISOR = 1 << 20
 
 
 def write_dataset(
@@ -60,6 +61,59 @@ def write_dataset(
     path = folder / ANNOTATIONS_NAME
     path.write_text(json.dumps(truth), encoding="utf-8")
     return path
+
+
+def write_panoptic(
+    folder: Path,
+    source: Digitscape,
+    num_scenes: int,
+    *,
+    first: int = 0,
+    image_format: Literal["jpg", "png"] = "jpg",
+) -> Path:
+    """Write scenes and their segments in COCO's panoptic form: ``folder/panoptic.json`` and ``folder/panoptic/*.png``.
+
+    Digits are things with ids 1 .. 10, backgrounds stuff from ``FIRST_STUFF_ID`` on; no pixel is unlabelled.
+
+    Args:
+        folder, source, num_scenes, first, image_format: as for :func:`write_dataset`.
+
+    Returns:
+        Path of the JSON.
+    """
+    for name in ("images", "panoptic"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    things = [{**category, "isthing": 1} for category in coco_categories()]
+    stuff = [
+        {"id": FIRST_STUFF_ID + k, "name": name, "supercategory": "background", "isthing": 0}
+        for k, name in enumerate(STUFF_NAMES)
+    ]
+    truth: dict[str, Any] = {"categories": things + stuff, "images": [], "annotations": []}
+    for index in range(first, first + num_scenes):
+        scene = source.scene(index)
+        file_name, segments_name = f"images/{index:06d}.{image_format}", f"{index:06d}.png"
+        _save_image(folder / file_name, scene.image_rgb)
+        ids, segments = _segments(scene)
+        colours = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=2).astype(np.uint8)
+        Image.fromarray(colours).save(folder / "panoptic" / segments_name)
+        truth["images"].append(coco_image(index + 1, scene, file_name))
+        truth["annotations"].append({"image_id": index + 1, "file_name": segments_name, "segments_info": segments})
+    path = folder / "panoptic.json"
+    path.write_text(json.dumps(truth), encoding="utf-8")
+    return path
+
+
+def _segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """(H, W) segment ids from 1 on, and COCO's entry of each."""
+    values, inverse = np.unique(scene.panoptic_array(_DIVISOR), return_inverse=True)
+    ids = inverse.reshape(scene.size_hw).astype(np.int64) + 1
+    segments = []
+    for number, value in enumerate(values.tolist(), start=1):
+        rows, columns = np.nonzero(ids == number)
+        x, y = int(columns.min()), int(rows.min())
+        box = [x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y]
+        segments.append({"id": number, "category_id": value // _DIVISOR, "area": len(rows), "bbox": box, "iscrowd": 0})
+    return ids, segments
 
 
 def _empty_truth(source: Digitscape) -> dict[str, Any]:

@@ -101,6 +101,10 @@ class PanopticQuality:
     def _of(self, segment: int) -> _Sums:
         return self._sums.setdefault(segment // DIVISOR, _Sums())
 
+    def counts(self) -> dict[int, tuple[float, int, int, int]]:
+        """By class id that occurs: sum of the IoUs of matched segments, matched, predicted only, true only."""
+        return {label: (each.iou, each.matched, each.extra, each.missed) for label, each in sorted(self._sums.items())}
+
     def scores(self) -> PanopticScores:
         """The quality of what was added."""
         by_class = {label: _quality(sums) for label, sums in sorted(self._sums.items())}

@@ -1,4 +1,4 @@
-"""A model against a label set: average precision by class and size, or mean IoU, as its task has them.
+"""A model against a label set: average precision by class and size, mean IoU or panoptic quality, as its task has them.
 
 The test score floor is fixed and low: raising it alone costs a point of AP and more, so figures with other floors do
 not compare. At most 100 detections an image; areas are those of masks; crowds count neither way.
@@ -6,7 +6,7 @@ not compare. At most 100 detections an image; areas are those of masks; crowds c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ from pycocotools.cocoeval import COCOeval
 import modelkit
 from infra.errors import DatasetError, UsageError
 from modelkit import Instances, Predictor, rle
-from modelkit.metrics import SemanticQuality
+from modelkit.metrics import PanopticQuality, SemanticQuality, panoptic_array
+from modelkit.metrics.panoptic import DIVISOR
 from modelkit.precision import Kind, coco_evaluator, coco_results, precision_of
+from tasks.evaluation.kinds import main_figure
 from tasks.inference.decoding import DecodeOptions, decode_entry
 from tasks.inference.model_source import local_model
 from tasks.inference.reading import EntryReader
@@ -39,12 +41,13 @@ class Judged:
 
     Args:
         task: of the model.
-        metrics: plain JSON: of masks and boxes, or of semantic maps.
+        metrics: plain JSON by kind, see ``tasks.evaluation.kinds``.
         image_ids: of the label set, in the order of what follows.
         class_names: likewise.
         evaluator: pycocotools' own for the main kind (masks where there are any), after ``evaluate()``; None for maps.
-        confusion: (images, classes, classes) pixels, rows truth and columns prediction; None for objects.
+        confusion: (images, classes, classes) pixels, rows truth and columns prediction; None but for semantic maps.
         num_objects: of the label set.
+        segments: (images, classes, 4) of ``PanopticQuality.counts``; None but for panoptic maps.
     """
 
     task: str
@@ -54,13 +57,14 @@ class Judged:
     evaluator: COCOeval | None
     confusion: np.ndarray | None
     num_objects: int
+    segments: np.ndarray | None = None
 
     @property
     def main_metric(self) -> float:
-        """Mask AP, box AP where there are no masks, or mean IoU."""
-        if "semantic" in self.metrics:
-            return float(self.metrics["semantic"]["miou"])
-        return float(self.metrics["mask" if "mask" in self.metrics else "box"]["ap"])
+        """Panoptic quality, mean IoU, mask AP, or box AP where there are no masks."""
+        found = main_figure(self.metrics)
+        assert found is not None, "every judge has a main figure"
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """What is reported."""
@@ -97,9 +101,7 @@ def evaluate_predictor(predictor: Predictor, labels: LabelSet) -> Judged:
     """The same with a predictor that is loaded already."""
     _check_classes(predictor, labels)
     rows: list[Row] = labels.table.to_pylist()
-    judge = {"instance": _judge_objects, "detection": _judge_objects, "semantic": _judge_maps}.get(
-        predictor.weights.task
-    )
+    judge = _JUDGES.get(predictor.weights.task)
     if judge is None:
         raise UsageError(f"models that do {predictor.weights.task} are not judged by this command")
     return judge(predictor, labels, rows)
@@ -210,6 +212,73 @@ def _judge_maps(predictor: Predictor, labels: LabelSet, rows: Sequence[Row]) -> 
         confusion=np.stack(per_image),
         num_objects=objects,
     )
+
+
+def _judge_segments(predictor: Predictor, labels: LabelSet, rows: Sequence[Row]) -> Judged:
+    """Panoptic quality; pixels of no segment, void ones and those of crowds are unlabelled."""
+    classes = predictor.weights.classes
+    things = {each.id for each in classes if each.is_thing}
+    place = {each.id: k for k, each in enumerate(classes)}
+    total, objects = PanopticQuality(things), 0
+    segments = np.zeros((len(rows), len(place), 4))
+    for image, (row, found) in enumerate(predictions(predictor, rows)):
+        truth, answer = _panoptic_truth(row, things), panoptic_array(found)
+        one = PanopticQuality(things)
+        for quality in (one, total):
+            quality.add(truth, answer)
+        for label, counts in one.counts().items():
+            segments[image, place[label]] = counts
+        objects += len(row["labels"])
+    scores = total.scores()
+    names = predictor.weights.class_names()
+    metrics = {
+        "panoptic": {
+            "pq": scores.all.pq,
+            "sq": scores.all.sq,
+            "rq": scores.all.rq,
+            "pq_things": scores.things.pq,
+            "pq_stuff": scores.stuff.pq,
+            "by_class": {names[k]: quality.pq for k, quality in scores.by_class.items()},
+        }
+    }
+    return Judged(
+        task=predictor.weights.task,
+        metrics=metrics,
+        image_ids=tuple(row["image_id"] for row in rows),
+        class_names=tuple(each.name for each in classes),
+        evaluator=None,
+        confusion=None,
+        num_objects=objects,
+        segments=segments,
+    )
+
+
+def _panoptic_truth(row: Row, things: Collection[int]) -> np.ndarray:
+    """(H, W) panoptic array of a labelled item; the first object has a pixel that two claim."""
+    size_hw = (row["height"], row["width"])
+    array = np.zeros(size_hw, np.int64)
+    unlabelled = np.zeros(size_hw, bool)
+    columns = zip(row["labels"], row["rles"], row["is_crowd"], strict=True)
+    for number, (label, mask, crowd) in enumerate(columns, start=1):
+        if mask is None:
+            raise DatasetError(f"{row['image_id']} has an object without a mask: no panoptic truth")
+        pixels = rle.decode(mask, size_hw).astype(bool)
+        if crowd:
+            unlabelled |= pixels
+        else:
+            array[pixels & (array == 0)] = label * DIVISOR + (number if label in things else 0)
+    if row["void_rle"] is not None:
+        unlabelled |= rle.decode(row["void_rle"], size_hw).astype(bool)
+    array[unlabelled] = 0
+    return array
+
+
+_JUDGES: dict[str, Callable[[Predictor, LabelSet, Sequence[Row]], Judged]] = {
+    "instance": _judge_objects,
+    "detection": _judge_objects,
+    "semantic": _judge_maps,
+    "panoptic": _judge_segments,
+}
 
 
 def label_map(

@@ -12,7 +12,14 @@ from tasks.evaluation.evaluate import Judged, evaluate_predictor
 from tasks.inference.model_source import local_model
 from tasks.retraining.loop_tasks import Looked, LoopTask
 from tasks.retraining.teaching import candidates_on
-from tasks.selftraining.bootstrap import AveragePrecision, MeanIoU, PairedDifference, Resampled, compare
+from tasks.selftraining.bootstrap import (
+    AveragePrecision,
+    MeanIoU,
+    MeanPanopticQuality,
+    PairedDifference,
+    Resampled,
+    compare,
+)
 from tasks.selftraining.candidates import Teacher
 from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.splits import fold_groups
@@ -69,6 +76,8 @@ def worth_of(
 
 def resampled(judged: Judged) -> Resampled:
     """The main metric as the paired bootstrap takes it."""
+    if judged.segments is not None:
+        return cast(Resampled, MeanPanopticQuality(judged.segments, judged.image_ids, judged.class_names))
     if judged.confusion is not None:
         return cast(Resampled, MeanIoU(judged.confusion, judged.image_ids, judged.class_names))
     return cast(Resampled, AveragePrecision(judged.evaluator, judged.image_ids, judged.class_names))

@@ -22,7 +22,7 @@ from tasks.inference.job import Looking
 from tasks.retraining import confidence, quality
 from tasks.retraining.confidence import ConfidencePredictor, background_of
 from tasks.retraining.quality import QualityPredictor
-from tasks.retraining.teaching import SCORE_FLOOR, examples_of_objects, examples_of_pixels
+from tasks.retraining.teaching import SCORE_FLOOR, examples_of_objects, examples_of_pixels, examples_of_segments
 from tasks.selftraining.audits import look_at_objects, look_at_pixels
 from tasks.selftraining.calibration import d_ece, fit_calibration
 from tasks.selftraining.candidates import RoundCandidates
@@ -69,21 +69,23 @@ class LoopTask(ABC):
     Attributes:
         name: a key of ``RULES``.
         score_floor: less confident predictions are no candidates.
-        predictor_factory: makes the predictors that look at U, see ``JobSpec``.
+        predictor_factory: makes the predictors that look at U, see ``JobSpec``; None: they look as in any job.
         measures: these tell measured qualities of masks.
     """
 
     name: str
     score_floor: float
-    predictor_factory: str
+    predictor_factory: str | None
     measures: bool
 
     def __init__(self, views: Sequence[str] = ()) -> None:
         self.views = tuple(views)
 
     @property
-    def looking(self) -> Looking:
-        """How workers look at U."""
+    def looking(self) -> Looking | None:
+        """How workers look at U; None: as in any job."""
+        if self.predictor_factory is None:
+            return None
         return Looking(self.predictor_factory, {"views": list(self.views)} if self.views else {}, self.measures)
 
     @property
@@ -131,7 +133,7 @@ class InstanceTask(LoopTask):
 
     name = "instance"
     score_floor = SCORE_FLOOR
-    predictor_factory = quality.FACTORY
+    predictor_factory: str | None = quality.FACTORY
     measures = True
 
     def as_on_unlabelled(self, predictor: Predictor) -> Predictor:
@@ -145,8 +147,14 @@ class InstanceTask(LoopTask):
             model_id=by.model_id,
             round_number=by.round_number,
             calibration_split=by.calibration_split,
+            task=self.name,
+            super_classes=self.super_classes(calibration),
             promise=Promise.of(by.precision),
         )
+
+    def super_classes(self, labels: LabelSet) -> dict[int, str] | None:
+        """By class id the group whose small classes are pooled; None: all classes are one group."""
+        return None
 
     def banded(self, thresholds: ThresholdSet, found: RoundCandidates) -> ThresholdSet:
         return with_bands(thresholds, scores_by_class(found.candidates), len(found.images))
@@ -167,6 +175,34 @@ class InstanceTask(LoopTask):
 
     def look_at(self, accepted: pa.Table, truth: LabelSet, n: int, *, seed: int) -> dict[str, bool]:
         return look_at_objects(accepted, truth.table, n, seed=seed)
+
+
+class PanopticTask(InstanceTask):
+    """Things and stuff: every segment of a panoptic map is a candidate, right as panoptic quality counts it.
+
+    Args:
+        things: class ids of things.
+    """
+
+    name = "panoptic"
+    predictor_factory = None
+    measures = False
+
+    def __init__(self, things: Iterable[int]) -> None:
+        super().__init__()
+        self.things = frozenset(things)
+
+    def as_on_unlabelled(self, predictor: Predictor) -> Predictor:
+        return predictor
+
+    def super_classes(self, labels: LabelSet) -> dict[int, str] | None:
+        return {each.id: "things" if each.id in self.things else "stuff" for each in labels.classes}
+
+    def banded(self, thresholds: ThresholdSet, found: RoundCandidates) -> ThresholdSet:
+        return thresholds  # nothing becomes background
+
+    def examples(self, labels: pa.Table) -> list[Example]:
+        return examples_of_segments(labels, self.things)
 
 
 class SemanticTask(LoopTask):
@@ -227,7 +263,7 @@ class SemanticTask(LoopTask):
         return look_at_pixels(accepted, truth.table, n, background=self._background_id, seed=seed)
 
 
-DEFAULT_RECIPES = {"instance": "digitscape", "semantic": "digitscape_unet"}
+DEFAULT_RECIPES = {"instance": "digitscape", "semantic": "digitscape_unet", "panoptic": "digitscape_panoptic"}
 """What is trained where no recipe is named, by task; its keys are the tasks that the loop teaches."""
 
 
@@ -241,7 +277,7 @@ def loop_task(name: str, recipe: TrainingRecipe, task_of_model: str, views: Iter
         views: names in ``modelkit.tta.VIEWS``, in any order.
 
     Raises:
-        UsageError: the model does something else.
+        UsageError: the model does something else, or views for a task that takes none.
     """
     if name != task_of_model:
         raise UsageError(
@@ -251,5 +287,9 @@ def loop_task(name: str, recipe: TrainingRecipe, task_of_model: str, views: Iter
     ordered = sorted(set(views))
     if name == InstanceTask.name:
         return InstanceTask(ordered)
+    if name == PanopticTask.name:
+        if ordered:
+            raise UsageError("panoptic teachers look at one view: segments of several maps are not merged")
+        return PanopticTask(each.id for each in recipe.class_infos if each.is_thing)
     with torch.device("meta"):  # nothing is allocated
         return SemanticTask(background_of(create_model(recipe.architecture, **recipe.config)), ordered)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infra.store import Store, open_store
+from tasks.evaluation.kinds import in_words, main_figure
 from tasks.results import charts
 from tasks.results.layout import REPORT_KEY
 from tasks.results.page import page_template
@@ -107,17 +108,9 @@ def _line(record: Row, state: str) -> dict[str, Any]:
         "record": record,
         "state": state,
         "unit": "regions" if unit_of(record) == "pixels" else "labels",
-        "candidate": _main(metrics[0]),
-        "baseline": _main(metrics[1]),
+        "candidate": main_figure(metrics[0]),
+        "baseline": main_figure(metrics[1]),
     }
-
-
-def _main(metrics: dict[str, Any]) -> float | None:
-    """The main metric, as :class:`tasks.evaluation.evaluate.Judged` defines it."""
-    if "semantic" in metrics:
-        return float(metrics["semantic"]["miou"])
-    found = metrics.get("mask") or metrics.get("box")
-    return None if not found else float(found["ap"])
 
 
 def _states(store: Store) -> dict[str, str]:
@@ -133,7 +126,8 @@ def render_round(
     files: Sequence[tuple[str, str]],
 ) -> str:
     """The page of a round. Everything that comes from data is escaped by the template engine."""
-    main = {role: found.get("miou", found.get("ap")) for role, found in facts.metrics.items()}
+    figure = facts.main_figure
+    main = {role: found.get(figure) for role, found in facts.metrics.items()}
     gain = next(
         (each["value"] for each in facts.criteria if each["criterion"] == "better: gain over the champion"), None
     )
@@ -145,7 +139,8 @@ def render_round(
         state=state,
         short_output=_short(facts.output),
         main=main,
-        metric="mean IoU" if "miou" in facts.metrics.get("candidate", {}) else "AP",
+        metric=in_words(figure),
+        in_words=in_words,
         galleries=galleries,
         differing=differing,
         files=files,

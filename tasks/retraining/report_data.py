@@ -9,6 +9,7 @@ from typing import Any
 
 from infra.errors import VisionmillError
 from infra.store import Store, open_store, split_uri
+from tasks.evaluation.kinds import MAIN_FIGURES, kinds_of
 from tasks.results.views import Views
 from tasks.selftraining import tables
 from tasks.selftraining.heartbeats import losses_by_kind
@@ -104,9 +105,15 @@ class RoundFacts:
         found = {"candidate": self.round["metrics_gate"], "baseline": self.round["metrics_baseline"]}
         return {role: _main_kind(json.loads(text)) for role, text in found.items() if text}
 
+    @property
+    def main_figure(self) -> str:
+        """The name of the figure that the gate compares."""
+        kinds = kinds_of(json.loads(self.round["metrics_gate"] or "{}"))
+        return MAIN_FIGURES[kinds[0]] if kinds else "ap"
+
 
 def _main_kind(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next((metrics[kind] for kind in ("semantic", "mask", "box") if kind in metrics), {})
+    return next((metrics[kind] for kind in kinds_of(metrics)), {})
 
 
 def unit_of(record: Row) -> str:

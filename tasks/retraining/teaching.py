@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,39 @@ def _object(row: dict[str, Any]) -> ExampleObject:
 def _box(row: dict[str, Any]) -> Box:
     x, y, width, height = row["bbox_xywh"]
     return x, y, x + width, y + height
+
+
+def examples_of_segments(labels: pa.Table, things: Collection[int]) -> list[Example]:
+    """``pseudo_labels.v1`` of panoptic segments as examples.
+
+    Accepted segments teach their class, things also as objects; pixels of no accepted segment are void, and boxes of
+    ignored things are regions without gradient. Images of which nothing was accepted are left out.
+    """
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in labels.to_pylist():
+        rows[row["image_id"]].append(row)
+    return [
+        _segment_example(rows[image_id], things)
+        for image_id in sorted(rows)
+        if any(row["decision"] == "accept" for row in rows[image_id])
+    ]
+
+
+def _segment_example(rows: list[dict[str, Any]], things: Collection[int]) -> Example:
+    size_hw = (rows[0]["height"], rows[0]["width"])
+    void = np.ones(size_hw, bool)
+    for row in rows:
+        if row["decision"] == "accept":
+            void &= ~rle.decode(row["mask_rle"], size_hw).astype(bool)
+    return Example(
+        uri=rows[0]["media_uri"],
+        size_hw=size_hw,
+        objects=tuple(_object(row) for row in rows if row["decision"] == "accept"),
+        frame=rows[0]["frame_index"],
+        origin="pseudo",
+        ignore_boxes=tuple(_box(row) for row in rows if row["decision"] != "accept" and row["class_id"] in things),
+        void_rle=rle.encode(void),
+    )
 
 
 def examples_of_pixels(labels: pa.Table, background: int | None) -> list[Example]:

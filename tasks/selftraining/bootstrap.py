@@ -178,6 +178,31 @@ class MeanIoU:
         return MetricValues(_nanmean(by_class, axis=1), by_class, np.zeros((len(weights), 0)))
 
 
+class MeanPanopticQuality:
+    """Panoptic quality (Kirillov et al. 2019, eq. 1), mean over classes, resampled.
+
+    Args:
+        segments: (images, classes, 4): sum of the IoUs of matched segments, matched, predicted only, true only.
+        image_ids, class_names: of the axes.
+    """
+
+    size_names: tuple[str, ...] = ()
+
+    def __init__(self, segments: np.ndarray, image_ids: Sequence[str], class_names: Sequence[str]) -> None:
+        if segments.shape != (len(image_ids), len(class_names), 4):
+            raise ValueError(f"segments must be (images, classes, 4), got {segments.shape}")
+        self._segments = segments.astype(np.float64)
+        self.image_ids, self.class_names = tuple(image_ids), tuple(class_names)
+
+    def values(self, weights: np.ndarray) -> MetricValues:
+        """PQ for (b, images) weights; classes without truth or prediction are left out of the mean."""
+        total = np.einsum("bi,ikf->bkf", weights.astype(np.float64), self._segments)
+        iou, matched, extra, missed = np.moveaxis(total, 2, 0)
+        segments = matched + (extra + missed) / 2
+        by_class = np.divide(iou, segments, out=np.full(iou.shape, np.nan), where=segments > 0)
+        return MetricValues(_nanmean(by_class, axis=1), by_class, np.zeros((len(weights), 0)))
+
+
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
     """Candidate minus champion; NaN where there is no truth.

@@ -38,21 +38,23 @@ def calibrate_instances(
     model_id: str,
     round_number: int,
     calibration_split: str,
+    task: str = "instance",
     super_classes: Mapping[int, str] | None = None,
     promise: Promise | None = None,
 ) -> RoundCalibration:
-    """Instance segmentation: isotonic calibrators, certified thresholds per class, certified mask quality.
+    """Objects or panoptic segments: isotonic calibrators, certified thresholds per class, certified mask quality.
 
     Args:
         candidates: ``candidates.v1`` of the teacher on the images of C.
         calibration: the labels of C, which the teacher was never trained on.
         truth_per_image: objects per labelled image by class, from L.
         model_id, round_number, calibration_split: whose scores, and the manifest whose C it is.
+        task: whose quality features are read.
         super_classes, promise: see :func:`tasks.selftraining.thresholds.certify_thresholds`.
     """
     matches = match_candidates(candidates, calibration.table)
     scores = fit_calibration(matches)
-    names = rules_of("instance").features
+    names = rules_of(task).features
     features = {name: candidates[name].cast(pa.float64()).to_numpy()[matches.row].astype(np.float64) for name in names}
     measured = quality_feature(features, matches.score)
     # Of right candidates only: the quality is asked for when the class is certified.

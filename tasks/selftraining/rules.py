@@ -154,8 +154,13 @@ def decide_instances(evidence: Evidence) -> Decisions:
         reason[applies] = name
     accepted = reason == "certified"
     decision = np.where(accepted, "accept", np.where(reason == "below_t_lo", "reject", "ignore"))
+    return _taught(evidence, accepted, decision, reason)
+
+
+def _taught(evidence: Evidence, accepted: np.ndarray, decision: np.ndarray, reason: np.ndarray) -> Decisions:
+    """What accepted objects teach: their class, and box and mask as far as these are good enough."""
     mask = accepted & (evidence.quality >= evidence.t_mask) & (evidence.quality_cal >= MASK_QUALITY)  # NaN is no
-    jitter, tta = (evidence.features.get(name, np.full(n, np.nan)) for name in ("q_jitter", "q_tta"))
+    jitter, tta = (evidence.features.get(name, np.full(len(evidence), np.nan)) for name in ("q_jitter", "q_tta"))
     steady = (jitter < MAX_JITTER) | (tta >= MIN_TTA_FOR_BOX)
     box = accepted & np.where(np.isnan(jitter) & np.isnan(tta), mask, steady)
     geometry = np.where(np.isnan(evidence.quality_cal), 0.0, evidence.quality_cal)
@@ -217,9 +222,29 @@ def decide_pixels(evidence: Evidence) -> Decisions:
     )
 
 
+def decide_segments(evidence: Evidence) -> Decisions:
+    """Segments of panoptic maps, things and stuff: accepted by certified thresholds, else ignored.
+
+    A segment is right if its IoU with a true one exceeds one half, as panoptic quality counts it. Nothing becomes
+    background, for every pixel is of some segment; what is not accepted teaches nothing. Segments of a map never
+    overlap, and stuff may fill the image. Box and mask of things are taught as those of instances.
+    """
+    reason = np.full(len(evidence), "certified", dtype=object)
+    ordered: list[tuple[str, np.ndarray]] = [
+        ("below_t_hi", evidence.score < evidence.t_hi),
+        ("too_small", evidence.area < MIN_AREA_PX),
+        ("abstain", np.isnan(evidence.t_hi)),
+    ]
+    for name, applies in ordered:  # the last one that applies is the first in order
+        reason[applies] = name
+    accepted = reason == "certified"
+    return _taught(evidence, accepted, np.where(accepted, "accept", "ignore"), reason)
+
+
 RULES: dict[str, TaskRules] = {
     "instance": TaskRules(
         "instance", ("q_iou", "q_stability", "q_tta"), decide_instances, "instance_pseudo", "mask_ap"
     ),
     "semantic": TaskRules("semantic", (), decide_pixels, "pixel_pseudo", "miou"),
+    "panoptic": TaskRules("panoptic", (), decide_segments, "segment_pseudo", "pq"),
 }

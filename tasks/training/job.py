@@ -18,6 +18,8 @@ from tasks.training.layout import run_key, weights_keys
 from tasks.training.recipe import TrainingRecipe
 from tasks.training.targets import TARGETS
 
+_LEARNS_FROM_PAIRS = {"VPSNet"}  # of consecutive frames, which examples are not
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
@@ -80,12 +82,14 @@ def prepare_training(
         StoreError: the output can't be written to.
     """
     try:
-        task = find_model(recipe.architecture).task
+        model = find_model(recipe.architecture)
     except modelkit.UnknownNameError as error:
         raise UsageError(str(error), hint="`visionmill models list` shows the models") from error
-    if task not in TARGETS:
+    if model.task not in TARGETS or model.architecture in _LEARNS_FROM_PAIRS:
         raise UsageError(
-            f"{recipe.architecture} does {task}; training is offered for {', '.join(TARGETS)}",
+            f"{recipe.architecture} does {model.task} segmentation"
+            + (" of clips" if model.task in TARGETS else "")
+            + f"; training is offered for images and {', '.join(TARGETS)}",
             hint="its own recipe lies in modelkit.training",
         )
     digests: dict[str, Any] = {

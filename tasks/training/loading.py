@@ -50,7 +50,7 @@ class ExampleReader:
     """Reads examples as samples of the size that a model looks at.
 
     Args:
-        model: decides the size (larger images are reduced to it before any noise) and the background.
+        model: decides the size (larger images are reduced to it before any noise) and what its classes are.
         task: of the model, a key of ``TARGETS``.
         reader: of the stores.
         cache_bytes: decoded samples kept.
@@ -59,8 +59,8 @@ class ExampleReader:
     def __init__(
         self, model: VisionModel, task: str, *, reader: EntryReader | None = None, cache_bytes: int = CACHE_BYTES
     ):
-        self._transform, self._background = model.transform, getattr(model, "background", 0)
-        self._target_of, self._reader = TARGETS[task], reader or EntryReader()
+        self._transform = model.transform
+        self._target_of, self._reader = TARGETS[task](model), reader or EntryReader()
         self._cache: OrderedDict[str, Sample] = OrderedDict()
         self._cache_bytes, self._held_bytes = cache_bytes, 0
 
@@ -74,7 +74,7 @@ class ExampleReader:
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        sample = self._reduced(self._pixels(example), self._target_of(example, self._background))
+        sample = self._reduced(self._pixels(example), self._target_of(example))
         self._keep(key, sample)
         return sample
 

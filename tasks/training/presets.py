@@ -11,6 +11,7 @@ import modelkit
 from infra.errors import UsageError
 from infra.store import open_store, split_uri
 from modelkit import ClassInfo
+from modelkit.registry import find_model
 from modelkit.training.loop import LoopConfig
 from modelkit.training.recipes import digitscape_mask_rcnn
 from tasks.training.recipe import TrainingRecipe, with_steps
@@ -39,6 +40,13 @@ def _digitscape_unet(classes: Sequence[ClassInfo]) -> dict[str, Any]:
     }
 
 
+def _digitscape_panoptic(classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """Panoptic FPN around the shipped detector's architecture."""
+    from modelkit.training.panoptic import recipe_of  # brings its judges along
+
+    return {**recipe_of("panoptic_fpn").model}
+
+
 def _default(classes: Sequence[ClassInfo]) -> dict[str, Any]:
     """torchvision's Mask R-CNN."""
     return {"name": "mask_rcnn"}
@@ -47,6 +55,7 @@ def _default(classes: Sequence[ClassInfo]) -> dict[str, Any]:
 PRESETS: dict[str, Callable[[Sequence[ClassInfo]], dict[str, Any]]] = {
     "digitscape": _digitscape,
     "digitscape_unet": _digitscape_unet,
+    "digitscape_panoptic": _digitscape_panoptic,
     "mask_rcnn": _default,
 }
 
@@ -91,9 +100,23 @@ def _of_model(preset: str, classes: Sequence[ClassInfo], seed: int) -> TrainingR
             f"no recipe and no model is called {preset!r}",
             hint=f"recipes: {', '.join(PRESETS)}; `visionmill models list` shows the models",
         )
-    config["num_classes"] = max(each.id for each in classes) + 1
+    config |= _class_counts(find_model(architecture).task, classes)
     loop = LoopConfig(steps=1000, warmup_steps=50, checkpoint_every=100, seed=seed)
     return TrainingRecipe(preset, architecture, config, tuple(dataclasses.astuple(c) for c in classes), loop)
+
+
+def _class_counts(task: str, classes: Sequence[ClassInfo]) -> dict[str, int]:
+    """How many classes a model gets, as its task counts them."""
+    if task != "panoptic":
+        return {"num_classes": max(each.id for each in classes) + 1}
+    things, stuff = (sorted(each.id for each in classes if each.is_thing is thing) for thing in (True, False))
+    if things + stuff != list(range(1, len(classes) + 1)):
+        raise UsageError(
+            f"of a panoptic model things are numbered from 1 on and stuff after them; here things are {things} and "
+            f"stuff {stuff}",
+            hint="Number the categories of the labels so.",
+        )
+    return {"num_things": len(things), "num_stuff": len(stuff)}
 
 
 def _read(uri: str) -> TrainingRecipe:

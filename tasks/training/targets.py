@@ -1,7 +1,9 @@
-"""From an example to what the losses of a task want. A further task is one more function in ``TARGETS``."""
+"""From an example to what the losses of a task want. A further task is one more function, named in ``TARGETS``."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modelkit import rle
+from modelkit import VisionModel, rle
 from modelkit.augmentation.sample import IGNORE
 from tasks.training.examples import Example
 
 Target = dict[str, Any]
 
 
-def detection_target(example: Example, background: int | None) -> Target:
+def detection_target(example: Example) -> Target:
     """``boxes, labels``, the weights and ``ignore_boxes``; objects thinner than a pixel become ignored regions."""
     boxes = _boxes([each.box_xyxy for each in example.objects])
     fat = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
@@ -30,9 +32,9 @@ def detection_target(example: Example, background: int | None) -> Target:
     }
 
 
-def instance_target(example: Example, background: int | None) -> Target:
+def instance_target(example: Example) -> Target:
     """As for detection, with ``masks``; where only a box is known the mask fills it and weighs nothing."""
-    target = detection_target(example, background)
+    target = detection_target(example)
     boxes = _boxes([each.box_xyxy for each in example.objects])
     fat = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1).tolist()
     kept = [each for each, keep in zip(example.objects, fat, strict=True) if keep]
@@ -61,11 +63,38 @@ def semantic_target(example: Example, background: int | None) -> Target:
     return {"semantic": torch.from_numpy(semantic), "semantic_weights": torch.from_numpy(weights)}
 
 
-TARGETS: dict[str, Callable[[Example, int | None], Target]] = {
-    "detection": detection_target,
-    "instance": instance_target,
-    "semantic": semantic_target,
+def panoptic_target(example: Example, num_things: int) -> Target:
+    """As for instances, of the things (class ids 1 .. ``num_things``), and ``semantic``: the class of every pixel.
+
+    Pixels of no object, of crowds and void ones are ignored; where objects overlap, things lie upon stuff.
+    """
+    things = tuple(each for each in example.objects if each.label <= num_things)
+    stuff = tuple(each for each in example.objects if each.label > num_things)
+    semantic = np.full(example.size_hw, IGNORE, np.int64)
+    for each in (*stuff, *things):
+        if each.rle is not None:
+            semantic[_mask(each.rle, example.size_hw)] = each.label
+    if example.void_rle is not None:
+        semantic[_mask(example.void_rle, example.size_hw)] = IGNORE
+    target = instance_target(dataclasses.replace(example, objects=things))
+    return target | {"semantic": torch.from_numpy(semantic)}
+
+
+def _panoptic(model: VisionModel) -> Callable[[Example], Target]:
+    return functools.partial(panoptic_target, num_things=int(model.num_things))  # type: ignore[arg-type]
+
+
+def _semantic(model: VisionModel) -> Callable[[Example], Target]:
+    return functools.partial(semantic_target, background=getattr(model, "background", 0))
+
+
+TARGETS: dict[str, Callable[[VisionModel], Callable[[Example], Target]]] = {
+    "detection": lambda model: detection_target,
+    "instance": lambda model: instance_target,
+    "semantic": _semantic,
+    "panoptic": _panoptic,
 }
+"""What the examples of a task become, for a model of it."""
 
 
 def _boxes(boxes: Any) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from infra.store import Store, open_store
 from modelkit import ClassInfo, VisionModel, create_model, load, load_weights, save_weights
+from modelkit.panoptic import PanopticSegmentor
 from modelkit.training.distillation import Distiller
 from modelkit.training.loop import Trainer, seed_step
 from modelkit.training.processes import Rank
@@ -28,6 +29,7 @@ from tasks.training.loading import Batch, Batches, ExampleReader
 
 HISTORY_POINTS = 100
 _BUILD_STEP = 0xFFFF
+_DETECTOR = "detector."
 
 
 def train_share(job: TrainingJob, rank: Rank, until: int | None = None) -> None:
@@ -97,8 +99,10 @@ def build_model(job: TrainingJob) -> tuple[VisionModel, Adopted | None]:
     model = create_model(job.recipe.architecture, **job.recipe.config)
     if job.recipe.initial is None:
         return model, None
-    trained = _trained(job.recipe.initial)
-    return model, adopt(model, trained.state_dict(), tuple(job.recipe.initial_parts))
+    state = _trained(job.recipe.initial).state_dict()
+    if isinstance(model, PanopticSegmentor) and not any(name.startswith(_DETECTOR) for name in state):
+        state = {_DETECTOR + name: tensor for name, tensor in state.items()}  # of a detector, which is one part of it
+    return model, adopt(model, state, tuple(job.recipe.initial_parts))
 
 
 def _trained(weights: str) -> VisionModel:

@@ -10,7 +10,17 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from modelkit.digitscape import CLASS_NAMES, LANDMARK_NAMES, Digitscape, DigitscapeError, write_dataset, write_video
+from modelkit.digitscape import (
+    CLASS_NAMES,
+    FIRST_STUFF_ID,
+    LANDMARK_NAMES,
+    STUFF_NAMES,
+    Digitscape,
+    DigitscapeError,
+    write_dataset,
+    write_panoptic,
+    write_video,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +53,29 @@ def test_coco_json_opens_in_pycocotools_and_holds_the_exact_masks(
             assert np.allclose(np.reshape(annotation["keypoints"], (-1, 3)), scene.landmarks[k], atol=0.006)
     assert coco.dataset["categories"][0]["keypoints"] == list(LANDMARK_NAMES)
     capsys.readouterr()
+
+
+def test_panoptic_json_gives_every_pixel_its_segment(source: Digitscape, tmp_path: Path) -> None:
+    content = json.loads(write_panoptic(tmp_path, source, 3, first=1, image_format="png").read_text())
+    assert [each["name"] for each in content["categories"]] == [*CLASS_NAMES, *STUFF_NAMES]
+    assert all(each["isthing"] == (each["id"] < FIRST_STUFF_ID) for each in content["categories"])
+    for image, annotation in zip(content["images"], content["annotations"], strict=True):
+        scene = source.scene(image["id"] - 1)
+        with Image.open(tmp_path / image["file_name"]) as opened:
+            assert np.array_equal(np.asarray(opened), scene.image_rgb)
+        with Image.open(tmp_path / "panoptic" / annotation["file_name"]) as opened:
+            colours = np.asarray(opened).astype(int)
+        ids = colours[..., 0] + 256 * colours[..., 1]
+        found = np.zeros(scene.size_hw, int)
+        for segment in annotation["segments_info"]:
+            mask = ids == segment["id"]
+            found[mask] = segment["category_id"]
+            rows, columns = np.nonzero(mask)
+            assert segment["area"] == mask.sum()
+            assert segment["bbox"][:2] == [columns.min(), rows.min()]
+        assert np.array_equal(found, scene.semantic_map), "no pixel is unlabelled"
+        things = [each for each in annotation["segments_info"] if each["category_id"] < FIRST_STUFF_ID]
+        assert len(things) == len(np.unique(scene.instance_map)) - 1
 
 
 def test_writing_twice_gives_the_same_bytes(source: Digitscape, tmp_path: Path) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import modelkit
 from infra.errors import DatasetError, UsageError
-from modelkit import ClassInfo, Instances, rle
-from modelkit.digitscape import Digitscape, write_dataset
+from modelkit import ClassInfo, Instances, create_model, rle, save_weights
+from modelkit.digitscape import Digitscape, write_dataset, write_panoptic
 from modelkit.evaluation import evaluate_digitscape
+from modelkit.evaluation_panoptic import evaluate_panoptic
 from tasks.evaluation.evaluate import evaluate_model, evaluate_predictor, label_map
 from tasks.selftraining.label_sets import LabelledItem, LabelledObject, make_label_set
 from tasks.selftraining.labels.reading import read_label_set
+from tasks.training.presets import make_recipe
 
 SIZE = (160, 160)
 
@@ -44,8 +47,6 @@ class Oracle:
 
     def __init__(self, task: str, answers: list[Instances], num_classes: int = 3, background: int | None = 0) -> None:
         record = modelkit.describe("digitscape_mask_rcnn")
-        from dataclasses import replace
-
         classes = tuple(ClassInfo(k, f"c{k}") for k in range(1, num_classes))
         self.weights = replace(record, task=task, classes=classes)  # type: ignore[arg-type]
         self.model = type("Model", (), {"background": background, "config": {"num_classes": num_classes}})()
@@ -111,6 +112,59 @@ def test_semantic_maps_by_hand(tmp_path: Path) -> None:
     assert judged.metrics["semantic"]["by_class"] == pytest.approx({"background": 80 / 260, "c1": 100 / 280})
     assert judged.main_metric == pytest.approx((80 / 260 + 100 / 280) / 2)
     assert judged.confusion is not None and judged.confusion.sum() == 360
+
+
+class PanopticOracle(Oracle):
+    """Class 1 is a thing, class 2 stuff."""
+
+    def __init__(self, answers: list[Instances]) -> None:
+        super().__init__("panoptic", answers)
+        self.weights = replace(self.weights, classes=(ClassInfo(1, "c1"), ClassInfo(2, "c2", is_thing=False)))
+
+
+def panoptic_answer(*segments: tuple[int, bytes]) -> Instances:
+    found = answer(*((label, 0.9, mask) for label, mask in segments))
+    return replace(found, is_thing=found.labels == 1)
+
+
+def test_panoptic_quality_by_hand(tmp_path: Path) -> None:
+    classes = [ClassInfo(1, "c1"), ClassInfo(2, "c2", is_thing=False)]
+    left, right = square(0, 0, 10, 20), square(10, 0, 20, 20)
+    one, crowd = square(0, 0, 10, 10), square(0, 10, 10, 20)
+    labels = labels_of(
+        tmp_path,
+        (LabelledObject(1, left), LabelledObject(2, right)),
+        (LabelledObject(1, one), LabelledObject(1, crowd, is_crowd=True), LabelledObject(2, right)),
+        void=square(18, 0, 20, 20),
+        classes=classes,
+    )
+    answers = [
+        panoptic_answer((1, square(0, 0, 10, 15)), (2, square(10, 0, 20, 20))),  # 15 of 20 rows; void is not looked at
+        panoptic_answer((1, one), (1, square(0, 12, 10, 18)), (2, square(15, 0, 20, 20))),  # a find in a crowd is none
+    ]
+    judged = evaluate_predictor(PanopticOracle(answers), labels)  # type: ignore[arg-type]
+    metrics = judged.metrics["panoptic"]
+    # c1: IoU .75 and 1, nothing missed; c2: IoU 1, then 60 of 160 labelled pixels: one missed, one invented
+    assert metrics["by_class"] == pytest.approx({"c1": 1.75 / 2, "c2": 1 / 2})
+    assert judged.main_metric == metrics["pq"] == pytest.approx((1.75 / 2 + 1 / 2) / 2)
+    assert (metrics["pq_things"], metrics["pq_stuff"]) == pytest.approx((1.75 / 2, 1 / 2))
+    assert judged.segments is not None and judged.segments.tolist() == [
+        [[0.75, 1, 0, 0], [1, 1, 0, 0]],
+        [[1, 1, 0, 0], [0, 0, 1, 1]],
+    ]
+
+
+def test_a_panoptic_model_gets_the_figures_of_the_scenes_themselves(tmp_path: Path) -> None:
+    source = Digitscape("test", (64, 64), seed=2, dense=False)
+    labels = read_label_set(str(write_panoptic(tmp_path, source, 4, image_format="png")))
+    plan = make_recipe("digitscape_panoptic", labels.classes, steps=1, seed=0)
+    torch.manual_seed(0)
+    save_weights(create_model(plan.architecture, **plan.config), tmp_path, name="raw", classes=list(labels.classes))
+    predictor = modelkit.load(str(tmp_path / "raw.safetensors"))
+    direct = evaluate_panoptic(predictor, source, 4)
+    judged = evaluate_predictor(predictor, labels)
+    assert judged.main_metric == pytest.approx(direct.all.pq) and judged.metrics["panoptic"]["rq"] == direct.all.rq
+    assert json.loads(json.dumps(judged.to_json()))["task"] == "panoptic"
 
 
 def test_unlabelled_pixels_are_ignored_where_a_model_knows_no_background() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from modelkit import rle
-from tasks.retraining.teaching import examples_of_objects, examples_of_pixels
-from tasks.training.targets import semantic_target
+from tasks.retraining.teaching import examples_of_objects, examples_of_pixels, examples_of_segments
+from tasks.training.targets import panoptic_target, semantic_target
 
 MASK = rle.encode(np.pad(np.ones((4, 6), np.uint8), ((3, 13), (2, 12))))
 
@@ -59,6 +59,28 @@ def test_accepted_rows_teach_what_was_accepted_ignored_ones_make_regions_and_rej
 def test_frames_of_videos_stay_frames() -> None:
     [example] = examples_of_objects(pa.Table.from_pylist([row("v.mp4#7", "accept", media_uri="v.mp4", frame_index=7)]))
     assert (example.uri, example.frame, example.image_id) == ("v.mp4", 7, "v.mp4#7")
+
+
+def test_accepted_segments_teach_and_all_other_pixels_are_void() -> None:
+    ground = rle.encode(np.pad(np.ones((10, 20), np.uint8), ((10, 0), (0, 0))))
+    table = pa.Table.from_pylist(
+        [
+            row("a.png", "accept"),
+            row("a.png", "accept", class_id=7, mask_rle=ground, bbox_xywh=[0.0, 10.0, 20.0, 10.0]),
+            row("a.png", "ignore", class_id=2, bbox_xywh=[12.0, 0.0, 5.0, 5.0]),
+            row("a.png", "ignore", class_id=8, bbox_xywh=[0.0, 0.0, 20.0, 10.0]),
+            row("b.png", "ignore"),
+        ]
+    )
+    [example] = examples_of_segments(table, things={2, 3})
+    assert example.image_id == "a.png", "an image of which nothing is believed teaches nothing"
+    assert [each.label for each in example.objects] == [3, 7]
+    assert example.ignore_boxes == ((12.0, 0.0, 17.0, 5.0),), "where a thing may be; doubted stuff hides no thing"
+    target = panoptic_target(example, num_things=3)
+    semantic = target["semantic"].numpy()
+    assert (semantic[10:] == 7).all() and (semantic[3:7, 2:8] == 3).all()
+    assert (semantic == 255).sum() == 200 - 24
+    assert target["labels"].tolist() == [3]
 
 
 def test_accepted_pixels_teach_accepted_background_is_bare_and_all_others_are_unsure() -> None:

@@ -10,7 +10,16 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tasks.selftraining.bootstrap import AveragePrecision, MeanIoU, MetricValues, compare, group_weights
+from modelkit.metrics import PanopticQuality
+from modelkit.metrics.panoptic import DIVISOR
+from tasks.selftraining.bootstrap import (
+    AveragePrecision,
+    MeanIoU,
+    MeanPanopticQuality,
+    MetricValues,
+    compare,
+    group_weights,
+)
 
 CLASSES = ("disc", "box", "star")
 IMAGES = 24
@@ -173,6 +182,29 @@ def test_mean_iou_of_resamples() -> None:
         assert values[:2] == pytest.approx(expected) and np.isnan(values[2])
     found = compare(metric, metric, seed=0)
     assert found.difference == 0.0 and found.probability == 0.0
+
+
+def test_panoptic_quality_of_resamples_is_that_of_repeated_images() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [(rng.integers(0, 4, (6, 8)) * DIVISOR, rng.integers(0, 4, (6, 8)) * DIVISOR) for _ in range(3)]
+    pairs += [(truth, np.where(rng.random(truth.shape) < 0.8, truth, 0)) for truth, _ in pairs]
+    segments = np.zeros((6, 4, 4))  # class 4 never occurs
+    for image, pair in enumerate(pairs):
+        one = PanopticQuality(things=())
+        one.add(*pair)
+        for label, counts in one.counts().items():
+            segments[image, label - 1] = counts
+    metric = MeanPanopticQuality(segments, list("abcdef"), ("w", "x", "y", "z"))
+    weights = np.array([[1, 1, 1, 1, 1, 1], [0, 2, 0, 1, 3, 0]])
+    found = metric.values(weights)
+    for row, overall, by_class in zip(weights, found.overall, found.by_class, strict=True):
+        repeated = PanopticQuality(things=())
+        for times, pair in zip(row, pairs, strict=True):
+            for _ in range(times):
+                repeated.add(*pair)
+        scores = repeated.scores()
+        assert overall == pytest.approx(scores.all.pq) and overall > 0
+        assert by_class[:3] == pytest.approx([scores.by_class[k].pq for k in (1, 2, 3)]) and np.isnan(by_class[3])
 
 
 def test_other_images_cannot_be_compared() -> None:

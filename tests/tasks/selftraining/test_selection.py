@@ -69,6 +69,25 @@ def test_every_candidate_comes_out_with_the_rule_that_decided() -> None:
     ]
 
 
+def test_segments_of_panoptic_maps_are_accepted_or_ignored_and_may_fill_the_image() -> None:
+    rows = [
+        candidate("a", 0, 0.95, BOX),
+        candidate("a", 1, 0.1, FAR),
+        candidate("a", 2, 0.99, FAR, class_id=2),
+        candidate("b", 0, 0.9, [0, 0, 5, 5]),
+        candidate("b", 1, 0.9, [0, 0, 64, 48]),
+    ]
+    found = chosen([{**row, "task": "panoptic"} for row in rows])
+    assert reasons(found) == [
+        ("accept", "certified"),
+        ("ignore", "below_t_hi"),
+        ("ignore", "abstain"),
+        ("ignore", "too_small"),
+        ("accept", "certified"),
+    ]
+    assert found.labels["accept_cls"].to_pylist() == [True, False, False, False, True]
+
+
 def test_class_box_and_mask_are_taught_apart() -> None:
     rows = [
         candidate("a", 0, 0.9, BOX, q_iou=0.9, q_stability=0.8),

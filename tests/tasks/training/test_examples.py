@@ -24,7 +24,7 @@ from tasks.training.examples import (
 )
 from tasks.training.loading import Batches, ExampleReader
 from tasks.training.recipe import Noise, TrainingRecipe
-from tasks.training.targets import instance_target, semantic_target
+from tasks.training.targets import instance_target, panoptic_target, semantic_target
 from tests.tasks.training.scenes import pseudo, put_examples, recipe
 
 
@@ -71,7 +71,7 @@ def test_an_empty_set_and_an_image_twice_are_refused(tmp_path: Path) -> None:
 
 
 def test_instances_bring_weights_and_ignored_regions_along() -> None:
-    target = instance_target(EXAMPLE, 0)
+    target = instance_target(EXAMPLE)
     assert target["labels"].tolist() == [1, 2]
     assert target["class_weights"].tolist() == [0.5, 1.0]
     assert target["mask_weights"].tolist() == [1.0, 0.0]
@@ -86,6 +86,16 @@ def test_semantic_maps_know_void_unsure_and_background() -> None:
     assert semantic[1, 1] == 255 and semantic[4, 4] == 1 and semantic[12, 12] == 0
     assert weights[4, 4] == 0.5 and weights[19, 19] == 0 and weights[12, 12] == 1
     assert semantic_target(EXAMPLE, None)["semantic"][12, 12] == 255, "a model without background is taught none"
+
+
+def test_panoptic_targets_have_things_as_objects_and_a_class_for_every_labelled_pixel() -> None:
+    stuff = ExampleObject(4, (0.0, 0.0, 20.0, 20.0), square(0, 0, 20, 12))
+    target = panoptic_target(dataclasses.replace(EXAMPLE, objects=(*EXAMPLE.objects, stuff)), num_things=3)
+    assert target["labels"].tolist() == [1, 2], "stuff is no object"
+    assert target["class_weights"].tolist() == [0.5, 1.0] and len(target["masks"]) == 2
+    semantic = target["semantic"]
+    assert semantic[4, 4] == 1 and semantic[10, 10] == 4, "things lie upon stuff"
+    assert semantic[1, 1] == 255 and semantic[15, 15] == 255, "void, and of no segment"
 
 
 def test_label_rows_become_examples_and_crowds_ignored_regions() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load
 import modelkit
 from infra.errors import UsageError
 from infra.store import open_store
+from modelkit import ClassInfo
 from modelkit.training.distillation import DistillationConfig
 from modelkit.training.processes import Rank
 from modelkit.training.student import UnlabelledSchedule
@@ -19,10 +21,11 @@ from tasks.inference.model_source import local_model
 from tasks.training.examples import save_training_set
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.layout import checkpoint_key
+from tasks.training.presets import make_recipe
 from tasks.training.recipe import TrainingRecipe
 from tasks.training.run import train_here
 from tasks.training.work import build_model, train_share
-from tests.tasks.training.scenes import pseudo, put_examples, recipe, semantic_recipe
+from tests.tasks.training.scenes import panoptic_recipe, pseudo, put_examples, recipe, semantic_recipe
 
 
 def job_in(uri: str, plan: TrainingRecipe, *, with_pseudo: bool = False) -> TrainingJob:
@@ -41,8 +44,11 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISIONMILL_CACHE_DIR", str(tmp_path / "cache"))
 
 
-def test_stopped_anywhere_and_resumed_from_the_store_equals_not_stopped(store_uri: str, tmp_path: Path) -> None:
-    plan = recipe(schedule=UnlabelledSchedule(burn_in=0.1, ramp=0.1))
+@pytest.mark.parametrize("plan_of", [recipe, panoptic_recipe], ids=["instance", "panoptic"])
+def test_stopped_anywhere_and_resumed_from_the_store_equals_not_stopped(
+    plan_of: Callable[..., TrainingRecipe], store_uri: str, tmp_path: Path
+) -> None:
+    plan = plan_of(schedule=UnlabelledSchedule(burn_in=0.1, ramp=0.1))
     whole_job = job_in(str(tmp_path / "whole"), plan, with_pseudo=True)
     whole, _ = train_here(whole_job)
     job = job_in(store_uri, plan, with_pseudo=True)
@@ -93,6 +99,18 @@ def test_transfer_freezes_the_backbone_and_starts_a_head_for_other_classes_anew(
     assert record.lineage["kind"] == "transferred" and record.lineage["initial"]["new"]
 
 
+def test_a_panoptic_model_takes_a_detector_over_as_the_detector_inside(tmp_path: Path) -> None:
+    detector, _ = train_here(job_in(str(tmp_path / "one"), recipe()))
+    job = job_in(str(tmp_path / "two"), panoptic_recipe(initial=detector))
+    model, adopted = build_model(job)
+    assert adopted is not None and not adopted.unused
+    assert {name.partition(".")[0] for name in adopted.new} == {"semantic"}
+    tensors = tensors_of(detector)
+    assert all(torch.equal(value, tensors[name]) for name, value in model.detector.state_dict().items())
+    _, whole = build_model(job_in(str(tmp_path / "three"), panoptic_recipe(initial=train_here(job)[0])))
+    assert whole is not None and not whole.new, "weights of a panoptic model are taken over as they are"
+
+
 def test_distillation_trains_a_smaller_student(tmp_path: Path) -> None:
     teacher, _ = train_here(job_in(str(tmp_path / "one"), recipe()))
     narrow = {"name": "slim_resnet", "widths": [16] * 4, "depths": [1] * 4, "norm": "group"}
@@ -113,3 +131,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_runs(tmp_path: Path) 
         prepare_training(str(tmp_path), dataclasses.replace(recipe(), initial="no such model"), "0" * 64)
     with pytest.raises(UsageError):
         prepare_training(str(tmp_path), dataclasses.replace(recipe(), architecture="nonesuch"), "0" * 64)
+    with pytest.raises(UsageError, match="panoptic segmentation of clips"):
+        prepare_training(str(tmp_path), dataclasses.replace(recipe(), architecture="vpsnet"), "0" * 64)
+    with pytest.raises(UsageError, match=r"things are \[2\] and stuff \[1\]"):
+        make_recipe("panoptic_fpn", [ClassInfo(1, "sky", is_thing=False), ClassInfo(2, "car")], steps=1, seed=0)
