@@ -58,7 +58,7 @@ bench: $(STAMP)  ## throughput against bare loops, Ray Data and Daft (notes land
 	@$(BIN)/python -m benchmarks.deeplab
 
 experiment-selftraining: $(STAMP)  ## student against a supervised model of the same budget (hours; resumable)
-	@$(BIN)/python -m benchmarks.selftraining --controls
+	@$(BIN)/python -m benchmarks.selftraining --controls --equal-images
 
 train-demo-model: $(STAMP)  ## train the shipped model anew (resumable)
 	@$(BIN)/python -m modelkit.training.train_demo_model
