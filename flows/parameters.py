@@ -276,6 +276,36 @@ class RetrainParameters(BaseModel):
         return {**self.shares, "L": self.shares.get("L", 0.0) + self.shares.get("C", 0.0), "C": 0.0}
 
 
+class MoveParameters(BaseModel):
+    """What every move of a champion is asked with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output: Annotated[str, Field(min_length=1, description="output of a retraining: folder or s3:// prefix")]
+    approver: Annotated[str, Field(description="who says so")]
+    reason: Annotated[str, Field(description="why, in words")]
+
+    @field_validator("output")
+    @classmethod
+    def _no_credentials(cls, value: str) -> str:
+        return _refuse_secrets(value)
+
+
+class PromoteParameters(MoveParameters):
+    """Parameters of ``promote_model``."""
+
+    candidate: Annotated[
+        str, Field(description="verdict id of the candidate; empty: the one that waits, if only one")
+    ] = ""
+    decline: Annotated[bool, Field(description="say no to the candidate: the champion stays")] = False
+
+
+class RollbackParameters(MoveParameters):
+    """Parameters of ``rollback_model``."""
+
+    to: Annotated[str, Field(description="model id of an earlier champion; empty: the one before")] = ""
+
+
 class WatchParameters(BaseModel):
     """Parameters of ``watch_for_retraining``."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import getpass
 from dataclasses import asdict
 from typing import Annotated
@@ -10,7 +9,6 @@ from typing import Annotated
 import typer
 
 from flows.cli.console import DebugFlag, JsonFlag, Summary, command, say
-from infra.errors import UsageError
 
 OutputArgument = Annotated[str, typer.Argument(help="Output of a retraining: folder or s3:// prefix.")]
 ApproverOption = Annotated[str, typer.Option("--approver", help="Who says so; your login name unless given.")]
@@ -31,23 +29,22 @@ def promote(
     debug: DebugFlag = False,
 ) -> Summary:
     """Make a candidate that passed the gate the champion. Refused candidates stay refused, with their reasons."""
-    from infra.store import open_store
-    from tasks.selftraining import champion
-
-    store = open_store(output)
     if listed:
         return _list(output)
-    who = approver or getpass.getuser()
-    now = dt.datetime.now(dt.UTC)
+    from flows import promote as flow
+    from flows.legs import plain_legs
+    from flows.parameters import PromoteParameters, checked
+
+    asked = checked(
+        PromoteParameters, output=output, candidate=candidate, approver=approver or getpass.getuser(), reason=reason,
+        decline=decline,
+    )  # fmt: skip
+    summary = flow.promote(asked, plain_legs)
     if decline:
-        if not candidate:
-            raise UsageError("--decline needs the candidate's verdict id", hint="`visionmill promote OUTPUT --list`")
-        pointer = champion.decline(store, candidate, approver=who, reason=reason, at=now)
-        say(f"declined {pointer.moves[-1].model.model_id}; the champion stays", style="yellow")
+        say(f"declined {summary['move']['model']['model_id']}; the champion stays", style="yellow")
     else:
-        pointer = champion.promote(store, candidate or None, approver=who, reason=reason, at=now)
-        say(f"champion: {pointer.moves[-1].model.model_id}", style="green")
-    return _moved(pointer)
+        say(f"champion: {summary['champion']['model_id']}", style="green")
+    return summary
 
 
 @command
@@ -60,19 +57,14 @@ def rollback(
     debug: DebugFlag = False,
 ) -> Summary:
     """Make an earlier champion the champion again."""
-    from infra.store import open_store
-    from tasks.selftraining import champion
+    from flows import promote as flow
+    from flows.legs import plain_legs
+    from flows.parameters import RollbackParameters, checked
 
-    now = dt.datetime.now(dt.UTC)
-    pointer = champion.rollback(
-        open_store(output), to or None, approver=approver or getpass.getuser(), reason=reason, at=now
-    )
-    say(f"champion: {pointer.moves[-1].model.model_id}", style="green")
-    return _moved(pointer)
-
-
-def _moved(pointer) -> Summary:  # type: ignore[no-untyped-def]
-    return {"champion": asdict(pointer.champion) if pointer.champion else None, "move": asdict(pointer.moves[-1])}
+    asked = checked(RollbackParameters, output=output, to=to, approver=approver or getpass.getuser(), reason=reason)
+    summary = flow.rollback(asked, plain_legs)
+    say(f"champion: {summary['champion']['model_id']}", style="green")
+    return summary
 
 
 def _list(output: str) -> Summary:

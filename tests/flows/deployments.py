@@ -1,4 +1,4 @@
-"""The repository's deployments of the loop and its watch, under names of a test and without their schedules."""
+"""The repository's deployments of loop, watch and champion, under names of a test and without their schedules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ import yaml
 from prefect.client.base import PrefectHttpxSyncClient
 
 ROOT = Path(__file__).parents[2]
-FLOWS = {"retrain": "retrain-model", "watch": "watch-for-retraining"}
+FLOWS = {
+    "retrain": "retrain-model",
+    "watch": "watch-for-retraining",
+    "promote": "promote-model",
+    "rollback": "rollback-model",
+}
 
 
 @contextmanager
@@ -31,7 +36,7 @@ def prefect_client(url: str) -> Iterator[httpx.Client]:
 
 @contextmanager
 def deploying(api: httpx.Client, folder: Path, pool: str) -> Iterator[Callable[..., dict[str, Any]]]:
-    """A function that deploys both and tells what Prefect knows of them; they are gone at the end.
+    """A function that deploys all of them and tells what Prefect knows of them; they are gone at the end.
 
     It takes the environment that ``infra/prefect.yaml`` names its places by, and further parameters of the loop.
     """

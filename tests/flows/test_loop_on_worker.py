@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from flows import watch
 from flows.legs import plain_legs
 from flows.parameters import WatchParameters
 from infra import services
-from infra.store import open_store
+from infra.store import Store, open_store
 from tasks.selftraining import tables
-from tasks.selftraining.champion import read_pointer
+from tasks.selftraining.champion import Model, read_pointer, record_candidate
+from tasks.selftraining.gate import Criterion, Verdict
 from tests.flows.deployments import deploying, prefect_client, runs_of
 from tests.flows.tiny_loops import tiny_loop
 
@@ -33,6 +35,23 @@ def ended(api: httpx.Client, run_id: str) -> dict[str, Any]:
             return run
         time.sleep(0.3)
     raise AssertionError(f"{run['name']} is still {run['state_name']}")
+
+
+def decide_by_hand(api: httpx.Client, found: dict[str, Any], store: Store, output: str) -> list[tuple[str, str]]:
+    """A candidate that waits is promoted and rolled back by runs of deployments; the moves that this must make."""
+    champion = read_pointer(store)[0].champion
+    assert champion is not None
+    now = dt.datetime.now(dt.UTC)
+    verdict = Verdict("r", 9, champion.model_id, "better@1", (Criterion("better", 0.02, ">=", 0.01),), now)
+    record_candidate(store, verdict, Model("better@1", "s3://w/better", "a" * 64, "r", 9), needs_approval=True, at=now)
+    for name, approver in (("promote", "ada"), ("rollback", "bob")):
+        asked = {"parameters": {"output": output, "approver": approver, "reason": "a test"}}
+        made = api.post(f"/deployments/{found[name]['id']}/create_flow_run", json={"parameters": asked})
+        run = ended(api, made.raise_for_status().json()["id"])
+        assert run["state_type"] == "COMPLETED", run["state"]
+        moved = read_pointer(store)[0].champion
+        assert moved is not None and (moved.model_id == "better@1") is (name == "promote")
+    return [("promote", "ada"), ("rollback", "bob")]
 
 
 def test_a_watch_starts_the_loop_a_worker_carries_it_out_and_the_next_watch_starts_nothing(
@@ -55,9 +74,12 @@ def test_a_watch_starts_the_loop_a_worker_carries_it_out_and_the_next_watch_star
         assert watch.watch(asked_of_watch, plain_legs)["outcome"] == "nothing_to_do"
         assert [each["id"] for each in runs_of(api, found["retrain"])] == [started["id"]]
 
-    store = open_store(places["VISIONMILL_LOOP"])
+        store = open_store(places["VISIONMILL_LOOP"])
+        by_hand = decide_by_hand(api, found, store, places["VISIONMILL_LOOP"])
+
     [record] = tables.read(store, "rounds").to_pylist()
-    champion = read_pointer(store)[0].champion
-    assert champion is not None and champion.model_id == record["champion_out"]
+    pointer = read_pointer(store)[0]
+    assert pointer.champion is not None and pointer.champion.model_id == record["champion_out"]
+    assert [(move.action, move.approver) for move in pointer.moves[-2:]] == by_hand
     assert {row["role"] for row in tables.read(store, "models").to_pylist()} == {"teacher", "student", "baseline"}
     assert any(info.key.endswith(".html") for info in store.list("report/rounds/"))
