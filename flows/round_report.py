@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.round_legs import Loop
 from infra.errors import VisionmillError
 from tasks.retraining.differences import items_to_compare, sure_of_candidate, sure_of_champion
-from tasks.retraining.loop_tasks import InstanceTask
+from tasks.retraining.loop_tasks import Looked
 from tasks.retraining.records import teacher_of
 from tasks.retraining.teaching import candidates_on
 from tasks.selftraining.disagreements import find_disagreements, write_disagreements
@@ -21,11 +21,9 @@ def compare_models(loop: Loop, number: int, selection: Selection, candidate_uri:
     Raises:
         VisionmillError: an item or the weights cannot be read.
     """
-    if not isinstance(loop.task, InstanceTask):  # maps have no objects to match
-        return []
     items = items_to_compare(selection, loop.data.labels.classes, COMPARED_ITEMS)
     calibration = loop.data.split("G" if loop.parameters.crossfit else "C")  # labels that the candidate never saw
-    predictor = loop.predictor(candidate_uri)
+    predictor = loop.task.as_compared(loop.predictor(candidate_uri))
     who = teacher_of(predictor.weights, loop.data, round_number=number, tta_spec="[]")
     on_items, on_calibration = (
         candidates_on(
@@ -34,8 +32,9 @@ def compare_models(loop: Loop, number: int, selection: Selection, candidate_uri:
         )
         for labels, split in ((items, "U"), (calibration, "C"))
     )  # fmt: skip
-    sure = sure_of_candidate(on_items, on_calibration, calibration)
-    found = find_disagreements(sure_of_champion(selection, items), sure, at_most=EXPORTED_ITEMS)
+    sure = sure_of_candidate(on_items, loop.task.calibrated(Looked(on_calibration, calibration)))
+    sides = (loop.task.compared(side) for side in (sure_of_champion(selection, items), sure))
+    found = find_disagreements(*sides, at_most=EXPORTED_ITEMS)
     return write_disagreements(loop.store, found, loop.run_id, number)
 
 

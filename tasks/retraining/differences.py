@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from modelkit import ClassInfo
-from tasks.selftraining.calibration import fit_calibration
+from tasks.selftraining.calibration import Calibration
 from tasks.selftraining.label_sets import LabelledItem, LabelSet, make_label_set
-from tasks.selftraining.matching import match_candidates
 from tasks.selftraining.selection import LABEL_NAMESPACE, Selection
 
 SURE = 0.5
@@ -44,19 +43,17 @@ def sure_of_champion(selection: Selection, items: LabelSet) -> pa.Table:
     return labels.filter(pa.compute.and_(here, pa.compute.greater_equal(labels["score_cal"], SURE)))
 
 
-def sure_of_candidate(on_items: pa.Table, on_calibration: pa.Table, calibration: LabelSet) -> pa.Table:
+def sure_of_candidate(on_items: pa.Table, calibration: Calibration | None) -> pa.Table:
     """The candidate's objects that it is sure of, with the columns of ``pseudo_labels.v1`` that a comparison reads.
 
     Args:
         on_items: ``candidates.v1`` on the items to compare.
-        on_calibration: the same on C, to calibrate its scores by.
-        calibration: the labels of C.
+        calibration: of its scores on labels that it never saw; None where it found nothing there: then of none.
     """
-    calibrated = np.zeros(on_items.num_rows)  # a candidate that finds nothing on C is sure of nothing
-    matches = match_candidates(on_calibration, calibration.table)
-    if len(matches):
+    calibrated = np.zeros(on_items.num_rows)
+    if calibration is not None:
         class_id = on_items["class_id"].to_numpy().astype(np.int64)
-        calibrated = np.round(fit_calibration(matches).apply(class_id, on_items["score_raw"].to_numpy()), 6)
+        calibrated = np.round(calibration.apply(class_id, on_items["score_raw"].to_numpy()), 6)
     names = zip(*(on_items[name].to_pylist() for name in ("teacher_model_id", "image_id", "seq")), strict=True)
     label_ids = [str(uuid.uuid5(LABEL_NAMESPACE, "/".join(map(str, name)))) for name in names]
     place = on_items.schema.get_field_index("score_cal")

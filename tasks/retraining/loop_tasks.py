@@ -24,13 +24,14 @@ from tasks.retraining.confidence import ConfidencePredictor, background_of
 from tasks.retraining.quality import QualityPredictor
 from tasks.retraining.teaching import SCORE_FLOOR, examples_of_objects, examples_of_pixels, examples_of_segments
 from tasks.selftraining.audits import look_at_objects, look_at_pixels
-from tasks.selftraining.calibration import d_ece, fit_calibration
+from tasks.selftraining.calibration import Calibration, d_ece, fit_calibration
 from tasks.selftraining.candidates import RoundCandidates
 from tasks.selftraining.label_sets import LabelSet
 from tasks.selftraining.matching import match_candidates
 from tasks.selftraining.pixel_thresholds import PixelPromise
-from tasks.selftraining.pixels import PixelCounts, calibrate_pixels, count_pixels, pixel_error
+from tasks.selftraining.pixels import PixelCounts, by_class, calibrate_pixels, count_pixels, pixel_error
 from tasks.selftraining.round_calibration import RoundCalibration, calibrate_instances, calibrate_semantic
+from tasks.selftraining.rules import MIN_AREA_PX
 from tasks.selftraining.thresholds import Promise, ThresholdSet, scores_by_class, with_bands
 from tasks.training.examples import Example
 from tasks.training.recipe import TrainingRecipe
@@ -120,6 +121,18 @@ class LoopTask(ABC):
         """
 
     @abstractmethod
+    def calibrated(self, looked: Looked) -> Calibration | None:
+        """Calibrators of scores, from what a model found on labelled images; None where it found nothing."""
+
+    def as_compared(self, predictor: Predictor) -> Predictor:
+        """A model as it looks at what it is compared on with the champion."""
+        return predictor
+
+    def compared(self, sure: pa.Table) -> pa.Table:
+        """What people compare, of the rows that a model is sure of."""
+        return sure
+
+    @abstractmethod
     def examples(self, labels: pa.Table) -> list[Example]:
         """``pseudo_labels.v1`` as a training set."""
 
@@ -162,13 +175,17 @@ class InstanceTask(LoopTask):
     def calibrated_error(self, pairs: Sequence[tuple[Looked, Looked]]) -> float:
         confidence, correct = [], []
         for calibrating, judged in pairs:
-            known = match_candidates(calibrating.candidates, calibrating.labels.table)
-            if not len(known):
+            calibration = self.calibrated(calibrating)
+            if calibration is None:
                 return float("nan")
             found = match_candidates(judged.candidates, judged.labels.table)
-            confidence.append(fit_calibration(known).apply(found.class_id, found.score))
+            confidence.append(calibration.apply(found.class_id, found.score))
             correct.append(found.correct)
         return d_ece(np.concatenate(confidence), np.concatenate(correct))
+
+    def calibrated(self, looked: Looked) -> Calibration | None:
+        matches = match_candidates(looked.candidates, looked.labels.table)
+        return fit_calibration(matches) if len(matches) else None
 
     def examples(self, labels: pa.Table) -> list[Example]:
         return examples_of_objects(labels)
@@ -251,6 +268,15 @@ class SemanticTask(LoopTask):
             errors.append(pixel_error(calibrate_pixels(known), found))
             pixels.append(int(found.total.sum()))
         return float(np.average(errors, weights=pixels)) if sum(pixels) else float("nan")
+
+    def calibrated(self, looked: Looked) -> Calibration | None:
+        return calibrate_pixels(self._counts(looked))
+
+    def as_compared(self, predictor: Predictor) -> Predictor:
+        return ConfidencePredictor(predictor)
+
+    def compared(self, sure: pa.Table) -> pa.Table:
+        return by_class(sure, self._background_id, MIN_AREA_PX)
 
     def _counts(self, looked: Looked) -> PixelCounts:
         ids = [each.id for each in looked.labels.classes] + ([] if self.background is None else [self.background.id])

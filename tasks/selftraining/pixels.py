@@ -7,12 +7,14 @@ selection reads a row's score (its level) and never the map.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pycocotools import mask as coco_mask
 from scipy.optimize import isotonic_regression
 
 from modelkit import rle
@@ -55,6 +57,36 @@ def confidence_regions(class_map: np.ndarray, confidence: np.ndarray, ignore: Se
         if class_id not in ignore:
             regions.append(PixelRegion(class_id, LEVELS[place], mask, rle.area(mask)))
     return regions
+
+
+def by_class(rows: pa.Table, background: int | None, min_area: int) -> pa.Table:
+    """The regions of each image and class as one, whatever their levels, for people to look at; columns as they were.
+
+    Args:
+        rows: rows of pixels as ``pseudo_labels.v1`` or ``candidates.v1`` have them, with ``score_cal``.
+        background: class that is left out.
+        min_area: smaller regions are left out, in pixels.
+    """
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows.to_pylist():
+        if row["class_id"] != background:
+            groups[row["image_id"], row["class_id"]].append(row)
+    merged = [_merged(groups[key]) for key in sorted(groups)]
+    return pa.Table.from_pylist([row for row in merged if row["mask_area"] >= min_area], schema=rows.schema)
+
+
+def _merged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    size = [rows[0]["height"], rows[0]["width"]]
+    mask = coco_mask.merge([{"size": size, "counts": row["mask_rle"]} for row in rows])
+    areas = [row["mask_area"] for row in rows]
+    score = sum(row["score_cal"] * area for row, area in zip(rows, areas, strict=True)) / max(sum(areas), 1)
+    return {
+        **rows[0],
+        "mask_rle": mask["counts"],
+        "mask_area": sum(areas),
+        "bbox_xywh": coco_mask.toBbox(mask).tolist(),
+        "score_cal": round(score, 6),
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,11 @@ from tasks.results import charts
 from tasks.retraining.differences import SURE, items_to_compare, sure_of_candidate, sure_of_champion
 from tasks.retraining.report import write_loop_report
 from tasks.selftraining.audits import audit_table
+from tasks.selftraining.calibration import fit_calibration
 from tasks.selftraining.champion import Model, promote, record_candidate
 from tasks.selftraining.disagreements import find_disagreements, write_disagreements
 from tasks.selftraining.gate import Criterion, Verdict
+from tasks.selftraining.matching import match_candidates
 from tasks.selftraining.selection import Selection, select
 from tasks.selftraining.splits import DEFAULT_SHARES, labelled_rows, split_groups, store_manifest
 from tasks.selftraining.tables import append, table_of
@@ -271,7 +273,7 @@ def test_both_models_are_asked_for_what_they_are_sure_of(tmp_path: Path) -> None
     right = [candidate(name, 0, 0.9, [0, 2, 4, 8]) for name in names]
     wrong = [candidate(name, 1, 0.3, [40, 20, 60, 40]) for name in names]
     on_items = candidates([candidate("x", 0, 0.9, [0, 0, 9, 9]), candidate("x", 1, 0.3, [20, 20, 40, 40])])
-    sure = sure_of_candidate(on_items, candidates(right + wrong), labels)
+    calibration = fit_calibration(match_candidates(candidates(right + wrong), labels.table))
+    sure = sure_of_candidate(on_items, calibration)
     assert [(row["seq"], row["score_cal"]) for row in sure.to_pylist()] == [(0, 1.0)], "calibrated on C, then cut"
-    nothing = sure_of_candidate(on_items, candidates(right + wrong).slice(0, 0), labels)
-    assert nothing.num_rows == 0, "who finds nothing on C is sure of nothing"
+    assert sure_of_candidate(on_items, None).num_rows == 0, "who finds nothing on C is sure of nothing"

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelkit import ClassInfo, rle
+from tasks.selftraining.disagreements import ONLY_CANDIDATE, ONLY_CHAMPION, find_disagreements
 from tasks.selftraining.label_sets import LabelledItem, LabelledObject, make_label_set
 from tasks.selftraining.pixel_thresholds import certify_pixel_thresholds, relative_target
 from tasks.selftraining.pixels import (
     LEVELS,
     PixelCounts,
+    by_class,
     calibrate_pixels,
     confidence_regions,
     count_pixels,
@@ -52,6 +55,30 @@ def test_regions_hold_every_pixel_once_at_its_level() -> None:
         assert region.area == expected.sum()
     with pytest.raises(ValueError, match="NaN"):
         confidence_regions(class_map, np.full(SIZE_HW, np.nan))
+
+
+def test_what_people_compare_is_one_region_for_each_class_without_background_and_specks() -> None:
+    classes, confidence = np.zeros(SIZE_HW, np.int64), np.full(SIZE_HW, 0.9)
+    classes[:10, :12], classes[20:23, 20:23] = 1, 2
+    confidence[:5, :12] = 0.6
+    rows = [row | {"score_cal": row["score_raw"]} for row in pixel_rows("a", classes, confidence)]
+    [region] = by_class(candidates(rows), background=0, min_area=32).to_pylist()
+    assert region["class_id"] == 1 and region["mask_area"] == 120
+    assert (rle.decode(region["mask_rle"], SIZE_HW) == (classes == 1)).all()
+    assert region["bbox_xywh"] == [0, 0, 12, 10]
+    assert region["score_cal"] == pytest.approx(0.75), "weighted by pixels"
+    speck = by_class(candidates(rows), background=0, min_area=9)
+    assert [row["class_id"] for row in speck.to_pylist()] == [1, 2]
+    moved = np.roll(classes, SIZE_HW[1] // 2, axis=1)
+    other = [row | {"score_cal": row["score_raw"]} for row in pixel_rows("a", moved, confidence)]
+    [found] = find_disagreements(
+        *(labelled(by_class(candidates(each), background=0, min_area=32)) for each in (rows, other)), at_most=5
+    )
+    assert [each.kind for each in found.findings] == [ONLY_CHAMPION, ONLY_CANDIDATE]
+
+
+def labelled(table: pa.Table) -> pa.Table:
+    return table.append_column("label_id", pa.array([str(k) for k in range(table.num_rows)]))
 
 
 def pixel_counts(rng: np.random.Generator, images: int, bad_images: float):  # type: ignore[no-untyped-def]
