@@ -57,7 +57,7 @@ def test_nonsense_is_refused() -> None:
 
 def test_overlapping_loops_wait_and_overlapping_watches_are_dropped() -> None:
     content = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
-    limits = {spec["name"]: spec["concurrency_limit"] for spec in content["deployments"]}
+    limits = {spec["name"]: spec.get("concurrency_limit") for spec in content["deployments"]}
     assert limits["retrain"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
     assert limits["watch"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
 
