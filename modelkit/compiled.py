@@ -6,8 +6,8 @@ of machine loads the file in a second or two. (``torch.compile``'s own disk cach
 CPU: it refuses packed weights, so every process would trace and generate anew.)
 
 Generated code can also end its process (seen: a segmentation fault of torch 2.11's loader on a GPU). So a new graph is
-first loaded and run in a process of its own; where that fails, the reason is kept in the graph's place, and nobody
-compiles it again there.
+first loaded and run in a process of its own; where that crashes, the reason is kept in the graph's place, and nobody
+compiles it again there. (What else fails there, memory that others hold, say, may go well another time.)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from modelkit.weights import write_whole
 
 _MAX_GRAPHS = 16  # buckets compiled in one process; each holds a packed copy of the weights
 _TRIAL = Path(__file__).with_name("graph_trial.py")
+_CRASHES = {-number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)}
 _TRIAL_LIMIT_S = 300.0  # torch 2.11 tries a compiler for each vector extension first: 60 s on a cold cache
 
 
@@ -187,7 +189,7 @@ class CompiledForward:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _try_out(self, made: Path, bucket: SizeHW, path: Path) -> None:
-        """Raise, and leave the reason beside ``path``, if the graph does not run in a process of its own."""
+        """Raise if the graph does not run in a process of its own; if it crashes, leave the reason beside ``path``."""
         example = self._example(bucket)
         layout = "CHANNELS_LAST" if self._memory_format == torch.channels_last else "CONTIGUOUS"
         command = [sys.executable, "-P", str(_TRIAL), str(made), str(self._device), layout, *map(str, example.shape)]
@@ -197,7 +199,8 @@ class CompiledForward:
         last = (tried.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
         ended = f"by signal {-tried.returncode}" if tried.returncode < 0 else f"with {tried.returncode}"
         reason = f"the compiled graph was tried in a process of its own, which ended {ended}: {last}"
-        write_whole(_refusal_path(path), reason.encode())
+        if tried.returncode in _CRASHES:
+            write_whole(_refusal_path(path), reason.encode())
         raise RuntimeError(reason)
 
     def _example(self, bucket: SizeHW) -> Tensor:
@@ -265,7 +268,7 @@ def _refusal_path(path: Path) -> Path:
 
 
 def _refusal(path: Path) -> str | None:
-    """Why an earlier process found that this graph must not be loaded here."""
+    """What an earlier process met when it tried this graph: it must not be loaded here."""
     where = _refusal_path(path)
     return f"{where.read_text()} (found earlier; delete {where} to try again)" if where.exists() else None
 

@@ -17,10 +17,10 @@ from modelkit.digitscape.errors import DigitscapeError
 from modelkit.digitscape.glyphs import LANDMARK_NAMES
 from modelkit.digitscape.scene import Scene
 from modelkit.digitscape.sources import FIRST_STUFF_ID, STUFF_NAMES
+from modelkit.metrics.panoptic import DIVISOR
 
 ANNOTATIONS_NAME = "annotations.json"
 _JPEG_QUALITY = 92
-_DIVISOR = 1 << 20
 
 
 def write_dataset(
@@ -105,14 +105,14 @@ def write_panoptic(
 
 def _segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """(H, W) segment ids from 1 on, and COCO's entry of each."""
-    values, inverse = np.unique(scene.panoptic_array(_DIVISOR), return_inverse=True)
+    values, inverse = np.unique(scene.panoptic_array(DIVISOR), return_inverse=True)
     ids = inverse.reshape(scene.size_hw).astype(np.int64) + 1
     segments = []
     for number, value in enumerate(values.tolist(), start=1):
         rows, columns = np.nonzero(ids == number)
         x, y = int(columns.min()), int(rows.min())
         box = [x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y]
-        segments.append({"id": number, "category_id": value // _DIVISOR, "area": len(rows), "bbox": box, "iscrowd": 0})
+        segments.append({"id": number, "category_id": value // DIVISOR, "area": len(rows), "bbox": box, "iscrowd": 0})
     return ids, segments
 
 

@@ -87,9 +87,8 @@ def prepare_training(
         raise UsageError(str(error), hint="`visionmill models list` shows the models") from error
     if model.task not in TARGETS or model.architecture in _LEARNS_FROM_PAIRS:
         raise UsageError(
-            f"{recipe.architecture} does {model.task} segmentation"
-            + (" of clips" if model.task in TARGETS else "")
-            + f"; training is offered for images and {', '.join(TARGETS)}",
+            f"{recipe.architecture} does {model.task}{' in clips' if model.task in TARGETS else ''}; "
+            f"training is offered for images, and for {', '.join(TARGETS)}",
             hint="its own recipe lies in modelkit.training",
         )
     digests: dict[str, Any] = {

@@ -357,6 +357,11 @@ def test_a_graph_that_kills_its_process_is_met_in_another_one_and_never_compiled
     again = apply(tiny_predictor(), GRAPH, tmp_path / "cache")
     assert again is not None and "signal 11" in again and "delete" in again
     assert len(made) == 1 and not list((tmp_path / "cache").rglob("*.pt2"))
+    trial.write_text("raise MemoryError('the device is full')\n")
+    for attempt in (1, 2):  # it may be less full another time
+        problem = apply(tiny_predictor(), GRAPH, tmp_path / "other")
+        assert problem is not None and "ended with 1: MemoryError: the device is full" in problem
+        assert len(made) == 1 + attempt
 
 
 def test_a_graph_belongs_to_its_weights_shape_formats_and_threads(tmp_path: Path) -> None:
