@@ -30,7 +30,7 @@ from benchmarks.workload import (
     version_of,
 )
 from infra.machine import cpu_slots
-from tasks.inference.job import JobSpec
+from tasks.engine.job import JobSpec
 
 _HELD_BATCHES = 4
 _WARM_S, _BARE_S = 1.0, 4.0
@@ -66,7 +66,7 @@ def ours(model: str, paths: Sequence[Path], batch: int, workers: int, work: Path
     """The pace of workers that share the GPU."""
     from infra.ray_session import ray_session
     from infra.store import open_store
-    from tasks.inference.pool import run_pool
+    from tasks.engine.pool import run_pool
     from tasks.ingest.inventory import take_inventory
     from tasks.ingest.plan import PlanOptions, open_plan
 

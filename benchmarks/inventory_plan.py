@@ -33,8 +33,8 @@ from infra.store import ObjectInfo, Store, open_store
 from tasks.ingest import sources
 from tasks.ingest.inventory import Inventory, take_inventory
 from tasks.ingest.plan import Plan, PlanOptions, open_plan
+from tasks.output.layout import make_version, part_key
 from tasks.records import Version
-from tasks.results.layout import make_version, part_key
 
 KINDS = ("parquet", "csv", "s3-inventory", "objects")
 CHUNK = 50_000

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from benchmarks.workload import MODELS
-from tasks.inference.prepare import environment
+from tasks.engine.prepare import environment
 
 _YARDSTICK = "bare"
 _EXPLANATION = """\

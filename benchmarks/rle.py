@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from modelkit import rle
-from modelkit.rle_boxes import encode_box_masks
-from modelkit.rle_grids import encode_grid_masks
+from modelkit.rle.boxes import encode_box_masks
+from modelkit.rle.grids import encode_grid_masks
 
 SIZE_HW = (800, 1333)
 DETECTIONS = 100

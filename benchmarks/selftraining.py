@@ -36,10 +36,10 @@ from flows.parameters import RetrainParameters, checked
 from flows.retrain import run_retrain
 from infra.store import open_store
 from tasks.evaluation.evaluate import Judged, evaluate_predictor
-from tasks.retraining.judging import difference, load_predictor
-from tasks.selftraining import tables
-from tasks.selftraining.label_sets import LabelSet
-from tasks.selftraining.labels.reading import read_label_set
+from tasks.labels.label_sets import LabelSet
+from tasks.labels.reading import read_label_set
+from tasks.loop.judging import difference, load_predictor
+from tasks.output import tables
 
 SHARES = {"L": 120 / 220, "G": 100 / 220}
 

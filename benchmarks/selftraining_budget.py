@@ -19,8 +19,8 @@ from flows.retrain import divide
 from flows.round_legs import Loop, task_for, train_supervised
 from infra.store import open_store
 from tasks.evaluation.evaluate import evaluate_predictor
-from tasks.retraining.judging import load_predictor
-from tasks.selftraining.labels.reading import read_label_set
+from tasks.labels.reading import read_label_set
+from tasks.loop.judging import load_predictor
 
 if TYPE_CHECKING:  # it imports this module
     from benchmarks.selftraining import Setting

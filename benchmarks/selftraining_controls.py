@@ -27,8 +27,8 @@ from flows.legs import Legs, plain_legs
 from flows.parameters import RetrainParameters
 from flows.retrain import run_retrain
 from infra.errors import UsageError
-from tasks.selftraining.data import LoopData
-from tasks.selftraining.selection import Selection
+from tasks.loop.data import LoopData
+from tasks.loop.selection import Selection
 
 if TYPE_CHECKING:  # it imports this module
     from benchmarks.selftraining import Setting

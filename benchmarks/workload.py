@@ -21,15 +21,15 @@ from PIL import Image
 
 import modelkit
 from benchmarks.events import ItemLog
+from modelkit.carriers import Instances
 from modelkit.digitscape import Digitscape
 from modelkit.predictor import Predictor, Prepared
-from modelkit.types import Instances
 from modelkit.weights import write_whole
-from tasks.inference.images import DecodedImage, decode_image
+from tasks.media.images import DecodedImage, decode_image
+from tasks.output.layout import make_version
+from tasks.output.rows import Row, RowOrigin, ok_row, rows_to_table
+from tasks.output.schema import schema_of
 from tasks.records import Entry, Version
-from tasks.results.layout import make_version
-from tasks.results.rows import Row, RowOrigin, ok_row, rows_to_table
-from tasks.results.schema import schema_of
 
 SIZE_HW = (480, 640)
 SCENE_HW = (600, 800)

@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from flows.round_legs import Loop, train_supervised
 from infra.errors import UsageError
-from tasks.retraining.teaching import candidates_on
-from tasks.selftraining import champion as champions
-from tasks.selftraining import tables
-from tasks.selftraining.candidates import Teacher
-from tasks.selftraining.label_sets import LabelSet
-from tasks.selftraining.splits import fold_groups
+from tasks.labels.label_sets import LabelSet
+from tasks.loop import champion as champions
+from tasks.loop.candidates import Teacher
+from tasks.loop.splits import fold_groups
+from tasks.loop.teaching import candidates_on
+from tasks.output import tables
 
 
 def check_can_be_calibrated(loop: Loop, champion: champions.Model) -> None:

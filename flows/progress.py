@@ -11,7 +11,7 @@ from uuid import UUID
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tasks.inference.progress import Progress as RunProgress
+from tasks.engine.progress import Progress as RunProgress
 
 ARTIFACT_INTERVAL_S = 5.0  # the server records every update; more often only feeds its database
 

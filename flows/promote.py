@@ -2,7 +2,7 @@
 
 A candidate that waits for approval holds no process; whoever decides runs one of these, by ``visionmill promote |
 rollback``, from Prefect's page, or through its API. Each move is one compare-and-swap of the champion pointer, with
-approver, reason and time; see :mod:`tasks.selftraining.champion`.
+approver, reason and time; see :mod:`tasks.loop.champion`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flows.recording import without_secrets
 from flows.summary import Summary
 from infra.errors import UsageError
 from infra.store import open_store
-from tasks.selftraining import champion
+from tasks.loop import champion
 
 
 @flow(name="promote-model", persist_result=False)

@@ -24,15 +24,15 @@ from flows.summary import Summary
 from infra.errors import UsageError
 from infra.store import Store, open_store
 from tasks.ingest.inventory import take_inventory
-from tasks.results.layout import canonical_json
-from tasks.results.lease import hold_lease
-from tasks.retraining.due import remember_labels
-from tasks.retraining.journal import end_loop, open_loop
-from tasks.retraining.records import last_division
-from tasks.selftraining.champion import read_pointer
-from tasks.selftraining.data import LoopData, prepare_data
-from tasks.selftraining.fingerprints import entries_of
-from tasks.selftraining.labels.reading import read_label_set
+from tasks.labels.reading import read_label_set
+from tasks.loop.champion import read_pointer
+from tasks.loop.data import LoopData, prepare_data
+from tasks.loop.due import remember_labels
+from tasks.loop.fingerprints import entries_of
+from tasks.loop.journal import end_loop, open_loop
+from tasks.loop.records import last_division
+from tasks.output.layout import canonical_json
+from tasks.output.lease import hold_lease
 
 UNCHANGED_SHARE = 0.02
 REFUSALS_IN_A_ROW = 2
@@ -124,7 +124,7 @@ def _check_people(data: LoopData, splits: Sequence[str]) -> None:
 
 
 def name_of(parameters: RetrainParameters, data: LoopData) -> str:
-    """Names a loop by what decides its outcome; see :mod:`tasks.retraining.journal`."""
+    """Names a loop by what decides its outcome; see :mod:`tasks.loop.journal`."""
     decisive = parameters.model_dump(exclude={"ray", "output", "require_approval"})
     content = canonical_json([decisive, data.manifest.manifest_sha256])
     return f"retrain-{hashlib.sha256(content).hexdigest()[:16]}"

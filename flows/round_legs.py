@@ -18,22 +18,22 @@ from flows.work import own_device
 from infra.store import Store, open_store
 from modelkit import ClassInfo, Predictor, Weights
 from modelkit.registry import find_model
-from tasks.results.layout import canonical_json
-from tasks.retraining.judging import Worth, load_predictor, worth_of
-from tasks.retraining.loop_tasks import DEFAULT_RECIPES, LoopTask, Whose, loop_task
-from tasks.retraining.records import remember_model, teacher_of
-from tasks.selftraining import champion as champions
-from tasks.selftraining import tables
-from tasks.selftraining.audits import audit_of, audit_table
-from tasks.selftraining.candidates import RoundCandidates, Teacher, read_candidates
-from tasks.selftraining.data import LoopData
-from tasks.selftraining.gate import Audit, GateLimits
-from tasks.selftraining.heartbeats import prediction_entropy
-from tasks.selftraining.label_sets import LabelSet
-from tasks.selftraining.labels.reading import read_label_set
-from tasks.selftraining.round_calibration import RoundCalibration
-from tasks.selftraining.selection import Selection, select
-from tasks.selftraining.thresholds import ThresholdSet
+from tasks.labels.label_sets import LabelSet
+from tasks.labels.reading import read_label_set
+from tasks.loop import champion as champions
+from tasks.loop.audits import audit_of, audit_table
+from tasks.loop.candidates import RoundCandidates, Teacher, read_candidates
+from tasks.loop.data import LoopData
+from tasks.loop.gate import Audit, GateLimits
+from tasks.loop.heartbeats import prediction_entropy
+from tasks.loop.judging import Worth, load_predictor, worth_of
+from tasks.loop.loop_tasks import DEFAULT_RECIPES, LoopTask, Whose, loop_task
+from tasks.loop.records import remember_model, teacher_of
+from tasks.loop.round_calibration import RoundCalibration
+from tasks.loop.selection import Selection, select
+from tasks.loop.thresholds import ThresholdSet
+from tasks.output import tables
+from tasks.output.layout import canonical_json
 from tasks.training.examples import examples_of_labels, save_training_set
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.presets import make_recipe

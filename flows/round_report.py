@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from flows.round_legs import Loop
 from infra.errors import VisionmillError
-from tasks.retraining.differences import items_to_compare, sure_of_candidate, sure_of_champion
-from tasks.retraining.loop_tasks import Looked
-from tasks.retraining.records import teacher_of
-from tasks.retraining.teaching import candidates_on
-from tasks.selftraining.disagreements import find_disagreements, write_disagreements
-from tasks.selftraining.selection import Selection
+from tasks.loop.differences import items_to_compare, sure_of_candidate, sure_of_champion
+from tasks.loop.disagreements import find_disagreements, write_disagreements
+from tasks.loop.loop_tasks import Looked
+from tasks.loop.records import teacher_of
+from tasks.loop.selection import Selection
+from tasks.loop.teaching import candidates_on
 
 COMPARED_ITEMS = 200
 EXPORTED_ITEMS = 50
@@ -43,7 +43,7 @@ def report_round(loop: Loop) -> str | None:
 
     A report that can't be written is no reason to call the round failed: ``visionmill report`` writes it again.
     """
-    from tasks.retraining.report import write_loop_report  # draws pictures: loaded only when there is something to draw
+    from tasks.report.round_page import write_loop_report  # draws pictures: loaded only when there is something to draw
 
     try:
         return write_loop_report(loop.store.uri, last_only=True).index_uri

@@ -23,14 +23,10 @@ from flows.round_legs import (
 )
 from flows.round_report import compare_models, report_round
 from modelkit import Weights
-from tasks.retraining.journal import RoundStart, start_round
-from tasks.retraining.judging import difference, objects_by_class
-from tasks.retraining.records import remember_model, teacher_of, train_set_of, training_columns
-from tasks.selftraining import champion as champions
-from tasks.selftraining import tables
-from tasks.selftraining.firewall import count_leaks
-from tasks.selftraining.gate import Audit, Criterion, GateInputs, Verdict, judge
-from tasks.selftraining.heartbeats import (
+from tasks.loop import champion as champions
+from tasks.loop.firewall import count_leaks
+from tasks.loop.gate import Audit, Criterion, GateInputs, Verdict, judge
+from tasks.loop.heartbeats import (
     class_mix_heartbeat,
     entropy_heartbeat,
     labels_without_lineage,
@@ -38,8 +34,12 @@ from tasks.selftraining.heartbeats import (
     prediction_entropy,
     rate_heartbeats,
 )
-from tasks.selftraining.selection import Selection, changed_share, train_set_id
-from tasks.selftraining.thresholds import ThresholdSet, accepted_rates
+from tasks.loop.journal import RoundStart, start_round
+from tasks.loop.judging import difference, objects_by_class
+from tasks.loop.records import remember_model, teacher_of, train_set_of, training_columns
+from tasks.loop.selection import Selection, changed_share, train_set_id
+from tasks.loop.thresholds import ThresholdSet, accepted_rates
+from tasks.output import tables
 from tasks.training.job import TrainingJob
 
 

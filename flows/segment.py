@@ -19,15 +19,15 @@ from flows.recording import prepare_recording, without_secrets
 from flows.summary import Summary, nothing_to_do, summary_of
 from flows.work import WorkerNeeds, carry_out, needs_of
 from infra.errors import VisionmillError
-from tasks.inference.decoding import DecodeOptions
-from tasks.inference.job import Looking
-from tasks.inference.prepare import PreparedJob, environment, prepare_segments, summary_of_weights
-from tasks.inference.results import PoolOutcome
+from tasks.engine.job import Looking
+from tasks.engine.pool_outcome import PoolOutcome
+from tasks.engine.prepare import PreparedJob, environment, prepare_segments, summary_of_weights
 from tasks.ingest.inventory import Inventory, take_inventory
 from tasks.ingest.plan import Plan, PlanOptions, open_plan
-from tasks.results.finish import RunFacts, finish_run
-from tasks.results.lease import hold_lease
-from tasks.results.runs import RunRecord, new_run_id
+from tasks.media.decoding import DecodeOptions
+from tasks.output.finish import RunFacts, finish_run
+from tasks.output.lease import hold_lease
+from tasks.output.runs import RunRecord, new_run_id
 
 
 def run_segment(
@@ -177,7 +177,7 @@ def outcome_word(outcome: PoolOutcome) -> str:
 
 def _report(prepared: PreparedJob) -> str | None:
     """A report that can't be written is no reason to call the run failed; it can be written again at any time."""
-    from tasks.results.report import write_report  # draws pictures: loaded only when there is something to draw
+    from tasks.report.report import write_report  # draws pictures: loaded only when there is something to draw
 
     try:
         return write_report(prepared.output.uri).index_uri

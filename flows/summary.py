@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from infra.store import Store
-from tasks.inference.prepare import PreparedJob
+from tasks.engine.prepare import PreparedJob
 from tasks.ingest.inventory import Inventory
-from tasks.results.layout import parts_prefix, product_prefix, run_key
-from tasks.results.runs import RunRecord
+from tasks.output.layout import parts_prefix, product_prefix, run_key
+from tasks.output.runs import RunRecord
 
 Summary = dict[str, Any]
 

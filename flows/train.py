@@ -20,8 +20,8 @@ from infra.ray_session import ray_session
 from infra.store import open_store
 from modelkit import Weights
 from tasks.evaluation.evaluate import Judged, evaluate_model
-from tasks.selftraining.label_sets import LabelSet
-from tasks.selftraining.labels.reading import read_label_set
+from tasks.labels.label_sets import LabelSet
+from tasks.labels.reading import read_label_set
 from tasks.training.examples import examples_of_labels, save_training_set
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.presets import make_recipe

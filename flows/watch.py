@@ -24,8 +24,8 @@ from flows.recording import without_secrets
 from flows.summary import Summary
 from infra.store import open_store
 from tasks.ingest.inventory import take_inventory
-from tasks.retraining.due import Arrivals, arrivals_since, reason_to_retrain
-from tasks.selftraining.labels.reading import read_label_set
+from tasks.labels.reading import read_label_set
+from tasks.loop.due import Arrivals, arrivals_since, reason_to_retrain
 
 ATTEMPTS = 3
 """So often a loop is started for one state of the data; then a person has to look why it fails."""

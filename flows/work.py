@@ -16,10 +16,10 @@ from flows.progress import progress_display
 from infra.errors import UsageError
 from infra.machine import cpu_slots
 from infra.ray_session import RaySession, ray_session
-from tasks.inference.calibrate import choose_for_run
-from tasks.inference.pool import run_pool, run_serial
-from tasks.inference.prepare import PreparedJob
-from tasks.inference.results import PoolOutcome
+from tasks.engine.calibrate import choose_for_run
+from tasks.engine.pool import run_pool, run_serial
+from tasks.engine.pool_outcome import PoolOutcome
+from tasks.engine.prepare import PreparedJob
 from tasks.ingest.plan import Plan
 
 SERIAL = "none"

@@ -1,6 +1,8 @@
 """Everything that ``modelkit`` offers, imported at once; see the package for why not at its own import."""
 
 from modelkit.base import VisionModel
+from modelkit.carriers import Instances
+from modelkit.compile.execution import ExecutionChoice
 from modelkit.errors import (
     ConfigError,
     DuplicateNameError,
@@ -11,12 +13,10 @@ from modelkit.errors import (
     WeightsError,
     WeightsUnavailableError,
 )
-from modelkit.execution import ExecutionChoice
 from modelkit.importing import import_weights
 from modelkit.loading import describe, is_video_model, load
 from modelkit.predictor import Predictor, Prepared
 from modelkit.registry import ModelInfo, create_model, import_families, list_models, register, register_model
-from modelkit.types import Instances
 from modelkit.video import VideoModel, VideoState
 from modelkit.weights import ClassInfo, Tolerates, Weights, load_weights, save_weights
 

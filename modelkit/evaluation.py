@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from modelkit.carriers import Instances
 from modelkit.digitscape import Digitscape
 from modelkit.digitscape.coco import coco_annotations, coco_categories, coco_image
-from modelkit.precision import Precision, coco_results, precision_of
-from modelkit.types import Instances
+from modelkit.metrics.precision import Precision, coco_results, precision_of
 
 Predict = Callable[[list[np.ndarray]], Sequence[Instances]]
 """RGB uint8 HWC arrays in, instances in source pixels out; every ``Predictor`` is one."""

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from modelkit.carriers import Instances
 from modelkit.digitscape import CLASS_NAMES, Digitscape
 from modelkit.evaluation import Predict
 from modelkit.metrics import PanopticQuality, PanopticScores, count_id_switches, panoptic_array, video_panoptic_quality
 from modelkit.metrics.panoptic import DIVISOR
 from modelkit.predictor import Predictor
-from modelkit.types import Instances
 
 THINGS = range(1, 1 + len(CLASS_NAMES))
 

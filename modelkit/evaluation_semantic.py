@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 
+from modelkit.carriers import Instances
 from modelkit.digitscape import CLASS_NAMES, FIRST_STUFF_ID, STUFF_NAMES, Digitscape, Scene
 from modelkit.evaluation import Predict
 from modelkit.metrics import SemanticQuality, SemanticScores
 from modelkit.rle import decode
-from modelkit.types import Instances
 from modelkit.weights import ClassInfo
 
 Labels = Literal["digits", "all"]

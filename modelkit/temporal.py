@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from modelkit import rle
-from modelkit.types import Instances
+from modelkit.carriers import Instances
 
 
 def mean_warped_iou(clip: Sequence[Instances], flows: Sequence[np.ndarray], min_score: float = 0.5) -> float:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from benchmarks.contenders import Job
 from benchmarks.workload import MODELS, load_predictor, segment, table_of
-from tasks.results.schema import schema_of
+from tasks.output.schema import schema_of
 
 _BATCH = 16
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.contenders import Job
 from benchmarks.workload import MODELS, LoggedPredictor, decode, load_predictor, source_folder, version_of
-from modelkit.compilation import Decision, apply, choose_execution
-from tasks.inference.job import JobSpec
+from modelkit.compile.decision import Decision, apply, choose_execution
+from tasks.engine.job import JobSpec
 
 _FACTORY = "benchmarks.contenders.ours:predictor"
 
@@ -20,7 +20,7 @@ def run(job: Job) -> dict[str, Any]:
     """The legs of a run, on a local Ray with one worker per core."""
     from infra.ray_session import ray_session
     from infra.store import open_store
-    from tasks.inference.pool import run_pool
+    from tasks.engine.pool import run_pool
     from tasks.ingest.inventory import take_inventory
     from tasks.ingest.plan import PlanOptions, open_plan
 

@@ -69,7 +69,7 @@ def rollback(
 
 def _list(output: str) -> Summary:
     from infra.store import open_store
-    from tasks.selftraining import champion
+    from tasks.loop import champion
 
     store = open_store(output)
     pointer, _ = champion.read_pointer(store)

@@ -26,7 +26,7 @@ def demo(
     from flows.cli.results import _print_table
     from flows.segment import run_segment
     from infra import services
-    from tasks.results.query import run_query
+    from tasks.output.query import run_query
 
     started = time.monotonic()
     say("1/4  starting the local services (loopback only; `visionmill down` stops them)", style="bold")

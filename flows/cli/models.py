@@ -38,7 +38,7 @@ def show(
 ) -> Summary:
     """The record of a model's weights: digest, preprocessing, classes, lineage, metrics, licence."""
     import modelkit
-    from tasks.inference.model_source import local_model
+    from tasks.engine.model_source import local_model
 
     record = modelkit.describe(local_model(model)).to_json()
     (people if as_json else answers).print_json(data=record)

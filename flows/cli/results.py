@@ -24,7 +24,7 @@ def query(
     debug: DebugFlag = False,
 ) -> Summary:
     """Ask the results in SQL (DuckDB). Masks: mask_area(rle), mask_iou(a, b, h, w), mask_polygon(rle, h, w)."""
-    from tasks.results.query import run_query
+    from tasks.output.query import run_query
 
     if format not in FORMATS:
         raise UsageError(f"unknown format {format!r}", hint=f"one of {', '.join(FORMATS)}")
@@ -91,8 +91,8 @@ def report(
     debug: DebugFlag = False,
 ) -> Summary:
     """Write report/index.html into the output of a job or of `retrain`: numbers, reasons, pictures."""
-    from tasks.results.report import write_report
-    from tasks.retraining.report import has_rounds, write_loop_report
+    from tasks.report.report import write_report
+    from tasks.report.round_page import has_rounds, write_loop_report
 
     written = (write_loop_report if has_rounds(output) else write_report)(output, samples=samples)
     say(f"report: {written.index_uri}", style="green")
@@ -110,7 +110,7 @@ def export(
     debug: DebugFlag = False,
 ) -> Summary:
     """Export the newest results for other tools. Failed items are left out and counted."""
-    from tasks.results.export import export as export_results
+    from tasks.report.export import export as export_results
 
     summary = export_results(output, to, destination)
     say(
@@ -136,7 +136,7 @@ def verify(
     debug: DebugFlag = False,
 ) -> Summary:
     """Recount: every planned item has exactly one row in its shard, every footer is true. Exit code 1 if not."""
-    from tasks.results.verify import verify as verify_results
+    from tasks.report.verify import verify as verify_results
 
     found = verify_results(output, deep=deep)
     for problem in found.problems:

@@ -101,7 +101,7 @@ def evaluate(
 ) -> Summary:
     """Judge a model on labelled images: AP by class and size (pycocotools), mean IoU, or panoptic quality."""
     from tasks.evaluation.evaluate import evaluate_model
-    from tasks.selftraining.labels.reading import read_label_set
+    from tasks.labels.reading import read_label_set
 
     metrics = evaluate_model(
         model, read_label_set(labelled, images_root=images_root), weights=weights, device=device

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from modelkit.base import VisionModel
+from modelkit.carriers import Instances
 from modelkit.detection.proposals import ProposalHead
 from modelkit.detection.roi_heads import BoxHead, MaskHead, RoIHead
 from modelkit.detection.targets import ProposalSampler, check_targets
 from modelkit.errors import ConfigError, TargetError
 from modelkit.layers.backbones import Backbone
 from modelkit.registry import Config, build
-from modelkit.rle_boxes import encode_box_masks
+from modelkit.rle.boxes import encode_box_masks
 from modelkit.transform import Geometry, ImageTransform, SizeHW, mirror_boxes
-from modelkit.types import Instances
 
 LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask")
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from modelkit.carriers import Instances
 from modelkit.rle import decode
-from modelkit.types import Instances
 
 DIVISOR = 1 << 20  # numbers of one class: far more than a clip has tracks
 

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from modelkit.base import VisionModel
+from modelkit.carriers import Instances
+from modelkit.compile.execution import ExecutionChoice
 from modelkit.digitscape import CLASS_NAMES, Digitscape, load_digits, picture_names
 from modelkit.evaluation import Evaluation, Predict, evaluate_digitscape
-from modelkit.execution import ExecutionChoice
 from modelkit.loading import load
 from modelkit.predictor import Predictor
 from modelkit.registry import create_model
 from modelkit.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from modelkit.training.demo_model import DemoTraining
 from modelkit.training.recipes import DemoRecipe
-from modelkit.types import Instances
 from modelkit.weights import (
     RECORD,
     TENSORS,

@@ -18,14 +18,14 @@ from infra.errors import DatasetError, UsageError
 from modelkit import Instances, Predictor, rle
 from modelkit.metrics import PanopticQuality, SemanticQuality, panoptic_array
 from modelkit.metrics.panoptic import DIVISOR
-from modelkit.precision import Kind, coco_evaluator, coco_results, precision_of
+from modelkit.metrics.precision import Kind, coco_evaluator, coco_results, precision_of
+from tasks.engine.model_source import local_model
 from tasks.evaluation.kinds import main_figure
-from tasks.inference.decoding import DecodeOptions, decode_entry
-from tasks.inference.model_source import local_model
-from tasks.inference.reading import EntryReader
-from tasks.ingest.entries import MISSING_ETAG
+from tasks.labels.label_sets import LabelSet
+from tasks.media.decoding import DecodeOptions, decode_entry
+from tasks.media.reading import EntryReader
+from tasks.output.entries import MISSING_ETAG
 from tasks.records import Entry
-from tasks.selftraining.label_sets import LabelSet
 
 SCORE_FLOOR = 1e-3
 IGNORE = 255

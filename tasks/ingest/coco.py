@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from infra.errors import DatasetError
 from infra.store import Store, open_store, split_uri
-from tasks.ingest.entries import BATCH_ROWS, INVENTORY_SCHEMA, MISSING_ETAG, Row, Skipped, batches_of, is_unicode
 from tasks.ingest.json_stream import JsonBrokenError, iter_array
-from tasks.ingest.media_kinds import kind_of
 from tasks.ingest.spill import workbench
+from tasks.media.endings import kind_of
+from tasks.output.entries import BATCH_ROWS, INVENTORY_SCHEMA, MISSING_ETAG, Row, Skipped, batches_of, is_unicode
 
 _JOIN = f"""
     SELECT n.uri, coalesce(o.etag, '{MISSING_ETAG}') AS etag, coalesce(o.size_bytes, 0)::BIGINT AS size_bytes, n.media,

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.errors import DatasetError
-from tasks.ingest.entries import INVENTORY_SCHEMA, Skipped
 from tasks.ingest.sources import read_source
 from tasks.ingest.spill import local_disk
+from tasks.output.entries import INVENTORY_SCHEMA, Skipped
 
 FILE_NAME = "inventory.parquet"
 ROW_GROUP_ROWS = 131_072
@@ -24,7 +24,7 @@ SUMMARY_KEY = b"visionmill.inventory"
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """A listing on disk and what it holds; the columns are :data:`tasks.ingest.entries.INVENTORY_SCHEMA`."""
+    """A listing on disk and what it holds; the columns are :data:`tasks.output.entries.INVENTORY_SCHEMA`."""
 
     path: Path
     source: str

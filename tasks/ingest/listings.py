@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from infra.errors import DatasetError
 from infra.store import Store, open_store, split_uri
-from tasks.ingest.entries import BATCH_ROWS, INVENTORY_SCHEMA, UNKNOWN_ETAG, Skipped
-from tasks.ingest.media_kinds import kinds_of, reason_to_skip
 from tasks.ingest.tar_sources import TarTask
+from tasks.media.endings import kinds_of, reason_to_skip
+from tasks.output.entries import BATCH_ROWS, INVENTORY_SCHEMA, UNKNOWN_ETAG, Skipped
 
 _TYPES: dict[str, pa.DataType] = {
     "uri": pa.string(),

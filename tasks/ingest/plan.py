@@ -29,9 +29,9 @@ from tasks.ingest.plan_entries import entry_batches
 from tasks.ingest.selection import Selection, select_items
 from tasks.ingest.sharding import ENTRY_SCHEMA, target_work, write_plan
 from tasks.ingest.spill import local_disk, workbench
-from tasks.ingest.versions import PLAN_FOOTER_KEY, VERSION_FOOTER_KEY, refuse_other_versions
+from tasks.output.layout import parse_part_key, parse_plan_key, parts_prefix, plan_key, plans_prefix, version_to_json
+from tasks.output.versions import PLAN_FOOTER_KEY, VERSION_FOOTER_KEY, refuse_other_versions
 from tasks.records import Entry, Shard, Version
-from tasks.results.layout import parse_part_key, parse_plan_key, parts_prefix, plan_key, plans_prefix, version_to_json
 
 _ENTRY_COLUMNS = [name for name in ENTRY_SCHEMA.names if name != "work"]
 

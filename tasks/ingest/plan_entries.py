@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from infra.errors import VisionmillError
 from infra.store import Store, open_store, split_uri
-from tasks.ingest.entries import BATCH_ROWS
 from tasks.ingest.sharding import ENTRY_SCHEMA
-from tasks.ingest.video_index import READ_BYTES, Piece, SliceReader, cut_video
+from tasks.media.video_index import READ_BYTES, Piece, SliceReader, cut_video
+from tasks.output.entries import BATCH_ROWS
 
 VIDEO_THREADS = 8
 

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from infra.errors import DatasetError, ObjectGone
 from infra.store import Store, open_store
-from tasks.ingest.entries import BATCH_ROWS, INVENTORY_SCHEMA, Skipped
 from tasks.ingest.listings import etags_or_unknown, to_pieces
 from tasks.ingest.tar_sources import TarTask
+from tasks.output.entries import BATCH_ROWS, INVENTORY_SCHEMA, Skipped
 
 _PARQUET_NAMES = {
     "Key": "key",

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 
 from infra.errors import StoreError
 from infra.store import Store
-from tasks.ingest.entries import BATCH_ROWS
+from tasks.output.entries import BATCH_ROWS
+from tasks.output.layout import part_key, plan_key
 from tasks.records import Version
-from tasks.results.layout import part_key, plan_key
 
 Selection = Literal["new", "failed", "all"]
 

@@ -24,12 +24,12 @@ import pyarrow as pa
 from infra.errors import DatasetError, ObjectGone
 from infra.store import ObjectInfo, Store, open_store, split_uri
 from tasks.ingest.coco import coco_pieces
-from tasks.ingest.entries import BATCH_ROWS, Row, Skipped, batches_of, is_unicode, printable
 from tasks.ingest.listings import LISTING_ENDINGS, listing_pieces
-from tasks.ingest.media_kinds import kind_of, reason_to_skip
 from tasks.ingest.patterns import expand_braces, glob_to_regex, has_braces, has_glob, literal_prefix
 from tasks.ingest.s3_inventory import inventory_pieces, is_manifest
 from tasks.ingest.tar_sources import TarTask, problem_row, with_members
+from tasks.media.endings import kind_of, reason_to_skip
+from tasks.output.entries import BATCH_ROWS, Row, Skipped, batches_of, is_unicode, printable
 
 LOOKUP_THREADS = 16
 PEEK_BYTES = 64 << 10
@@ -40,7 +40,7 @@ Pieces = Iterator[pa.RecordBatch | TarTask]
 def read_source(
     source: str, *, folder: Path, skipped: Skipped, images_root: str | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Inventory batches (:data:`tasks.ingest.entries.INVENTORY_SCHEMA`) of everything that ``source`` names.
+    """Inventory batches (:data:`tasks.output.entries.INVENTORY_SCHEMA`) of everything that ``source`` names.
 
     Args:
         source: see the module.

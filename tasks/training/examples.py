@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from infra.errors import DatasetError
 from infra.store import Store
-from tasks.results.layout import canonical_json
+from tasks.output.layout import canonical_json
 
 SETS_FOLDER = "training/sets/"
 

@@ -12,8 +12,8 @@ from infra.errors import ObjectGone, UsageError
 from infra.store import Store, open_store
 from modelkit.registry import find_model
 from modelkit.weights import Weights
-from tasks.inference.prepare import describe_model
-from tasks.results.layout import canonical_json
+from tasks.engine.prepare import describe_model
+from tasks.output.layout import canonical_json
 from tasks.training.layout import run_key, weights_keys
 from tasks.training.recipe import TrainingRecipe
 from tasks.training.targets import TARGETS

@@ -24,9 +24,9 @@ from modelkit.augmentation.geometry import scaling
 from modelkit.training.processes import Rank
 from modelkit.training.sampling import EpochSampler, MixedSampler, repeat_factors
 from modelkit.transform import Geometry
-from tasks.inference.decoding import DecodeOptions, decode_entry
-from tasks.inference.reading import EntryReader
-from tasks.ingest.entries import MISSING_ETAG
+from tasks.media.decoding import DecodeOptions, decode_entry
+from tasks.media.reading import EntryReader
+from tasks.output.entries import MISSING_ETAG
 from tasks.records import Entry
 from tasks.training.examples import Example
 from tasks.training.recipe import Noise, TrainingRecipe

@@ -19,8 +19,8 @@ from modelkit.training.loop import Trainer, seed_step
 from modelkit.training.processes import Rank
 from modelkit.training.student import StudentTraining, weighted_losses
 from modelkit.training.transfer import Adopted, adopt, freeze
-from tasks.inference.model_source import local_model
-from tasks.inference.prepare import environment
+from tasks.engine.model_source import local_model
+from tasks.engine.prepare import environment
 from tasks.training.checkpoints import StoreCheckpoints
 from tasks.training.examples import load_training_set
 from tasks.training.job import TrainingJob, finished_weights

@@ -17,13 +17,13 @@ from typing import Any
 from infra.ray_session import ray_session
 from infra.retry import RetryPolicy
 from infra.store import open_store
-from tasks.inference.dispatch import DispatchPolicy
-from tasks.inference.pool import PoolSettings, run_pool, run_serial
-from tasks.inference.progress import Progress
-from tasks.inference.results import PoolOutcome
+from tasks.engine.dispatch import DispatchPolicy
+from tasks.engine.pool import PoolSettings, run_pool, run_serial
+from tasks.engine.pool_outcome import PoolOutcome
+from tasks.engine.progress import Progress
 from tasks.ingest.inventory import take_inventory
 from tasks.ingest.plan import Plan, PlanOptions, open_plan
-from tests.tasks.inference.fakes import job_for, version
+from tests.tasks.engine.fakes import job_for, version
 
 
 def main() -> int:

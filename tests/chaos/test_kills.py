@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.store import Store, open_store
-from tasks.inference.pulse import read_pulse
-from tasks.results.layout import parse_part_key
-from tests.tasks.inference.fakes import write_images
+from tasks.engine.heartbeat import read_pulse
+from tasks.output.layout import parse_part_key
+from tests.tasks.engine.fakes import write_images
 
 pytestmark = pytest.mark.chaos
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.results.schema import MEASURED_SCHEMAS, SCHEMAS, schema_named, schema_of
+from tasks.output.schema import MEASURED_SCHEMAS, SCHEMAS, schema_named, schema_of
 
 # name, type, nullable: in order. A reader somewhere relies on each of these lines.
 FROZEN = {

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from infra.store import open_store
-from tasks.selftraining.champion import Model, record_candidate
-from tasks.selftraining.gate import Criterion, Verdict
+from tasks.loop.champion import Model, record_candidate
+from tasks.loop.gate import Criterion, Verdict
 
 NOW = dt.datetime(2026, 11, 25, tzinfo=dt.UTC)
 

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from infra.errors import BucketMissing
 from infra.store import open_store
-from tasks.results.lease import hold_lease
+from tasks.output.lease import hold_lease
 from tests.flows.command import SERIAL, ask, refused, segment, start, visionmill
 from tests.flows.scenes import put_scenes, scene_jpeg
 from tests.videos import make_video

@@ -28,10 +28,10 @@ from infra.store import open_store
 from modelkit import Predictor, Weights, save_weights
 from modelkit.digitscape import Digitscape, SceneStyle, write_dataset
 from tasks.evaluation.evaluate import Judged
-from tasks.retraining import judging, teaching
-from tasks.selftraining import splits, tables
-from tasks.selftraining.candidates import Teacher
-from tasks.selftraining.label_sets import LabelSet
+from tasks.labels.label_sets import LabelSet
+from tasks.loop import judging, splits, teaching
+from tasks.loop.candidates import Teacher
+from tasks.output import tables
 from tasks.training.job import TrainingJob
 
 SIZE = (128, 128)

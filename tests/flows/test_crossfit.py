@@ -15,8 +15,8 @@ from flows.parameters import RetrainParameters, checked
 from flows.retrain import run_retrain
 from infra.errors import UsageError
 from infra.store import Store, open_store
-from tasks.results.views import open_views
-from tasks.selftraining import tables
+from tasks.output import tables
+from tasks.output.views import open_views
 from tests.flows.tiny_loops import tiny_loop
 
 FOLDS = 2

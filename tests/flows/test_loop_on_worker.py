@@ -15,9 +15,9 @@ from flows.legs import plain_legs
 from flows.parameters import WatchParameters
 from infra import services
 from infra.store import Store, open_store
-from tasks.selftraining import tables
-from tasks.selftraining.champion import Model, read_pointer, record_candidate
-from tasks.selftraining.gate import Criterion, Verdict
+from tasks.loop.champion import Model, read_pointer, record_candidate
+from tasks.loop.gate import Criterion, Verdict
+from tasks.output import tables
 from tests.flows.deployments import deploying, prefect_client, runs_of
 from tests.flows.tiny_loops import tiny_loop
 

@@ -18,10 +18,10 @@ from infra.store import Store, open_store
 from modelkit import ClassInfo
 from modelkit.digitscape import CLASS_NAMES, Digitscape, SceneStyle, write_dataset
 from tasks.ingest.inventory import take_inventory
-from tasks.retraining.due import arrivals_since
-from tasks.selftraining import tables
-from tasks.selftraining.champion import Model, list_candidates, read_pointer
-from tasks.selftraining.labels.reading import read_label_set
+from tasks.labels.reading import read_label_set
+from tasks.loop.champion import Model, list_candidates, read_pointer
+from tasks.loop.due import arrivals_since
+from tasks.output import tables
 from tasks.training.examples import load_training_set
 from tasks.training.presets import make_recipe
 

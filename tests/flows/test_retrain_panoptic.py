@@ -14,8 +14,8 @@ from flows.retrain import run_retrain
 from infra.errors import UsageError
 from infra.store import Store, open_store
 from modelkit import rle
-from tasks.retraining.report import write_loop_report
-from tasks.selftraining import tables
+from tasks.output import tables
+from tasks.report.round_page import write_loop_report
 from tasks.training.examples import load_training_set
 from tests.flows.tiny_loops import tiny_panoptic_loop
 

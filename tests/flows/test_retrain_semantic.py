@@ -14,8 +14,8 @@ from flows.retrain import run_retrain
 from infra.errors import UsageError
 from infra.store import Store, open_store
 from modelkit import rle
-from tasks.selftraining import tables
-from tasks.selftraining.pixels import LEVELS
+from tasks.loop.pixels import LEVELS
+from tasks.output import tables
 from tasks.training.examples import load_training_set
 from tests.flows.tiny_loops import SIZE, tiny_loop
 

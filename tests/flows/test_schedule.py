@@ -18,7 +18,7 @@ import yaml
 
 from infra import services
 from infra.store import open_store
-from tasks.results.runs import list_runs, read_run
+from tasks.output.runs import list_runs, read_run
 from tests.flows.deployments import prefect_client
 from tests.flows.scenes import write_scenes
 

@@ -18,12 +18,12 @@ from flows.legs import plain_legs
 from flows.parameters import RetrainParameters, WatchParameters, checked
 from infra.errors import UsageError
 from infra.store import open_store
-from tasks.retraining.due import remember_labels
-from tasks.selftraining.labels.segments import store_label_set
+from tasks.labels.segments import store_label_set
+from tasks.loop.due import remember_labels
 from tests.flows.deployments import ROOT, deploying, prefect_client, runs_of
-from tests.tasks.retraining.test_due import LABELS
-from tests.tasks.selftraining.scenes import picture, write
-from tests.tasks.selftraining.test_lineage import a_round
+from tests.tasks.loop.scenes import picture, write
+from tests.tasks.loop.test_due import LABELS
+from tests.tasks.loop.test_lineage import a_round
 
 POOL = "nobody-works-here"
 """Runs stay as this test leaves them: the worker of another test serves the pool of the repository's file."""

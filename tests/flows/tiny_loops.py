@@ -9,7 +9,7 @@ from typing import Any
 
 from modelkit import ClassInfo
 from modelkit.digitscape import CLASS_NAMES, Digitscape, SceneStyle, write_dataset, write_panoptic
-from tasks.selftraining.labels.reading import read_label_set
+from tasks.labels.reading import read_label_set
 from tasks.training.presets import make_recipe
 from tasks.training.recipe import PLAIN
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 import modelkit
 from modelkit import Predictor, VideoModel, rle
-from modelkit.compilation import choose_execution
-from modelkit.execution import ExecutionChoice
+from modelkit.compile.decision import choose_execution
+from modelkit.compile.execution import ExecutionChoice
 from modelkit.weights import random_weights
-from tasks.inference.forward import BatchLimits, forward
+from tasks.engine.forward import BatchLimits, forward
 from tests.modelkit.builders import picture
 from tests.modelkit.model_tester import CASES, ModelTester
 

@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modelkit import compilation, compiled
-from modelkit.compilation import Decision, apply, choose_execution, name_of
+from modelkit.compile import decision as compilation
+from modelkit.compile import graphs as compiled
+from modelkit.compile.decision import Decision, apply, choose_execution, name_of
+from modelkit.compile.execution import ExecutionChoice
 from modelkit.errors import ConfigError
-from modelkit.execution import ExecutionChoice
 from modelkit.predictor import Predictor, Prepared
 from modelkit.semantic import SemanticSegmentor
 from modelkit.weights import Tolerates, Weights, describe_preprocessing

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from modelkit.carriers import Instances
 from modelkit.digitscape import Digitscape, SceneStyle
 from modelkit.evaluation import evaluate_digitscape
-from modelkit.types import Instances
 
 SOURCE = Digitscape("val", (96, 96), seed=4, style=SceneStyle(digits=(2, 6)), dense=False)
 NUM_SCENES = 12

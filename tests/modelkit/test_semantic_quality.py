@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from modelkit.carriers import Instances
 from modelkit.digitscape import Digitscape
 from modelkit.evaluation_semantic import classes, evaluate_semantic, num_classes, truth
 from modelkit.metrics import SemanticQuality
 from modelkit.metrics.semantic import near_border
 from modelkit.rle import bboxes, encode_label_map
-from modelkit.types import Instances
 
 
 def test_a_hand_case() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from modelkit import rle
+from modelkit.carriers import Instances
 from modelkit.temporal import mean_warped_iou
-from modelkit.types import Instances
 
 
 def result(*squares: tuple[int, int, int, float]) -> Instances:

@@ -11,7 +11,7 @@ from modelkit.errors import ModelkitError, StateError
 from modelkit.registry import temporary_registrations
 from modelkit.video import VideoState
 from modelkit.weights import random_weights
-from tests.tasks.inference.video_fakes import SquareTracker, make, picture, video_job
+from tests.tasks.engine.video_fakes import SquareTracker, make, picture, video_job
 
 
 def a_state() -> VideoState:

@@ -9,7 +9,7 @@ import torch
 from modelkit import rle
 from modelkit.detection.roi_heads import cropped_masks
 from modelkit.digitscape import Digitscape, SceneStyle
-from modelkit.rle_boxes import encode_box_masks
+from modelkit.rle.boxes import encode_box_masks
 
 SIZE_HW = (96, 96)
 STYLE = SceneStyle(digits=(2, 4), size_px=(28.0, 60.0), empty_share=0.0, overlap=0.1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from modelkit.carriers import Instances
 from modelkit.digitscape import CLASS_NAMES, Digitscape
 from modelkit.metrics import PanopticQuality, count_id_switches, panoptic_array, video_panoptic_quality
 from modelkit.metrics.panoptic import DIVISOR
 from modelkit.rle import encode
-from modelkit.types import Instances
 
 THINGS = frozenset({1, 2})
 

@@ -11,8 +11,9 @@ import torch
 from torchvision.ops import box_iou, roi_align
 
 from modelkit import create_model
+from modelkit.carriers import Instances
 from modelkit.digitscape import Digitscape, Scene, SceneStyle
-from modelkit.rle_boxes import encode_box_masks
+from modelkit.rle.boxes import encode_box_masks
 from modelkit.training.checkpoint import load_checkpoint
 from modelkit.training.data import SceneBatches, collate
 from modelkit.training.demo_model import DemoTraining
@@ -21,7 +22,6 @@ from modelkit.training.processes import Rank
 from modelkit.training.recipes import DemoRecipe, digitscape_mask_rcnn
 from modelkit.training.shipping import model_predict
 from modelkit.training.train_demo_model import build, train
-from modelkit.types import Instances
 
 
 @pytest.fixture

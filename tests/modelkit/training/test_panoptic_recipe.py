@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from modelkit import describe, load
+from modelkit.carriers import Instances
 from modelkit.digitscape import Digitscape, SceneStyle
 from modelkit.evaluation_panoptic import THINGS, evaluate_clips, evaluate_panoptic
 from modelkit.metrics import PanopticQuality, panoptic_array
@@ -29,7 +30,6 @@ from modelkit.training.panoptic import (
     train,
     training_batch,
 )
-from modelkit.types import Instances
 
 # large digits: of a thin one, what two CPUs round differently decides whether it is found
 SOURCE = Digitscape(

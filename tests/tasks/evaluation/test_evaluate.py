@@ -18,8 +18,8 @@ from modelkit.digitscape import Digitscape, write_dataset, write_panoptic
 from modelkit.evaluation import evaluate_digitscape
 from modelkit.evaluation_panoptic import evaluate_panoptic
 from tasks.evaluation.evaluate import evaluate_model, evaluate_predictor, label_map
-from tasks.selftraining.label_sets import LabelledItem, LabelledObject, make_label_set
-from tasks.selftraining.labels.reading import read_label_set
+from tasks.labels.label_sets import LabelledItem, LabelledObject, make_label_set
+from tasks.labels.reading import read_label_set
 from tasks.training.presets import make_recipe
 
 SIZE = (160, 160)

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from infra.store import Store, open_store
 from tasks.ingest.inventory import Inventory, take_inventory
 from tasks.ingest.plan import Plan
+from tasks.output.layout import make_version, part_key
+from tasks.output.schema import schema_of
 from tasks.records import Version
-from tasks.results.layout import make_version, part_key
-from tasks.results.schema import schema_of
 
 
 def fill(root: str, objects: dict[str, bytes]) -> Store:

@@ -11,13 +11,13 @@ from infra.errors import StoreError, StoreUnavailable, UsageError, VersionMismat
 from infra.store import Store, open_store
 from tasks.ingest import plan as plan_module
 from tasks.ingest import selection
-from tasks.ingest.entries import etag_to_pin
 from tasks.ingest.inventory import take_inventory
 from tasks.ingest.plan import Plan, PlanOptions, committed_shards, load_plan, open_plan
+from tasks.output.entries import etag_to_pin
+from tasks.output.layout import part_key, plan_key, plans_prefix
 from tasks.records import Shard, Version
-from tasks.results.layout import part_key, plan_key, plans_prefix
 from tests.tasks.ingest.helpers import commit, fill, listing, planned, tar_of, version_of
-from tests.tasks.ingest.test_video_index import CASES, write_video
+from tests.tasks.media.test_video_index import CASES, write_video
 
 SMALL = PlanOptions(shard_items=3, shard_bytes=3000)
 

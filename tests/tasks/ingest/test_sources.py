@@ -9,8 +9,8 @@ import pytest
 
 from infra.errors import AccessDenied, BucketMissing, DatasetError, StoreUnavailable, UsageError, VisionmillError
 from infra.store import open_store
-from tasks.ingest.entries import etag_to_pin
 from tasks.ingest.inventory import load_inventory
+from tasks.output.entries import etag_to_pin
 from tasks.records import Entry
 from tests.tasks.ingest.helpers import fill, listed, tar_of
 

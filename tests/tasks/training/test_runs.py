@@ -17,7 +17,7 @@ from modelkit import ClassInfo
 from modelkit.training.distillation import DistillationConfig
 from modelkit.training.processes import Rank
 from modelkit.training.student import UnlabelledSchedule
-from tasks.inference.model_source import local_model
+from tasks.engine.model_source import local_model
 from tasks.training.examples import save_training_set
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.layout import checkpoint_key

@@ -1,0 +1,1 @@
+"""Shards through workers: pipeline, pool, dispatch."""

@@ -1,0 +1,102 @@
+"""How shall the model be run? Measured once at the start of a run, on the kind of worker that will do the work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from infra.ray_session import RaySession
+from modelkit.compile.decision import Decision, Policy, choose_execution
+from tasks.engine.execution import compile_cache
+from tasks.engine.job import JobSpec
+from tasks.engine.worker import load_predictor
+from tasks.ingest.plan import Plan
+from tasks.media.decoding import decode_entry
+from tasks.media.reading import EntryReader
+from tasks.records import Entry, Shard
+
+MIN_ITEMS = 64  # fewer are done before a process that measures has started
+_SAMPLE_ENTRIES = 16  # tried until one can be decoded
+
+
+def choose_for_run(
+    plan: Plan,
+    job: JobSpec,
+    policy: Policy,
+    *,
+    workers: int,
+    session: RaySession | None,
+    num_gpus: float,
+) -> dict[str, Any]:
+    """The decision for all workers of a run, as JSON for ``JobSpec.execution``.
+
+    Args:
+        plan: what is left of it decides whether measuring and compiling repay.
+        workers: that will share the work.
+        session: where to measure; None measures in this process.
+        num_gpus: of a worker.
+    """
+    committed = plan.committed()
+    first = next(iter(plan.shards(committed)), None)
+    left = plan.num_shards - len(committed)
+    items = left * items_of(first, job.decode.stride) if first is not None else 0
+    if first is None or policy == "off" or (policy == "auto" and items < MIN_ITEMS):
+        reason = "switched off" if policy == "off" else f"{items} items do not repay measuring"
+        return Decision(reason=reason).to_json()
+    measure: Callable[..., dict[str, Any]] = _measure
+    if session is None:
+        return measure(job, first, items, workers, policy)
+    import ray
+
+    remote = ray.remote(_measure).options(
+        num_cpus=1,
+        num_gpus=num_gpus,
+        max_retries=1,
+        runtime_env={"env_vars": session.worker_environment(num_gpus=num_gpus)},
+    )
+    answer: dict[str, Any] = ray.get(remote.remote(job, first, items, workers, policy))
+    return answer
+
+
+def items_of(shard: Shard, stride: int) -> int:
+    """Items that a shard will give, about (videos of unknown length count as one full shard of frames)."""
+    return sum(_frames(entry, stride) for entry in shard.entries)
+
+
+def _frames(entry: Entry, stride: int) -> int:
+    if entry.media == "image":
+        return 1
+    frames = 256 if entry.end_frame is None else entry.end_frame - entry.first_frame
+    return math.ceil(frames / stride)
+
+
+def _measure(job: JobSpec, shard: Shard, items: int, workers: int, policy: Policy) -> dict[str, Any]:
+    if job.predictor_factory is not None:
+        return Decision(reason="the job brings its own predictor").to_json()
+    if job.carries_state and any(entry.media == "video" for entry in shard.entries):
+        return Decision(reason="a model with a memory looks at clips frame by frame, eagerly").to_json()
+    threads = torch.get_num_threads()
+    if job.device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        predictor = load_predictor(job)
+        image = _sample_image(job, shard)
+        if image is None:
+            return Decision(reason="no readable item to measure on").to_json()
+        sample = [predictor.prepare(image)] * job.batch_size
+        return choose_execution(predictor, sample, items, compile_cache(), workers=workers, policy=policy).to_json()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _sample_image(job: JobSpec, shard: Shard) -> Any:
+    reader = EntryReader()
+    for entry in shard.entries[:_SAMPLE_ENTRIES]:
+        for frame in decode_entry(entry, reader, job.decode):
+            if frame.image_rgb_hwc_u8 is not None:
+                return frame.image_rgb_hwc_u8
+            break
+    return None

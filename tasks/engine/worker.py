@@ -1,0 +1,349 @@
+"""The worker: holds the model, carries shards out from fetching to the commit. A plain class; Ray only calls it.
+
+Pixels never leave it: descriptors come in, receipts go out. Two shards may be in flight, so that the stages are never
+empty at the boundary between them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from infra.errors import VersionMismatch
+from infra.store import open_store
+from tasks.engine.circuit import FailureStreak
+from tasks.engine.clips import Clip, Handover, images_before, is_continued
+from tasks.engine.execution import run_as_decided
+from tasks.engine.forward import BatchLimits, forward
+from tasks.engine.heartbeat import Heartbeat, Mark, Pulse
+from tasks.engine.items import (
+    Item,
+    Task,
+    bucket_of,
+    expected_bytes,
+    failure_of,
+    fetched_bytes,
+    is_untouchable,
+    item_bytes,
+    left_alone_item,
+    row_bytes,
+    size_of,
+    tasks_of,
+)
+from tasks.engine.job import Assignment, JobSpec, Outcome, Quarantine, resolve
+from tasks.engine.model_source import local_model
+from tasks.engine.pipeline import BatchStage, Job, Pipeline, Stage
+from tasks.media.decoding import Frame, decode_fetched, fetch_entry
+from tasks.media.reading import EntryReader
+from tasks.output.commit import commit_shard
+from tasks.output.encoding import count_items, encode_part
+from tasks.output.rows import Row, failed_row, ok_row
+from tasks.records import ItemFailure, Receipt, Shard
+
+if TYPE_CHECKING:
+    from modelkit.video import VideoState
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """One model, one pipeline. Loads the model when made; :meth:`process` may be called from two threads at once.
+
+    Raises:
+        VersionMismatch: the weights found here are not those of the job's version.
+        UsageError: the predictor factory does not exist.
+    """
+
+    def __init__(self, job: JobSpec, *, own_process: bool = True) -> None:
+        start = time.monotonic()
+        self.job = job
+        self.pulse = Pulse(
+            num_threads=job.fetch_threads + job.decode_threads + job.encode_threads + 8,
+            max_marks=max(job.batch_size, 1),
+            catch_signals=own_process,
+        )
+        if own_process and job.device == "cpu":
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it unset without GPUs: then a worker would see all
+        self._reader = EntryReader()
+        self._output = open_store(job.output_uri)
+        self._handover = Handover(self._output, job.version)
+        self._predictor = resolve(job.predictor_factory)(job) if job.predictor_factory else load_predictor(job)
+        if own_process and job.device == "cpu":
+            _take_one_thread()
+        _check_digest(self._predictor, job)
+        run_as_decided(self._predictor, job)
+        self._model_in_use = threading.Lock()
+        self._limits = BatchLimits(job.batch_size)
+        self._streak = FailureStreak(job.max_consecutive_failures)
+        weights = getattr(self._predictor, "weights", None)
+        self._class_names: dict[int, str] = weights.class_names() if weights is not None else {}
+        self.pipeline = Pipeline(self._stages())
+        self._shards_done = 0
+        self._retries_told, self._lock = 0, threading.Lock()
+        self.start_s = time.monotonic() - start
+
+    def process(self, assignment: Assignment) -> Outcome:
+        """Carry a shard out and commit it; a probe only tries its items.
+
+        Raises:
+            CircuitOpen: too many items failed in a row; nothing of this shard is committed.
+            DeviceLostError: this process is of no use any more.
+            StoreError: the output refuses.
+        """
+        start, shard = time.monotonic(), assignment.shard
+        self.pulse.begin_shard(shard.shard_id)
+        try:
+            tasks = tasks_of(assignment, self._state_before(assignment), self._start)
+            with self.pipeline.submit(tasks, one_by_one=assignment.one_by_one) as job:
+                rows = job.results()
+                if assignment.kind == "probe":
+                    return self._outcome(None, None, start)
+                with self.pulse.working("commit", [Mark(shard.shard_id)]):
+                    self._hand_over(assignment, tasks)
+                    receipt, part = self._commit(assignment, job, rows)
+                kinds = Counter(row.failure.error_type for row in rows if row.failure is not None)
+            self._shards_done += 1
+            return self._outcome(receipt, part, start, dict(kinds))
+        finally:
+            self.pulse.end_shard(shard.shard_id)
+
+    def heartbeat(self) -> Heartbeat | None:
+        """What the threads are busy with; callable from any other thread."""
+        return self.pulse.read()
+
+    def close(self) -> None:
+        """End the threads and remove the pulse."""
+        self.pipeline.close()
+        self.pulse.close()
+
+    # --- the legs
+
+    def _stages(self) -> Sequence[Stage | BatchStage]:
+        job, memory = self.job, self.job.memory_bytes
+        return [
+            Stage("fetch", self._fetch, fetched_bytes, memory // 4, threads=job.fetch_threads, expect=expected_bytes),
+            Stage("decode", self._decode, item_bytes, memory // 2, threads=job.decode_threads, many=True),
+            BatchStage("infer", self._infer, item_bytes, memory // 8, bucket_of=bucket_of, limit_of=self._limit_of),
+            Stage("encode", self._encode, row_bytes, memory // 8, threads=job.encode_threads),
+        ]
+
+    def _fetch(self, task: Task) -> Task:
+        if is_untouchable(task):
+            return task
+        with self.pulse.working("fetch", [Mark(task.assignment.shard.shard_id, task.index)]):
+            return replace(task, fetched=fetch_entry(task.entry, self._reader))
+
+    def _decode(self, task: Task) -> Iterator[Item]:
+        yield from self._decode_one(task)
+        for piece in task.rest:  # in this thread, so that the clip's frames stay in order
+            yield from self._decode_one(self._fetch(piece))
+
+    def _decode_one(self, task: Task) -> Iterator[Item]:
+        alone = {q.frame: q for q in task.left_alone}
+        if not is_untouchable(task):
+            frames, next_frame = self._frames(task), task.entry.first_frame
+            while True:
+                with self.pulse.working("decode", [Mark(task.assignment.shard.shard_id, task.index, next_frame)]):
+                    item = next(frames, None)
+                    if item is not None:
+                        item = self._prepare(item, alone.pop(item.frame.frame, None))
+                if item is None:
+                    break
+                next_frame = item.frame.frame + self.job.decode.stride
+                yield item
+        for verdict in alone.values():  # those that no frame came for: the entry was not touched, or its decoder dies
+            yield left_alone_item(task, Frame(verdict.frame, None, None, None), verdict)
+
+    def _frames(self, task: Task) -> Iterator[Item]:
+        assert task.fetched is not None
+        for frame in decode_fetched(task.entry, task.fetched, self.job.decode):
+            yield Item(task, frame)
+
+    def _prepare(self, item: Item, verdict: Quarantine | None) -> Item:
+        """Pixels as the model wants them; the source image is let go."""
+        image, slim = item.frame.image_rgb_hwc_u8, replace(item.frame, image_rgb_hwc_u8=None)
+        if verdict is not None:
+            return left_alone_item(item.task, slim, verdict)
+        if item.frame.failure is not None or image is None:
+            return replace(item, frame=slim).failed(
+                item.frame.failure or ItemFailure("decode", "NoPixels", "no pixels")
+            )
+        try:
+            return replace(item, frame=slim, prepared=self._predictor.prepare(image))
+        except Exception as error:  # noqa: BLE001 - whatever a model throws becomes the row of an item
+            return replace(item, frame=slim).failed(failure_of("infer", error))
+
+    def _infer(self, items: list[Item]) -> list[Item]:
+        clip, prepared = items[0].task.clip, [item.prepared for item in items]
+        with self.pulse.working("infer", [item.mark for item in items]), self._model_in_use:
+            infer = self._predictor.infer if clip is None else lambda frames: [clip.step(self._predictor, *frames)]
+            raws = forward(infer, prepared, bucket_of(items[0]), self._limits)
+        return [
+            item.failed(failure_of("infer", raw))
+            if isinstance(raw, Exception)
+            else replace(item, prepared=None, raw=raw)
+            for item, raw in zip(items, raws, strict=True)
+        ]
+
+    def _limit_of(self, bucket: Hashable) -> int:
+        return 1 if isinstance(bucket, Clip) else self._limits(bucket)
+
+    def _encode(self, item: Item) -> Row:
+        row = None
+        with self.pulse.working("encode", [item.mark]):
+            if item.failure is None:
+                try:
+                    row = ok_row(item.task.entry, item.frame, self._predictor.finish(item.raw))
+                except Exception as error:  # noqa: BLE001 - whatever a model throws becomes the row of an item
+                    item = item.failed(failure_of("encode", error))
+            if row is None:
+                assert item.failure is not None
+                row = failed_row(item.task.entry, item.frame, item.failure, item.status)
+        if item.task.assignment.kind == "process":
+            if item.status != "quarantined":
+                self._streak.note(item.task.entry.uri, item.failure)
+            self.pulse.count(1)
+        return row
+
+    # --- clips that shards share
+
+    def _start(self) -> VideoState:
+        state: VideoState = self._predictor.start()
+        return state
+
+    def _state_before(self, assignment: Assignment) -> VideoState | None:
+        """What the shard's first entry starts from; None for models without a memory."""
+        shard = assignment.shard
+        if not self.job.carries_state:
+            return None
+        if shard.continues is None:
+            return self._start()
+        with self.pulse.working("fetch", [Mark(shard.shard_id, 0)]):
+            left = self._handover.take(shard.continues)
+        return left if left is not None else self._replayed(shard)
+
+    def _replayed(self, shard: Shard) -> VideoState:
+        """Look at the clip's earlier frames once more, for a state that is lost: somebody removed it.
+
+        Frames that the model refuses are left out, as they were the first time.
+        """
+        entry, clip = shard.entries[0], Clip(self._start())
+        logger.warning("the state before frame %d of %s is lost: it is made again", entry.first_frame, entry.uri)
+        for image in images_before(entry, self._reader, self.job.decode):
+            with self.pulse.working("infer", [Mark(shard.shard_id, 0)]), self._model_in_use, suppress(Exception):
+                clip.step(self._predictor, self._predictor.prepare(image))
+        return clip.state
+
+    def _hand_over(self, assignment: Assignment, tasks: Sequence[Task]) -> None:
+        """Before the commit: leave what the next shard's clip starts from."""
+        shard, clip = assignment.shard, tasks[-1].clip
+        if clip is not None and is_continued(shard):
+            self._handover.leave(shard.shard_id, assignment.attempt_id, clip.state)
+
+    # --- the end of a shard
+
+    def _commit(self, assignment: Assignment, job: Job, rows: list[Row]) -> tuple[Receipt, bytes | None]:
+        start, shard, version = time.monotonic(), assignment.shard, self.job.version
+        seconds, counts = dict(job.stage_seconds), count_items(rows)
+        part = encode_part(
+            rows,
+            version=version,
+            plan=shard.plan,
+            shard_id=shard.shard_id,
+            attempt_id=assignment.attempt_id,
+            run_id=self.job.run_id,
+            stage_seconds=seconds,
+            class_names=self._class_names,
+        )
+        job.keep(len(part))
+        seconds["parquet"] = time.monotonic() - start
+        bad = [row for row in rows if row.failure is not None]
+        receipt = Receipt(
+            shard_id=shard.shard_id,
+            attempt_id=assignment.attempt_id,
+            outcome="committed",
+            rows=counts["rows"],
+            ok=counts["ok"],
+            failed=counts["failed"],
+            quarantined=counts["quarantined"],
+            bytes_in=sum(size_of(entry) for entry in shard.entries),
+            bytes_out=len(part),
+            stage_seconds=seconds,
+            retries=self._new_retries(),
+            batch_size=self._limits.largest,
+            error_sample=tuple(f"{row.uri}: {row.failure.error}" for row in bad[:5] if row.failure),
+        )
+        if self.job.driver_commits:
+            return receipt, part
+        start = time.monotonic()
+        outcome = commit_shard(self._output, version, shard.shard_id, part, assignment.attempt_id)
+        seconds["commit"] = time.monotonic() - start
+        return replace(receipt, outcome=outcome), None
+
+    def _outcome(
+        self, receipt: Receipt | None, part: bytes | None, start: float, failures: dict[str, int] | None = None
+    ) -> Outcome:
+        rss_bytes, infer = psutil.Process().memory_info().rss, self.pipeline.clocks["infer"]
+        return Outcome(
+            receipt=receipt,
+            elapsed_s=time.monotonic() - start,
+            rss_bytes=rss_bytes,
+            recycle=self._wants_to_be_replaced(rss_bytes),
+            infer_busy_s=infer.busy_s,
+            infer_idle_s=infer.starved_s + infer.blocked_s,
+            peak_bytes=self.pipeline.peak_bytes,
+            failures=failures or {},
+            part=part,
+        )
+
+    def _new_retries(self) -> int:
+        """Transient failures of stores that were repeated since the last receipt."""
+        with self._lock:
+            own = sum(getattr(self._output, "retry_counts", dict)().values())
+            total = own + self._reader.num_retries()
+            new, self._retries_told = total - self._retries_told, total
+            return new
+
+    def _wants_to_be_replaced(self, rss_bytes: int) -> str | None:
+        shards, limit = self.job.max_shards_per_worker, self.job.max_rss_bytes
+        if shards is not None and self._shards_done >= shards:
+            return f"it has done {self._shards_done} shards"
+        if limit is not None and rss_bytes > limit:
+            return f"it holds {rss_bytes >> 20} MiB of memory, more than {limit >> 20}"
+        return None
+
+
+def load_predictor(job: JobSpec) -> Any:
+    """The job's model on its device, by ``modelkit.load``; weights given as a URI are fetched once per machine."""
+    import modelkit
+
+    options = dict(job.model_options)
+    if isinstance(options.get("weights"), str):
+        options["weights"] = local_model(options["weights"])
+    return modelkit.load(local_model(job.model), device=job.device, **options)
+
+
+def _take_one_thread() -> None:
+    """Torch on a CPU: workers are there to use the other cores. A predictor that did without torch goes on without."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
+def _check_digest(predictor: Any, job: JobSpec) -> None:
+    digest = getattr(getattr(predictor, "weights", None), "digest", None)
+    if digest is not None and digest != job.version.model_digest:
+        raise VersionMismatch(
+            f"{job.model} has the digest {digest[:12]} here, but the job is for {job.version.model_digest[:12]}",
+            hint="Every machine must see the same weights: name them by URI, or copy the file to all of them.",
+        )

@@ -1,0 +1,223 @@
+"""A label set: human labels of any origin in one table, one row per labelled item, also for items without objects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from infra.errors import DatasetError
+from modelkit import rle
+from tasks.output.layout import canonical_json
+from tasks.output.table_schemas import SCHEMAS
+from tasks.output.tables import content_digest, table_of
+
+if TYPE_CHECKING:  # its module brings torch
+    from modelkit import ClassInfo
+
+SOURCES = ("human", "model", "model_then_human", "human_then_model")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledObject:
+    """One object of an item.
+
+    Args:
+        label: class id.
+        rle: compressed run lengths on the item's canvas; None where only a box is known.
+        box_xyxy: source pixels; None takes the mask's tight box.
+        area: stated area in pixels; None takes the mask's or the box's.
+        is_crowd: a region of many objects.
+        source: who made it; an edit of a prediction is "model_then_human", never "human".
+    """
+
+    label: int
+    rle: bytes | None
+    box_xyxy: tuple[float, float, float, float] | None = None
+    area: int | None = None
+    is_crowd: bool = False
+    track_id: int | None = None
+    source: str = "human"
+    origin_id: str = ""
+
+    def __post_init__(self) -> None:
+        if self.rle is None and self.box_xyxy is None:
+            raise ValueError("an object needs a mask or a box")
+        if self.source not in SOURCES:
+            raise ValueError(f"source must be one of {SOURCES}, got {self.source!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledItem:
+    """One labelled image or frame; no objects means that somebody looked and found none."""
+
+    uri: str
+    size_hw: tuple[int, int]
+    objects: tuple[LabelledObject, ...] = ()
+    frame: int | None = None  # None for an image
+    group_id: str = ""  # empty: to be told by a rule, else the item itself
+    void_rle: bytes | None = None
+
+    @property
+    def image_id(self) -> str:
+        """See :func:`image_id_of`."""
+        return image_id_of(self.uri, self.frame)
+
+
+def image_id_of(uri: str, frame: int | None) -> str:
+    """What an item is called: its uri, and for a frame of a video ``#<frame>`` behind it."""
+    return uri if frame is None else f"{uri}#{frame}"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """Human labels and what their class ids mean.
+
+    Args:
+        table: ``labels.v1``, sorted by image_id, each item once.
+        classes: in the order of their ids.
+        skipped: what the origin held but could not be used, by reason.
+    """
+
+    table: pa.Table
+    classes: tuple[ClassInfo, ...]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def label_set_id(self) -> str:
+        """SHA-256 of rows and class map, hex."""
+        content = f"{class_map_sha256(self.classes)}\n{content_digest(self.table)}"
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def only(self, image_ids: Iterable[str]) -> LabelSet:
+        """The rows of some items, in the same order."""
+        wanted = pa.array(sorted(set(image_ids)), pa.string())
+        return replace(self, table=self.table.filter(pa.compute.is_in(self.table["image_id"], wanted)))
+
+    def truth_per_image(self) -> dict[int, float]:
+        """Objects per item by class id, crowds apart; 0 for classes that do not occur."""
+        counts = {each.id: 0 for each in self.classes}
+        for labels, crowds in zip(self.table["labels"].to_pylist(), self.table["is_crowd"].to_pylist(), strict=True):
+            for label, crowd in zip(labels, crowds, strict=True):
+                counts[label] += not crowd
+        return {label: count / max(len(self), 1) for label, count in counts.items()}
+
+
+def class_map_sha256(classes: Sequence[ClassInfo]) -> str:
+    """Digest of ids, names and order: two class maps that differ in any of them are different."""
+    return hashlib.sha256(canonical_json([[each.id, each.name, each.is_thing] for each in classes])).hexdigest()
+
+
+def check_class_maps(expected: Sequence[ClassInfo], found: Sequence[ClassInfo], *, whose: str) -> None:
+    """Refuse unless ids, names and order agree. Names are compared as they are: "cell phone" is not "mobile phone".
+
+    Raises:
+        DatasetError: names every id whose name or kind differs.
+    """
+    if tuple(expected) == tuple(found):
+        return
+    one = {each.id: (each.name, each.is_thing) for each in expected}
+    other = {each.id: (each.name, each.is_thing) for each in found}
+    differ = [f"{k}: {one.get(k, ('none',))[0]} here, {other.get(k, ('none',))[0]} there"
+              for k in sorted(one.keys() | other.keys()) if one.get(k) != other.get(k)]  # fmt: skip
+    raise DatasetError(
+        f"the classes of {whose} are not ours: {'; '.join(differ[:5]) or 'same classes in another order'}",
+        hint="Labels under another class map would be relabelled silently; map them first.",
+    )
+
+
+def make_label_set(
+    items: Iterable[LabelledItem],
+    classes: Sequence[ClassInfo],
+    *,
+    origin_format: str,
+    skipped: Mapping[str, int] | None = None,
+) -> LabelSet:
+    """Items as a label set, sorted and checked.
+
+    Raises:
+        DatasetError: no items, an item twice, an unknown class, or a mask that is not of its item's size.
+    """
+    ordered = tuple(sorted(classes, key=lambda each: each.id))
+    if len({each.id for each in ordered}) < len(ordered) or len({each.name for each in ordered}) < len(ordered):
+        raise DatasetError("class ids and names must each be unique", hint="Merge or rename the doubled ones.")
+    names = {each.id: each for each in ordered}
+    rows: dict[str, dict[str, object]] = {}
+    for item in items:
+        if item.image_id in rows:
+            raise DatasetError(f"{item.image_id} is labelled twice", hint="Merge its annotations, or leave one out.")
+        rows[item.image_id] = _row(item, names, origin_format)
+    if not rows:
+        raise DatasetError("no labelled items", hint="Items count as labelled only when somebody finished them.")
+    table = table_of("labels", [rows[image_id] for image_id in sorted(rows)])
+    return LabelSet(table, ordered, dict(skipped or {}))
+
+
+def _row(item: LabelledItem, classes: Mapping[int, ClassInfo], origin_format: str) -> dict[str, object]:
+    height, width = item.size_hw
+    for each in item.objects:
+        if each.label not in classes:
+            raise DatasetError(f"{item.image_id} holds the class {each.label}, which the class map does not have")
+    masks = [each.rle for each in item.objects if each.rle is not None]
+    masks += [item.void_rle] if item.void_rle is not None else []
+    for mask in masks:
+        if (covered := int(rle.counts_of(mask).sum())) != height * width:
+            raise DatasetError(f"{item.image_id} is {height} x {width}, a mask of it covers {covered} pixels")
+    boxes = [_box(each, item.size_hw) for each in item.objects]
+    return {
+        "image_id": item.image_id,
+        "uri": item.uri,
+        "group_id": item.group_id or (item.uri if item.frame is not None else item.image_id),
+        "media": "image" if item.frame is None else "video",
+        "frame": item.frame or 0,
+        "width": width,
+        "height": height,
+        "labels": [each.label for each in item.objects],
+        "names": [classes[each.label].name for each in item.objects],
+        "boxes_xyxy": boxes,
+        "areas": [_area(each, box) for each, box in zip(item.objects, boxes, strict=True)],
+        "rles": [each.rle for each in item.objects],
+        "is_thing": [classes[each.label].is_thing for each in item.objects],
+        "is_crowd": [each.is_crowd for each in item.objects],
+        "track_ids": [each.track_id for each in item.objects],
+        "sources": [each.source for each in item.objects],
+        "origin_ids": [each.origin_id for each in item.objects],
+        "void_rle": item.void_rle,
+        "origin_format": origin_format,
+    }
+
+
+def _box(each: LabelledObject, size_hw: tuple[int, int]) -> list[float]:
+    if each.box_xyxy is not None:
+        return [float(value) for value in each.box_xyxy]
+    assert each.rle is not None
+    return [float(value) for value in rle.bbox(each.rle, size_hw)]
+
+
+def _area(each: LabelledObject, box: Sequence[float]) -> int:
+    if each.rle is not None:
+        return rle.area(each.rle)
+    if each.area is not None:
+        return each.area
+    return round(max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0))
+
+
+def regroup(labels: LabelSet, groups: Mapping[str, str]) -> LabelSet:
+    """The label set with other groups: image_id -> group_id; items that are not named keep theirs."""
+    _, schema = SCHEMAS["labels"]
+    ids = [groups.get(image_id, old) for image_id, old in
+           zip(labels.table["image_id"].to_pylist(), labels.table["group_id"].to_pylist(), strict=True)]  # fmt: skip
+    index = schema.get_field_index("group_id")
+    return replace(labels, table=labels.table.set_column(index, schema.field("group_id"), pa.array(ids, pa.string())))
+
+
+def boxes_of(row: Mapping[str, object]) -> np.ndarray:
+    """(n, 4) float32 boxes of one row of a label set."""
+    return np.asarray(row["boxes_xyxy"], np.float32).reshape(-1, 4)

@@ -1,0 +1,83 @@
+"""Label sets from folders of masks: beside every image a picture of class ids (semantic segmentation).
+
+``images/a/b.jpg`` is paired with ``masks/a/b.png``; images without a mask are not labelled. Ids are read as stored:
+the palette of a PNG is for people and changes nothing.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from infra.errors import DatasetError, StoreError
+from infra.store import Store, open_store
+from modelkit import ClassInfo, rle
+from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
+from tasks.media.endings import kind_of
+
+VOID_ID = 255
+_MODES = ("L", "P", "I", "I;16", "1")
+
+
+def read_mask_folder(
+    images_uri: str, masks_uri: str, classes: Sequence[ClassInfo], *, void_id: int = VOID_ID
+) -> LabelSet:
+    """Pair images with masks by name; every class of a mask becomes one object.
+
+    Args:
+        images_uri, masks_uri: two folders.
+        classes: what the ids in the masks mean.
+        void_id: pixels that nobody labelled.
+
+    Returns:
+        ``skipped`` counts images without a mask and masks without an image.
+
+    Raises:
+        DatasetError: a mask that is no picture of ids, or holds an id without a class: names file and id.
+    """
+    images, masks = open_store(images_uri), open_store(masks_uri)
+    image_keys = {_stem(info.key): info.key for info in images.list() if kind_of(info.key) == "image"}
+    mask_keys = {_stem(info.key): info.key for info in masks.list() if info.key.lower().endswith(".png")}
+    known = {each.id for each in classes}
+    items = [
+        _item(images.uri_of(image_keys[stem]), masks, mask_keys[stem], known, void_id)
+        for stem in sorted(image_keys.keys() & mask_keys.keys())
+    ]
+    skipped = {
+        "image without a mask": len(image_keys.keys() - mask_keys.keys()),
+        "mask without an image": len(mask_keys.keys() - image_keys.keys()),
+    }
+    counted = {reason: count for reason, count in skipped.items() if count}
+    return make_label_set(items, classes, origin_format="mask_folder", skipped=counted)
+
+
+def _stem(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _item(uri: str, masks: Store, key: str, known: set[int], void_id: int) -> LabelledItem:
+    ids = _ids(masks, key)
+    found = rle.encode_label_map(ids)
+    void = found.pop(void_id, None) if void_id not in known else None
+    strangers = sorted(found.keys() - known)
+    if strangers:
+        raise DatasetError(
+            f"{masks.uri_of(key)} holds the ids {strangers[:5]}, which have no class",
+            hint=f"Name them, or paint what nobody labelled with {void_id}.",
+        )
+    objects = tuple(LabelledObject(label=label, rle=mask, origin_id=key) for label, mask in found.items())
+    return LabelledItem(uri, (ids.shape[0], ids.shape[1]), objects, void_rle=void)
+
+
+def _ids(masks: Store, key: str) -> np.ndarray:
+    """(H, W) integers as stored in the picture."""
+    try:
+        with Image.open(io.BytesIO(masks.get(key)), formats=("PNG",)) as picture:
+            if picture.mode not in _MODES:
+                raise DatasetError(f"{masks.uri_of(key)} is a picture of colours ({picture.mode}), not of class ids")
+            return np.asarray(picture).astype(np.int64)
+    except (OSError, StoreError) as error:
+        raise DatasetError(f"{masks.uri_of(key)} is no readable mask: {error}") from error

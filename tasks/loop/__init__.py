@@ -1,0 +1,1 @@
+"""The self-training loop: splits, candidates, thresholds, selection, gate, champion."""

@@ -1,0 +1,101 @@
+"""The data of a loop, decided before anything is trained: who is L, C, G, T and U, kept in one manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from infra.store import Store
+from tasks.labels.label_sets import LabelSet, class_map_sha256
+from tasks.loop.fingerprints import fingerprints_of
+from tasks.loop.firewall import firewall
+from tasks.loop.splits import (
+    SplitManifest,
+    concat_items,
+    group_by,
+    image_ids,
+    join_near_duplicates,
+    keep_previous,
+    labelled_rows,
+    split_groups,
+    store_manifest,
+)
+from tasks.output.entries import unknown_etag
+from tasks.records import Entry, Media
+
+
+@dataclass(frozen=True, slots=True)
+class LoopData:
+    """What the loop works on.
+
+    Args:
+        labels: all human labels, with their groups as they were divided.
+        items: ``split_items.v1`` of all items.
+        manifest: stored; its digest names the division.
+    """
+
+    labels: LabelSet
+    items: pa.Table
+    manifest: SplitManifest
+
+    def split(self, name: str) -> LabelSet:
+        """The labels of one split. Empty splits raise nothing: they have no rows."""
+        return self.labels.only(image_ids(self.items, name))
+
+
+def prepare_data(
+    store: Store,
+    labels: LabelSet,
+    unlabelled: Iterable[Entry],
+    *,
+    shares: Mapping[str, float],
+    salt: str,
+    group_rule: str = "item",
+    unlabelled_groups: Mapping[str, str] | None = None,
+    previous: pa.Table | None = None,
+    frame_stride: int = 30,
+) -> LoopData:
+    """Divide labels by group, keep near-duplicates together, and keep U clear of C, G and T.
+
+    Args:
+        store: the loop's output; manifest and items are made to exist in it.
+        labels: all human labels.
+        unlabelled: the objects of the unlabelled source; their annotations, if any, are never looked for.
+        shares: split -> share of the labelled items; a share of "U" gives labels up, for experiments.
+        salt: another salt, another division.
+        group_rule: see :func:`tasks.loop.splits.group_by`.
+        unlabelled_groups: uri -> group of unlabelled objects, where known.
+        previous: ``split_items.v1`` of an earlier manifest, to grow from.
+        frame_stride: of unlabelled videos, every how many-th frame is compared.
+    """
+    labels = group_by(labels, group_rule)
+    prints = fingerprints_of(_labelled_entries(labels), frame_stride=1)
+    labels = join_near_duplicates(labels, prints)
+    kept: dict[str, str] = {}
+    if previous is not None:
+        labels, kept = keep_previous(labels, previous)
+    chosen = split_groups(labels, shares, salt=salt, previous=kept)
+    known = labelled_rows(labels, chosen, prints)
+    mine = set(labels.table["uri"].to_pylist())
+    others = (entry for entry in unlabelled if entry.uri not in mine)  # a source may hold the labelled ones, too
+    walled = firewall(fingerprints_of(others, groups=unlabelled_groups, frame_stride=frame_stride), known)
+    items = concat_items([known, walled.items])
+    manifest = store_manifest(
+        store,
+        items,
+        label_set_id=labels.label_set_id,
+        class_map_sha256=class_map_sha256(labels.classes),
+        salt=salt,
+        shares=shares,
+        leakage=walled.counts,
+    )
+    return LoopData(labels, items, manifest)
+
+
+def _labelled_entries(labels: LabelSet) -> list[Entry]:
+    media: dict[str, Media] = {}
+    for uri, kind in zip(labels.table["uri"].to_pylist(), labels.table["media"].to_pylist(), strict=True):
+        media[uri] = "video" if kind == "video" else "image"
+    return [Entry(uri=uri, etag=unknown_etag(0), size_bytes=0, media=kind) for uri, kind in sorted(media.items())]

@@ -1,0 +1,296 @@
+"""The gate: a candidate replaces the champion only if every criterion holds; each is stored with value and limit.
+
+| criterion | holds when |
+|---|---|
+| better | paired bootstrap on G: P(difference > 0) >= 1 - .05 / R_max, and the difference is large enough to matter |
+| classes | no class with 30 true objects falls significantly (Holm) by more than max(2 AP, 2 standard errors) |
+| sizes | AP of small, medium and large objects fall by no more than 1 AP |
+| calibration | D-ECE <= .10, and at most .02 worse than the champion's |
+| audit | 103 or more accepted labels looked at; lower bound of their precision >= promise - .05 |
+| leakage, lineage | nothing of C, G, T in U; every label leads to its teacher |
+| heartbeats | accepted rate, peak mass, loss ratio, entropy, class histogram: all within their limits |
+| baseline | better than the supervised model with the same budget, which trained on every label the loop used |
+| looks | G was not looked at more often than the level was divided for |
+
+What could not be measured does not hold.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from scipy.stats import norm
+
+from tasks.evaluation.bootstrap import PairedDifference
+from tasks.loop.certified import lower_bound
+from tasks.output.layout import canonical_json
+from tasks.output.tables import table_of
+
+RELATIONS = (">", ">=", "<=", "==")
+
+
+@dataclass(frozen=True, slots=True)
+class GateLimits:
+    """What is demanded; AP and shares in [0, 1].
+
+    Args:
+        max_rounds: looks at G that the level is divided for (R_max).
+        level: chance of a false promotion over all looks.
+        min_gain: difference that matters: .003 at scale, .01 on small gate sets.
+        class_objects: true objects in G from which a class is watched.
+        class_fall, class_errors: a class may fall by the larger of both (the second in standard errors).
+        size_fall: AP by size may fall by this much.
+        d_ece, d_ece_worse: calibration error, and how much worse than the champion's.
+        audit_labels, audit_slack: labels looked at; how far below the promise their lower bound may lie.
+    """
+
+    max_rounds: int = 3
+    level: float = 0.05
+    min_gain: float = 0.003
+    class_objects: int = 30
+    class_fall: float = 0.02
+    class_errors: float = 2.0
+    size_fall: float = 0.01
+    d_ece: float = 0.10
+    d_ece_worse: float = 0.02
+    audit_labels: int = 103
+    audit_slack: float = 0.05
+
+    @property
+    def level_per_look(self) -> float:
+        """The level that one look may spend."""
+        return self.level / self.max_rounds
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """One thing that was asked. ``value`` is None when it could not be measured; then it does not hold."""
+
+    name: str
+    value: float | None
+    relation: str
+    limit: float
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.relation not in RELATIONS:
+            raise ValueError(f"relation must be one of {RELATIONS}, got {self.relation!r}")
+
+    @property
+    def passed(self) -> bool:
+        """Whether it holds."""
+        if self.value is None or math.isnan(self.value):
+            return False
+        compare = {">": operator.gt, ">=": operator.ge, "<=": operator.le, "==": operator.eq}[self.relation]
+        return bool(compare(self.value, self.limit))
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Verdicts on a random sample of accepted labels, stratified by class."""
+
+    n: int
+    errors: int
+    promised: float  # the precision that the thresholds promise, of the classes together
+
+
+@dataclass(frozen=True, slots=True)
+class GateInputs:
+    """What was measured on G, and the state of the round.
+
+    Args:
+        against_champion, against_baseline: paired differences; None where that model does not exist. Without a champion
+            (round 0) only the other criteria are asked; without a baseline the gate does not open.
+        objects_by_class: true objects in G by class name.
+        d_ece, champion_d_ece: calibrated, on G.
+        audit: None if nobody looked.
+        leaks: items that touch C, G or T and are in U all the same.
+        labels_without_lineage: accepted rows that do not lead to their teacher.
+        heartbeats: name, value, relation and limit of each.
+        looks_used: looks at G, this one included.
+    """
+
+    against_champion: PairedDifference | None
+    against_baseline: PairedDifference | None
+    objects_by_class: dict[str, int]
+    d_ece: float
+    champion_d_ece: float | None
+    audit: Audit | None
+    leaks: int
+    labels_without_lineage: int
+    heartbeats: Sequence[Criterion]
+    looks_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate said, and why."""
+
+    run_id: str
+    round: int
+    champion_id: str | None
+    candidate_id: str
+    criteria: tuple[Criterion, ...]
+    decided_at: dt.datetime
+    level_spent: float = field(default=0.0)
+
+    @property
+    def promoted(self) -> bool:
+        """Whether all criteria hold."""
+        return all(each.passed for each in self.criteria)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The criteria that do not hold, in words."""
+        return tuple(_words(each) for each in self.criteria if not each.passed)
+
+    @property
+    def verdict_id(self) -> str:
+        """Digest of everything but the time, hex."""
+        criteria = [[each.name, each.value, each.relation, each.limit] for each in self.criteria]
+        content = [self.run_id, self.round, self.champion_id, self.candidate_id, _finite(criteria)]
+        return hashlib.sha256(canonical_json(content)).hexdigest()[:32]
+
+    def to_table(self) -> pa.Table:
+        """Rows of ``verdicts.v1``, one per criterion."""
+        shared = {
+            "verdict_id": self.verdict_id,
+            "run_id": self.run_id,
+            "round": self.round,
+            "champion_id": self.champion_id,
+            "candidate_id": self.candidate_id,
+            "promoted": self.promoted,
+            "decided_at": self.decided_at,
+        }
+        rows = [
+            {**shared, "criterion": each.name, "passed": each.passed, "value": _number(each.value),
+             "demanded": each.limit, "relation": each.relation, "reason": each.reason or _words(each)}
+            for each in self.criteria
+        ]  # fmt: skip
+        return table_of("verdicts", rows)
+
+
+def _words(each: Criterion) -> str:
+    value = "not measured" if _number(each.value) is None else f"{each.value:.4g}"
+    text = f"{each.name}: {value}, must be {each.relation} {each.limit:.4g}"
+    return f"{text} ({each.reason})" if each.reason else text
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def judge(
+    inputs: GateInputs,
+    limits: GateLimits,
+    *,
+    run_id: str,
+    round_number: int,
+    champion_id: str | None,
+    candidate_id: str,
+    decided_at: dt.datetime,
+) -> Verdict:
+    """Ask every criterion; also those after a failure, so that the record is whole."""
+    criteria = [
+        *_better(inputs.against_champion, limits, champion_id),
+        *_classes(inputs, limits),
+        *_sizes(inputs.against_champion, limits),
+        *_calibration(inputs, limits),
+        *_audit(inputs.audit, limits),
+        Criterion("leakage: items of C, G, T in U", float(inputs.leaks), "==", 0.0),
+        Criterion("lineage: labels without a teacher", float(inputs.labels_without_lineage), "==", 0.0),
+        *inputs.heartbeats,
+        _baseline(inputs.against_baseline),
+        Criterion("looks at G", float(inputs.looks_used), "<=", float(limits.max_rounds)),
+    ]
+    spent = limits.level_per_look * inputs.looks_used
+    return Verdict(run_id, round_number, champion_id, candidate_id, tuple(criteria), decided_at, spent)
+
+
+def _better(found: PairedDifference | None, limits: GateLimits, champion_id: str | None) -> list[Criterion]:
+    if champion_id is None:
+        return []
+    sure = 1.0 - limits.level_per_look
+    probability, difference = (None, None) if found is None else (found.probability, found.difference)
+    return [
+        Criterion("better: probability of a gain", probability, ">=", sure, "paired bootstrap on G"),
+        Criterion("better: gain over the champion", difference, ">=", limits.min_gain),
+    ]
+
+
+def _classes(inputs: GateInputs, limits: GateLimits) -> list[Criterion]:
+    """The worst class that falls significantly: by how much more than it may."""
+    found = inputs.against_champion
+    if found is None:
+        return []
+    names = [name for name in found.class_names if inputs.objects_by_class.get(name, 0) >= limits.class_objects]
+    place = [found.class_names.index(name) for name in names]
+    difference, error = found.class_difference[place], found.class_error[place]
+    there = ~np.isnan(difference)
+    falls = significant_falls(difference[there], error[there], limits.level)
+    allowed = np.maximum(limits.class_fall, limits.class_errors * error[there])
+    excess = np.where(falls, -difference[there] - allowed, -np.inf)
+    if not len(excess) or not np.isfinite(excess).any():
+        return [Criterion("classes: fall beyond what is allowed", 0.0, "<=", 0.0, "no class falls significantly")]
+    worst = int(excess.argmax())
+    name = [name for name, yes in zip(names, there, strict=True) if yes][worst]
+    words = f"class {name} changes by {difference[there][worst]:+.4f}, allowed is -{allowed[worst]:.4f}"
+    return [Criterion("classes: fall beyond what is allowed", max(float(excess[worst]), 0.0), "<=", 0.0, words)]
+
+
+def significant_falls(difference: np.ndarray, error: np.ndarray, level: float) -> np.ndarray:
+    """(n,) bool: which classes fall, by Holm's step-down test of one-sided normal p-values at a family-wise level."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = np.where(error > 0, norm.cdf(difference / error), np.where(difference < 0, 0.0, 1.0))
+    order = np.argsort(p, kind="stable")
+    steps = p[order] <= level / np.arange(len(p), 0, -1)
+    rejected = np.cumprod(steps).astype(bool)
+    found = np.zeros(len(p), bool)
+    found[order] = rejected
+    return found
+
+
+def _sizes(found: PairedDifference | None, limits: GateLimits) -> list[Criterion]:
+    if found is None:
+        return []
+    return [
+        Criterion(f"sizes: change of AP {name}", float(value), ">=", -limits.size_fall)
+        for name, value in zip(found.size_names, found.size_difference, strict=True)
+        if not np.isnan(value)  # G has no objects of that size
+    ]
+
+
+def _calibration(inputs: GateInputs, limits: GateLimits) -> list[Criterion]:
+    criteria = [Criterion("calibration: D-ECE", inputs.d_ece, "<=", limits.d_ece)]
+    if inputs.champion_d_ece is not None:
+        worse = inputs.d_ece - inputs.champion_d_ece
+        criteria.append(Criterion("calibration: D-ECE worse by", worse, "<=", limits.d_ece_worse))
+    return criteria
+
+
+def _audit(audit: Audit | None, limits: GateLimits) -> list[Criterion]:
+    if audit is None:
+        return [Criterion("audit: labels looked at", None, ">=", float(limits.audit_labels), "nobody looked")]
+    bound = float(lower_bound(audit.n - audit.errors, audit.n)) if audit.n else None
+    return [
+        Criterion("audit: labels looked at", float(audit.n), ">=", float(limits.audit_labels)),
+        Criterion("audit: lower bound of precision", bound, ">=", round(audit.promised - limits.audit_slack, 6)),
+    ]
+
+
+def _baseline(found: PairedDifference | None) -> Criterion:
+    value = None if found is None else found.difference
+    return Criterion("baseline: gain over the supervised model with the same budget", value, ">", 0.0)

@@ -1,0 +1,307 @@
+"""Thresholds per class, certified on the calibration set C, and the three bands they make.
+
+| evidence on C | basis | promise |
+|---|---|---|
+| 400 candidates or more | class | precision .90 |
+| 150 to 400 | class | precision .80 |
+| fewer, but 14 true objects and candidates | pooled with the small classes of its super-class | .80 of the pool |
+| fewer still, or nothing could be certified | abstain: all candidates go to the ignore band | none |
+
+Bands: [t_hi, 1] accept, [t_lo, t_hi) ignore (no gradient), below t_lo background. t_lo follows the number of objects
+that the labels make expect: the score at rank (images of U) x (objects of the class per labelled image), at least .05.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.loop.certified import Certificate, certify, design_effect, fewest, lower_bound, upper_bound
+from tasks.loop.matching import MASK_IOU, Matches
+from tasks.output.layout import canonical_json
+from tasks.output.tables import table_of
+
+if TYPE_CHECKING:  # its module brings torch
+    from modelkit import ClassInfo
+
+SCORE_FLOOR = 0.05
+LOWER_BY = 0.10  # what is promised less where labels are few
+MASK_PRECISION = 0.80
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What precision is promised at how much evidence.
+
+    Args:
+        high, low: precision of class thresholds.
+        high_from, low_from: candidates on C from which each is promised.
+        pool_from: true objects and candidates that a class needs to be pooled: fewer could not certify ``low`` even
+            without an error (14 at .80).
+    """
+
+    high: float = 0.90
+    low: float = 0.80
+    high_from: int = 400
+    low_from: int = 150
+    pool_from: int = 14
+
+    @classmethod
+    def of(cls, precision: float) -> Promise:
+        """So much where there is evidence enough, a tenth less where there is not; see ``LOWER_BY``."""
+        low = precision - LOWER_BY
+        return cls(precision, low, pool_from=fewest(low))
+
+
+@dataclass(frozen=True, slots=True)
+class ClassThreshold:
+    """The bands of one class; the fields are columns of ``threshold_sets.v1``."""
+
+    class_id: int
+    class_name: str
+    basis: str  # class, pooled or abstain
+    target_precision: float
+    t_hi: float | None
+    t_lo: float
+    lower_bound: float | None
+    n_calibration: int
+    n_accepted: int
+    n_correct: int
+    truth_per_image: float
+    coverage: float
+    t_mask: float | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdSet:
+    """The thresholds of all classes for the scores of one model in one round."""
+
+    model_id: str
+    round: int
+    calibration_split: str
+    classes: tuple[ClassThreshold, ...]
+
+    @property
+    def threshold_set_id(self) -> str:
+        """Digest of every value, hex."""
+        return hashlib.sha256(canonical_json(self._rows())).hexdigest()[:32]
+
+    def of(self, class_id: int) -> ClassThreshold:
+        """The thresholds of a class. Raises KeyError for one that was not calibrated."""
+        for each in self.classes:
+            if each.class_id == class_id:
+                return each
+        raise KeyError(f"class {class_id} has no threshold in the set {self.threshold_set_id}")
+
+    def _rows(self) -> list[dict[str, object]]:
+        shared = {"model_id": self.model_id, "round": self.round, "calibration_split": self.calibration_split}
+        return [{**shared, **{name: getattr(each, name) for name in each.__slots__}} for each in self.classes]
+
+    def to_table(self) -> pa.Table:
+        """Rows of ``threshold_sets.v1``."""
+        return table_of("threshold_sets", [{**row, "threshold_set_id": self.threshold_set_id} for row in self._rows()])
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> ThresholdSet:
+        """The inverse of :meth:`to_table`. Raises ValueError for rows of several sets, or changed ones."""
+        rows = sorted(table.to_pylist(), key=lambda row: row["class_id"])
+        shared = {(row["threshold_set_id"], row["model_id"], row["round"], row["calibration_split"]) for row in rows}
+        if len(shared) != 1:
+            raise ValueError(f"these rows are of {len(shared)} threshold sets, not of one")
+        ((stated, model_id, round_number, split),) = shared
+        classes = tuple(ClassThreshold(**{name: row[name] for name in ClassThreshold.__slots__}) for row in rows)
+        found = cls(model_id, round_number, split, classes)
+        if found.threshold_set_id != stated:
+            raise ValueError(f"the rows state {stated}, their content is {found.threshold_set_id}")
+        return found
+
+
+def certify_thresholds(
+    matches: Matches,
+    classes: Sequence[ClassInfo],
+    *,
+    model_id: str,
+    round_number: int,
+    calibration_split: str,
+    truth_per_image: Mapping[int, float],
+    expected_score: np.ndarray | None = None,
+    mask_quality: np.ndarray | None = None,
+    super_classes: Mapping[int, str] | None = None,
+    promise: Promise | None = None,
+) -> ThresholdSet:
+    """Thresholds of all classes; t_lo is the floor until :func:`with_bands` has seen the scores on U.
+
+    Args:
+        matches: of the candidates on C.
+        classes: the teacher's class map.
+        model_id, round_number, calibration_split: whose scores, and the manifest whose C it is.
+        truth_per_image: objects per labelled image by class.
+        expected_score: (n,) calibrated scores of the matches; with them, candidates of one image that are right or
+            wrong together count for less (design effect).
+        mask_quality: (n,) measured, uncalibrated mask quality; certifies the threshold of the mask loss.
+        super_classes: class id -> name of its super-class; one for all unless given.
+        promise: see :class:`Promise`.
+    """
+    promise = promise or Promise()
+    effect = 1.0
+    if expected_score is not None and len(matches):
+        effect = design_effect(matches.correct - expected_score, matches.image)
+    found = {each.id: _own(matches, each, truth_per_image.get(each.id, 0.0), effect, promise) for each in classes}
+    small = [each for each in found.values() if each.basis == "pooled"]
+    parents = super_classes or {}
+    for parent in sorted({parents.get(each.class_id, "") for each in small}):
+        members = [each for each in small if parents.get(each.class_id, "") == parent]
+        found.update({each.class_id: each for each in _pooled(matches, members, effect, promise)})
+    t_mask = None if mask_quality is None else _mask_threshold(matches, mask_quality, found, effect)
+    ordered = tuple(replace(found[class_id], t_mask=t_mask) for class_id in sorted(found))
+    return ThresholdSet(model_id, round_number, calibration_split, ordered)
+
+
+def _own(matches: Matches, each: ClassInfo, truth_per_image: float, effect: float, promise: Promise) -> ClassThreshold:
+    """By its own evidence; basis "pooled" stands for "not enough alone" until the pools are certified."""
+    mine = matches.of_class(each.id)
+    truth = matches.truth_count.get(each.id, 0)
+    empty = ClassThreshold(
+        class_id=each.id,
+        class_name=each.name,
+        basis="abstain",
+        target_precision=promise.low,
+        t_hi=None,
+        t_lo=SCORE_FLOOR,
+        lower_bound=None,
+        n_calibration=len(mine),
+        n_accepted=0,
+        n_correct=0,
+        truth_per_image=truth_per_image,
+        coverage=0.0,
+        t_mask=None,
+        note=f"{truth} true objects and {len(mine)} candidates on C are too few",
+    )
+    for target, least in ((promise.high, promise.high_from), (promise.low, promise.low_from)):
+        usable = _usable(len(mine), truth, target)
+        if usable >= least:
+            proof = certify(matches.score[mine], matches.correct[mine], target, design_effect=effect, limit=usable)
+            return _certified(replace(empty, target_precision=target), "class", proof, matches.score[mine])
+    if min(truth, len(mine)) >= promise.pool_from:
+        return replace(empty, basis="pooled")
+    return empty
+
+
+def _usable(candidates: int, truth: int, target: float) -> int:
+    """Candidates worth testing: with more than truth / target accepted, the precision must fall short of the target."""
+    return min(candidates, int(truth / target))
+
+
+def _certified(empty: ClassThreshold, basis: str, proof: Certificate, scores: np.ndarray) -> ClassThreshold:
+    if proof.threshold is None:
+        return replace(empty, basis="abstain", note=f"no threshold reaches precision {empty.target_precision} for sure")
+    return replace(
+        empty,
+        basis=basis,
+        t_hi=proof.threshold,
+        lower_bound=proof.lower_bound,
+        n_accepted=proof.n_accepted,
+        n_correct=proof.n_correct,
+        coverage=float((scores >= proof.threshold).mean()) if len(scores) else 0.0,
+        note=f"{proof.n_correct} of {proof.n_accepted} right",
+    )
+
+
+def _pooled(
+    matches: Matches, members: Sequence[ClassThreshold], effect: float, promise: Promise
+) -> list[ClassThreshold]:
+    """One threshold for the small classes of a super-class; a member that plainly breaks the promise abstains."""
+    mine = np.flatnonzero(np.isin(matches.class_id, [each.class_id for each in members]))
+    truth = sum(matches.truth_count.get(each.class_id, 0) for each in members)
+    usable = _usable(len(mine), truth, promise.low)
+    proof = certify(matches.score[mine], matches.correct[mine], promise.low, design_effect=effect, limit=usable)
+    found = []
+    for each in members:
+        own = matches.of_class(each.class_id)
+        pooled = _certified(each, "pooled", proof, matches.score[own])
+        if pooled.t_hi is not None:
+            accepted = own[matches.score[own] >= pooled.t_hi]
+            right = int(matches.correct[accepted].sum())
+            if len(accepted) and upper_bound(right, len(accepted)) < promise.low:
+                note = f"only {right} of its {len(accepted)} above the pool's threshold are right"
+                pooled = replace(each, basis="abstain", note=note)
+        found.append(pooled)
+    return found
+
+
+def _mask_threshold(
+    matches: Matches, quality: np.ndarray, found: Mapping[int, ClassThreshold], effect: float
+) -> float | None:
+    """Quality from which the masks of accepted candidates reach IoU .75 with certified precision .80."""
+    t_hi = {class_id: each.t_hi for class_id, each in found.items() if each.t_hi is not None}
+    pairs = zip(matches.class_id.tolist(), matches.score.tolist(), strict=True)
+    accepted = np.array([class_id in t_hi and score >= t_hi[class_id] for class_id, score in pairs], bool)
+    right = (matches.iou >= MASK_IOU) & matches.correct
+    return certify(quality[accepted], right[accepted], MASK_PRECISION, design_effect=effect).threshold
+
+
+def scores_by_class(candidates: pa.Table) -> dict[int, np.ndarray]:
+    """Class id -> scores of its candidates, for :func:`with_bands`."""
+    class_id, score = candidates["class_id"].to_numpy(), candidates["score_raw"].to_numpy()
+    return {label: score[class_id == label] for label in np.unique(class_id).tolist()}
+
+
+def with_bands(thresholds: ThresholdSet, scores_on_u: Mapping[int, np.ndarray], num_images: int) -> ThresholdSet:
+    """The set with t_lo at the rank that the labels make expect.
+
+    Args:
+        scores_on_u: class id -> scores of its candidates on U.
+        num_images: images of U, also those without candidates.
+
+    Classes that abstain keep the floor: all their candidates are ignored, none is background.
+    """
+    return replace(
+        thresholds,
+        classes=tuple(
+            each
+            if each.t_hi is None
+            else replace(each, t_lo=_t_lo(each, scores_on_u.get(each.class_id, np.zeros(0)), num_images))
+            for each in thresholds.classes
+        ),
+    )
+
+
+def _t_lo(each: ClassThreshold, scores: np.ndarray, num_images: int) -> float:
+    rank = round(num_images * each.truth_per_image)
+    ordered = np.sort(np.asarray(scores, np.float64))[::-1]
+    at_rank = float(ordered[rank - 1]) if 1 <= rank <= len(ordered) else 0.0
+    assert each.t_hi is not None
+    return min(max(SCORE_FLOOR, at_rank), each.t_hi)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Accepted objects per image of U over true objects per labelled image."""
+
+    class_id: int
+    class_name: str
+    ratio: float
+    verdict: str  # ok, warn (outside [.2, 1.2]) or refuse (above 2)
+
+
+def accepted_rates(thresholds: ThresholdSet, accepted: Mapping[int, int], num_images: int) -> tuple[Rate, ...]:
+    """Whether as many objects are accepted as the labels make expect; classes that abstain have no rate."""
+    rates = []
+    for each in thresholds.classes:
+        if each.t_hi is None or each.truth_per_image == 0 or num_images == 0:
+            continue
+        ratio = accepted.get(each.class_id, 0) / num_images / each.truth_per_image
+        verdict = "refuse" if ratio > 2.0 else "ok" if 0.2 <= ratio <= 1.2 else "warn"
+        rates.append(Rate(each.class_id, each.class_name, ratio, verdict))
+    return tuple(rates)
+
+
+def audit_bound(n: int, errors: int) -> float:
+    """95 % lower bound of the precision of accepted labels from a random audit."""
+    return float(lower_bound(n - errors, n))

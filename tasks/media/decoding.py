@@ -1,0 +1,126 @@
+"""One door for images and videos: an entry becomes frames, or the failure that stands in their place.
+
+The two halves can run in two stages of a worker: :func:`fetch_entry` waits for the store, :func:`decode_fetched`
+computes. (Large videos are the exception: their bytes come while decoding.)
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from infra.errors import StoreError
+from infra.redaction import redact
+from tasks.media.images import MAX_PIXELS, decode_image, failure
+from tasks.media.reading import EntryReader, fetch_failure
+from tasks.media.video import BrokenVideoError, decode_video
+from tasks.records import Entry, ItemFailure
+
+Fetched = bytes | BinaryIO | ItemFailure
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """What decoding may be asked for.
+
+    Args:
+        stride: of a video, every how many-th frame, counted from its first frame.
+        max_pixels: images and frames with more are failed items, decided from the header.
+    """
+
+    stride: int = 1
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.stride < 1 or self.max_pixels < 1:
+            raise ValueError(f"stride and max_pixels must be 1 or more, got {self.stride} and {self.max_pixels}")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One item: an image (frame 0) or a frame of a video. Either pixels or a failure, never both.
+
+    Args:
+        frame: index in presentation order; 0 for an image.
+        pts_s: presentation time in seconds; None for an image.
+        image_rgb_hwc_u8: (H, W, 3) uint8, upright, C-contiguous; None if it failed.
+        size_hw: rows and columns of the upright image; None if it failed.
+        notes: what decoding had to do.
+        failure: why there are no pixels.
+    """
+
+    frame: int
+    pts_s: float | None
+    image_rgb_hwc_u8: np.ndarray | None
+    size_hw: tuple[int, int] | None
+    notes: tuple[str, ...] = ()
+    failure: ItemFailure | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of pixels held."""
+        return 0 if self.image_rgb_hwc_u8 is None else self.image_rgb_hwc_u8.nbytes
+
+
+def fetch_entry(entry: Entry, reader: EntryReader) -> Fetched:
+    """The bytes of an image, a seekable reader of a video, or the failure. Never raises for what the store answers.
+
+    What listing showed to be unreadable (a broken tar, a shard that is named and not there) is not asked for again.
+    """
+    if entry.problem is not None:
+        return ItemFailure("inventory", "ListedUnreadable", " ".join(redact(entry.problem).split())[:500])
+    if entry.media == "image":
+        return reader.fetch(entry)
+    try:
+        return reader.open(entry)
+    except StoreError as error:
+        return fetch_failure(error)
+
+
+def decode_fetched(entry: Entry, fetched: Fetched, options: DecodeOptions) -> Iterator[Frame]:
+    """The frames of an entry in order; a failure is the last one. At least one, unless a stride skips a whole range.
+
+    Nothing is raised for what the data or the store do; a reader is closed at the end.
+    """
+    if isinstance(fetched, ItemFailure):
+        yield _failed(entry.first_frame, fetched)
+    elif entry.media == "image":
+        data = fetched if isinstance(fetched, bytes) else fetched.read()
+        yield _image_frame(entry, data, options)
+    else:
+        source = io.BytesIO(fetched) if isinstance(fetched, bytes) else fetched
+        with source:
+            yield from _video_frames(entry, source, options)
+
+
+def decode_entry(entry: Entry, reader: EntryReader, options: DecodeOptions) -> Iterator[Frame]:
+    """Fetch and decode in one go."""
+    return decode_fetched(entry, fetch_entry(entry, reader), options)
+
+
+def _image_frame(entry: Entry, data: bytes, options: DecodeOptions) -> Frame:
+    image = decode_image(data, name=entry.uri, max_pixels=options.max_pixels)
+    if isinstance(image, ItemFailure):
+        return _failed(0, image)
+    return Frame(0, None, image.rgb_hwc_u8, image.size_hw, image.notes)
+
+
+def _video_frames(entry: Entry, source: BinaryIO, options: DecodeOptions) -> Iterator[Frame]:
+    reached = entry.first_frame
+    try:
+        for frame in decode_video(source, entry, stride=options.stride, max_pixels=options.max_pixels):
+            height, width = frame.rgb_hwc_u8.shape[:2]
+            yield Frame(frame.index, frame.pts_s, frame.rgb_hwc_u8, (height, width), frame.notes)
+            reached = frame.index + 1
+    except BrokenVideoError as error:
+        yield _failed(error.index, failure(error.error_type, error.message), error.pts_s)
+    except StoreError as error:
+        yield _failed(reached, fetch_failure(error))
+
+
+def _failed(frame: int, why: ItemFailure, pts_s: float | None = None) -> Frame:
+    return Frame(frame=frame, pts_s=pts_s, image_rgb_hwc_u8=None, size_hw=None, failure=why)

@@ -1,0 +1,1 @@
+"""What an output holds: layout, schemas, rows, encoding, commit, listing, views."""

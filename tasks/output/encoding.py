@@ -1,0 +1,203 @@
+"""A shard's rows -> the bytes of its Parquet object, whole in memory and checked before anybody sees them.
+
+zstd-3; sorted by (uri, frame), so that every engine prunes row groups by uri; dictionaries on categories only;
+BYTE_STREAM_SPLIT on floats; statistics on the columns that queries filter by and on no other. Pages carry checksums.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.output.layout import version_from_json, version_to_json
+from tasks.output.rows import Row, RowOrigin, rows_to_table
+from tasks.records import Version
+
+ROW_GROUP_ROWS = 20_000
+ZSTD_LEVEL = 3
+
+_CATEGORIES = [
+    "media", "status", "stage", "error_type", "model", "run_id", "shard_id",
+    "notes.list.element", "labels.list.element", "names.list.element",
+]  # fmt: skip
+_ENCODINGS = {
+    "uri": "DELTA_BYTE_ARRAY",  # sorted names share their beginnings
+    "frame": "DELTA_BINARY_PACKED",
+    "pts_s": "BYTE_STREAM_SPLIT",
+    "scores.list.element": "BYTE_STREAM_SPLIT",
+    "boxes_xyxy.list.element.list.element": "BYTE_STREAM_SPLIT",
+    "q_stability.list.element": "BYTE_STREAM_SPLIT",
+    "q_tta.list.element": "BYTE_STREAM_SPLIT",
+}
+# uri is what rows are sorted and pruned by: two values a row group, 0.1 % of a part, let every engine skip the others.
+# The other long strings (etag, error) are never looked up by range, and pyarrow would store them whole.
+_STATISTICS = [
+    "uri", "media", "frame", "pts_s", "width", "height", "status", "stage", "error_type",
+    "model", "run_id", "shard_id", "processed_at",
+]  # fmt: skip
+_PREFIX = "visionmill."
+
+
+class BadPartError(ValueError):
+    """Raised when encoded bytes don't read back as what was to be written; nothing of them may be published."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartFacts:
+    """What the footer of a part says about it.
+
+    Args:
+        version: what its rows are comparable with.
+        plan: number of the plan that asked for it.
+        shard_id, attempt_id, run_id: who made it; the attempt id occurs in the bytes nowhere else.
+        items: rows by status, and ``instances`` for what was found in all of them.
+        stage_seconds: busy seconds of the attempt by stage.
+        class_names: id -> name of every class the model knows.
+    """
+
+    version: Version
+    plan: int
+    shard_id: str
+    attempt_id: str
+    run_id: str
+    items: dict[str, int] = field(default_factory=dict)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    class_names: dict[int, str] = field(default_factory=dict)
+
+    def to_metadata(self) -> dict[str, str]:
+        """The key-value pairs of the footer, all under ``visionmill.``."""
+        values: dict[str, Any] = {
+            "schema": self.version.schema,
+            "version": json.dumps(version_to_json(self.version)),
+            "plan": str(self.plan),
+            "shard": self.shard_id,
+            "attempt": self.attempt_id,
+            "run": self.run_id,
+            "model_digest": self.version.model_digest,
+            "items": json.dumps(self.items),
+            "stage_seconds": json.dumps({name: round(seconds, 6) for name, seconds in self.stage_seconds.items()}),
+            "classes": json.dumps({str(number): name for number, name in self.class_names.items()}),
+        }
+        return {_PREFIX + name: value for name, value in values.items()}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[bytes, bytes]) -> PartFacts:
+        """The facts in a footer. Raises ValueError when it is none of ours."""
+        try:
+            value = {name: metadata[(_PREFIX + name).encode()].decode() for name in
+                     ("version", "plan", "shard", "attempt", "run", "items", "stage_seconds", "classes")}  # fmt: skip
+        except KeyError as error:
+            raise ValueError(f"the footer has no {error.args[0].decode()}: not a part of visionmill") from error
+        return cls(
+            version=version_from_json(json.loads(value["version"])),
+            plan=int(value["plan"]),
+            shard_id=value["shard"],
+            attempt_id=value["attempt"],
+            run_id=value["run"],
+            items=json.loads(value["items"]),
+            stage_seconds=json.loads(value["stage_seconds"]),
+            class_names={int(number): name for number, name in json.loads(value["classes"]).items()},
+        )
+
+
+def count_items(rows: Sequence[Row]) -> dict[str, int]:
+    """Rows by status, and all instances together."""
+    statuses = Counter(row.status for row in rows)
+    return {
+        "rows": len(rows),
+        "ok": statuses["ok"],
+        "failed": statuses["failed"],
+        "quarantined": statuses["quarantined"],
+        "instances": sum(len(row.found) for row in rows if row.found is not None),
+    }
+
+
+def encode_part(
+    rows: Sequence[Row],
+    *,
+    version: Version,
+    plan: int,
+    shard_id: str,
+    attempt_id: str,
+    run_id: str,
+    stage_seconds: Mapping[str, float] | None = None,
+    class_names: Mapping[int, str] | None = None,
+) -> bytes:
+    """The Parquet object of a shard.
+
+    Args:
+        rows: one per item, in any order; none when a stride skips every frame of the shard.
+        version, plan, shard_id, attempt_id, run_id: see :class:`PartFacts`.
+        stage_seconds: busy seconds so far.
+        class_names: id -> name; ids without one are called ``class <id>``.
+
+    Raises:
+        BadPartError: when the bytes, read back, are not what went in.
+    """
+    facts = PartFacts(
+        version=version,
+        plan=plan,
+        shard_id=shard_id,
+        attempt_id=attempt_id,
+        run_id=run_id,
+        items=count_items(rows),
+        stage_seconds=dict(stage_seconds or {}),
+        class_names=dict(class_names or {}),
+    )
+    table = rows_to_table(rows, RowOrigin(version, run_id, shard_id, facts.class_names))
+    data = write_parquet(table, facts.to_metadata())
+    check_part(data, facts, table.schema)
+    return data
+
+
+def write_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
+    """A table with our encodings and a footer; columns that it lacks need no setting."""
+    names = set(table.schema.names)
+
+    def ours(path: str) -> bool:
+        return path.split(".", 1)[0] in names
+
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="zstd",
+        compression_level=ZSTD_LEVEL,
+        use_dictionary=[path for path in _CATEGORIES if ours(path)],
+        column_encoding={path: kind for path, kind in _ENCODINGS.items() if ours(path)},
+        write_statistics=[path for path in _STATISTICS if ours(path)],
+        write_page_checksum=True,
+    ) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        writer.add_key_value_metadata(dict(metadata))
+    return sink.getvalue().to_pybytes()
+
+
+def read_facts(data: bytes) -> tuple[PartFacts, pq.FileMetaData]:
+    """The footer of a part in memory. Raises BadPartError when it is none."""
+    try:
+        footer = pq.read_metadata(pa.BufferReader(data))
+        return PartFacts.from_metadata(footer.metadata or {}), footer
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadPartError(f"the bytes are no readable part: {error}") from error
+
+
+def check_part(data: bytes, facts: PartFacts, schema: pa.Schema) -> None:
+    """Read the footer back: the rows, columns, types and facts must be those that went in.
+
+    Raises:
+        BadPartError: names what differs.
+    """
+    found, footer = read_facts(data)
+    if footer.num_rows != facts.items["rows"]:
+        raise BadPartError(f"{facts.items['rows']} rows went in, {footer.num_rows} can be read")
+    if not footer.schema.to_arrow_schema().equals(schema, check_metadata=False):
+        raise BadPartError(f"the columns read back are not those of {facts.version.schema}")
+    if (found.shard_id, found.attempt_id, found.items) != (facts.shard_id, facts.attempt_id, facts.items):
+        raise BadPartError(f"the footer speaks of shard {found.shard_id}, attempt {found.attempt_id}, {found.items}")

@@ -1,0 +1,96 @@
+"""Where a label comes from and what a model was made of, in SQL: views over the loop's tables.
+
+| view | one row per |
+|---|---|
+| ``pseudo_labels``, ``pseudo_images``, ``rounds``, ``models``, ``calibrators``, ``threshold_sets``, ``audits``,
+  ``verdicts``, ``split_items`` | row of that table |
+| ``label_lineage`` | pseudo-label: teacher, digest, round, threshold and proof, code version, the student it taught |
+| ``model_lineage`` | model: its training set, the round that made it, its teacher, what the gate said |
+| ``model_data`` | model and item or label that it was trained on |
+
+The tables are append-only: where a round was recorded twice (stopped and resumed) the later record counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import duckdb
+
+from tasks.output.table_schemas import SCHEMAS
+
+TABLE_VIEWS = (
+    "pseudo_labels", "pseudo_images", "rounds", "models", "calibrators", "threshold_sets", "audits", "verdicts",
+    "split_items",
+)  # fmt: skip
+DERIVED_VIEWS = ("label_lineage", "model_lineage", "model_data")
+LINEAGE_VIEWS = (*TABLE_VIEWS, *DERIVED_VIEWS)
+
+_LATEST = {"rounds": ("run_id, round", "finished_at"), "models": ("model_id", "created_at")}
+
+_LABEL_LINEAGE = """
+SELECT l.label_id, l.image_id, l.media_uri, l.media_sha256, l.task, l.class_id, l.class_name, l.decision,
+       l.reason_code, l.accept_cls, l.accept_box, l.accept_mask, l.score_raw, l.score_cal, l.quality_cal,
+       l.run_id, l.round, l.teacher_model_id, l.teacher_weights_sha256, m.weights_uri AS teacher_weights_uri,
+       l.teacher_round, l.teacher_train_set_id, l.t_hi, l.t_lo, l.threshold_basis, l.threshold_set_id,
+       t.target_precision, t.lower_bound, t.n_accepted AS n_calibration_accepted, t.calibration_split,
+       l.calibrator_id, l.code_commit, l.config_sha256, l.tta_spec, l.sample_weight, l.source,
+       r.train_set_id, r.candidate_id AS student_id, r.promoted AS student_promoted
+FROM pseudo_labels l
+LEFT JOIN models m ON m.model_id = l.teacher_model_id
+LEFT JOIN (SELECT DISTINCT * FROM threshold_sets) t
+       ON t.threshold_set_id = l.threshold_set_id AND t.class_id = l.class_id
+LEFT JOIN rounds r ON r.run_id = l.run_id AND r.round = l.round AND r.threshold_set_id = l.threshold_set_id
+"""
+
+_MODEL_LINEAGE = """
+SELECT m.model_id, m.weights_sha256, m.weights_uri, m.role, m.task, m.run_id, m.round, m.parent_model_id,
+       m.train_set_id, m.label_set_id, m.splits_manifest_sha256, m.init_sha256, m.seed, m.code_commit, m.created_at,
+       r.threshold_set_id, r.n_human, r.n_pseudo, r.accept_rate, r.verdict_id, r.promoted, r.approver
+FROM models m LEFT JOIN rounds r ON r.candidate_id = m.model_id AND r.train_set_id = m.train_set_id
+"""
+
+_MODEL_DATA = """
+SELECT m.model_id, 'pseudo-label' AS kind, l.image_id, l.media_uri AS uri, l.media_sha256 AS sha256, l.label_id,
+       l.class_name, l.teacher_model_id, l.sample_weight
+FROM models m
+JOIN rounds r ON r.candidate_id = m.model_id AND r.train_set_id = m.train_set_id
+JOIN pseudo_labels l ON l.run_id = r.run_id AND l.round = r.round AND l.threshold_set_id = r.threshold_set_id
+WHERE l.decision = 'accept'
+UNION ALL
+SELECT m.model_id, 'human labels', s.image_id, s.uri, s.sha256, NULL, NULL, NULL, 1.0
+FROM models m JOIN split_items s ON s.part = left(m.split_items_sha256, 16)
+WHERE m.role <> 'fold' AND (s.split = 'L' OR (m.role = 'baseline' AND s.split = 'C'))
+"""
+
+
+def create_lineage_views(connection: duckdb.DuckDBPyConnection, paths: Mapping[str, Sequence[str]]) -> None:
+    """Make the views, if the output holds any of the loop's tables; an output of plain jobs has none of them.
+
+    Args:
+        connection: can read the paths.
+        paths: table name -> its objects, as DuckDB is to open them.
+    """
+    if not any(paths.get(name) for name in TABLE_VIEWS):
+        return
+    for name in TABLE_VIEWS:
+        connection.execute(f"CREATE VIEW {name} AS {_rows(connection, name, paths.get(name, ()))}")
+    for name, sql in zip(DERIVED_VIEWS, (_LABEL_LINEAGE, _MODEL_LINEAGE, _MODEL_DATA), strict=True):
+        connection.execute(f"CREATE VIEW {name} AS {sql}")
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]) -> str:
+    _, schema = SCHEMAS[name]
+    columns = ", ".join(schema.names)
+    if not paths:
+        connection.register(f"_no_{name}", schema.empty_table())
+        return f"SELECT {columns}, CAST(NULL AS VARCHAR) AS part FROM _no_{name}"
+    files = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+    rows = (
+        f"SELECT {columns}, regexp_extract(filename, 'part-([0-9a-f]+)', 1) AS part "
+        f"FROM read_parquet([{files}], hive_partitioning = false, filename = true)"
+    )
+    if name in _LATEST:
+        keys, moment = _LATEST[name]
+        rows += f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {moment} DESC, part) = 1"
+    return rows

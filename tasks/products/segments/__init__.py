@@ -1,0 +1,1 @@
+"""The product `segments`: what segmentation and detection models find."""

@@ -1,0 +1,146 @@
+"""YOLO segmentation labels: ``labels/<image>.txt`` with one line per instance, ``data.yaml`` and ``images.csv``.
+
+A line is ``class x0 y0 x1 y1 ...``, a polygon in fractions of width and height. Two things that YOLO's form cannot say:
+
+- An instance of several parts is still one line: the parts are joined by bridges of no width between their nearest
+  corners (as Ultralytics' own converter does), so the number of instances is kept. Holes are joined the same way.
+- Images that differ only in their extension would share a label file; their labels keep the extension (``a.jpg.txt``),
+  and ``images.csv`` says which label file belongs to which uri and frame.
+
+Classes are counted from 0 without gaps, in the order of the model's ids. An image without instances has an empty file.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infra.store import Store
+from modelkit.rle import to_polygons
+from tasks.output.classes import classes_of
+from tasks.output.naming import common_root, relative_name, without_extension
+from tasks.output.views import Views
+
+_BATCH_ROWS = 500
+_PUT_THREADS = 16
+_ITEMS = """
+SELECT uri, media, frame, width, height, labels, boxes_xyxy, rles
+FROM items WHERE status = 'ok' ORDER BY uri, frame
+"""
+
+
+def write_yolo(views: Views, store: Store) -> tuple[int, int]:
+    """Write all label files, images.csv and data.yaml; returns (instances, files)."""
+    classes = classes_of(views)
+    numbers = {label: number for number, label in enumerate(classes)}
+    namer = _LabelNames(views)
+    instances = files = 0
+    with tempfile.TemporaryDirectory(prefix="visionmill-yolo-") as folder, _Puts(store) as puts:
+        path = Path(folder) / "images.csv"
+        with path.open("w", encoding="utf-8", newline="") as out:
+            index = csv.writer(out)
+            index.writerow(["label_file", "uri", "frame"])
+            for row in _rows(views):
+                name, lines = namer.of(row), label_lines(row, numbers)
+                puts.put(name, ("\n".join(lines) + "\n").encode())
+                index.writerow([name, row["uri"], row["frame"]])
+                instances += len(lines)
+                files += 1
+        store.put_file_if_absent("images.csv", path)
+    store.put("data.yaml", data_yaml(list(classes.values())).encode())
+    return instances, files + 2
+
+
+def _rows(views: Views) -> Iterator[dict[str, Any]]:
+    for batch in views.connection.sql(_ITEMS).to_arrow_reader(_BATCH_ROWS):
+        yield from batch.to_pylist()
+
+
+class _LabelNames:
+    """Names of label files; names of images that differ in their extension only keep it."""
+
+    def __init__(self, views: Views) -> None:
+        self.root = common_root(views)
+        rows = views.connection.sql(
+            r"SELECT stem FROM (SELECT DISTINCT uri, regexp_replace(uri, '\.[^./]*$', '') AS stem FROM items"
+            " WHERE status = 'ok' AND media = 'image') GROUP BY stem HAVING count(*) > 1"
+        ).fetchall()
+        self.shared = {without_extension(relative_name(stem + ".x", self.root, "image", 0)) for (stem,) in rows}
+
+    def of(self, row: dict[str, Any]) -> str:
+        name = relative_name(row["uri"], self.root, row["media"], row["frame"])
+        stem = without_extension(name)
+        return f"labels/{name if stem in self.shared else stem}.txt"
+
+
+def label_lines(row: dict[str, Any], numbers: dict[int, int]) -> list[str]:
+    """One line per instance of an item whose mask (or box, for models without masks) is not empty."""
+    height, width = row["height"], row["width"]
+    lines = []
+    for index, label in enumerate(row["labels"] or ()):
+        counts = row["rles"][index] if row["rles"] is not None else None
+        polygon = _box(row["boxes_xyxy"][index]) if counts is None else joined(to_polygons(counts, (height, width)))
+        if len(polygon):
+            fractions = (polygon / [width, height]).clip(0, 1).reshape(-1)
+            lines.append(" ".join([str(numbers[label]), *(f"{value:.6g}" for value in fractions)]))
+    return lines
+
+
+def _box(xyxy: Sequence[float]) -> np.ndarray:
+    x0, y0, x1, y1 = xyxy
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """(k, 2) float: one closed polygon through all parts, over bridges there and back between nearest corners.
+
+    Args:
+        parts: (k_i, 2) float arrays of x, y; none gives an empty polygon.
+    """
+    if not parts:
+        return np.zeros((0, 2))
+    path = parts[0]
+    for part in parts[1:]:
+        distances = ((path[:, None] - part[None]) ** 2).sum(-1)
+        here, there = np.unravel_index(int(distances.argmin()), distances.shape)
+        detour = np.concatenate([part[there:], part[: there + 1]])
+        path = np.concatenate([path[: here + 1], detour, path[here:]])
+    return path
+
+
+def data_yaml(names: Sequence[str]) -> str:
+    """What trainers read first. Strings are written as JSON, which YAML includes, so no name can break the file."""
+    lines = ["# labels only: put the images beside them, in images/, under the names in images.csv"]
+    lines += ["path: .", "train: images", "val: images", f"nc: {len(names)}", "names:"]
+    return "\n".join(lines + [f"  {number}: {json.dumps(name)}" for number, name in enumerate(names)]) + "\n"
+
+
+class _Puts:
+    """Many small objects, a bounded number of them under way; the first failure ends the export."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.pool = ThreadPoolExecutor(_PUT_THREADS, thread_name_prefix="labels")
+        self.waiting: deque[Future[str]] = deque()
+
+    def __enter__(self) -> _Puts:
+        return self
+
+    def put(self, key: str, data: bytes) -> None:
+        self.waiting.append(self.pool.submit(self.store.put, key, data))
+        if len(self.waiting) > 8 * _PUT_THREADS:
+            self.waiting.popleft().result()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for future in self.waiting:
+                future.result()

@@ -1,0 +1,1 @@
+"""Pages, pictures, exports and checks of what an output holds."""

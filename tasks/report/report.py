@@ -1,0 +1,153 @@
+"""``report/index.html``: one page for people, with all pictures inside and nothing loaded from anywhere."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from infra.store import open_store
+from tasks.output.layout import REPORT_KEY, product_prefix
+from tasks.output.views import views_of
+from tasks.report import charts
+from tasks.report.drawing import colour_of, stuff_colour_of
+from tasks.report.page import page_template
+from tasks.report.report_data import ReportData, collect
+from tasks.report.report_samples import Gallery, choose_and_load
+
+_SMALL_MULTIPLES = 12
+_TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPaths:
+    """Where a report lies."""
+
+    index_uri: str
+
+
+def write_report(output: str, *, samples: int = 24, budget_s: float = 60.0) -> ReportPaths:
+    """Write (or rewrite) the report of an output into the output itself.
+
+    Args:
+        output: folder or ``s3://bucket/prefix`` of a job's output, in any state.
+        samples: pictures, about; 0 for none. A source that cannot be read any more gives a placeholder.
+        budget_s: seconds after which no further picture is loaded.
+
+    Raises:
+        StoreError: when results cannot be read or the page cannot be written.
+    """
+    store = open_store(output)
+    views = views_of(store)
+    try:
+        page = render(collect(views), choose_and_load(views, samples, budget_s=budget_s))
+    finally:
+        views.connection.close()
+    store.put(REPORT_KEY, page.encode())
+    return ReportPaths(store.uri_of(REPORT_KEY))
+
+
+def render(data: ReportData, galleries: tuple[Gallery, ...]) -> str:
+    """The page as text. Everything that comes from data is escaped by the template engine."""
+    source = data.plan.source if data.plan is not None else data.output
+    last = next((run for run in data.runs if run.items_per_s > 0), None)
+    return page_template("tasks.report", _TEMPLATE).render(
+        data=data,
+        galleries=galleries,
+        n=charts.number,
+        short_source=source.rstrip("/").rsplit("/", 1)[-1] or source,
+        charts=_charts(data),
+        items_note=_items_note(data),
+        instances_note=_instances_note(data),
+        failed_note=f"{100 * data.num_failed / max(data.num_items, 1):.2g} % of all items",
+        classes_note=f"of {len(data.weights['classes'])} known" if data.weights.get("classes") else "",
+        speed="-" if last is None else charts.number(last.items_per_s),
+        speed_note="no finished run recorded" if last is None else _speed_note(last.pool),
+        execution=_plain_rows(data.runs[0].execution if data.runs else {}),
+        facts=_facts(data),
+        glob=f"{data.output.rstrip('/')}/{product_prefix('segments')}**/*.parquet",
+        quoted_output=shlex.quote(data.output),
+        written_at=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def _charts(data: ReportData) -> dict[str, Any]:
+    status = [(name, count, name) for name, count in data.statuses.items()]
+    colours = [
+        "rgb({},{},{})".format(*(colour_of if each.is_thing else stuff_colour_of)(each.label)) for each in data.classes
+    ]
+    stages = sorted(data.stage_seconds.items(), key=lambda pair: -pair[1])
+    return {
+        "status": charts.stacked_bar("Items by status", status),
+        "per_item": data.per_item and charts.columns("Items by number of instances", data.per_item),
+        "sizes": data.sizes and charts.columns("Instances by share of their image", data.sizes),
+        "classes": charts.horizontal_bars(
+            "Instances by class", [(each.name, each.instances) for each in data.classes], colours=colours
+        ),
+        "scores": charts.histogram("Scores of all instances", data.histogram, 0, 1),
+        "by_class": [
+            (each, charts.histogram(f"Scores of {each.name}", each.histogram, 0, 1, compact=True))
+            for each in data.classes[:_SMALL_MULTIPLES]
+        ],
+        "stages": charts.horizontal_bars("Busy seconds by stage", stages, unit="s") if stages else "",
+    }
+
+
+def _items_note(data: ReportData) -> str:
+    parts = [f"{charts.number(data.images)} images"] if data.images or not data.frames else []
+    if data.frames:
+        videos = f"{charts.number(data.videos)} video{'' if data.videos == 1 else 's'}"
+        parts.append(f"{charts.number(data.frames)} frames of {videos}")
+    return ", ".join(parts)
+
+
+def _instances_note(data: ReportData) -> str:
+    per_item = data.instances / max(data.statuses["ok"], 1)
+    return f"{per_item:.1f} per item, {charts.number(data.empty_items)} items without"
+
+
+def _speed_note(pool: dict[str, Any]) -> str:
+    workers = pool.get("workers_started")
+    return f"last run, {workers} worker{'' if workers == 1 else 's'}" if workers else "last run"
+
+
+def _facts(data: ReportData) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Titled tables of names and values."""
+    weights = data.weights
+    model = {"weights": data.model} | {
+        name: weights[name]
+        for name in ("architecture", "task", "num_parameters", "digest", "licence", "created")
+        if weights.get(name)
+    }
+    version = {"fingerprint": data.fingerprint, "schema": data.schema, **data.parameters}
+    if data.other_versions:
+        version["other versions in this output"] = data.other_versions
+    tables = [("Model", model), ("Version", version)]
+    if data.plan is not None:
+        plan = data.plan
+        facts = {"plan": plan.number, "made": plan.created_at, "source": plan.source, "entries": plan.entries,
+                 "shards": f"{plan.committed} of {plan.shards} committed"}  # fmt: skip
+        tables.append(("Newest plan", facts))
+    for title, record in (("Metrics", weights.get("metrics")), ("Lineage", weights.get("lineage"))):
+        if record:
+            tables.append((title, record))
+    return [(title, _plain_rows(record)) for title, record in tables if record]
+
+
+def _plain_rows(record: dict[str, Any], prefix: str = "", depth: int = 0) -> list[tuple[str, str]]:
+    """Nested records as rows: ``test / mask / AP50``; long lists are counted instead of printed."""
+    rows: list[tuple[str, str]] = []
+    for name, value in record.items():
+        title = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, dict) and depth < 3:
+            rows.extend(_plain_rows(value, f"{title} / ", depth + 1))
+        elif isinstance(value, list | tuple) and len(value) > 8:
+            rows.append((title, f"{len(value)} values"))
+        elif isinstance(value, float):
+            rows.append((title, f"{value:.4g}"))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            rows.append((title, f"{value:,}"))
+        elif value not in (None, "", [], {}):
+            rows.append((title, str(value)))
+    return rows[:40] if depth == 0 else rows

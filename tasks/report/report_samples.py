@@ -1,0 +1,331 @@
+"""The pictures of a report: which items are shown, and their pixels with what was found in them.
+
+Chosen by what a reader wants to see: what the model is surest and least sure of, what an ordinary item looks like, what
+failed, and how a video goes on. A source that is gone, changed or broken gives a placeholder that says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from tasks.ingest.sharding import PLAN_SCHEMA
+from tasks.media.decoding import DecodeOptions, decode_entry
+from tasks.media.reading import EntryReader
+from tasks.output.store_files import open_parquet
+from tasks.output.views import Views
+from tasks.records import Entry
+from tasks.report.drawing import DrawnInstance, draw_instances
+
+_STRIP_FRAMES = 8
+_MAX_FRAMES_TO_REACH = 600  # of a video that are decoded to get at one: a report may take seconds, not hours
+_QUALITY = 82
+
+_COLUMNS = """
+uri, etag, media, frame, pts_s, width, height, status, stage, error_type, error, notes, shard_id,
+labels, names, scores, boxes_xyxy, rles, is_thing, track_ids
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An item to show. ``picture`` is a data URI, None when ``problem`` says why there is none."""
+
+    uri: str
+    frame: int
+    pts_s: float | None
+    status: str
+    reason: str
+    instances: int
+    summary: str
+    picture: str | None
+    width_px: int
+    height_px: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Samples with a heading; ``is_strip``: frames of one video in the order of time."""
+
+    title: str
+    explanation: str
+    samples: tuple[Sample, ...]
+    is_strip: bool = False
+
+
+def choose_and_load(views: Views, samples: int, *, budget_s: float = 60.0) -> tuple[Gallery, ...]:
+    """About ``samples`` pictures in galleries; after ``budget_s`` seconds the rest are placeholders that say so."""
+    wanted = [gallery for gallery in _choose(views, samples) if gallery[2]]
+    rows = {(row["uri"], row["frame"]): row for _, _, group, _ in wanted for row in group}
+    entries = _entries_of(views, rows.values())
+    deadline = time.monotonic() + budget_s
+    pictures = dict(_pictures(rows.values(), entries, deadline))
+    return tuple(
+        Gallery(title, explanation, tuple(_sample(row, pictures[_key(row)], is_strip) for row in group), is_strip)
+        for title, explanation, group, is_strip in wanted
+    )
+
+
+def _choose(views: Views, samples: int) -> Iterator[tuple[str, str, list[dict[str, Any]], bool]]:
+    quarter = max(1, samples // 4)
+    has_images = bool(views.connection.execute("SELECT 1 FROM items WHERE media = 'image' LIMIT 1").fetchall())
+    which = "status = 'ok'" + (" AND media = 'image'" if has_images else "")
+    seen: set[tuple[str, int]] = set()
+
+    def fresh(condition: str, order: str, limit: int) -> list[dict[str, Any]]:
+        rows = [row for row in _select(views, condition, order, limit + len(seen)) if _key(row) not in seen][:limit]
+        seen.update(map(_key, rows))
+        return rows
+
+    if samples < 1:
+        return
+    found = f"{which} AND len(labels) > 0"
+    yield (
+        "Surest",
+        "items with the highest mean score",
+        fresh(found, "list_avg(scores) DESC, uri, frame", quarter),
+        False,
+    )
+    yield (
+        "Least sure",
+        "items with the lowest mean score: where a closer look pays most",
+        fresh(found, "list_avg(scores), uri, frame", quarter),
+        False,
+    )
+    yield "Ordinary", "items drawn by chance, the same ones each time", fresh(which, "hash(uri), frame", quarter), False
+    for uri in _videos(views, 2):
+        title, frames = f"Video {uri.rsplit('/', 1)[-1]}", _frames_of(views, uri)
+        if any(tracks for _, tracks in frames):
+            said = f"frames of {uri} one after another, where most is going on: a track keeps its colour and its number"
+            yield title, said, _rows_of(views, [(uri, frame) for frame in _busiest(frames)]), True
+        else:
+            said = f"frames of {uri} in the order of time"
+            yield title, said, _rows_of(views, [(uri, frame) for frame in _spread(frames)]), True
+    failed = fresh("status <> 'ok'", "hash(error_type), hash(uri), frame", quarter)
+    yield "Failed", "items without a result, and why", failed, False
+
+
+def _key(row: dict[str, Any]) -> tuple[str, int]:
+    return row["uri"], row["frame"]
+
+
+def _select(views: Views, condition: str, order: str, limit: int) -> list[dict[str, Any]]:
+    """Rank by narrow columns first; the masks of the chosen few are read in a second step."""
+    keys = views.connection.execute(
+        f"SELECT uri, frame FROM items WHERE {condition} ORDER BY {order} LIMIT {limit}"
+    ).fetchall()
+    return _rows_of(views, keys)
+
+
+def _rows_of(views: Views, keys: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    if not keys:
+        return []
+    relation = views.connection.sql(
+        f"SELECT {_COLUMNS} FROM items"
+        " WHERE uri IN (SELECT unnest(?::VARCHAR[])) AND frame IN (SELECT unnest(?::INTEGER[]))",
+        params=[[uri for uri, _ in keys], [frame for _, frame in keys]],
+    )
+    rows = {_key(row): row for row in relation.to_arrow_table().to_pylist()}
+    return [rows[key] for key in keys if key in rows]
+
+
+def _videos(views: Views, limit: int) -> list[str]:
+    found = views.connection.execute(
+        "SELECT uri FROM items WHERE media = 'video' AND status = 'ok' GROUP BY uri HAVING count(*) > 1"
+        f" ORDER BY sum(len(labels)) > 0 DESC, hash(uri) LIMIT {limit}"
+    ).fetchall()
+    return [uri for (uri,) in found]
+
+
+def _frames_of(views: Views, uri: str) -> list[tuple[int, frozenset[int]]]:
+    """The frames of a video that have a result, in order, and the ids of the tracks in each."""
+    found = views.connection.execute(
+        "SELECT frame, list_filter(coalesce(track_ids, []), lambda track: track IS NOT NULL) FROM items"
+        " WHERE uri = ? AND status = 'ok' ORDER BY frame",
+        [uri],
+    ).fetchall()
+    return [(frame, frozenset(tracks)) for frame, tracks in found]
+
+
+def _spread(frames: Sequence[tuple[int, frozenset[int]]]) -> list[int]:
+    """Frames at even distances over the video."""
+    places = np.linspace(0, len(frames) - 1, min(_STRIP_FRAMES, len(frames))).round().astype(int)
+    return [frames[place][0] for place in dict.fromkeys(places.tolist())]
+
+
+def _busiest(frames: Sequence[tuple[int, frozenset[int]]]) -> list[int]:
+    """Consecutive frames in which most tracks are seen, come or go; the first such place."""
+    frames = [one for one in frames if one[0] - frames[0][0] < _MAX_FRAMES_TO_REACH]
+    last = max(0, len(frames) - _STRIP_FRAMES)
+
+    def events(start: int) -> int:
+        seen = [tracks for _, tracks in frames[start : start + _STRIP_FRAMES]]
+        changes = sum(len(before ^ after) for before, after in pairwise(seen))
+        return len(frozenset().union(*seen)) + changes
+
+    start = max(range(last + 1), key=events)
+    return [frame for frame, _ in frames[start : start + _STRIP_FRAMES]]
+
+
+def _entries_of(views: Views, rows: Iterable[dict[str, Any]]) -> dict[tuple[str, int], Entry]:
+    """The plan's entry of every row (it knows tar members and keyframes), by (uri, frame of the row).
+
+    Only the plans' ``shard_id`` columns are read whole; of the rest only the row groups that hold a wanted shard.
+    """
+    wanted: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        wanted.setdefault(row["shard_id"], []).append(row)
+    found: dict[tuple[str, int], Entry] = {}
+    newest = views.listing.newest
+    for info in reversed(newest.plans if newest is not None else ()):
+        with open_parquet(views.listing.store, info.key) as plan:
+            for group in range(plan.num_row_groups):
+                for line in _lines_of(plan, group, sorted(wanted)):
+                    entry = _entry(line)
+                    end = entry.end_frame if entry.end_frame is not None else np.inf
+                    for row in wanted[line["shard_id"]]:
+                        if row["uri"] == entry.uri and entry.first_frame <= row["frame"] < end:
+                            found[_key(row)] = entry
+    return found
+
+
+def _lines_of(plan: pq.ParquetFile, group: int, shard_ids: list[str]) -> list[dict[str, Any]]:
+    values = pa.array(shard_ids, pa.string())
+    mask = pc.is_in(plan.read_row_group(group, columns=["shard_id"])["shard_id"], value_set=values)
+    if not pc.any(mask).as_py():
+        return []
+    table = plan.read_row_group(group, columns=PLAN_SCHEMA.names)
+    return table.filter(mask).to_pylist()
+
+
+_ENTRY_FIELDS = ("uri", "etag", "size_bytes", "media", "container", "offset", "length", "first_frame", "end_frame",
+                 "first_pts")  # fmt: skip
+
+
+def _entry(line: dict[str, Any]) -> Entry:
+    return Entry(**{name: line[name] for name in _ENTRY_FIELDS})
+
+
+Picture = np.ndarray | str  # pixels, or why there are none
+
+
+def _pictures(
+    rows: Iterable[dict[str, Any]], entries: dict[tuple[str, int], Entry], deadline: float
+) -> Iterator[tuple[tuple[str, int], Picture]]:
+    """The pixels of every row; frames of one piece of a video are decoded in one go."""
+    reader = EntryReader()
+
+    def place(row: dict[str, Any]) -> tuple[str, int]:
+        entry = entries.get(_key(row))
+        return row["uri"], -1 if entry is None else entry.first_frame
+
+    for _, group in groupby(sorted(rows, key=lambda row: (*place(row), row["frame"])), key=place):
+        members = list(group)
+        entry = entries.get(_key(members[0]))
+        if time.monotonic() > deadline:
+            yield from ((_key(row), "not read: the report had run out of time") for row in members)
+        elif entry is None:
+            yield from ((_key(row), "its plan is not at hand") for row in members)
+        else:
+            yield from _decoded(members, entry, reader, deadline)
+
+
+def _decoded(
+    rows: list[dict[str, Any]], entry: Entry, reader: EntryReader, deadline: float
+) -> Iterator[tuple[tuple[str, int], Picture]]:
+    waiting = {row["frame"]: row for row in rows}
+    for row in rows:
+        if row["frame"] - entry.first_frame > _MAX_FRAMES_TO_REACH:
+            yield _key(waiting.pop(row["frame"])), "too far from a keyframe to be decoded for a report"
+    why = "the source has no such frame any more"
+    if waiting:
+        until = max(waiting) + 1
+        piece = entry if entry.media == "image" else replace(entry, end_frame=until)
+        for frame in decode_entry(piece, reader, DecodeOptions()):
+            if frame.failure is not None:
+                why = frame.failure.error
+                break
+            if frame.frame in waiting and frame.image_rgb_hwc_u8 is not None:
+                yield _key(waiting.pop(frame.frame)), frame.image_rgb_hwc_u8
+            if not waiting:
+                break
+            if time.monotonic() > deadline:
+                why = "not read: the report had run out of time"
+                break
+    for row in waiting.values():
+        yield _key(row), why
+
+
+def _sample(row: dict[str, Any], pixels: Picture, is_strip: bool) -> Sample:
+    reason = "" if row["status"] == "ok" else f"{row['stage']}: {row['error']}"
+    problem, picture, width, height = "", None, 0, 0
+    if isinstance(pixels, str):
+        problem = "" if reason and row["status"] != "ok" else pixels
+    elif row["status"] == "ok" and pixels.shape[:2] != (row["height"], row["width"]):
+        problem = "the source has another size now"
+    else:
+        drawn = draw_instances(pixels, _drawn(row, scores=not is_strip), long_side_px=640)
+        height, width = drawn.shape[:2]
+        picture = data_uri(drawn)
+    return Sample(
+        uri=row["uri"],
+        frame=row["frame"],
+        pts_s=row["pts_s"],
+        status=row["status"],
+        reason=reason,
+        instances=len(row["labels"] or ()),
+        summary=_summary(row),
+        picture=picture,
+        width_px=width,
+        height_px=height,
+        problem=problem,
+    )
+
+
+def _drawn(row: dict[str, Any], *, scores: bool) -> list[DrawnInstance]:
+    """``scores``: whether they are written; side by side in a strip they would only flicker."""
+    return [
+        DrawnInstance(
+            name=row["names"][index],
+            label=label,
+            score=row["scores"][index] if scores else None,
+            box_xyxy=tuple(row["boxes_xyxy"][index]),
+            rle=row["rles"][index] if row["rles"] is not None else None,
+            track_id=row["track_ids"][index] if row["track_ids"] is not None else None,
+            is_thing=row["is_thing"][index],
+        )
+        for index, label in enumerate(row["labels"] or ())
+    ]
+
+
+def _summary(row: dict[str, Any]) -> str:
+    """``3 × disc, 1 × box; mean score 0.82``: the alternative text of a picture, too."""
+    if row["status"] != "ok":
+        return ""
+    names: dict[str, int] = {}
+    for name in row["names"] or ():
+        names[name] = names.get(name, 0) + 1
+    if not names:
+        return "nothing found"
+    listed = sorted(names.items(), key=lambda pair: (-pair[1], pair[0]))
+    said = ", ".join(f"{count} × {name}" for name, count in listed[:4]) + (", ..." if len(listed) > 4 else "")
+    return f"{said}; mean score {np.mean(row['scores']):.2f}"
+
+
+def data_uri(image_rgb_hwc_u8: np.ndarray) -> str:
+    """An (H, W, 3) uint8 picture as an address that holds it whole."""
+    sink = io.BytesIO()
+    Image.fromarray(image_rgb_hwc_u8).save(sink, "WEBP", quality=_QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode("ascii")

@@ -1,0 +1,257 @@
+"""What a round's report says, asked of the loop's tables: bounded answers, whatever the size of the round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from infra.errors import VisionmillError
+from infra.store import Store, open_store, split_uri
+from tasks.evaluation.kinds import MAIN_FIGURES, kinds_of
+from tasks.loop.heartbeats import losses_by_kind
+from tasks.loop.splits import SPLITS_FOLDER
+from tasks.output import tables
+from tasks.output.views import Views
+
+DECISIONS = ("accept", "ignore", "reject")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFacts:
+    """One class of a round.
+
+    Args:
+        name: of the class.
+        decided: candidates by decision; of semantic segmentation their pixels.
+        threshold: row of ``threshold_sets.v1``; empty if there is none.
+        looked_at, errors: accepted labels that were checked against people or hidden truth, and how many were wrong.
+        audit_bound: lower bound of the precision that the check allows; None if nobody looked.
+    """
+
+    name: str
+    decided: dict[str, int]
+    threshold: Row = field(default_factory=dict)
+    looked_at: int = 0
+    errors: int = 0
+    audit_bound: float | None = None
+
+    @property
+    def reached(self) -> float | None:
+        """Share of the checked labels that were right."""
+        return 1 - self.errors / self.looked_at if self.looked_at else None
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How a model of the round was trained: (step, loss) by kind of labels."""
+
+    role: str
+    model_id: str
+    losses: dict[str, list[tuple[float, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFacts:
+    """All that the page says, pictures apart.
+
+    Args:
+        output: the loop's output.
+        round: row of ``rounds.v1``.
+        criteria: rows of ``verdicts.v1`` in the order in which they were asked.
+        classes: most candidates first.
+        audit: row of ``audits.v1`` for all classes together; None if nobody looked.
+        reasons: (decision, reason, candidates or their pixels), most first.
+        images: items of U by status, and how many gave any label.
+        splits: items by split.
+        leakage: what the firewall kept out of U, by "reason vs split".
+        curves: of the models by role, as far as their records are at hand.
+        models: rows of ``models.v1`` by role.
+        views: what teachers looked at beside the plain view.
+        boxes, masks: accepted candidates that teach more than their class.
+    """
+
+    output: str
+    round: Row
+    criteria: tuple[Row, ...]
+    classes: tuple[ClassFacts, ...]
+    audit: Row | None
+    reasons: tuple[tuple[str, str, int], ...]
+    images: dict[str, int]
+    splits: dict[str, int]
+    leakage: dict[str, int]
+    curves: tuple[Curve, ...]
+    models: dict[str, Row]
+    views: tuple[str, ...] = ()
+    boxes: int = 0
+    masks: int = 0
+
+    @property
+    def unit(self) -> str:
+        """What is counted when candidates are."""
+        return unit_of(self.round)
+
+    @property
+    def decided(self) -> dict[str, int]:
+        """Candidates by decision, all classes together."""
+        return {name: sum(each.decided.get(name, 0) for each in self.classes) for name in DECISIONS}
+
+    @property
+    def metrics(self) -> dict[str, Mapping[str, Any]]:
+        """Metrics on G by role, of the kind that the gate asks for."""
+        found = {"candidate": self.round["metrics_gate"], "baseline": self.round["metrics_baseline"]}
+        return {role: _main_kind(json.loads(text)) for role, text in found.items() if text}
+
+    @property
+    def main_figure(self) -> str:
+        """The name of the figure that the gate compares."""
+        kinds = kinds_of(json.loads(self.round["metrics_gate"] or "{}"))
+        return MAIN_FIGURES[kinds[0]] if kinds else "ap"
+
+
+def _main_kind(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((metrics[kind] for kind in kinds_of(metrics)), {})
+
+
+def unit_of(record: Row) -> str:
+    """What candidates of a round, by its row of ``rounds.v1``, are counted in: how many regions says nothing."""
+    return "pixels" if json.loads(record["metrics_gate"]).get("task") == "semantic" else "labels"
+
+
+def list_rounds(views: Views) -> list[Row]:
+    """Rows of ``rounds.v1``, the newest first; [] where no loop ever was."""
+    if not tables.list_tables(views.listing.store).get("rounds"):
+        return []
+    return _rows(views, "SELECT * FROM rounds ORDER BY finished_at DESC, run_id, round DESC")
+
+
+def collect_round(views: Views, record: Row) -> RoundFacts:
+    """Everything about one round, by its row of ``rounds.v1``."""
+    store = views.listing.store
+    mine = [record["run_id"], record["round"], record["threshold_set_id"]]
+    amount = "CAST(sum(mask_area) AS BIGINT)" if unit_of(record) == "pixels" else "count(*)"
+    counts = _rows(
+        views,
+        f"SELECT class_name, decision, reason_code, {amount} AS n, any_value(tta_spec) AS tta_spec FROM pseudo_labels"
+        " WHERE run_id = ? AND round = ? AND threshold_set_id = ? GROUP BY class_name, decision, reason_code",
+        mine,
+    )
+    audits = _where(store, "audits", train_set_id=record["train_set_id"], run_id=record["run_id"])
+    models = _models(store, record)
+    manifest = _manifest(store, record["splits_manifest_sha256"])
+    return RoundFacts(
+        output=store.uri,
+        round=record,
+        criteria=tuple(_once_each(_where(store, "verdicts", verdict_id=record["verdict_id"]), "criterion")),
+        classes=_classes(counts, _where(store, "threshold_sets", threshold_set_id=record["threshold_set_id"]), audits),
+        audit=max((row for row in audits if row["class_name"] is None), key=lambda row: row["n"], default=None),
+        reasons=_reasons(counts),
+        images=_images(views, record),
+        splits=manifest.get("counts", {}),
+        leakage=manifest.get("leakage", {}),
+        curves=tuple(
+            Curve(role, row["model_id"], losses_by_kind(_history(row["weights_uri"]))) for role, row in models.items()
+        ),
+        models=models,
+        views=tuple(json.loads(counts[0]["tta_spec"])) if counts else (),
+        **_teaching_geometry(views, mine),
+    )
+
+
+def _teaching_geometry(views: Views, mine: Sequence[Any]) -> dict[str, int]:
+    return _rows(
+        views,
+        "SELECT count(*) FILTER (accept_box) AS boxes, count(*) FILTER (accept_mask) AS masks FROM pseudo_labels"
+        " WHERE run_id = ? AND round = ? AND threshold_set_id = ?",
+        mine,
+    )[0]
+
+
+def _rows(views: Views, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+    return views.connection.sql(sql, params=list(values)).to_arrow_table().to_pylist()
+
+
+def _where(store: Store, name: str, **wanted: Any) -> list[Row]:
+    """Rows of one of the small tables."""
+    rows = tables.read(store, name).to_pylist()
+    return [row for row in rows if all(row[column] == value for column, value in wanted.items())]
+
+
+def _once_each(rows: Sequence[Row], key: str) -> list[Row]:
+    """One row of each key, in order; a verdict that was recorded twice says the same."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(row[key], row)
+    return list(found.values())
+
+
+def _classes(counts: Sequence[Row], thresholds: Sequence[Row], audits: Sequence[Row]) -> tuple[ClassFacts, ...]:
+    decided: dict[str, dict[str, int]] = {row["class_name"]: {} for row in thresholds}
+    for row in counts:
+        of_class = decided.setdefault(row["class_name"], {})
+        of_class[row["decision"]] = of_class.get(row["decision"], 0) + row["n"]
+    promise = {row["class_name"]: row for row in thresholds}
+    looked = {row["class_name"]: row for row in sorted(audits, key=lambda row: row["n"])}  # the largest check counts
+    facts = []
+    for name, numbers in decided.items():
+        audit = looked.get(name, {})
+        facts.append(
+            ClassFacts(
+                name=name,
+                decided=numbers,
+                threshold=promise.get(name, {}),
+                looked_at=audit.get("n", 0),
+                errors=audit.get("n_errors", 0),
+                audit_bound=audit.get("lower_bound") if audit.get("n") else None,
+            )
+        )
+    return tuple(sorted(facts, key=lambda each: (-sum(each.decided.values()), each.name)))
+
+
+def _reasons(counts: Sequence[Row]) -> tuple[tuple[str, str, int], ...]:
+    found: dict[tuple[str, str], int] = {}
+    for row in counts:
+        key = row["decision"], row["reason_code"]
+        found[key] = found.get(key, 0) + row["n"]
+    return tuple((*key, n) for key, n in sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _images(views: Views, record: Row) -> dict[str, int]:
+    rows = _rows(
+        views,
+        "SELECT status, count(DISTINCT image_id) AS n FROM pseudo_images WHERE run_id = ? AND round = ?"
+        " GROUP BY status ORDER BY n DESC",
+        [record["run_id"], record["round"]],
+    )
+    return {row["status"]: row["n"] for row in rows}
+
+
+def _models(store: Store, record: Row) -> dict[str, Row]:
+    """Champion, student and baseline of the round; the baseline is the newest of its loop."""
+    known = sorted(tables.read(store, "models").to_pylist(), key=lambda row: row["created_at"])
+    by_id = {row["model_id"]: row for row in known}
+    baselines = [row for row in known if row["role"] == "baseline" and row["run_id"] == record["run_id"]]
+    found = {
+        "champion": by_id.get(record["champion_in"]),
+        "candidate": by_id.get(record["candidate_id"]),
+        "baseline": baselines[-1] if baselines else None,
+    }
+    return {role: row for role, row in found.items() if row is not None}
+
+
+def _manifest(store: Store, sha256: str) -> dict[str, Any]:
+    key = f"{SPLITS_FOLDER}{sha256}.json"
+    return dict(json.loads(store.get(key))) if any(info.key == key for info in store.list(key)) else {}
+
+
+def _history(weights_uri: str) -> list[dict[str, float]]:
+    """The curve in the record beside the weights; weights that were moved away have none."""
+    root, key = split_uri(weights_uri.removesuffix(".safetensors") + ".json")
+    try:
+        record = json.loads(open_store(root).get(key))
+    except VisionmillError:
+        return []
+    return list(record.get("lineage", {}).get("history", []))

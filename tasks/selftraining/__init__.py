@@ -1,1 +1,0 @@
-"""The self-training loop's data and decisions: label sets, splits, thresholds, selection, lineage, gate, champion."""

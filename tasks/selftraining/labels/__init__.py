@@ -1,1 +1,0 @@
-"""Human labels in: the formats that label sets are read from."""

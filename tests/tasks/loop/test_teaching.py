@@ -1,0 +1,109 @@
+"""Three bands on their way from a selection into a training set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from modelkit import rle
+from tasks.loop.teaching import examples_of_objects, examples_of_pixels, examples_of_segments
+from tasks.training.targets import panoptic_target, semantic_target
+
+MASK = rle.encode(np.pad(np.ones((4, 6), np.uint8), ((3, 13), (2, 12))))
+
+
+def row(image: str, decision: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "image_id": image,
+        "media_uri": image,
+        "frame_index": None,
+        "width": 20,
+        "height": 20,
+        "class_id": 3,
+        "bbox_xywh": [2.0, 3.0, 6.0, 4.0],
+        "mask_rle": MASK,
+        "decision": decision,
+        "accept_cls": decision == "accept",
+        "accept_box": False,
+        "accept_mask": decision == "accept",
+        "weight_cls": 0.8,
+        "weight_geom": 0.6,
+        **changes,
+    }
+
+
+def test_accepted_rows_teach_what_was_accepted_ignored_ones_make_regions_and_rejected_ones_nothing() -> None:
+    table = pa.Table.from_pylist(
+        [
+            row("b.png", "accept"),
+            row("b.png", "ignore", bbox_xywh=[10.0, 10.0, 4.0, 4.0]),
+            row("b.png", "reject"),
+            row("a.png", "reject"),
+            row("c.png", "ignore"),
+        ]
+    )
+    b, c = examples_of_objects(table)
+    assert (b.image_id, c.image_id) == ("b.png", "c.png"), (
+        "an image in which nothing is believed or doubted is left out"
+    )
+    [taught] = b.objects
+    assert (taught.label, taught.box_xyxy) == (3, (2.0, 3.0, 8.0, 7.0))
+    assert (taught.class_weight, taught.box_weight, taught.mask_weight) == (0.8, 0.0, 0.6)
+    assert b.ignore_boxes == ((10.0, 10.0, 14.0, 14.0),)
+    assert b.origin == "pseudo"
+    assert not c.objects and len(c.ignore_boxes) == 1
+
+
+def test_frames_of_videos_stay_frames() -> None:
+    [example] = examples_of_objects(pa.Table.from_pylist([row("v.mp4#7", "accept", media_uri="v.mp4", frame_index=7)]))
+    assert (example.uri, example.frame, example.image_id) == ("v.mp4", 7, "v.mp4#7")
+
+
+def test_accepted_segments_teach_and_all_other_pixels_are_void() -> None:
+    ground = rle.encode(np.pad(np.ones((10, 20), np.uint8), ((10, 0), (0, 0))))
+    table = pa.Table.from_pylist(
+        [
+            row("a.png", "accept"),
+            row("a.png", "accept", class_id=7, mask_rle=ground, bbox_xywh=[0.0, 10.0, 20.0, 10.0]),
+            row("a.png", "ignore", class_id=2, bbox_xywh=[12.0, 0.0, 5.0, 5.0]),
+            row("a.png", "ignore", class_id=8, bbox_xywh=[0.0, 0.0, 20.0, 10.0]),
+            row("b.png", "ignore"),
+        ]
+    )
+    [example] = examples_of_segments(table, things={2, 3})
+    assert example.image_id == "a.png", "an image of which nothing is believed teaches nothing"
+    assert [each.label for each in example.objects] == [3, 7]
+    assert example.ignore_boxes == ((12.0, 0.0, 17.0, 5.0),), "where a thing may be; doubted stuff hides no thing"
+    target = panoptic_target(example, num_things=3)
+    semantic = target["semantic"].numpy()
+    assert (semantic[10:] == 7).all() and (semantic[3:7, 2:8] == 3).all()
+    assert (semantic == 255).sum() == 200 - 24
+    assert target["labels"].tolist() == [3]
+
+
+def test_accepted_pixels_teach_accepted_background_is_bare_and_all_others_are_unsure() -> None:
+    left, right, corner = (
+        rle.encode(np.pad(np.ones(size, np.uint8), place))
+        for size, place in (
+            ((20, 8), ((0, 0), (0, 12))),
+            ((20, 8), ((0, 0), (12, 0))),
+            ((4, 4), ((16, 0), (8, 8))),
+        )
+    )
+    table = pa.Table.from_pylist(
+        [
+            row("a.png", "accept", mask_rle=left, weight_cls=1.0),
+            row("a.png", "accept", mask_rle=right, class_id=0),
+            row("a.png", "ignore", mask_rle=corner),
+            row("b.png", "ignore", mask_rle=left),
+        ]
+    )
+    [example] = examples_of_pixels(table, background=0)
+    assert example.image_id == "a.png", "an image of which nothing is believed teaches nothing"
+    target = semantic_target(example, 0)
+    semantic, weights = target["semantic"].numpy(), target["semantic_weights"].numpy()
+    assert (semantic[:, :8] == 3).all() and (semantic[:, 12:] == 0).all()
+    assert (weights[:, :8] == 1).all() and (weights[:, 12:] == 1).all() and (weights[:, 8:12] == 0).all()
+    assert example.origin == "pseudo" and example.void_rle is None
