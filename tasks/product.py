@@ -1,0 +1,249 @@
+"""The plug: what a product and a kind bring, so that everything else names neither.
+
+A *product* is what a job writes (``segments``): its columns, views, exports, pictures. A *kind* is what a model does
+(``instance``): what it learns from, how it is judged, how the loop teaches it. Each is one record of typed callables,
+made in a folder below ``tasks/products`` (see the README there) or in any installed package that names an entry point
+of the group ``visionmill.products``, and found here by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol
+
+from infra.errors import UsageError
+
+if TYPE_CHECKING:  # types only: this module is imported by every command and must cost nothing
+    import duckdb
+    import numpy as np
+    import pyarrow as pa
+    from pydantic import BaseModel
+
+    from infra.store import Store
+    from modelkit import Predictor, VisionModel
+    from tasks.records import Entry
+
+ENTRY_POINTS = "visionmill.products"
+
+
+class Found(Protocol):
+    """What a model found in one item, as ``Predictor.finish`` gives it: one of modelkit's carriers."""
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Rows and columns of the source image."""
+        ...
+
+    def __len__(self) -> int:
+        """How many things were found."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that a sink wrote before the row that names it."""
+
+    uri: str
+    sha256: str
+    size_bytes: int
+
+
+class FileSink(Protocol):
+    """Writes the files of a product whose result is more than a row."""
+
+    prefix: str
+    """Where its files lie below the output, ending in a slash; ``verify`` and the sweep of orphans look here."""
+
+    def write(self, found: Any, entry: Entry, frame: int, store: Store, prefix: str) -> Sequence[StoredFile]:
+        """Create the files of one item, put-if-absent, under names that follow from item and version alone.
+
+        Called before the part is committed; a second attempt writes the same names. Raises StoreError.
+        """
+        ...
+
+    def uris_of(self, row: Mapping[str, Any]) -> Sequence[StoredFile]:
+        """The files that a committed row names, for ``verify`` and for the sweep."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """Another tool's form of a product.
+
+    Args:
+        words: what it writes, for ``--help``.
+        one_file: the destination is a file; else a folder.
+        write: (views, store, key of the file or "", options) -> (objects, files) that were written.
+    """
+
+    words: str
+    one_file: bool
+    write: Callable[..., tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What a job writes. Callables get whole batches where that is faster, and never see another product's data.
+
+    Args:
+        name: of the folder below an output (``segments``); verb: of the command (``segment``); doing: for progress.
+        unit: what is counted in an item (``instances``), also the name of the count in footers and run records.
+        schemas: id (``segments.v1``) -> its own columns, which follow the common ones; every id ever published.
+        schema: the id that plain jobs write.
+        parameters: Pydantic model of the job's parameters.
+        default_model: where none is named.
+        kinds: name -> module that holds its ``KIND``; what models of these kinds find, this product stores.
+        columns: (found by row, None for a failed row; class id -> name) -> column name -> Arrow array.
+        count, nbytes: things in one item; bytes that it holds in memory, about.
+        check: a table of ok rows -> one line per thing that cannot be.
+        categories: column paths with a dictionary. encodings: column path -> Parquet encoding.
+        views: name -> SELECT over ``items``. functions: registers SQL functions. function_words: how each is called.
+        exporters: name -> form. overlay: (image RGB uint8, row) -> image with what was found drawn upon it.
+        panels: open views -> charts and tables of the report.
+        sink: writes files beside the rows; None for products that are rows alone.
+    """
+
+    name: str
+    verb: str
+    doing: str
+    unit: str
+    schemas: Mapping[str, Sequence[pa.Field]]
+    schema: str
+    parameters: type[BaseModel]
+    default_model: str
+    kinds: Mapping[str, str]
+    columns: Callable[[Sequence[Any], Mapping[int, str]], dict[str, Any]]
+    count: Callable[[Any], int]
+    nbytes: Callable[[Any], int]
+    check: Callable[[pa.Table], Iterator[str]]
+    categories: tuple[str, ...] = ()
+    encodings: Mapping[str, str] = field(default_factory=dict)
+    views: Mapping[str, str] = field(default_factory=dict)
+    functions: Callable[[duckdb.DuckDBPyConnection], None] | None = None
+    function_words: tuple[str, ...] = ()
+    exporters: Mapping[str, Exporter] = field(default_factory=dict)
+    overlay: Callable[[np.ndarray, Mapping[str, Any]], np.ndarray] | None = None
+    panels: Callable[..., Any] | None = None
+    sink: FileSink | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A model against labels.
+
+    Args:
+        kind: of the model.
+        figures: group -> figure -> value, plain JSON; the main group stands first.
+        main: (group, figure) that the gate compares.
+        image_ids: the units of resampling, in the order of weights. class_names: in the order of ``by_class``.
+        num_objects: labelled ones.
+        resample: (b, images) weights -> values of the main figure, also by class and size; exact under repetition.
+    """
+
+    kind: str
+    figures: dict[str, Any]
+    main: tuple[str, str]
+    image_ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    num_objects: int
+    resample: Callable[[np.ndarray], Any]
+
+    @property
+    def main_figure(self) -> float:
+        """What models are compared by."""
+        group, figure = self.main
+        return float(self.figures[group][figure])
+
+
+@dataclass(frozen=True, slots=True)
+class LoopKind:
+    """What a kind brings to the self-training loop.
+
+    Args:
+        unit: what is accepted and counted ("objects", "pixels").
+        features: columns of candidates that say how good the geometry is, each in [0, 1] and rising with it.
+        rule: evidence -> decisions (``tasks.loop.rules``).
+        views: what teachers may look at beside the plain view; empty where views cannot be merged.
+        open: (recipe, views) -> the loop's way with candidates of this kind (``tasks.loop.kinds``).
+    """
+
+    unit: str
+    features: tuple[str, ...]
+    rule: Callable[[Any], Any]
+    views: tuple[str, ...]
+    open: Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a model does.
+
+    Args:
+        name: as weights state it. product: where its results go.
+        target_of: model -> (example -> target of its losses).
+        judge: (predictor, label set) -> how good it is.
+        recipes: name -> (classes -> model config). default_recipe: where none is named.
+        class_counts: classes -> the counts that a model's config takes, such as ``num_classes``.
+        loop: None where the loop cannot teach it.
+    """
+
+    name: str
+    product: str
+    target_of: Callable[[VisionModel], Callable[[Any], Any]]
+    judge: Callable[[Predictor, Any], Judgement]
+    recipes: Mapping[str, Callable[..., dict[str, Any]]]
+    default_recipe: str
+    class_counts: Callable[..., dict[str, int]]
+    loop: LoopKind | None = None
+
+
+_PRODUCTS: dict[str, Product] = {}
+_KINDS: dict[str, Kind] = {}
+
+
+def register(product: Product) -> Product:
+    """Make a product known. Raises UsageError when another one has its name or its verb."""
+    for other in _PRODUCTS.values():
+        if other is not product and (other.name == product.name or other.verb == product.verb):
+            raise UsageError(f"two products are called {product.name!r} ({product.verb!r})")
+    _PRODUCTS[product.name] = product
+    return product
+
+
+def register_kind(kind: Kind) -> Kind:
+    """Make a kind known that no module of a product's ``kinds`` holds. Raises UsageError for a name that is taken."""
+    if _KINDS.setdefault(kind.name, kind) is not kind:
+        raise UsageError(f"two kinds are called {kind.name!r}")
+    return kind
+
+
+def products() -> dict[str, Product]:
+    """All products by name: those that come along, those of installed packages, those that were registered."""
+    package = importlib.import_module("tasks.products")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"tasks.products.{module.name}")
+    for point in entry_points(group=ENTRY_POINTS):
+        point.load()
+    return dict(sorted(_PRODUCTS.items()))
+
+
+def find_product(name: str) -> Product:
+    """The product of a name. Raises UsageError, which names those that exist."""
+    known = products()
+    if name not in known:
+        raise UsageError(f"there is no product {name!r}", hint=f"products: {', '.join(known)}")
+    return known[name]
+
+
+def find_kind(name: str) -> Kind:
+    """The kind of a name. Raises UsageError, which names those that exist."""
+    modules = {kind: module for product in products().values() for kind, module in product.kinds.items()}
+    if name not in _KINDS and name in modules:
+        register_kind(importlib.import_module(modules[name]).KIND)
+    if name not in _KINDS:
+        raise UsageError(f"there is no kind {name!r}", hint=f"kinds: {', '.join(sorted(modules.keys() | _KINDS))}")
+    return _KINDS[name]
