@@ -3,6 +3,7 @@
 Measured against a local SeaweedFS, 40 kB objects, client's processor time per object on a busy machine: s3fs 3.5 ms,
 pyarrow 1.4 ms (it sends HEAD and GET), this 0.8 ms; and this sends one request, pinned to an etag. Requests are signed
 by botocore; address and credentials come from the s3fs client, so that every way of configuring them works here too.
+obstore was tried in its place and not taken: docs/benchmarks/2026-11-29-obstore.md.
 """
 
 from __future__ import annotations

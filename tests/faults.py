@@ -46,6 +46,7 @@ class Fault:
     times: int | None = 1
     status: int = 503
     code: str = "SlowDown"
+    body: bytes = b""  # of ``status``: this instead of an error with ``code``
     delay_s: float = 0.0
     bytes_per_s: float = 0.0
     after_bytes: int = 0
@@ -201,8 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(step / bytes_per_s)
 
     def _refuse(self, fault: Fault) -> None:
-        body = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>fault</Message></Error>".encode()
-        self._answer(fault.status, [("Content-Type", "application/xml")], body, {})
+        error = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>fault</Message></Error>".encode()
+        self._answer(fault.status, [("Content-Type", "application/xml")], fault.body or error, {})
 
     def _break(self) -> None:
         self.close_connection = True

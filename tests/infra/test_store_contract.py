@@ -23,6 +23,7 @@ ODD_KEYS = [
     "semi;colon,comma.jpg",
     "dir with space/[brackets]/{x}.jpg",
     "~tilde!*().jpg",
+    "line\nbreak\tand\x01control.jpg",
 ]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -322,6 +325,41 @@ def test_a_store_that_came_through_fork_says_so(store: S3Store, monkeypatch: pyt
     monkeypatch.setattr("infra.s3_client.os.getpid", lambda: -1)
     with pytest.raises(StoreError, match="fork"):
         store.get("x")
+
+
+def test_a_child_that_was_forked_off_reads_with_a_connection_of_its_own(s3_server: S3Endpoint, s3_bucket: str) -> None:
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        from infra.store import open_store
+
+        open_store(sys.argv[1]).put("x", b"data")
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)  # a client that hangs for good ends here
+            os._exit(0 if open_store(sys.argv[1]).get("x") == b"data" else 1)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """
+    )
+    assert subprocess.run([sys.executable, "-c", script, s3_bucket], timeout=60).returncode == 0
+
+
+def test_keys_that_no_folder_could_hold_are_listed_as_they_are(store: S3Store, faulty_s3: FaultyS3) -> None:
+    """SeaweedFS keeps a tree, so AWS's answer is put in its mouth; one odd key must not hide the others."""
+    keys = ["a.jpg", "b//c.jpg", "d/", "e/../f.jpg", "/g.jpg", "h.jpg"]
+    base = store.uri.removeprefix("s3://tests/")
+    listed = "".join(
+        f"<Contents><Key>{base}/{key}</Key><ETag>&quot;0&quot;</ETag><Size>1</Size></Contents>" for key in keys
+    )
+    body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>".encode()
+    faulty_s3.add(Fault("status", method="GET", path="list-type=2", status=200, body=body))
+    assert [found.key for found in store.list()] == keys
+
+
+def test_a_folder_marker_keeps_its_slash(store: S3Store) -> None:
+    store.put("folder/", b"")
+    store.put("folder/a.jpg", b"x")
+    assert {found.key for found in store.list()} == {"folder/", "folder/a.jpg"}
 
 
 def test_a_changed_environment_makes_a_new_connection(
