@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
 
+from infra import services
 from infra.errors import VisionmillError
 from infra.machine import cpu_slots, memory_limit_bytes
 from infra.processes import is_loopback, listeners, tree
 from infra.redaction import redact
 from infra.seaweedfs import weed_binary
 from infra.settings import settings
+from infra.store import open_store
 
 MIN_WEED = (4, 17)  # earlier releases let two conditional creates of one key both succeed
 LOW_DISK_BYTES, NO_DISK_BYTES = 5 << 30, 500 << 20
@@ -84,8 +87,6 @@ def _python() -> list[Check]:
 
 def _packages() -> list[Check]:
     """Installed versions against the ranges in the project's own metadata."""
-    from packaging.requirements import Requirement
-
     try:
         lines = importlib.metadata.requires("visionmill") or []
     except importlib.metadata.PackageNotFoundError:
@@ -245,8 +246,6 @@ def _memory() -> list[Check]:
 
 
 def _services() -> list[Check]:
-    from infra import services
-
     running = [one for one in services.status().services if one.pid is not None]
     wide: list[str] = []
     for service in running:
@@ -278,8 +277,6 @@ def _services() -> list[Check]:
 
 def _output(uri: str) -> list[Check]:
     """Try two conditional creates and a stale swap at the place where results shall go."""
-    from infra.store import open_store
-
     store = open_store(uri)
     started = time.monotonic()
     found = store.probe()

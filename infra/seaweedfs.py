@@ -148,7 +148,7 @@ def _has_joined(master_port: int, *, timeout_s: float) -> bool:
 
 def answers(endpoint: S3Endpoint, *, timeout_s: float) -> bool:
     """Whether the server lists buckets for our own key: nobody else's server on that port would."""
-    from botocore.auth import S3SigV4QueryAuth
+    from botocore.auth import S3SigV4QueryAuth  # here: no command but those that ask the server needs it at its start
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
 

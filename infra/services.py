@@ -99,7 +99,7 @@ def ensure_s3(*, bucket: str | None = None, state_dir: Path | None = None) -> S3
     """
     endpoint = endpoint_of(_s3(_base(state_dir)).ensure(timeout_s=settings().service_start_timeout_s))
     if bucket is not None:
-        from infra.s3_client import S3Client
+        from infra.s3_client import S3Client  # half a second (aiohttp, botocore), only for those who want a bucket
         from infra.store_s3 import create_bucket
 
         client = S3Client(endpoint=endpoint.url, key=endpoint.access_key, secret=endpoint.secret_key)

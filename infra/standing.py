@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from infra.errors import ServiceError
 from infra.processes import ProcessId, file_lock, free_ports, port_is_free, spawn, stop
+from infra.redaction import redact
 
 START_ATTEMPTS = 3  # a port can be taken between choosing and binding it
 
@@ -234,8 +235,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def log_tail(log: Path, lines: int = 3) -> str:
     """The last lines of a log, on one line; empty if there is none."""
-    from infra.redaction import redact
-
     try:
         text = log.read_text(encoding="utf-8", errors="replace")[-20_000:]
     except FileNotFoundError:

@@ -24,10 +24,10 @@ from infra.errors import (
     StoreError,
     StoreUnavailable,
 )
-from infra.store import ObjectInfo, StoreCapabilities
 from infra.store_keys import RESERVED_FOLDER, check_key
 from infra.store_local_walk import etag_of, walk_files
 from infra.store_probe import probe_store
+from infra.store_types import ObjectInfo, StoreCapabilities
 
 STALE_SCRATCH_S = 6 * 3600.0  # an interrupted writer's scratch file is removed after this long
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}

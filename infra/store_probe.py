@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
 
 from infra.errors import AccessDenied, BucketMissing, Conflict, NoSpaceLeft, ObjectGone, StoreError, StoreUnavailable
-
-if TYPE_CHECKING:
-    from infra.store import Store, StoreCapabilities
+from infra.store_types import Store, StoreCapabilities
 
 _FATAL = (AccessDenied, BucketMissing, NoSpaceLeft, StoreUnavailable)
 
@@ -19,8 +16,6 @@ def probe_store(store: Store, prefix: str) -> StoreCapabilities:
     Raises:
         StoreError: the store cannot be written at all (credentials, bucket, space, network); nothing is concluded then.
     """
-    from infra.store import StoreCapabilities
-
     key = f"{prefix}{uuid.uuid4().hex}"
     try:
         create = _honours_create(store, key)

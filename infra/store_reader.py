@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from infra.store import Store
+from infra.store_types import Store
 
 
 class RangeReader(io.RawIOBase):

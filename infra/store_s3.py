@@ -15,10 +15,10 @@ from infra.s3_direct import Body
 from infra.s3_errors import refusal_of
 from infra.s3_multipart import MULTIPART_FROM_BYTES, ConditionalUpload
 from infra.settings import settings
-from infra.store import ObjectInfo, StoreCapabilities
 from infra.store_keys import check_key, split_s3_uri
 from infra.store_probe import probe_store
 from infra.store_reader import RangeReader
+from infra.store_types import ObjectInfo, StoreCapabilities
 
 T = TypeVar("T")
 SEARCH_BLOCK_BYTES = 8 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,35 @@ def test_package_imports_only_what_its_rule_allows(package: str) -> None:
             if top in OURS - ALLOWED[package] or top in FORBIDDEN_OUTSIDE.get(package, set()):
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", ["flows", "infra", "tasks"])
+def test_no_files_of_a_package_import_each_other_in_a_circle(package: str) -> None:
+    """Imports inside functions count, too: a file should be understood after those that it imports."""
+    modules = {_module_name(path): path for path in (ROOT / package).rglob("*.py")}
+    imports = {name: _imported_files(path) & modules.keys() - {name} for name, path in modules.items()}
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def _module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _imported_files(path: Path) -> set[str]:
+    """Names that may be modules: of ``from a import b`` both ``a`` and ``a.b``, but ``a`` only where b is no module."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                is_module = any((ROOT / full.replace(".", "/")).with_suffix(end).exists() for end in (".py", ""))
+                found.add(full if is_module else str(node.module))
+    return found
 
 
 def test_flows_use_only_public_names_of_modelkit() -> None:
