@@ -46,7 +46,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class ItemFailure:
-    """Why an item has no result: the leg that broke, the kind of error, and one clear line."""
+    """Why an item has no result: the stage that broke, the kind of error, and one clear line."""
 
     stage: Stage
     error_type: str

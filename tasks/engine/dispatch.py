@@ -71,7 +71,7 @@ class Loss:
         cause: in words, e.g. "died of SIGABRT", "hung in decode for 320 s".
         hung: killed by us at its deadline.
         suspects: what it was busy with; the likeliest first.
-        stage: the leg of the likeliest.
+        stage: of the likeliest.
         exact: the first suspect is where the signal was caught.
     """
 

@@ -42,7 +42,7 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Working:
-    """One busy thread: its leg and its items, since when (seconds since the epoch)."""
+    """One busy thread: its stage and its items, since when (seconds since the epoch)."""
 
     stage: str
     marks: tuple[Mark, ...]

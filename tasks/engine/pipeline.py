@@ -27,7 +27,7 @@ _END = object()
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One leg, run by ``threads`` threads: ``work(value)`` returns one output, or yields any number if ``many``.
+    """One stage, run by ``threads`` threads: ``work(value)`` returns one output, or yields any number if ``many``.
 
     Args:
         size_of: bytes that an output holds until the next stage is through with it.
@@ -46,7 +46,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class BatchStage:
-    """A leg that one single thread runs on batches: ``work(values)`` returns one output per value, in order.
+    """A stage that one single thread runs on batches: ``work(values)`` returns one output per value, in order.
 
     Args:
         bucket_of: what may share a batch; None passes the value by, straight to the next stage.

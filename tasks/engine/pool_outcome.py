@@ -30,7 +30,7 @@ class PoolOutcome:
     Attributes:
         rows, ok, failed, quarantined: of this run's own commits.
         already_committed: shards that a twin had committed in the meantime.
-        stage_seconds: thread-seconds by leg over all workers.
+        stage_seconds: thread-seconds by stage over all workers.
         worker_start_s: seconds from asking for a worker to its being ready, of each.
         idle_share: of the workers' time with a shard in hand, in which the model did nothing.
         peak_rss_bytes: largest resident memory seen of one worker; ``peak_in_flight_bytes``: of its counted bytes.

@@ -37,7 +37,7 @@ class Progress:
     deaths: int = 0
     quarantined: int = 0
     idle_share: float = 0.0
-    stages: dict[str, int] = field(default_factory=dict)  # busy threads by leg, now
+    stages: dict[str, int] = field(default_factory=dict)  # busy threads by stage, now
 
 
 class ProgressMeter:

@@ -126,7 +126,7 @@ class Worker:
         self.pipeline.close()
         self.pulse.close()
 
-    # --- the legs
+    # --- the stages
 
     def _stages(self) -> Sequence[Stage | BatchStage]:
         job, memory = self.job, self.job.memory_bytes

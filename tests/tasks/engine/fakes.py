@@ -53,9 +53,9 @@ class FakePrepared:
         return 3 * self.size_hw[0] * self.size_hw[1]
 
 
-def act(rgb: tuple[int, int, int], leg: str) -> None:
-    """Do what the image's colour asks for in this leg."""
-    name = next((name for name, blue in ACTS.items() if blue == rgb[2] and name.endswith(leg)), "")
+def act(rgb: tuple[int, int, int], stage: str) -> None:
+    """Do what the image's colour asks for in this stage."""
+    name = next((name for name, blue in ACTS.items() if blue == rgb[2] and name.endswith(stage)), "")
     if name.startswith("abort"):
         os.abort()
     if name.startswith("kill"):

@@ -28,7 +28,7 @@ def four_stages(
     budget_bytes: int = 8 * KB,
     threads: int = 2,
 ) -> Pipeline:
-    """A pipeline of the worker's shape; every leg passes its value on unless told otherwise."""
+    """A pipeline of the worker's shape; every stage passes its value on unless told otherwise."""
 
     def size_of(value: Any) -> int:
         return size_bytes
@@ -174,18 +174,18 @@ def test_one_by_one_never_has_two_values_on_the_way(pipelines: Any) -> None:
     assert max(most) == 1
 
 
-@pytest.mark.parametrize("leg", ["fetch", "decode", "infer", "encode"])
-def test_an_error_in_any_leg_comes_out_once_and_costs_no_other_job(pipelines: Any, leg: str) -> None:
+@pytest.mark.parametrize("stage", ["fetch", "decode", "infer", "encode"])
+def test_an_error_in_any_stage_comes_out_once_and_costs_no_other_job(pipelines: Any, stage: str) -> None:
     def broken(v: Any) -> Any:
         values = v if isinstance(v, list) else [v]
         if "bad" in values:
-            raise OSError(f"{leg} broke")
-        return [v] if leg == "decode" else v
+            raise OSError(f"{stage} broke")
+        return [v] if stage == "decode" else v
 
-    pipeline = pipelines(**{leg: broken}, batch=1, threads=3)
+    pipeline = pipelines(**{stage: broken}, batch=1, threads=3)
     with pipeline.submit(range(30)) as before, pipeline.submit(["bad" if i == 7 else i for i in range(30)]) as job:
         with pipeline.submit(range(30)) as after:
-            with pytest.raises(OSError, match=f"{leg} broke"):
+            with pytest.raises(OSError, match=f"{stage} broke"):
                 job.results()
             assert before.results() == after.results() == list(range(30))
     assert pipeline.bytes_in_flight == 0
@@ -228,9 +228,9 @@ faults = st.sampled_from(["ok", "fetch", "decode", "infer", "encode", "none", "m
 def test_whatever_breaks_where_every_job_ends_and_every_byte_comes_back(
     jobs: list[list[str]], budget_bytes: int, threads: int, batch: int
 ) -> None:
-    def check(leg: str, kind: str) -> None:
-        if kind == leg:
-            raise ValueError(leg)
+    def check(stage: str, kind: str) -> None:
+        if kind == stage:
+            raise ValueError(stage)
 
     def fetch(value: tuple[str, int]) -> tuple[str, int]:
         check("fetch", value[0])

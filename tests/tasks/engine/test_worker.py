@@ -63,7 +63,7 @@ def test_a_shard_becomes_one_object_with_one_row_an_item(workers: Any, tmp_path:
     rows = rows_in(tmp_path / "out")
     assert [row["uri"] for row in rows] == [entry.uri for entry in entries]
     assert [row["scores"] for row in rows] == [[pytest.approx(i / 255)] for i in range(20)]
-    assert {leg for leg, seconds in receipt.stage_seconds.items() if seconds > 0} >= {
+    assert {stage for stage, seconds in receipt.stage_seconds.items() if seconds > 0} >= {
         "fetch",
         "decode",
         "infer",
@@ -83,18 +83,18 @@ def test_a_second_attempt_at_a_committed_shard_writes_nothing(workers: Any, tmp_
     assert rows_in(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("leg", ["prepare", "infer", "finish"])
+@pytest.mark.parametrize("stage", ["prepare", "infer", "finish"])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_an_item_that_makes_the_model_raise_fails_alone(
-    workers: Any, tmp_path: Path, leg: str, batch_size: int
+    workers: Any, tmp_path: Path, stage: str, batch_size: int
 ) -> None:
-    entries = write_images(tmp_path / "in", 9, {4: f"raise in {leg}"})
+    entries = write_images(tmp_path / "in", 9, {4: f"raise in {stage}"})
     receipt = receipt_of(workers(batch_size=batch_size).process(assign(shards_of(entries, 9)[0])))
     assert (receipt.ok, receipt.failed) == (8, 1)
     (bad,) = [row for row in rows_in(tmp_path / "out") if row["status"] != "ok"]
     assert bad["uri"] == entries[4].uri
-    assert (bad["stage"], bad["error_type"]) == ("encode" if leg == "finish" else "infer", "ValueError")
-    assert bad["error"] == f"told to raise in {leg}"
+    assert (bad["stage"], bad["error_type"]) == ("encode" if stage == "finish" else "infer", "ValueError")
+    assert bad["error"] == f"told to raise in {stage}"
     assert bad["labels"] is None
 
 
