@@ -31,9 +31,9 @@ from typing import Any
 from benchmarks.selftraining_data import PLANS, ensure_data, ensure_labels, recipe_of, truth_of
 from benchmarks.selftraining_notes import summarise
 from benchmarks.throughput import current_commit
-from flows.legs import Legs, plain_legs
 from flows.parameters import RetrainParameters, checked
 from flows.retrain import run_retrain
+from flows.steps import Steps, plain_steps
 from infra.store import open_store
 from tasks.evaluation.evaluate import Judged, evaluate_predictor
 from tasks.labels.label_sets import LabelSet
@@ -79,11 +79,11 @@ def parameters_of(setting: Setting, data: Path, output: Path) -> RetrainParamete
     )
 
 
-def carry_out(setting: Setting, work: Path, leg: Legs = plain_legs) -> dict[str, Any]:
+def carry_out(setting: Setting, work: Path, step: Steps = plain_steps) -> dict[str, Any]:
     """One record: a loop, then two of its models on T."""
     began = time.monotonic()
     data, output = ensure_data(setting.task, work), work / "loops" / setting.name
-    summary = run_retrain(parameters_of(setting, data, output), orchestrated=False, leg=leg)
+    summary = run_retrain(parameters_of(setting, data, output), orchestrated=False, step=step)
     [outcome] = summary["rounds"]
     rows = {row["model_id"]: row for row in tables.read(open_store(str(output)), "models").to_pylist()}
     models = {"baseline": outcome["teacher"], "student": outcome["candidate"]}

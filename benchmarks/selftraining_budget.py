@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.selftraining_data import ensure_data, truth_of
-from flows.legs import plain_legs
 from flows.retrain import divide
-from flows.round_legs import Loop, task_for, train_supervised
+from flows.round_steps import Loop, task_for, train_supervised
+from flows.steps import plain_steps
 from infra.store import open_store
 from tasks.evaluation.evaluate import evaluate_predictor
 from tasks.labels.reading import read_label_set
@@ -57,7 +57,7 @@ def _carry_out(setting: Setting, work: Path) -> dict[str, Any]:
     store = open_store(str(output))
     divided = divide(parameters, store)
     task = task_for(parameters, divided.labels.classes)
-    loop = Loop(parameters, store, divided, task, f"equal-images-{setting.name}", plain_legs, None)
+    loop = Loop(parameters, store, divided, task, f"equal-images-{setting.name}", plain_steps, None)
     uri, _ = train_supervised(loop, divided.split("L"), role="teacher")
     judged = evaluate_predictor(load_predictor(uri), read_label_set(str(truth_of(data, "test"))))
     return {"images_a_step": images, "test": judged.main_metric}

@@ -23,9 +23,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from benchmarks.selftraining_data import ensure_data, truth_of
-from flows.legs import Legs, plain_legs
 from flows.parameters import RetrainParameters
 from flows.retrain import run_retrain
+from flows.steps import Steps, plain_steps
 from infra.errors import UsageError
 from tasks.loop.data import LoopData
 from tasks.loop.selection import Selection
@@ -36,14 +36,14 @@ if TYPE_CHECKING:  # it imports this module
 Change = Callable[[Any], Any]
 
 
-def changed_legs(changes: Mapping[str, Change]) -> Legs:
-    """Legs whose results are changed, by the end of their names."""
+def changed_steps(changes: Mapping[str, Change]) -> Steps:
+    """Steps whose results are changed, by the end of their names."""
 
-    def leg(name: str, function: Callable[..., Any], *args: object, **kwargs: object) -> Any:
-        found = plain_legs(name, function, *args, **kwargs)
+    def step(name: str, function: Callable[..., Any], *args: object, **kwargs: object) -> Any:
+        found = plain_steps(name, function, *args, **kwargs)
         return next((change(found) for end, change in changes.items() if name.endswith(end)), found)
 
-    return leg
+    return step
 
 
 def shuffled(selection: Selection) -> Selection:
@@ -107,10 +107,10 @@ def _on_its_head(annotation: Mapping[str, Any], height: int) -> dict[str, Any]:
     return {**kept, "bbox": box, "segmentation": {**annotation["segmentation"], "counts": counts}}
 
 
-def verdict_on(parameters: RetrainParameters, leg: Legs = plain_legs) -> tuple[bool, list[str]]:
+def verdict_on(parameters: RetrainParameters, step: Steps = plain_steps) -> tuple[bool, list[str]]:
     """Whether a loop was refused, and the reasons: of the gate, or of the loop itself before anything was taught."""
     try:
-        [outcome] = run_retrain(parameters, orchestrated=False, leg=leg)["rounds"]
+        [outcome] = run_retrain(parameters, orchestrated=False, step=step)["rounds"]
     except UsageError as error:
         return True, [str(error)]
     return not outcome["gate"]["passed"], outcome["gate"]["reasons"]
@@ -144,9 +144,9 @@ def _carry_out(name: str, setting: Setting, work: Path) -> tuple[bool, list[str]
     parameters = parameters_of(setting, data, work / "loops" / f"control-{name}-{setting.name}")
     parameters = parameters.model_copy(update={"rounds": 1})  # what is refused has no second one
     if name == "shuffled":
-        return verdict_on(parameters, changed_legs({": select": shuffled}))
+        return verdict_on(parameters, changed_steps({": select": shuffled}))
     if name == "poisoned":
-        return verdict_on(parameters, changed_legs({"divide data": poisoned}))
+        return verdict_on(parameters, changed_steps({"divide data": poisoned}))
     if name == "copies":
         labelled = Path(parameters.labelled)
         images = [image["file_name"] for image in json.loads(labelled.read_text())["images"]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from flows.round_legs import Loop, train_supervised
+from flows.round_steps import Loop, train_supervised
 from infra.errors import UsageError
 from tasks.labels.label_sets import LabelSet
 from tasks.loop import champion as champions
@@ -45,14 +45,14 @@ def held_out_candidates(loop: Loop, champion: champions.Model, teacher: Teacher,
     """``candidates.v1`` on the labels that calibrate, each by a model that was not trained on it."""
     if not loop.parameters.crossfit:
         name = f"round {number}: look at C"
-        return loop.leg(name, _look, loop, champion.weights_uri, loop.data.split("C"), teacher, number)
+        return loop.step(name, _look, loop, champion.weights_uri, loop.data.split("C"), teacher, number)
     labels = loop.data.split("L")
     parts = fold_groups(labels, loop.parameters.folds, salt=str(loop.parameters.seed))
     found = []
     for fold, part in enumerate(parts, 1):
         name, others = f"fold-{fold}", [image_id for other in parts if other is not part for image_id in other]
-        uri, _ = loop.leg(f"round {number}: train {name}", train_supervised, loop, labels.only(others), role=name)
-        found.append(loop.leg(f"round {number}: look at {name}", _look, loop, uri, labels.only(part), teacher, number))
+        uri, _ = loop.step(f"round {number}: train {name}", train_supervised, loop, labels.only(others), role=name)
+        found.append(loop.step(f"round {number}: look at {name}", _look, loop, uri, labels.only(part), teacher, number))
     return pa.concat_tables(found)
 
 

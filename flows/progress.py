@@ -89,7 +89,7 @@ def _artifact_listener() -> Listener:
     from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
     created = create_progress_artifact(progress=0.0, key="visionmill-progress", description="items committed")
-    artifact_id = cast(UUID, created)  # a coroutine only where a loop runs, and legs run outside of any
+    artifact_id = cast(UUID, created)  # a coroutine only where a loop runs, and steps run outside of any
     last = [0.0]
 
     def listen(progress: RunProgress) -> None:

@@ -1,4 +1,4 @@
-"""Move the champion of a retraining output: promote or decline a candidate, or go back. Two small flows of one leg.
+"""Move the champion of a retraining output: promote or decline a candidate, or go back. Two small flows of one step.
 
 A candidate that waits for approval holds no process; whoever decides runs one of these, by ``visionmill promote |
 rollback``, from Prefect's page, or through its API. Each move is one compare-and-swap of the champion pointer, with
@@ -12,9 +12,9 @@ from dataclasses import asdict
 
 from prefect import flow
 
-from flows.legs import Legs, orchestrated_legs
 from flows.parameters import PromoteParameters, RollbackParameters
 from flows.recording import without_secrets
+from flows.steps import Steps, orchestrated_steps
 from flows.summary import Summary
 from infra.errors import UsageError
 from infra.store import open_store
@@ -25,17 +25,17 @@ from tasks.loop import champion
 def promote_model(parameters: PromoteParameters) -> Summary:
     """Make a candidate that passed the gate the champion, or say no to it."""
     with without_secrets():
-        return promote(parameters, orchestrated_legs)
+        return promote(parameters, orchestrated_steps)
 
 
 @flow(name="rollback-model", persist_result=False)
 def rollback_model(parameters: RollbackParameters) -> Summary:
     """Make an earlier champion the champion again."""
     with without_secrets():
-        return rollback(parameters, orchestrated_legs)
+        return rollback(parameters, orchestrated_steps)
 
 
-def promote(parameters: PromoteParameters, leg: Legs) -> Summary:
+def promote(parameters: PromoteParameters, step: Steps) -> Summary:
     """The body of the flow and of the command.
 
     Raises:
@@ -44,7 +44,7 @@ def promote(parameters: PromoteParameters, leg: Legs) -> Summary:
     """
     if parameters.decline and not parameters.candidate:
         raise UsageError("to decline takes the candidate's verdict id", hint="`visionmill promote OUTPUT --list`")
-    return leg("decline" if parameters.decline else "promote", _decide, parameters)
+    return step("decline" if parameters.decline else "promote", _decide, parameters)
 
 
 def _decide(parameters: PromoteParameters) -> Summary:
@@ -54,14 +54,14 @@ def _decide(parameters: PromoteParameters) -> Summary:
     return _moved(champion.promote(store, parameters.candidate or None, approver=who, reason=parameters.reason, at=now))
 
 
-def rollback(parameters: RollbackParameters, leg: Legs) -> Summary:
+def rollback(parameters: RollbackParameters, step: Steps) -> Summary:
     """The body of the flow and of the command.
 
     Raises:
         UsageError: approver or reason are missing.
         PromotionRefused: there is no such champion to go back to.
     """
-    return leg("roll back", _go_back, parameters)
+    return step("roll back", _go_back, parameters)
 
 
 def _go_back(parameters: RollbackParameters) -> Summary:

@@ -1,6 +1,6 @@
 """The self-training loop: data, first model, then rounds of teacher, selection, student, gate. One call for each.
 
-Every leg leaves an object that is named by its content, and looks first whether it is there. So a loop that was killed
+Every step leaves an object that is named by its content, and looks first whether it is there. So a loop that was killed
 goes on where it was, to the same training set and the same decision; see :mod:`flows.rounds` for what a round does.
 """
 
@@ -15,11 +15,11 @@ from pathlib import Path
 from prefect import flow
 from rich.console import Console
 
-from flows.legs import Legs, orchestrated_legs, plain_legs
 from flows.parameters import RetrainParameters
 from flows.recording import prepare_recording, without_secrets
-from flows.round_legs import Loop, task_for
+from flows.round_steps import Loop, task_for
 from flows.rounds import RoundOutcome, begin, turn
+from flows.steps import Steps, orchestrated_steps, plain_steps
 from flows.summary import Summary
 from infra.errors import UsageError
 from infra.store import Store, open_store
@@ -43,7 +43,7 @@ def run_retrain(
     *,
     orchestrated: bool = True,
     console: Console | None = None,
-    leg: Legs = plain_legs,
+    step: Steps = plain_steps,
 ) -> Summary:
     """Carry the loop out from here; see :func:`flows.segment.run_segment`.
 
@@ -51,13 +51,13 @@ def run_retrain(
         parameters: what to do.
         orchestrated: whether Prefect records the run; the results are the same.
         console: where the progress of inference is drawn; None draws none.
-        leg: calls the legs where Prefect does not; experiments put themselves in between.
+        step: calls the steps where Prefect does not; experiments put themselves in between.
 
     Raises:
-        VisionmillError: as the legs do; what is there by then stays, and the same call goes on from there.
+        VisionmillError: as the steps do; what is there by then stays, and the same call goes on from there.
     """
     if not orchestrated:
-        return _retrain(parameters, leg, console)
+        return _retrain(parameters, step, console)
     prepare_recording()
     summary: Summary = retrain_model(parameters)
     return summary
@@ -67,19 +67,19 @@ def run_retrain(
 def retrain_model(parameters: RetrainParameters) -> Summary:
     """Teach a student with a champion's labels; promote it if the gate lets it through."""
     with without_secrets():
-        return _retrain(parameters, orchestrated_legs, Console(stderr=True))
+        return _retrain(parameters, orchestrated_steps, Console(stderr=True))
 
 
-def _retrain(parameters: RetrainParameters, leg: Legs, console: Console | None) -> Summary:
+def _retrain(parameters: RetrainParameters, step: Steps, console: Console | None) -> Summary:
     began = time.monotonic()
     store = open_store(parameters.output)
     store.probe()
-    data = leg("divide data", divide, parameters, store)
+    data = step("divide data", divide, parameters, store)
     task = task_for(parameters, data.labels.classes)
-    loop = Loop(parameters, store, data, task, open_loop(store, name_of(parameters, data)), leg, console)
+    loop = Loop(parameters, store, data, task, open_loop(store, name_of(parameters, data)), step, console)
     with hold_lease(store, loop.run_id):
         remember_labels(store, loop.run_id, data.labels)
-        leg("first models", begin, loop)
+        step("first models", begin, loop)
         outcomes = _rounds(loop)
         end_loop(store, loop.run_id)
     return _summary(loop, outcomes, time.monotonic() - began)

@@ -1,8 +1,8 @@
-"""The last legs of a round, for people: where the two models disagree, and the report."""
+"""The last steps of a round, for people: where the two models disagree, and the report."""
 
 from __future__ import annotations
 
-from flows.round_legs import Loop
+from flows.round_steps import Loop
 from infra.errors import VisionmillError
 from tasks.loop.differences import items_to_compare, sure_of_candidate, sure_of_champion
 from tasks.loop.disagreements import find_disagreements, write_disagreements

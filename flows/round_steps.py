@@ -1,4 +1,4 @@
-"""The legs of a round, one function each; every one leaves objects that are named by their content."""
+"""The steps of a round, one function each; every one leaves objects that are named by their content."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 from rich.console import Console
 
-from flows.legs import Legs
 from flows.parameters import RetrainParameters, SegmentParameters
 from flows.segment import run_segment
+from flows.steps import Steps
 from flows.train import carry_out
 from flows.work import own_device
 from infra.store import Store, open_store
@@ -50,7 +50,7 @@ class Loop:
         data: who is L, C, G, T and U.
         task: what it teaches.
         run_id: names the loop.
-        leg: calls a leg.
+        step: calls a step.
         console: for the progress of inference.
     """
 
@@ -59,7 +59,7 @@ class Loop:
     data: LoopData
     task: LoopTask
     run_id: str
-    leg: Legs
+    step: Steps
     console: Console | None
 
     def predictor(self, weights_uri: str) -> Predictor:
@@ -125,7 +125,7 @@ def infer(loop: Loop, champion: champions.Model) -> None:
             frame_stride=loop.parameters.frame_stride,
             report=False,
         ),
-        orchestrated=False,  # a leg of this flow already
+        orchestrated=False,  # a step of this flow already
         console=loop.console,
         looking=loop.task.looking,
     )

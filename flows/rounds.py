@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.held_out import check_can_be_calibrated, held_out_candidates
-from flows.round_legs import (
+from flows.round_report import compare_models, report_round
+from flows.round_steps import (
     Loop,
     Measured,
     audit_accepted,
@@ -21,7 +22,6 @@ from flows.round_legs import (
     train_student,
     train_supervised,
 )
-from flows.round_report import compare_models, report_round
 from modelkit import Weights
 from tasks.loop import champion as champions
 from tasks.loop.firewall import count_leaks
@@ -128,28 +128,28 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
         predictor.weights, loop.data, round_number=champion.round, tta_spec=loop.task.tta_spec,
         train_set_id=train_set_of(loop.store, champion.model_id),
     )  # fmt: skip
-    leg, previous = loop.leg, None if before is None else before.selection.labels
-    leg(f"round {number}: infer", infer, loop, champion)
-    found = leg(f"round {number}: read candidates", read_round_candidates, loop, champion, teacher, number)
+    step, previous = loop.step, None if before is None else before.selection.labels
+    step(f"round {number}: infer", infer, loop, champion)
+    found = step(f"round {number}: read candidates", read_round_candidates, loop, champion, teacher, number)
     mine = held_out_candidates(loop, champion, teacher, number)
-    calibrated = leg(f"round {number}: calibrate", calibrate, loop, teacher, mine, found, number)
+    calibrated = step(f"round {number}: calibrate", calibrate, loop, teacher, mine, found, number)
     thresholds = calibrated.thresholds
-    selection = leg(f"round {number}: select", decide_candidates, loop, found, calibrated.by, thresholds, previous)
+    selection = step(f"round {number}: select", decide_candidates, loop, found, calibrated.by, thresholds, previous)
     set_id = train_set_id(
         selection,
         label_set_id=loop.data.labels.label_set_id,
         splits_manifest_sha256=loop.data.manifest.manifest_sha256,
     )
-    job, uri, record = leg(f"round {number}: train student", train_student, loop, selection)
+    job, uri, record = step(f"round {number}: train student", train_student, loop, selection)
     remember_model(
         loop.store, job, uri, record, loop.data, role="student", run_id=loop.run_id, round_number=number,
         parent=champion.model_id, train_set_id=set_id,
     )  # fmt: skip
     # With cross-fitting the teacher is the supervised model of all labels already.
     crossfit = loop.parameters.crossfit
-    baseline_uri = champion.weights_uri if crossfit else leg(f"round {number}: train baseline", train_baseline, loop)
-    measured = leg(f"round {number}: judge", measure, loop, number, champion.weights_uri, uri, baseline_uri)
-    audit = leg(f"round {number}: audit", audit_accepted, loop, selection, thresholds, set_id)
+    baseline_uri = champion.weights_uri if crossfit else step(f"round {number}: train baseline", train_baseline, loop)
+    measured = step(f"round {number}: judge", measure, loop, number, champion.weights_uri, uri, baseline_uri)
+    audit = step(f"round {number}: audit", audit_accepted, loop, selection, thresholds, set_id)
     entropy = prediction_entropy(found.candidates)
     heartbeats = [
         *rate_heartbeats(accepted_rates(thresholds, selection.accepted_by_class(), selection.images.num_rows)),
@@ -177,8 +177,8 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
         entropy=entropy,
     )
     _remember(loop, outcome, job, thresholds, measured, start)
-    leg(f"round {number}: compare models", compare_models, loop, number, selection, uri)
-    leg(f"round {number}: write report", report_round, loop)
+    step(f"round {number}: compare models", compare_models, loop, number, selection, uri)
+    step(f"round {number}: write report", report_round, loop)
     return outcome
 
 

@@ -1,6 +1,6 @@
-"""Segment a whole dataset: the legs in the order in which the data meets them, one call each.
+"""Segment a whole dataset: the steps in the order in which the data meets them, one call each.
 
-The same body runs as a Prefect flow (scheduled, triggered, recorded) and as plain Python; see :mod:`flows.legs`.
+The same body runs as a Prefect flow (scheduled, triggered, recorded) and as plain Python; see :mod:`flows.steps`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from prefect import flow
 from rich.console import Console
 
-from flows.legs import Legs, orchestrated_legs, plain_legs
 from flows.parameters import SegmentParameters
 from flows.recording import prepare_recording, without_secrets
+from flows.steps import Steps, orchestrated_steps, plain_steps
 from flows.summary import Summary, nothing_to_do, summary_of
 from flows.work import WorkerNeeds, carry_out, needs_of
 from infra.errors import VisionmillError
@@ -49,10 +49,10 @@ def run_segment(
         The summary of ``flows.summary``: plain JSON, no secrets.
 
     Raises:
-        VisionmillError: as the legs do; what is committed by then stays, and the same call goes on from there.
+        VisionmillError: as the steps do; what is committed by then stays, and the same call goes on from there.
     """
     if not orchestrated:
-        return _segment(parameters, plain_legs, console, looking)
+        return _segment(parameters, plain_steps, console, looking)
     prepare_recording()
     summary: Summary = segment_dataset(parameters)
     return summary
@@ -62,26 +62,26 @@ def run_segment(
 def segment_dataset(parameters: SegmentParameters) -> Summary:
     """Segment what is new or changed in a dataset. A run that finds nothing new ends at once."""
     with without_secrets():
-        return _segment(parameters, orchestrated_legs, Console(stderr=True))
+        return _segment(parameters, orchestrated_steps, Console(stderr=True))
 
 
 def _segment(
-    parameters: SegmentParameters, leg: Legs, console: Console | None, looking: Looking | None = None
+    parameters: SegmentParameters, step: Steps, console: Console | None, looking: Looking | None = None
 ) -> Summary:
     run_id, started_at, began = new_run_id(), dt.datetime.now(dt.UTC), time.monotonic()
     needs = needs_of(parameters)
-    prepared = leg("prepare job", _prepare, parameters, run_id, needs, looking)
+    prepared = step("prepare job", _prepare, parameters, run_id, needs, looking)
     with hold_lease(prepared.output, run_id), tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
-        inventory = leg("take inventory", take_inventory, parameters.source, folder=Path(folder))
-        plan = leg("open plan", _open_plan, parameters, prepared, inventory)
+        inventory = step("take inventory", take_inventory, parameters.source, folder=Path(folder))
+        plan = step("open plan", _open_plan, parameters, prepared, inventory)
         if plan is None:
             return nothing_to_do(prepared, inventory, time.monotonic() - began)
-        prepared, outcome = leg(
-            "carry out plan", carry_out, plan, prepared, needs, console=console, orchestrated=leg is orchestrated_legs
+        prepared, outcome = step(
+            "carry out plan", carry_out, plan, prepared, needs, console=console, orchestrated=step is orchestrated_steps
         )
         facts = _facts(parameters, prepared, inventory, plan, run_id, started_at)
-        record = leg("finish run", _finish, prepared, facts, plan, outcome)
-        report = leg("write report", _report, prepared) if parameters.report else None
+        record = step("finish run", _finish, prepared, facts, plan, outcome)
+        report = step("write report", _report, prepared) if parameters.report else None
         summary = summary_of(prepared, inventory, record, report)
     if outcome.error is not None:
         raise outcome.error

@@ -1,33 +1,35 @@
-"""One leg of the journey is one call; here is decided whether Prefect records it.
+"""A flow is made of steps, one call each; here is decided whether Prefect records them.
 
-A flow has five to eight legs and never one per shard: Prefect says *what* runs and *when*, progress inside a leg comes
-from commits. Legs keep no Prefect results: what they leave lies in the output itself; running a flow again finds it.
+A flow has five to eight steps and never one per shard: Prefect says *what* runs and *when*, progress inside a step
+comes from commits. Steps keep no Prefect results: what they leave lies in the output; running a flow again finds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from flows.recording import without_secrets
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Legs(Protocol):
-    """Calls a leg by name."""
+class Steps(Protocol):
+    """Carries out steps of a flow. A type checker compares what is given with the function's own signature."""
 
-    def __call__(self, name: str, function: Callable[..., T], *args: object, **kwargs: object) -> T:
-        """Run ``function`` and return what it returns; exceptions pass through."""
+    def __call__(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function`` as the step ``name`` and return what it returns; exceptions pass through."""
+        ...
 
 
-def plain_legs(name: str, function: Callable[..., T], *args: object, **kwargs: object) -> T:
+def plain_steps(name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """No server, no record: for tests, notebooks and ``--no-prefect``."""
     return function(*args, **kwargs)
 
 
-def orchestrated_legs(name: str, function: Callable[..., T], *args: object, **kwargs: object) -> T:
-    """A Prefect task run per leg. Inputs are not hashed and results not stored: they may be large."""
+def orchestrated_steps(name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """A Prefect task run per step. Inputs are not hashed and results not stored: they may be large."""
     from prefect import task
     from prefect.cache_policies import NO_CACHE
 

@@ -1,7 +1,7 @@
-"""Train a model: from scratch, from other weights, or from a teacher. Three legs: read labels, train, judge.
+"""Train a model: from scratch, from other weights, or from a teacher. Three steps: read labels, train, judge.
 
-The same body runs as a Prefect flow and as plain Python; see :mod:`flows.legs`. Run again after any accident it goes on
-from the last checkpoint; run again after the end, it finds the weights and does nothing.
+The same body runs as a Prefect flow and as plain Python; see :mod:`flows.steps`. Run again after any accident it goes
+on from the last checkpoint; run again after the end, it finds the weights and does nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 from prefect import flow
 
-from flows.legs import Legs, orchestrated_legs, plain_legs
 from flows.parameters import TrainParameters
 from flows.recording import prepare_recording, without_secrets
+from flows.steps import Steps, orchestrated_steps, plain_steps
 from flows.summary import Summary
 from flows.work import SERIAL, own_device
 from infra.ray_session import ray_session
@@ -32,10 +32,10 @@ def run_train(parameters: TrainParameters, *, orchestrated: bool = True) -> Summ
     """Carry the training out from here; see :func:`flows.segment.run_segment`.
 
     Raises:
-        VisionmillError: as the legs do; the checkpoint stays, and the same call goes on from there.
+        VisionmillError: as the steps do; the checkpoint stays, and the same call goes on from there.
     """
     if not orchestrated:
-        return _train(parameters, plain_legs)
+        return _train(parameters, plain_steps)
     prepare_recording()
     summary: Summary = train_model(parameters)
     return summary
@@ -45,17 +45,17 @@ def run_train(parameters: TrainParameters, *, orchestrated: bool = True) -> Summ
 def train_model(parameters: TrainParameters) -> Summary:
     """Train on human labels: from scratch, by transfer, or by distillation."""
     with without_secrets():
-        return _train(parameters, orchestrated_legs)
+        return _train(parameters, orchestrated_steps)
 
 
-def _train(parameters: TrainParameters, leg: Legs) -> Summary:
+def _train(parameters: TrainParameters, step: Steps) -> Summary:
     began = time.monotonic()
-    labels = leg("read labels", read_label_set, parameters.labelled)
-    job = leg("prepare training", prepare, parameters, labels)
-    uri, record = leg("train", carry_out, job, parameters.ray)
+    labels = step("read labels", read_label_set, parameters.labelled)
+    job = step("prepare training", prepare, parameters, labels)
+    uri, record = step("train", carry_out, job, parameters.ray)
     judged = None
     if parameters.evaluate is not None:
-        judged = leg("evaluate", _evaluate, uri, parameters)
+        judged = step("evaluate", _evaluate, uri, parameters)
     return _summary(job, uri, record, judged, time.monotonic() - began)
 
 

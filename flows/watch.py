@@ -18,9 +18,9 @@ from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypes
 from prefect.client.schemas.filters import FlowRunFilterTags as Tags
 from prefect.client.schemas.objects import FlowRun, StateType
 
-from flows.legs import Legs, orchestrated_legs
 from flows.parameters import RetrainParameters, WatchParameters
 from flows.recording import without_secrets
+from flows.steps import Steps, orchestrated_steps
 from flows.summary import Summary
 from infra.store import open_store
 from tasks.ingest.inventory import take_inventory
@@ -38,17 +38,17 @@ _ENDED = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CA
 def watch_for_retraining(parameters: WatchParameters) -> Summary:
     """Start the loop if it is due and not under way."""
     with without_secrets():
-        return watch(parameters, orchestrated_legs)
+        return watch(parameters, orchestrated_steps)
 
 
-def watch(parameters: WatchParameters, leg: Legs) -> Summary:
+def watch(parameters: WatchParameters, step: Steps) -> Summary:
     """The body of the flow."""
-    arrivals = leg("look for arrivals", look, parameters.retrain)
+    arrivals = step("look for arrivals", look, parameters.retrain)
     reason = reason_to_retrain(arrivals, parameters.min_new_objects)
     found = {"reason": reason, "new_objects": arrivals.new_objects, "labels_changed": arrivals.labels_changed}
     if reason is None:
         return {"outcome": "nothing_to_do", **found}
-    return {**leg("start the loop", start, parameters, arrivals), **found}
+    return {**step("start the loop", start, parameters, arrivals), **found}
 
 
 def look(asked: RetrainParameters) -> Arrivals:

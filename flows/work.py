@@ -1,4 +1,4 @@
-"""The leg that computes: which workers there shall be, how they run the model, and the pool itself."""
+"""The step that computes: which workers there shall be, how they run the model, and the pool itself."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _FACTORY = "benchmarks.contenders.ours:predictor"
 
 
 def run(job: Job) -> dict[str, Any]:
-    """The legs of a run, on a local Ray with one worker per core."""
+    """The steps of a run, on a local Ray with one worker per core."""
     from infra.ray_session import ray_session
     from infra.store import open_store
     from tasks.engine.pool import run_pool

@@ -32,14 +32,14 @@ def promote(
     if listed:
         return _list(output)
     from flows import promote as flow
-    from flows.legs import plain_legs
     from flows.parameters import PromoteParameters, checked
+    from flows.steps import plain_steps
 
     asked = checked(
         PromoteParameters, output=output, candidate=candidate, approver=approver or getpass.getuser(), reason=reason,
         decline=decline,
     )  # fmt: skip
-    summary = flow.promote(asked, plain_legs)
+    summary = flow.promote(asked, plain_steps)
     if decline:
         say(f"declined {summary['move']['model']['model_id']}; the champion stays", style="yellow")
     else:
@@ -58,11 +58,11 @@ def rollback(
 ) -> Summary:
     """Make an earlier champion the champion again."""
     from flows import promote as flow
-    from flows.legs import plain_legs
     from flows.parameters import RollbackParameters, checked
+    from flows.steps import plain_steps
 
     asked = checked(RollbackParameters, output=output, to=to, approver=approver or getpass.getuser(), reason=reason)
-    summary = flow.rollback(asked, plain_legs)
+    summary = flow.rollback(asked, plain_steps)
     say(f"champion: {summary['champion']['model_id']}", style="green")
     return summary
 

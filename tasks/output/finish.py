@@ -1,4 +1,4 @@
-"""The last leg: what is committed now, counted from the parts themselves, becomes the run's record and exit code."""
+"""The last step: what is committed now, counted from the parts themselves, becomes the run's record and exit code."""
 
 from __future__ import annotations
 

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 import modelkit
-from benchmarks.selftraining_controls import changed_legs, poisoned, shuffled, write_copies, write_on_their_heads
-from flows import held_out, round_legs, rounds
-from flows.legs import Legs, plain_legs
+from benchmarks.selftraining_controls import changed_steps, poisoned, shuffled, write_copies, write_on_their_heads
+from flows import held_out, round_steps, rounds
 from flows.parameters import RetrainParameters, checked
 from flows.retrain import run_retrain
+from flows.steps import Steps, plain_steps
 from infra.errors import UsageError
 from infra.store import open_store
 from modelkit import Predictor, Weights, save_weights
@@ -121,14 +121,14 @@ class Loops:
         }
         return checked(RetrainParameters, **{**asked, **changes})
 
-    def failing(self, name: str, leg: Legs = plain_legs, **changes: str) -> dict[str, float | None]:
+    def failing(self, name: str, step: Steps = plain_steps, **changes: str) -> dict[str, float | None]:
         """The criteria of the gate that do not hold, with their values."""
 
         def quick(title: str, function: Any, *args: Any, **kwargs: Any) -> Any:
             told = title.endswith((": compare models", ": write report"))  # what people are told is another matter
-            return None if told else leg(title, function, *args, **kwargs)
+            return None if told else step(title, function, *args, **kwargs)
 
-        run_retrain(self.parameters(name, **changes), orchestrated=False, leg=quick)
+        run_retrain(self.parameters(name, **changes), orchestrated=False, step=quick)
         rows = tables.read(open_store(str(self.folder / name)), "verdicts").to_pylist()
         return {row["criterion"]: row["value"] for row in rows if row["round"] == 1 and not row["passed"]}
 
@@ -140,8 +140,8 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         # Who is in C and G is drawn by the names of items: here without the folder, which is another one in every run.
         patch.setattr(splits, "_salted", lambda salt, name: salted(salt, Path(name).name))
-        patch.setattr(round_legs, "carry_out", made.carry_out)
-        patch.setattr(round_legs, "worth_of", made.worth_of)
+        patch.setattr(round_steps, "carry_out", made.carry_out)
+        patch.setattr(round_steps, "worth_of", made.worth_of)
         patch.setattr(rounds, "difference", made.difference)
         for module in (held_out, judging):
             patch.setattr(module, "candidates_on", made.candidates_on)
@@ -151,7 +151,7 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_the_gate_opens_for_good_labels_and_not_for_the_same_ones_shuffled(loops: Loops) -> None:
     assert loops.failing("clean") == {}
     shutil.copytree(loops.folder / "clean" / "inference", loops.folder / "shuffled" / "inference")
-    assert AUDIT in loops.failing("shuffled", changed_legs({": select": shuffled}))
+    assert AUDIT in loops.failing("shuffled", changed_steps({": select": shuffled}))
 
 
 def test_unlabelled_images_of_another_domain_are_refused(loops: Loops, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_unlabelled_images_of_another_domain_are_refused(loops: Loops, tmp_path:
 def test_a_teacher_of_poisoned_labels_labels_nothing(loops: Loops, monkeypatch: pytest.MonkeyPatch) -> None:
     """It names the next class, as it was taught; C, which it never saw, says otherwise, so no class is certified."""
     monkeypatch.setitem(loops.weights, "teacher", loops.saved("poisoned", turn_classes))
-    failing = loops.failing("poisoned", changed_legs({"divide data": poisoned}))
+    failing = loops.failing("poisoned", changed_steps({"divide data": poisoned}))
     assert failing[RATE] is None and failing["audit: labels looked at"] is None
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from flows.legs import plain_legs
 from flows.parameters import RetrainParameters, checked
 from flows.retrain import run_retrain
+from flows.steps import plain_steps
 from infra.errors import UsageError
 from infra.store import Store, open_store
 from tasks.output import tables
@@ -27,14 +27,14 @@ class ReachedError(RuntimeError):
 
 
 def up_to_inference(title: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Legs that end before the teacher looks at U."""
+    """Steps that end before the teacher looks at U."""
     if title.endswith("infer"):
         raise ReachedError(title)
-    return plain_legs(title, function, *args, **kwargs)
+    return plain_steps(title, function, *args, **kwargs)
 
 
 class Watched:
-    """Legs that keep which items each was given."""
+    """Steps that keep which items each was given."""
 
     def __init__(self) -> None:
         self.items: dict[str, set[str]] = {}
@@ -43,7 +43,7 @@ class Watched:
         labels = next((each for each in args if hasattr(each, "label_set_id") and hasattr(each, "table")), None)
         if labels is not None:
             self.items[title.removeprefix("round 1: ")] = set(labels.table["image_id"].to_pylist())
-        return plain_legs(title, function, *args, **kwargs)
+        return plain_steps(title, function, *args, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def round_one(asked: dict[str, Any]) -> tuple[dict[str, Any], Store, Watched]:
     watched = Watched()
-    summary = run_retrain(checked(RetrainParameters, **asked), orchestrated=False, leg=watched)
+    summary = run_retrain(checked(RetrainParameters, **asked), orchestrated=False, step=watched)
     return summary, open_store(asked["output"]), watched
 
 
@@ -112,7 +112,7 @@ def test_it_is_refused_where_the_teacher_has_seen_every_fold(
         checked(RetrainParameters, **{**asked, "rounds": 2})
     holdout = {**asked, "output": str(tmp_path), "calibration": "holdout", "steps": 1}
     with pytest.raises(ReachedError, match="infer"):
-        run_retrain(checked(RetrainParameters, **holdout), orchestrated=False, leg=up_to_inference)
+        run_retrain(checked(RetrainParameters, **holdout), orchestrated=False, step=up_to_inference)
     with pytest.raises(UsageError, match="the first model of these labels only"):
         run_retrain(checked(RetrainParameters, **{**holdout, "calibration": "crossfit"}), orchestrated=False)
 
@@ -122,5 +122,5 @@ def test_other_unlabelled_images_are_no_other_labels(asked: dict[str, Any], tmp_
     here = {**asked, "unlabelled": str(unlabelled), "output": str(tmp_path / "loop"), "steps": 1}
     for _ in range(2):
         with pytest.raises(ReachedError, match="infer"):
-            run_retrain(checked(RetrainParameters, **here), orchestrated=False, leg=up_to_inference)
+            run_retrain(checked(RetrainParameters, **here), orchestrated=False, step=up_to_inference)
         next(iter(sorted(unlabelled.iterdir()))).unlink()

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from flows import watch
-from flows.legs import plain_legs
 from flows.parameters import WatchParameters
+from flows.steps import plain_steps
 from infra import services
 from infra.store import Store, open_store
 from tasks.loop.champion import Model, read_pointer, record_candidate
@@ -71,7 +71,7 @@ def test_a_watch_starts_the_loop_a_worker_carries_it_out_and_the_next_watch_star
         run = ended(api, started["id"])
         assert run["state_type"] == "COMPLETED", run["state"]
         asked_of_watch = WatchParameters(**found["watch"]["parameters"]["parameters"])
-        assert watch.watch(asked_of_watch, plain_legs)["outcome"] == "nothing_to_do"
+        assert watch.watch(asked_of_watch, plain_steps)["outcome"] == "nothing_to_do"
         assert [each["id"] for each in runs_of(api, found["retrain"])] == [started["id"]]
 
         store = open_store(places["VISIONMILL_LOOP"])

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from flows import retrain, round_legs
-from flows.legs import plain_legs
+from flows import retrain, round_steps
 from flows.parameters import RetrainParameters, checked
+from flows.steps import plain_steps
 from infra.errors import UsageError
 from infra.store import Store, open_store
 from modelkit import ClassInfo
@@ -73,18 +73,18 @@ class PulledPlugError(RuntimeError):
     """Somebody pulled the plug."""
 
 
-def run(asked: dict[str, Any], leg: Callable[..., Any] = plain_legs) -> dict[str, Any]:
-    return retrain._retrain(checked(RetrainParameters, **asked), leg, None)
+def run(asked: dict[str, Any], step: Callable[..., Any] = plain_steps) -> dict[str, Any]:
+    return retrain._retrain(checked(RetrainParameters, **asked), step, None)
 
 
 def test_one_round_from_labels_to_the_gate_goes_on_where_it_was_stopped(asked: dict[str, Any], tmp_path: Path) -> None:
     def stop_before(name: str) -> Callable[..., Any]:
-        def leg(title: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def step(title: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if title.endswith(name):
                 raise PulledPlugError(title)
             return function(*args, **kwargs)
 
-        return leg
+        return step
 
     for name in ("select", "judge"):
         with pytest.raises(PulledPlugError, match=name):
@@ -147,11 +147,11 @@ def test_another_way_to_look_is_another_loop_with_inference_of_its_own(asked: di
     for views in (["1.25x"], ["1.25x", "1.25x"], []):
         parameters = checked(RetrainParameters, **{**asked, "tta": views})
         data = retrain.divide(parameters, store) if not loops else loops[0].data
-        task = round_legs.task_for(parameters, classes)
-        loops.append(round_legs.Loop(parameters, store, data, task, "", plain_legs, None))
+        task = round_steps.task_for(parameters, classes)
+        loops.append(round_steps.Loop(parameters, store, data, task, "", plain_steps, None))
     named = [retrain.name_of(loop.parameters, loop.data) for loop in loops]
     champion = Model("m@1", "m", "ab" * 32, "run", 0)
-    places = [round_legs._inference_uri(loop, champion) for loop in loops]
+    places = [round_steps._inference_uri(loop, champion) for loop in loops]
     assert named[0] == named[1] != named[2]
     assert places[0] == places[1] != places[2]
     with pytest.raises(UsageError, match=r"tta\.0: Input should be 'hflip'"):

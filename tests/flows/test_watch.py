@@ -14,8 +14,8 @@ import yaml
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from flows import watch
-from flows.legs import plain_legs
 from flows.parameters import RetrainParameters, WatchParameters, checked
+from flows.steps import plain_steps
 from infra.errors import UsageError
 from infra.store import open_store
 from tasks.labels.segments import store_label_set
@@ -100,19 +100,19 @@ def test_the_loop_is_started_once_for_a_state_of_the_data_and_given_up_after_thr
         api.post(f"/flow_runs/{run_id}/set_state", json=body).raise_for_status()
 
     for attempt in range(1, watch.ATTEMPTS + 1):
-        told = watch.watch_for_retraining(asked) if attempt == 1 else watch.watch(asked, plain_legs)
+        told = watch.watch_for_retraining(asked) if attempt == 1 else watch.watch(asked, plain_steps)
         assert (told["outcome"], told["reason"]) == ("started", "no round has ended in this output yet")
-        assert watch.watch(asked, plain_legs)["outcome"] == "under_way"
+        assert watch.watch(asked, plain_steps)["outcome"] == "under_way"
         assert len(runs()) == attempt
         [run] = [run for run in runs() if run["id"] == told["flow_run_id"]]
         assert run["parameters"]["parameters"]["labelled"] == str(labelled)
         end(told["flow_run_id"], "FAILED")
-    assert watch.watch(asked, plain_legs)["outcome"] == "given_up"
+    assert watch.watch(asked, plain_steps)["outcome"] == "given_up"
 
     store = open_store(str(output))
     a_round(store)  # somebody mended it: a round has ended
     remember_labels(store, "run-1", LABELS)
-    assert watch.watch(asked, plain_legs)["outcome"] == "nothing_to_do", "one new object is not enough"
+    assert watch.watch(asked, plain_steps)["outcome"] == "nothing_to_do", "one new object is not enough"
     few = asked.model_copy(update={"min_new_objects": 1})
-    assert watch.watch(few, plain_legs)["outcome"] == "started"
+    assert watch.watch(few, plain_steps)["outcome"] == "started"
     assert len(runs()) == watch.ATTEMPTS + 1

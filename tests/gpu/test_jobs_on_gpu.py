@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from flows import retrain
-from flows.legs import plain_legs
 from flows.parameters import RetrainParameters, checked
+from flows.steps import plain_steps
 from infra import doctor
 from infra.ray_session import RaySession
 from modelkit.training.processes import Rank
@@ -96,7 +96,7 @@ def test_ray_train_gives_its_worker_the_gpu(local_ray: RaySession, tmp_path: Pat
 @pytest.mark.timeout(600)
 def test_a_whole_round_of_the_loop_runs_on_a_gpu(tmp_path: Path) -> None:
     asked = {**tiny_loop(tmp_path), "ray": None, "gpus": True}
-    [outcome] = retrain._retrain(checked(RetrainParameters, **asked), plain_legs, None)["rounds"]
+    [outcome] = retrain._retrain(checked(RetrainParameters, **asked), plain_steps, None)["rounds"]
     assert sum(outcome["accepted"].values()) > 0
     assert outcome["gate"]["passed"] or outcome["gate"]["reasons"]
 

@@ -1,4 +1,4 @@
-"""From labels and a bucket to a division that holds: the whole first leg of the loop."""
+"""From labels and a bucket to a division that holds: the whole first step of the loop."""
 
 from __future__ import annotations
 
