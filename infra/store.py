@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import posixpath
 
 from infra.errors import UsageError
 from infra.store_keys import split_s3_uri
 from infra.store_local import LocalStore
 from infra.store_types import ObjectInfo, Store, StoreCapabilities
 
-__all__ = ["ObjectInfo", "Store", "StoreCapabilities", "open_store", "split_uri"]
+__all__ = [
+    "ObjectInfo", "Store", "StoreCapabilities", "absolute_uri", "folder_of", "is_local", "open_store", "resolve_name",
+    "split_uri",
+]  # fmt: skip
 
 
 def open_store(uri: str) -> Store:
@@ -22,7 +26,7 @@ def open_store(uri: str) -> Store:
     Raises:
         UsageError: an empty URI or a scheme that is not known.
     """
-    if uri.startswith("s3://"):
+    if not is_local(uri):
         from infra.store_s3 import S3Store  # aiohttp and botocore: half a second that work on folders need not wait
 
         return S3Store(uri)
@@ -34,11 +38,42 @@ def split_uri(uri: str) -> tuple[str, str]:
 
     ``s3://b/x/y.jpg`` -> ``("s3://b", "x/y.jpg")``; ``/data/a b#.jpg`` -> ``("/data", "a b#.jpg")``.
     """
-    if uri.startswith("s3://"):
+    if not is_local(uri):
         bucket, key = split_s3_uri(uri)
         return f"s3://{bucket}", key
     folder, name = os.path.split(_local_path(uri))
     return folder, name
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI names a place in this machine's file system; else it is one in a bucket."""
+    return not uri.startswith("s3://")
+
+
+def absolute_uri(uri: str) -> str:
+    """A folder's URI as those of its objects begin: ``a/b/`` -> ``/here/a/b``, ``s3://b/x/`` -> ``s3://b/x``."""
+    return _local_path(uri) if is_local(uri) else uri.rstrip("/")
+
+
+def folder_of(uri: str) -> str:
+    """The URI of the folder that an object lies in: ``s3://b/x/y.json`` -> ``s3://b/x``, ``y.json`` -> ``/here``."""
+    return absolute_uri(uri).rpartition("/")[0] or "/"
+
+
+def resolve_name(root: str, name: str) -> str | None:
+    """The URI of a file name relative to ``root``, an :func:`absolute_uri`; URIs of buckets and absolute paths stay.
+
+    ``..`` is followed inside the file system or the bucket; None if it leads out of the bucket.
+    """
+    if not is_local(name):
+        return name
+    if not {".", "..", ""} & set(name.split("/")):
+        return f"{root.rstrip('/')}/{name}"
+    if is_local(root):
+        return posixpath.normpath(posixpath.join(root, name))
+    bucket, prefix = split_s3_uri(root)
+    path = posixpath.normpath(posixpath.join(prefix, name.lstrip("/")))
+    return None if path.startswith("..") else f"s3://{bucket}/{path}"
 
 
 def _local_path(uri: str) -> str:

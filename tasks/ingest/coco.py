@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import DatasetError
-from infra.store import Store, open_store, split_uri
+from infra.store import Store, absolute_uri, folder_of, open_store, resolve_name, split_uri
 from tasks.ingest.json_stream import JsonBrokenError, iter_array
 from tasks.ingest.spill import workbench
 from tasks.media.endings import kind_of
@@ -39,9 +39,7 @@ def coco_pieces(
         DatasetError: no COCO file, or none of its images exists below the root.
     """
     uri = store.uri_of(key)
-    root = (images_root or uri.rpartition("/")[0]).rstrip("/")
-    if not root.startswith("s3://"):
-        root = split_uri(f"{root}/x")[0]  # absolute, without file://
+    root = absolute_uri(images_root) if images_root else folder_of(uri)
     with workbench(folder) as (connection, scratch):
         names_path, objects_path = scratch / "names.parquet", scratch / "objects.parquet"
         common = _Prefix()
@@ -90,19 +88,6 @@ def _named(store: Store, key: str, root: str, skipped: Skipped) -> Iterator[Row]
                     yield Row(item, MISSING_ETAG, 0, "video" if kind_of(name) == "video" else "image")
         except (JsonBrokenError, UnicodeDecodeError) as error:
             raise DatasetError(f"{uri} cannot be read: {error}", hint="Is it a whole COCO annotation file?") from error
-
-
-def resolve_name(root: str, name: str) -> str | None:
-    """The URI of a file name; absolute ones stay, ``..`` is followed inside the file system or the bucket."""
-    if name.startswith("s3://"):
-        return name
-    if not {".", "..", ""} & set(name.split("/")):
-        return f"{root}/{name}"
-    if not root.startswith("s3://"):
-        return posixpath.normpath(posixpath.join(root, name))
-    bucket, _, prefix = root.removeprefix("s3://").partition("/")
-    path = posixpath.normpath(posixpath.join(prefix, name.lstrip("/")))
-    return None if path.startswith("..") else f"s3://{bucket}/{path}"
 
 
 def _objects(root: str, common: str | None) -> Iterator[Row]:

@@ -21,7 +21,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from infra.errors import DatasetError, ObjectGone
-from infra.store import Store, open_store
+from infra.store import Store, folder_of, is_local, open_store
 from tasks.ingest.listings import etags_or_unknown, to_pieces
 from tasks.ingest.tar_sources import TarTask
 from tasks.output.entries import BATCH_ROWS, INVENTORY_SCHEMA, Skipped
@@ -96,10 +96,10 @@ def _data_file(store: Store, manifest_key: str, manifest: dict[str, object], key
     beside = [f"{folder}/{name}", f"{folder}/data/{name}", f"{above}/data/{name}"]
     places = [(store.uri, place.lstrip("/")) for place in beside]
     destination = f"s3://{str(manifest.get('destinationBucket', '')).rpartition(':')[2]}"
-    if store.uri.startswith("s3://"):
-        places.insert(0, (store.uri, key))
+    if is_local(store.uri):
+        places.append((folder_of(store.uri), f"data/{name}"))
     else:
-        places.append((store.uri.rpartition("/")[0] or "/", f"data/{name}"))
+        places.insert(0, (store.uri, key))
     if destination not in ("s3://", store.uri):
         places.append((destination, key))
     for root, place in places:

@@ -22,7 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from infra.errors import DatasetError, ObjectGone
-from infra.store import ObjectInfo, Store, open_store, split_uri
+from infra.store import ObjectInfo, Store, is_local, open_store, split_uri
 from tasks.ingest.coco import coco_pieces
 from tasks.ingest.listings import LISTING_ENDINGS, listing_pieces
 from tasks.ingest.patterns import expand_braces, glob_to_regex, has_braces, has_glob, literal_prefix
@@ -65,12 +65,12 @@ def _pieces(source: str, folder: Path, skipped: Skipped, images_root: str | None
     store = open_store(root)
     if (info := _lookup(store, key)) is not None:
         return _single(store, info, folder, skipped, images_root)
-    if has_glob(key) or has_braces(key) or (not root.startswith("s3://") and _is_pattern(root)):
+    if has_glob(key) or has_braces(key) or (is_local(root) and _is_pattern(root)):
         return _matches(root, key, source, skipped)
-    if not root.startswith("s3://") and os.path.lexists(os.path.join(root, key)):
+    if is_local(root) and os.path.lexists(os.path.join(root, key)):
         raise DatasetError(f"{printable(source)} is neither a file nor a folder (a broken link, a pipe, a device?)")
     hint = "Check the path."
-    if root.startswith("s3://") and next(iter(store.list(key)), None) is not None:
+    if not is_local(root) and next(iter(store.list(key)), None) is not None:
         hint = f"Objects begin with that text: use the glob {source}* if you mean them."
     raise DatasetError(f"{printable(source)} does not exist", hint=hint)
 
@@ -81,7 +81,7 @@ def _is_pattern(text: str) -> bool:
 
 def _folder_prefix(root: str, key: str) -> tuple[Store, str] | None:
     """The store and key prefix of a source that is a folder, else None. A bucket is a folder."""
-    if not root.startswith("s3://"):
+    if is_local(root):
         path = os.path.join(root, key)
         return (open_store(path), "") if os.path.isdir(path) else None
     store = open_store(root)
@@ -140,11 +140,12 @@ def _single(store: Store, info: ObjectInfo, folder: Path, skipped: Skipped, imag
 
 def _matches(root: str, key: str, source: str, skipped: Skipped) -> Pieces:
     """What a pattern names. Of a brace expansion, names that do not exist become rows that say so."""
-    whole = key if root.startswith("s3://") else os.path.join(root, key)
+    bucket = None if is_local(root) else open_store(root)
+    whole = os.path.join(root, key) if bucket is None else key
     is_listing = source.lower().endswith(LISTING_ENDINGS)
     found = False
     missing: list[str] = []
-    for store, infos in _expanded(whole, open_store(root) if root.startswith("s3://") else None, missing):
+    for store, infos in _expanded(whole, bucket, missing):
         present = iter(infos)
         first = next(present, None)
         if first is None:

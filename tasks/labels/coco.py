@@ -15,9 +15,8 @@ import numpy as np
 from PIL import Image
 
 from infra.errors import DatasetError, StoreError
-from infra.store import Store, open_store, split_uri
+from infra.store import Store, absolute_uri, folder_of, open_store, resolve_name, split_uri
 from modelkit import ClassInfo, rle
-from tasks.ingest.coco import resolve_name
 from tasks.ingest.json_stream import JsonBrokenError, iter_array
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.labels.shapes import ShapeError, coco_segmentation_to_rle
@@ -42,7 +41,7 @@ def read_coco(uri: str, *, images_root: str | None = None, masks_root: str | Non
     root, key = split_uri(uri)
     store = open_store(root)
     classes = _classes(store, key)
-    images = _images(store, key, (images_root or uri.rpartition("/")[0] or ".").rstrip("/"))
+    images = _images(store, key, absolute_uri(images_root) if images_root else folder_of(uri))
     skipped: Counter[str] = Counter()
     by_image: dict[int, list[Json]] = {}
     is_panoptic = False
@@ -87,8 +86,6 @@ def _classes(store: Store, key: str) -> list[ClassInfo]:
 
 def _images(store: Store, key: str, root: str) -> dict[int, tuple[str, tuple[int, int]]]:
     """Image id -> (uri, rows and columns)."""
-    if not root.startswith("s3://"):
-        root = split_uri(f"{root}/x")[0]
     images: dict[int, tuple[str, tuple[int, int]]] = {}
     for each in _array(store, key, "images"):
         try:

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from infra.errors import DatasetError
-from infra.store import open_store, split_uri
+from infra.store import absolute_uri, folder_of, open_store, resolve_name, split_uri
 from modelkit import ClassInfo
-from tasks.ingest.coco import resolve_name
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.labels.shapes import (
     ShapeError,
@@ -53,8 +52,7 @@ def read_cvat(
     names = sorted({shape.get("label", "") for shape in document.iter() if shape.tag in (*_SHAPES, "track")} - {""})
     classes = classes if classes is not None else [ClassInfo(k + 1, name) for k, name in enumerate(names)]
     ids = {each.name: each.id for each in classes}
-    folder = (images_root or uri.rpartition("/")[0] or ".").rstrip("/")
-    folder = folder if folder.startswith("s3://") else split_uri(f"{folder}/x")[0]
+    folder = absolute_uri(images_root) if images_root else folder_of(uri)
     skipped: Counter[str] = Counter()
     items = list(_images(document, folder, ids, skipped)) + list(_tracks(document, folder, ids, skipped, video_uri))
     return make_label_set(items, classes, origin_format="cvat", skipped=skipped)

@@ -15,9 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from infra.errors import DatasetError
-from infra.store import open_store, split_uri
+from infra.store import absolute_uri, folder_of, is_local, open_store, resolve_name, split_uri
 from modelkit import ClassInfo
-from tasks.ingest.coco import resolve_name
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.labels.shapes import (
     ShapeError,
@@ -62,8 +61,7 @@ def read_label_studio(
         names = sorted({name for _, annotation in finished for name in _names(annotation)})
         classes = [ClassInfo(k + 1, name) for k, name in enumerate(names)]
     ids = {each.name: each.id for each in classes}
-    root = (images_root or uri.rpartition("/")[0] or ".").rstrip("/")
-    root = root if root.startswith("s3://") else split_uri(f"{root}/x")[0]
+    root = absolute_uri(images_root) if images_root else folder_of(uri)
     items = [_item(task, annotation, root, ids, skipped) for task, annotation in finished]
     return make_label_set(items, classes, origin_format="label_studio", skipped=skipped)
 
@@ -120,7 +118,7 @@ def _item(task: Json, annotation: Json, root: str, ids: Mapping[str, int], skipp
 
 def _uri(name: str, root: str) -> str:
     """The image's URI: s3:// stays; uploads and local files are paths below the root."""
-    if name.startswith("s3://"):
+    if not is_local(name):
         return name
     if name.startswith(_LOCAL_FILES):
         name = urllib.parse.parse_qs(urllib.parse.urlsplit(name).query).get("d", [""])[0]

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from infra.errors import ObjectChanged, StoreError
 from infra.redaction import redact
-from infra.store import Store, open_store, split_uri
+from infra.store import Store, is_local, open_store, split_uri
 from tasks.output.entries import etag_to_pin
 from tasks.records import Entry, ItemFailure
 
@@ -43,7 +43,7 @@ class Location:
         """The place of an entry's bytes. ``uri`` names it, unless it is a member of ``container``."""
         inside = entry.container is not None and entry.offset is not None
         root, key = split_uri(entry.container if entry.container is not None else entry.uri)
-        if not root.startswith("s3://"):
+        if is_local(root):
             # One store for all local files: a dataset may have as many folders as files.
             root, key = "/", f"{root}/{key}".lstrip("/")
         return cls(

@@ -13,7 +13,6 @@ plan needs no join at all.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import uuid
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from infra.store import ObjectInfo, Store, open_store
+from infra.store import ObjectInfo, Store, is_local, open_store
 from tasks.output.layout import parse_plan_key
 from tasks.output.lineage import LINEAGE_VIEWS, create_lineage_views
 from tasks.output.listing import ListedVersion, Listing, Part, list_committed, plan_of_shards
@@ -90,7 +89,7 @@ def views_of(store: Store, *, product: Product = "segments", native: bool = True
     _create_views(connection, listing, plain_paths=filesystem is None)
 
     def path(info: ObjectInfo) -> str:
-        return _local_path(store, info.key) if filesystem is None else path_of(info.key)
+        return store.uri_of(info.key) if filesystem is None else path_of(info.key)
 
     create_lineage_views(connection, {name: [path(info) for info in infos] for name, infos in tables.items()})
     connection.execute("SET enable_external_access = false")
@@ -101,9 +100,8 @@ def _choose_reader(
     connection: duckdb.DuckDBPyConnection, store: Store, objects: list[ObjectInfo], *, native: bool
 ) -> StoreFileSystem | None:
     """Folders are read by DuckDB itself, buckets (and folders whose name is a pattern to DuckDB) through the store."""
-    uri = store.uri
-    if native and not uri.startswith("s3://") and not _GLOB_CHARACTERS & set(uri):
-        connection.execute("SET allowed_paths = ?", [[_local_path(store, info.key) for info in objects]])
+    if native and is_local(store.uri) and not _GLOB_CHARACTERS & set(store.uri):
+        connection.execute("SET allowed_paths = ?", [[store.uri_of(info.key) for info in objects]])
         return None
     filesystem = StoreFileSystem(store, objects)
     connection.register_filesystem(filesystem)
@@ -111,10 +109,6 @@ def _choose_reader(
     connection.execute("SET validate_external_file_cache = 'NO_VALIDATION'")
     connection.execute("SET allowed_directories = ?", [[f"{PROTOCOL}://"]])
     return filesystem
-
-
-def _local_path(store: Store, key: str) -> str:
-    return os.path.abspath(store.uri_of(key).removeprefix("file://"))
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, listing: Listing, *, plain_paths: bool) -> None:
@@ -143,7 +137,7 @@ def _rows(
 ) -> str:
     """A SELECT over the files of some parts: the frozen columns, and the version they belong to."""
     keys = [part.info.key for part in parts]
-    paths = [_quoted(_local_path(listing.store, key) if plain_paths else path_of(key)) for key in keys]
+    paths = [_quoted(listing.store.uri_of(key) if plain_paths else path_of(key)) for key in keys]
     # All parts of a version have one schema, so the first one tells.
     present = set(connection.sql(_reading(paths[:1])).columns)
     _, schema = schema_of(listing.product, measured=True)

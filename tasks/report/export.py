@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from infra.errors import BucketMissing, UsageError
-from infra.store import ObjectInfo, Store, open_store, split_uri
+from infra.store import ObjectInfo, Store, is_local, open_store, split_uri
 from tasks.output.views import Views, views_of
 from tasks.products.segments.export_coco import write_coco
 from tasks.products.segments.export_flat import write_flat
@@ -93,9 +93,9 @@ def _held(store: Store, prefix: str) -> list[ObjectInfo]:
     except StopIteration:
         return []
     except BucketMissing:
-        if store.uri.startswith("s3://"):
-            raise
-        return []
+        if is_local(store.uri):
+            return []
+        raise
 
 
 def _taken(destination: str) -> UsageError:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import Conflict, ObjectChanged, ObjectGone, StoreError, UsageError
-from infra.store import Store, open_store, split_uri
+from infra.store import Store, absolute_uri, folder_of, is_local, open_store, resolve_name, split_uri
 
 ODD_KEYS = [
     "a b.jpg",
@@ -239,6 +239,38 @@ def test_stores_refuse_to_be_pickled(store: Store) -> None:
 )
 def test_uris_split_without_decoding(uri: str, root: str, key: str) -> None:
     assert split_uri(uri) == (root, key)
+
+
+@pytest.mark.parametrize(
+    ("uri", "absolute", "folder"),
+    [
+        ("s3://b/x/y#1.json", "s3://b/x/y#1.json", "s3://b/x"),
+        ("s3://b/x/", "s3://b/x", "s3://b"),
+        ("file:///data/a%20b/", "/data/a%20b", "/data"),
+        ("/one", "/one", "/"),
+        ("a/../b.json", f"{Path.cwd()}/b.json", str(Path.cwd())),
+    ],
+)
+def test_uris_become_absolute_and_know_their_folder(uri: str, absolute: str, folder: str) -> None:
+    assert (absolute_uri(uri), folder_of(uri)) == (absolute, folder)
+    assert is_local(absolute) == is_local(uri) == absolute.startswith("/")
+
+
+@pytest.mark.parametrize(
+    ("root", "name", "uri"),
+    [
+        ("/data", "a/b%20#.jpg", "/data/a/b%20#.jpg"),
+        ("/data", "../x.jpg", "/x.jpg"),
+        ("/data", "/elsewhere/x.jpg", "/elsewhere/x.jpg"),
+        ("/", "x.jpg", "/x.jpg"),
+        ("/data", "s3://b/x.jpg", "s3://b/x.jpg"),
+        ("s3://b/p", "a/b%20#.jpg", "s3://b/p/a/b%20#.jpg"),
+        ("s3://b/p", "../x.jpg", "s3://b/x.jpg"),
+        ("s3://b/p", "../../x.jpg", None),
+    ],
+)
+def test_names_are_found_below_their_root_and_inside_its_bucket(root: str, name: str, uri: str | None) -> None:
+    assert resolve_name(root, name) == uri
 
 
 @pytest.mark.parametrize(
