@@ -35,11 +35,12 @@ from flows.parameters import RetrainParameters, checked
 from flows.retrain import run_retrain
 from flows.steps import Steps, plain_steps
 from infra.store import open_store
-from tasks.evaluation.evaluate import Judged, evaluate_predictor
+from tasks.evaluation.evaluate import evaluate_predictor
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.reading import read_label_set
 from tasks.loop.judging import difference, load_predictor
 from tasks.output import tables
+from tasks.product import Judgement
 
 SHARES = {"L": 120 / 220, "G": 100 / 220}
 
@@ -97,7 +98,7 @@ def carry_out(setting: Setting, work: Path, step: Steps = plain_steps) -> dict[s
         "accepted": outcome["accepted"],
         "audit": _audit(output, outcome["train_set_id"]),
         "gate": outcome["gate"],
-        "test": {role: each.main_metric for role, each in judged.items()},
+        "test": {role: each.main_figure for role, each in judged.items()},
         "against_baseline": _difference(judged["student"], judged["baseline"], sealed, setting.seed),
         "seconds": round(time.monotonic() - began, 1),
         "commit": current_commit(),
@@ -112,7 +113,7 @@ def _audit(output: Path, set_id: str) -> dict[str, int]:
     return {"n": 0, "errors": 0} if total is None else {"n": total["n"], "errors": total["n_errors"]}
 
 
-def _difference(candidate: Judged, other: Judged, sealed: LabelSet, seed: int) -> dict[str, float]:
+def _difference(candidate: Judgement, other: Judgement, sealed: LabelSet, seed: int) -> dict[str, float]:
     found = difference(candidate, other, sealed, seed=seed)
     return {"difference": found.difference, "low": found.low, "high": found.high}
 

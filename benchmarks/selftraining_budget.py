@@ -60,4 +60,4 @@ def _carry_out(setting: Setting, work: Path) -> dict[str, Any]:
     loop = Loop(parameters, store, divided, task, f"equal-images-{setting.name}", plain_steps, None)
     uri, _ = train_supervised(loop, divided.split("L"), role="teacher")
     judged = evaluate_predictor(load_predictor(uri), read_label_set(str(truth_of(data, "test"))))
-    return {"images_a_step": images, "test": judged.main_metric}
+    return {"images_a_step": images, "test": judged.main_figure}

@@ -23,6 +23,7 @@ from flows.round_steps import (
     train_supervised,
 )
 from modelkit import Weights
+from tasks.evaluation.figures import to_json
 from tasks.loop import champion as champions
 from tasks.loop.firewall import count_leaks
 from tasks.loop.gate import Audit, Criterion, GateInputs, Verdict, judge
@@ -169,9 +170,9 @@ def turn(loop: Loop, number: int, before: RoundOutcome | None) -> RoundOutcome:
         accepted=selection.accepted_by_name(),
         selection=selection,
         verdict=verdict,
-        gate_metric=measured.candidate.judged.main_metric,
-        champion_metric=measured.champion.judged.main_metric,
-        baseline_metric=measured.baseline.judged.main_metric,
+        gate_metric=measured.candidate.judged.main_figure,
+        champion_metric=measured.champion.judged.main_figure,
+        baseline_metric=measured.baseline.judged.main_figure,
         waits=waits,
         changed_share=changed_share(before.selection if before else None, selection),
         entropy=entropy,
@@ -266,8 +267,8 @@ def _remember(
         "n_human": sum(map(len, labelled["labels"].to_pylist())),
         "n_pseudo": accepted,
         "accept_rate": accepted / total if total else 0.0,
-        "metrics_gate": json.dumps(measured.candidate.judged.to_json()),
-        "metrics_baseline": json.dumps(measured.baseline.judged.to_json()),
+        "metrics_gate": json.dumps(to_json(measured.candidate.judged)),
+        "metrics_baseline": json.dumps(to_json(measured.baseline.judged)),
         "verdict_id": outcome.verdict.verdict_id,
         "promoted": outcome.passed and not outcome.waits,
         "looks_used": start.looks_used,

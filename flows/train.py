@@ -19,9 +19,11 @@ from flows.work import SERIAL, own_device
 from infra.ray_session import ray_session
 from infra.store import open_store
 from modelkit import Weights
-from tasks.evaluation.evaluate import Judged, evaluate_model
+from tasks.evaluation.evaluate import evaluate_model
+from tasks.evaluation.figures import to_json
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.reading import read_label_set
+from tasks.product import Judgement
 from tasks.training.examples import examples_of_labels, save_training_set
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.presets import make_recipe
@@ -97,12 +99,12 @@ def carry_out(job: TrainingJob, ray: str | None) -> tuple[str, Weights]:
         return train_on_ray(job, session)
 
 
-def _evaluate(model: str, parameters: TrainParameters) -> Judged:
+def _evaluate(model: str, parameters: TrainParameters) -> Judgement:
     assert parameters.evaluate is not None  # else nobody calls this
     return evaluate_model(model, read_label_set(parameters.evaluate), device=own_device(parameters.gpus))
 
 
-def _summary(job: TrainingJob, uri: str, record: Weights, judged: Judged | None, seconds: float) -> Summary:
+def _summary(job: TrainingJob, uri: str, record: Weights, judged: Judgement | None, seconds: float) -> Summary:
     return {
         "weights": uri,
         "model": record.reference,
@@ -113,7 +115,7 @@ def _summary(job: TrainingJob, uri: str, record: Weights, judged: Judged | None,
         "steps": record.lineage["steps"],
         "skipped_steps": record.lineage["skipped_steps"],
         "final": record.lineage["history"][-1] if record.lineage["history"] else {},
-        "metrics": None if judged is None else judged.to_json(),
+        "metrics": None if judged is None else to_json(judged),
         "seconds": round(seconds, 3),
         "exit_code": 0,
     }

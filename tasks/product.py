@@ -24,8 +24,10 @@ if TYPE_CHECKING:  # types only: this module is imported by every command and mu
     from pydantic import BaseModel
 
     from infra.store import Store
-    from modelkit import Predictor, VisionModel
+    from modelkit import ClassInfo, Predictor, VisionModel
+    from tasks.labels.label_sets import LabelSet
     from tasks.records import Entry
+    from tasks.training.examples import Example
 
 ENTRY_POINTS = "visionmill.products"
 
@@ -132,31 +134,48 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
+class Resampled:
+    """Values of the main figure in b resamples of the images; NaN where there is no truth.
+
+    Args:
+        overall: (b,).
+        by_class: (b, classes), in the order of ``Judgement.class_names``.
+        by_size: (b, sizes). size_names: of its columns; empty where the figure is not told by size.
+    """
+
+    overall: np.ndarray
+    by_class: np.ndarray
+    by_size: np.ndarray
+    size_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """A model against labels.
 
     Args:
         kind: of the model.
-        figures: group -> figure -> value, plain JSON; the main group stands first.
-        main: (group, figure) that the gate compares.
-        image_ids: the units of resampling, in the order of weights. class_names: in the order of ``by_class``.
+        figures: group -> figure -> value, plain JSON. The first figure of the first group is the main one, by which
+            models are compared; a group may hold ``by_class``, class name -> value of its first figure.
+        image_ids: the images that were judged, in the order of ``resample``'s weights.
+        class_names: in the order of ``Resampled.by_class``.
         num_objects: labelled ones.
-        resample: (b, images) weights -> values of the main figure, also by class and size; exact under repetition.
+        resample: (b, images) non-negative weights -> the main figure, in which an image of weight n counts as if it
+            were there n times.
     """
 
     kind: str
-    figures: dict[str, Any]
-    main: tuple[str, str]
+    figures: dict[str, dict[str, Any]]
     image_ids: tuple[str, ...]
     class_names: tuple[str, ...]
     num_objects: int
-    resample: Callable[[np.ndarray], Any]
+    resample: Callable[[np.ndarray], Resampled]
 
     @property
     def main_figure(self) -> float:
         """What models are compared by."""
-        group, figure = self.main
-        return float(self.figures[group][figure])
+        group = next(iter(self.figures.values()))
+        return float(next(iter(group.values())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,26 +202,31 @@ class Kind:
     """What a model does.
 
     Args:
-        name: as weights state it. product: where its results go.
+        name: as weights state it.
+        product: where its results go.
         target_of: model -> (example -> target of its losses).
         judge: (predictor, label set) -> how good it is.
-        recipes: name -> (classes -> model config). default_recipe: where none is named.
-        class_counts: classes -> the counts that a model's config takes, such as ``num_classes``.
+        recipes: name -> (classes -> values of ``TrainingRecipe`` by field; what is left out is the default).
+        default_recipe: where none is named.
+        class_counts: classes -> the options of a model's config that say how many there are, such as ``num_classes``.
+        words: figure -> its name as people write it, where ``tasks.evaluation.figures`` would not guess it.
         loop: None where the loop cannot teach it.
     """
 
     name: str
     product: str
-    target_of: Callable[[VisionModel], Callable[[Any], Any]]
-    judge: Callable[[Predictor, Any], Judgement]
-    recipes: Mapping[str, Callable[..., dict[str, Any]]]
+    target_of: Callable[[VisionModel], Callable[[Example], dict[str, Any]]]
+    judge: Callable[[Predictor, LabelSet], Judgement]
+    recipes: Mapping[str, Callable[[Sequence[ClassInfo]], Mapping[str, Any]]]
     default_recipe: str
-    class_counts: Callable[..., dict[str, int]]
+    class_counts: Callable[[Sequence[ClassInfo]], dict[str, int]]
+    words: Mapping[str, str] = field(default_factory=dict)
     loop: LoopKind | None = None
 
 
 _PRODUCTS: dict[str, Product] = {}
 _KINDS: dict[str, Kind] = {}
+_KIND_MODULES: dict[str, str] = {}
 
 
 def register(product: Product) -> Product:
@@ -211,7 +235,13 @@ def register(product: Product) -> Product:
         if other is not product and (other.name == product.name or other.verb == product.verb):
             raise UsageError(f"two products are called {product.name!r} ({product.verb!r})")
     _PRODUCTS[product.name] = product
+    offer_kinds(product.kinds)
     return product
+
+
+def offer_kinds(modules: Mapping[str, str]) -> None:
+    """Name the modules that hold a ``KIND`` each; they are imported once somebody asks for the kind."""
+    _KIND_MODULES.update(modules)
 
 
 def register_kind(kind: Kind) -> Kind:
@@ -239,11 +269,19 @@ def find_product(name: str) -> Product:
     return known[name]
 
 
+def kinds() -> dict[str, Kind]:
+    """All kinds by name. This imports their modules, and with them torch."""
+    products()
+    return {name: find_kind(name) for name in sorted(_KIND_MODULES.keys() | _KINDS)}
+
+
 def find_kind(name: str) -> Kind:
     """The kind of a name. Raises UsageError, which names those that exist."""
-    modules = {kind: module for product in products().values() for kind, module in product.kinds.items()}
-    if name not in _KINDS and name in modules:
-        register_kind(importlib.import_module(modules[name]).KIND)
     if name not in _KINDS:
-        raise UsageError(f"there is no kind {name!r}", hint=f"kinds: {', '.join(sorted(modules.keys() | _KINDS))}")
+        products()
+        if name not in _KINDS and name in _KIND_MODULES:
+            register_kind(importlib.import_module(_KIND_MODULES[name]).KIND)
+    if name not in _KINDS:
+        known = ", ".join(sorted(_KIND_MODULES.keys() | _KINDS))
+        raise UsageError(f"there is no kind of model {name!r}", hint=f"kinds: {known}")
     return _KINDS[name]

@@ -101,11 +101,11 @@ def evaluate(
 ) -> Summary:
     """Judge a model on labelled images: AP by class and size (pycocotools), mean IoU, or panoptic quality."""
     from tasks.evaluation.evaluate import evaluate_model
+    from tasks.evaluation.figures import to_json
     from tasks.labels.reading import read_label_set
 
-    metrics = evaluate_model(
-        model, read_label_set(labelled, images_root=images_root), weights=weights, device=device
-    ).to_json()
+    labels = read_label_set(labelled, images_root=images_root)
+    metrics = to_json(evaluate_model(model, labels, weights=weights, device=device))
     _tell(metrics, to_people=as_json)
     return {"model": model, "labelled": labelled, "metrics": metrics}
 
@@ -219,17 +219,17 @@ def retrain(
 
 
 def _tell(metrics: dict[str, Any], *, to_people: bool = True) -> None:
-    """The figures as a table: one line per kind and one per class."""
-    from tasks.evaluation.kinds import kinds_of
+    """The figures as a table: one column per group, one line per figure and one per class."""
+    from tasks.evaluation.figures import groups_of
 
     console = people if to_people else answers
-    kinds = kinds_of(metrics)
-    table = Table("", *kinds, box=None)
-    rows = {name: name for kind in kinds for name in metrics[kind] if name != "by_class"}
-    for name in rows:
-        table.add_row(name, *(_shown(metrics[kind].get(name)) for kind in kinds))
-    for name in dict.fromkeys(name for kind in kinds for name in metrics[kind]["by_class"]):
-        table.add_row(f"class {name}", *(_shown(metrics[kind]["by_class"].get(name)) for kind in kinds))
+    groups = groups_of(metrics)
+    table = Table("", *groups, box=None)
+    for name in dict.fromkeys(name for group in groups.values() for name in group if name != "by_class"):
+        table.add_row(name, *(_shown(group.get(name)) for group in groups.values()))
+    classes = [group.get("by_class", {}) for group in groups.values()]
+    for name in dict.fromkeys(name for by_class in classes for name in by_class):
+        table.add_row(f"class {name}", *(_shown(by_class.get(name)) for by_class in classes))
     console.print(table)
     console.print(f"{metrics['images']} images, {metrics['objects']} objects")
 

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import cast
 
 import modelkit
 from modelkit import Predictor
 from tasks.engine.model_source import local_model
-from tasks.evaluation.bootstrap import (
-    AveragePrecision,
-    MeanIoU,
-    MeanPanopticQuality,
-    PairedDifference,
-    Resampled,
-    compare,
-)
-from tasks.evaluation.evaluate import Judged, evaluate_predictor
+from tasks.evaluation.bootstrap import PairedDifference, compare
+from tasks.evaluation.evaluate import evaluate_predictor
 from tasks.labels.label_sets import LabelSet
 from tasks.loop.candidates import Teacher
 from tasks.loop.loop_tasks import Looked, LoopTask
 from tasks.loop.splits import fold_groups
 from tasks.loop.teaching import candidates_on
+from tasks.product import Judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +27,7 @@ class Worth:
         d_ece: of its scores on G after calibration on labels that it never saw.
     """
 
-    judged: Judged
+    judged: Judgement
     d_ece: float
 
 
@@ -74,18 +67,9 @@ def worth_of(
     return Worth(evaluate_predictor(predictor, gate), task.calibrated_error(pairs))
 
 
-def resampled(judged: Judged) -> Resampled:
-    """The main metric as the paired bootstrap takes it."""
-    if judged.segments is not None:
-        return cast(Resampled, MeanPanopticQuality(judged.segments, judged.image_ids, judged.class_names))
-    if judged.confusion is not None:
-        return cast(Resampled, MeanIoU(judged.confusion, judged.image_ids, judged.class_names))
-    return cast(Resampled, AveragePrecision(judged.evaluator, judged.image_ids, judged.class_names))
-
-
-def difference(candidate: Judged, other: Judged, gate: LabelSet, *, seed: int) -> PairedDifference:
+def difference(candidate: Judgement, other: Judgement, gate: LabelSet, *, seed: int) -> PairedDifference:
     """Paired bootstrap over the groups of G."""
-    return compare(resampled(candidate), resampled(other), groups=gate.table["group_id"].to_pylist(), seed=seed)
+    return compare(candidate, other, groups=gate.table["group_id"].to_pylist(), seed=seed)
 
 
 def objects_by_class(labels: LabelSet) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from infra.errors import VisionmillError
 from infra.store import Store, open_store, split_uri
-from tasks.evaluation.kinds import MAIN_FIGURES, kinds_of
+from tasks.evaluation.figures import groups_of, main_figure
 from tasks.loop.heartbeats import losses_by_kind
 from tasks.loop.splits import SPLITS_FOLDER
 from tasks.output import tables
@@ -101,19 +101,24 @@ class RoundFacts:
 
     @property
     def metrics(self) -> dict[str, Mapping[str, Any]]:
-        """Metrics on G by role, of the kind that the gate asks for."""
+        """Metrics on G by role, of the group that the gate asks for."""
         found = {"candidate": self.round["metrics_gate"], "baseline": self.round["metrics_baseline"]}
-        return {role: _main_kind(json.loads(text)) for role, text in found.items() if text}
+        return {role: _main_group(json.loads(text)) for role, text in found.items() if text}
 
     @property
     def main_figure(self) -> str:
         """The name of the figure that the gate compares."""
-        kinds = kinds_of(json.loads(self.round["metrics_gate"] or "{}"))
-        return MAIN_FIGURES[kinds[0]] if kinds else "ap"
+        found = main_figure(json.loads(self.round["metrics_gate"] or "{}"))
+        return "figure" if found is None else found[0]
+
+    @property
+    def kind(self) -> str | None:
+        """What the models of the round do; None where none was judged."""
+        return json.loads(self.round["metrics_gate"] or "{}").get("task")
 
 
-def _main_kind(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next((metrics[kind] for kind in kinds_of(metrics)), {})
+def _main_group(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next(iter(groups_of(metrics).values()), {})
 
 
 def unit_of(record: Row) -> str:

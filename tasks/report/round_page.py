@@ -7,13 +7,14 @@ report/rounds/<run id>-<round>.html     one round
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infra.store import Store, open_store
-from tasks.evaluation.kinds import in_words, main_figure
+from tasks.evaluation.figures import in_words, main_figure
 from tasks.loop.champion import list_candidates, read_pointer
 from tasks.loop.disagreements import disagreements_key
 from tasks.loop.heartbeats import PSEUDO, SUPERVISED
@@ -102,15 +103,19 @@ def _state(record: Row, states: Mapping[str, str]) -> str:
 
 
 def _line(record: Row, state: str) -> dict[str, Any]:
-    metrics = [json.loads(text) if text else {} for text in (record["metrics_gate"], record["metrics_baseline"])]
     return {
         "page": _round_page(record),
         "record": record,
         "state": state,
         "unit": "regions" if unit_of(record) == "pixels" else "labels",
-        "candidate": main_figure(metrics[0]),
-        "baseline": main_figure(metrics[1]),
+        "candidate": _main_value(record["metrics_gate"]),
+        "baseline": _main_value(record["metrics_baseline"]),
     }
+
+
+def _main_value(metrics: str | None) -> float | None:
+    found = main_figure(json.loads(metrics or "{}"))
+    return None if found is None else found[1]
 
 
 def _states(store: Store) -> dict[str, str]:
@@ -139,8 +144,8 @@ def render_round(
         state=state,
         short_output=_short(facts.output),
         main=main,
-        metric=in_words(figure),
-        in_words=in_words,
+        metric=in_words(figure, facts.kind),
+        in_words=functools.partial(in_words, kind=facts.kind),
         galleries=galleries,
         differing=differing,
         files=files,

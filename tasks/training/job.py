@@ -14,9 +14,9 @@ from modelkit.registry import find_model
 from modelkit.weights import Weights
 from tasks.engine.prepare import describe_model
 from tasks.output.layout import canonical_json
+from tasks.product import find_kind
 from tasks.training.layout import run_key, weights_keys
 from tasks.training.recipe import TrainingRecipe
-from tasks.training.targets import TARGETS
 
 _LEARNS_FROM_PAIRS = {"VPSNet"}  # of consecutive frames, which examples are not
 
@@ -47,7 +47,7 @@ class TrainingJob:
         return self.recipe.fingerprint(self.labelled_set, self.unlabelled_set, self.num_workers)
 
     @property
-    def task(self) -> str:
+    def kind(self) -> str:
         """What the model does."""
         return find_model(self.recipe.architecture).task
 
@@ -85,10 +85,10 @@ def prepare_training(
         model = find_model(recipe.architecture)
     except modelkit.UnknownNameError as error:
         raise UsageError(str(error), hint="`visionmill models list` shows the models") from error
-    if model.task not in TARGETS or model.architecture in _LEARNS_FROM_PAIRS:
+    find_kind(model.task)
+    if model.architecture in _LEARNS_FROM_PAIRS:
         raise UsageError(
-            f"{recipe.architecture} does {model.task}{' in clips' if model.task in TARGETS else ''}; "
-            f"training is offered for images, and for {', '.join(TARGETS)}",
+            f"{recipe.architecture} does {model.task} in clips; training is offered for images",
             hint="its own recipe lies in modelkit.training",
         )
     digests: dict[str, Any] = {

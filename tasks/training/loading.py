@@ -27,10 +27,10 @@ from modelkit.transform import Geometry
 from tasks.media.decoding import DecodeOptions, decode_entry
 from tasks.media.reading import EntryReader
 from tasks.output.entries import MISSING_ETAG
+from tasks.product import find_kind
 from tasks.records import Entry
 from tasks.training.examples import Example
 from tasks.training.recipe import Noise, TrainingRecipe
-from tasks.training.targets import TARGETS
 
 CACHE_BYTES = 256 << 20
 _LABELLED, _UNLABELLED = 0, 1
@@ -51,16 +51,16 @@ class ExampleReader:
 
     Args:
         model: decides the size (larger images are reduced to it before any noise) and what its classes are.
-        task: of the model, a key of ``TARGETS``.
+        kind: of the model.
         reader: of the stores.
         cache_bytes: decoded samples kept.
     """
 
     def __init__(
-        self, model: VisionModel, task: str, *, reader: EntryReader | None = None, cache_bytes: int = CACHE_BYTES
+        self, model: VisionModel, kind: str, *, reader: EntryReader | None = None, cache_bytes: int = CACHE_BYTES
     ):
         self._transform = model.transform
-        self._target_of, self._reader = TARGETS[task](model), reader or EntryReader()
+        self._target_of, self._reader = find_kind(kind).target_of(model), reader or EntryReader()
         self._cache: OrderedDict[str, Sample] = OrderedDict()
         self._cache_bytes, self._held_bytes = cache_bytes, 0
 

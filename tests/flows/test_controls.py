@@ -27,11 +27,11 @@ from infra.errors import UsageError
 from infra.store import open_store
 from modelkit import Predictor, Weights, save_weights
 from modelkit.digitscape import Digitscape, SceneStyle, write_dataset
-from tasks.evaluation.evaluate import Judged
 from tasks.labels.label_sets import LabelSet
 from tasks.loop import judging, splits, teaching
 from tasks.loop.candidates import Teacher
 from tasks.output import tables
+from tasks.product import Judgement
 from tasks.training.job import TrainingJob
 
 SIZE = (128, 128)
@@ -103,7 +103,7 @@ class Loops:
             self._known[key] = judging.worth_of(task, predictor, *rest, **facts)
         return self._known[key]
 
-    def difference(self, candidate: Judged, other: Judged, gate: LabelSet, *, seed: int) -> Any:
+    def difference(self, candidate: Judgement, other: Judgement, gate: LabelSet, *, seed: int) -> Any:
         """As the loop's own, once for two models."""
         key = ("difference", id(candidate), id(other))  # worth_of keeps them alive
         if key not in self._known:

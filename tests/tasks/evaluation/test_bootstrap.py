@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,11 @@ from pycocotools.cocoeval import COCOeval
 
 from modelkit.metrics import PanopticQuality
 from modelkit.metrics.panoptic import DIVISOR
-from tasks.evaluation.bootstrap import (
-    AveragePrecision,
-    MeanIoU,
-    MeanPanopticQuality,
-    MetricValues,
-    compare,
-    group_weights,
-)
+from tasks.evaluation.average_precision import AveragePrecision
+from tasks.evaluation.bootstrap import compare, group_weights
+from tasks.product import Judgement, Resampled
+from tasks.products.segments.panoptic import mean_panoptic_quality
+from tasks.products.segments.semantic import mean_iou
 
 CLASSES = ("disc", "box", "star")
 IMAGES = 24
@@ -72,20 +71,16 @@ def stats(evaluator: COCOeval) -> np.ndarray:
     return np.asarray(evaluator.stats)[[0, 3, 4, 5]]
 
 
-def precision(evaluator: COCOeval) -> AveragePrecision:
-    return AveragePrecision(evaluator, [str(k) for k in evaluator.params.imgIds], CLASSES)
-
-
 def ours(metric: AveragePrecision, weights: np.ndarray) -> np.ndarray:
-    values = metric.values(weights[None])
+    values = metric(weights[None])
     return np.nan_to_num(np.concatenate([values.overall, values.by_size[0]]), nan=-1.0)
 
 
 def test_the_identity_resample_is_the_original_ap(capsys: pytest.CaptureFixture[str]) -> None:
     evaluator = evaluated(*dataset())
-    found = ours(precision(evaluator), np.ones(IMAGES, np.int64))
+    found = ours(AveragePrecision(evaluator), np.ones(IMAGES, np.int64))
     assert found == pytest.approx(stats(evaluator), abs=1e-12)
-    by_class = precision(evaluator).values(np.ones((1, IMAGES), np.int64)).by_class[0]
+    by_class = AveragePrecision(evaluator)(np.ones((1, IMAGES), np.int64)).by_class[0]
     cell = evaluator.eval["precision"][:, :, :, 0, -1]
     assert by_class == pytest.approx([cell[:, :, k][cell[:, :, k] > -1].mean() for k in range(3)], abs=1e-12)
 
@@ -102,13 +97,13 @@ def test_repeated_images_are_a_physically_repeated_data_set(capsys: pytest.Captu
             for each in (a for a in content["annotations"] if a["image_id"] == image["id"]):
                 repeated["annotations"].append({**each, "image_id": new, "id": len(repeated["annotations"]) + 1})
             results += [{**each, "image_id": new} for each in found if each["image_id"] == image["id"]]
-    metric = precision(evaluated(content, found))
+    metric = AveragePrecision(evaluated(content, found))
     assert ours(metric, weights) == pytest.approx(stats(evaluated(repeated, results)), abs=1e-12)
 
 
 def test_every_resample_is_what_pycocotools_accumulates_from_its_images(capsys: pytest.CaptureFixture[str]) -> None:
     evaluator = evaluated(*dataset(5))
-    metric = precision(evaluator)
+    metric = AveragePrecision(evaluated(*dataset(5)))
     original, areas = list(evaluator.evalImgs), len(evaluator.params.areaRng)
     for weights in group_weights([str(k) for k in range(IMAGES)], seed=1, resamples=5):
         chosen = np.repeat(np.arange(IMAGES), weights)
@@ -123,8 +118,10 @@ def test_every_resample_is_what_pycocotools_accumulates_from_its_images(capsys: 
 def test_classes_without_truth_or_predictions_are_nan_or_zero(capsys: pytest.CaptureFixture[str]) -> None:
     content, found = dataset()
     without = [a for a in content["annotations"] if a["category_id"] != 3]
-    values = precision(evaluated({**content, "annotations": without}, [f for f in found if f["category_id"] != 2]))
-    by_class = values.values(np.ones((1, IMAGES), np.int64)).by_class[0]
+    resample = AveragePrecision(
+        evaluated({**content, "annotations": without}, [f for f in found if f["category_id"] != 2])
+    )
+    by_class = resample(np.ones((1, IMAGES), np.int64)).by_class[0]
     assert by_class[0] > 0 and by_class[1] == 0 and np.isnan(by_class[2])
 
 
@@ -133,27 +130,20 @@ def test_groups_are_drawn_whole() -> None:
     weights = group_weights(groups, seed=0, resamples=200)
     assert (weights.reshape(200, 4, 6) == weights.reshape(200, 4, 6)[:, :, :1]).all()
     assert (weights[:, ::6].sum(axis=1) == 4).all()
-    alike = AlwaysAlike(24)
-    alone, together = (compare(alike.better(), alike, groups=g, seed=0) for g in (None, groups))
+    alike, better = judged(np.zeros(24)), judged(np.repeat([0.3, -0.1, 0.2, 0.0], 6))
+    alone, together = (compare(better, alike, groups=g, seed=0) for g in (None, groups))
     assert together.high - together.low > 1.5 * (alone.high - alone.low)
 
 
-class AlwaysAlike:
-    """A metric that is the mean of one number per image; frames of a video share theirs."""
+def judged(by_image: np.ndarray, resample: Callable[[np.ndarray], Resampled] | None = None) -> Judgement:
+    """A judgement whose figure is the mean of one number per image, unless it is resampled otherwise."""
 
-    size_names: tuple[str, ...] = ()
-    class_names = ("all",)
+    def mean(weights: np.ndarray) -> Resampled:
+        values = (weights * by_image).sum(axis=1) / weights.sum(axis=1)
+        return Resampled(values, values[:, None], np.zeros((len(weights), 0)))
 
-    def __init__(self, n: int, shift: np.ndarray | None = None) -> None:
-        self.image_ids = tuple(map(str, range(n)))
-        self._values = np.zeros(n) if shift is None else shift
-
-    def better(self) -> AlwaysAlike:
-        return AlwaysAlike(len(self._values), np.repeat([0.3, -0.1, 0.2, 0.0], 6))
-
-    def values(self, weights):  # type: ignore[no-untyped-def]
-        mean = (weights * self._values).sum(axis=1) / weights.sum(axis=1)
-        return MetricValues(mean, mean[:, None], np.zeros((len(weights), 0)))
+    ids = tuple(map(str, range(len(by_image))))
+    return Judgement("toy", {"toy": {"mean": float(by_image.mean())}}, ids, ("all",), 0, resample or mean)
 
 
 def test_students_that_differ_by_chance_are_promoted_no_more_often_than_the_level() -> None:
@@ -162,25 +152,25 @@ def test_students_that_differ_by_chance_are_promoted_no_more_often_than_the_leve
     sure = 1 - 0.05 / 3
     promoted = 0
     for k in range(100):
-        noise = AlwaysAlike(120, rng.normal(0, 0.2, 120))
-        found = compare(noise, AlwaysAlike(120), seed=k, resamples=400)
+        noise = judged(rng.normal(0, 0.2, 120))
+        found = compare(noise, judged(np.zeros(120)), seed=k, resamples=400)
         promoted += found.probability >= sure and found.difference >= 0.003
     assert promoted <= 5
-    real = AlwaysAlike(120, rng.normal(0.08, 0.2, 120))
-    assert compare(real, AlwaysAlike(120), seed=0).probability >= sure
+    real = judged(rng.normal(0.08, 0.2, 120))
+    assert compare(real, judged(np.zeros(120)), seed=0).probability >= sure
 
 
 def test_mean_iou_of_resamples() -> None:
     rng = np.random.default_rng(0)
     confusion = rng.integers(0, 50, (6, 3, 3))
     confusion[:, 2] = confusion[:, :, 2] = 0  # a class that never occurs
-    metric = MeanIoU(confusion, list("abcdef"), CLASSES)
     weights = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 0, 1, 3, 0]])
-    for values, row in zip(metric.values(weights).by_class, weights, strict=True):
+    for values, row in zip(mean_iou(confusion, weights).by_class, weights, strict=True):
         total = (confusion * row[:, None, None]).sum(axis=0)
         expected = [total[k, k] / (total[k].sum() + total[:, k].sum() - total[k, k]) for k in range(2)]
         assert values[:2] == pytest.approx(expected) and np.isnan(values[2])
-    found = compare(metric, metric, seed=0)
+    same = judged(np.zeros(6), functools.partial(mean_iou, confusion))
+    found = compare(same, same, seed=0)
     assert found.difference == 0.0 and found.probability == 0.0
 
 
@@ -194,9 +184,8 @@ def test_panoptic_quality_of_resamples_is_that_of_repeated_images() -> None:
         one.add(*pair)
         for label, counts in one.counts().items():
             segments[image, label - 1] = counts
-    metric = MeanPanopticQuality(segments, list("abcdef"), ("w", "x", "y", "z"))
     weights = np.array([[1, 1, 1, 1, 1, 1], [0, 2, 0, 1, 3, 0]])
-    found = metric.values(weights)
+    found = mean_panoptic_quality(segments, weights)
     for row, overall, by_class in zip(weights, found.overall, found.by_class, strict=True):
         repeated = PanopticQuality(things=())
         for times, pair in zip(row, pairs, strict=True):
@@ -209,4 +198,4 @@ def test_panoptic_quality_of_resamples_is_that_of_repeated_images() -> None:
 
 def test_other_images_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="same images"):
-        compare(AlwaysAlike(3), AlwaysAlike(4), seed=0)
+        compare(judged(np.zeros(3)), judged(np.zeros(4)), seed=0)

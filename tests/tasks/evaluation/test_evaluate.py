@@ -17,9 +17,11 @@ from modelkit import ClassInfo, Instances, create_model, rle, save_weights
 from modelkit.digitscape import Digitscape, write_dataset, write_panoptic
 from modelkit.evaluation import evaluate_digitscape
 from modelkit.evaluation_panoptic import evaluate_panoptic
-from tasks.evaluation.evaluate import evaluate_model, evaluate_predictor, label_map
+from tasks.evaluation.evaluate import evaluate_model, evaluate_predictor
+from tasks.evaluation.figures import groups_of, in_words, main_figure, to_json
 from tasks.labels.label_sets import LabelledItem, LabelledObject, make_label_set
 from tasks.labels.reading import read_label_set
+from tasks.products.segments.painting import label_map
 from tasks.training.presets import make_recipe
 
 SIZE = (160, 160)
@@ -35,11 +37,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_embedded_model_gets_the_figures_of_the_scenes_themselves(dataset: Path) -> None:
     judged = evaluate_model("digitscape_mask_rcnn", read_label_set(str(dataset / "annotations.json")))
     direct = evaluate_digitscape(modelkit.load("digitscape_mask_rcnn"), Digitscape("test", SIZE, 0, dense=False), 8)
-    assert judged.metrics["mask"] == asdict(direct.mask)
-    assert judged.metrics["box"]["ap"] == pytest.approx(direct.box.ap)
-    assert judged.main_metric > 0.4
+    assert judged.figures["mask"] == asdict(direct.mask)
+    assert judged.figures["box"]["ap"] == pytest.approx(direct.box.ap)
+    assert judged.main_figure > 0.4
     assert judged.num_objects == direct.num_objects and len(judged.image_ids) == 8
-    assert json.loads(json.dumps(judged.to_json()))["images"] == 8
+    assert json.loads(json.dumps(to_json(judged)))["images"] == 8
 
 
 class Oracle:
@@ -89,19 +91,19 @@ def test_perfect_wrong_and_absent_answers(tmp_path: Path) -> None:
     one, two = square(2, 2, 10, 10), square(12, 12, 18, 18)
     labels = labels_of(tmp_path, (LabelledObject(1, one), LabelledObject(2, two)), (LabelledObject(1, one),))
     perfect = [answer((1, 0.9, one), (2, 0.8, two)), answer((1, 0.7, one))]
-    assert evaluate_predictor(Oracle("instance", perfect), labels).main_metric == pytest.approx(1.0)  # type: ignore[arg-type]
+    assert evaluate_predictor(Oracle("instance", perfect), labels).main_figure == pytest.approx(1.0)  # type: ignore[arg-type]
     swapped = [answer((2, 0.9, one), (1, 0.8, two)), answer((2, 0.7, one))]
-    assert evaluate_predictor(Oracle("instance", swapped), labels).main_metric == 0  # type: ignore[arg-type]
+    assert evaluate_predictor(Oracle("instance", swapped), labels).main_figure == 0  # type: ignore[arg-type]
     nothing = evaluate_predictor(Oracle("instance", [answer(), answer()]), labels)  # type: ignore[arg-type]
-    assert nothing.main_metric == 0 and nothing.evaluator is not None
-    assert set(nothing.metrics["mask"]["by_class"]) == {"c1", "c2"}
+    assert nothing.main_figure == 0 and nothing.resample(np.ones((1, 2))).overall.tolist() == [0.0]
+    assert set(nothing.figures["mask"]["by_class"]) == {"c1", "c2"}
 
 
 def test_crowds_count_neither_way_and_figures_below_the_floor_do_not_count(tmp_path: Path) -> None:
     one, crowd = square(2, 2, 10, 10), square(0, 11, 20, 20)
     labels = labels_of(tmp_path, (LabelledObject(1, one), LabelledObject(1, crowd, is_crowd=True)))
     found = [answer((1, 0.9, one), (1, 0.95, square(12, 12, 18, 18)), (1, 1e-4, square(0, 0, 3, 3)))]
-    assert evaluate_predictor(Oracle("instance", found), labels).main_metric == pytest.approx(1.0)  # type: ignore[arg-type]
+    assert evaluate_predictor(Oracle("instance", found), labels).main_figure == pytest.approx(1.0)  # type: ignore[arg-type]
 
 
 def test_semantic_maps_by_hand(tmp_path: Path) -> None:
@@ -109,9 +111,9 @@ def test_semantic_maps_by_hand(tmp_path: Path) -> None:
     labels = labels_of(tmp_path, (LabelledObject(1, left),), void=square(0, 18, 20, 20))
     judged = evaluate_predictor(Oracle("semantic", [answer((1, 0.9, upper), is_thing=False)]), labels)  # type: ignore[arg-type]
     # of 18 labelled rows: class 1 right in 100 pixels, missed in 80, invented in 100; background right in 80
-    assert judged.metrics["semantic"]["by_class"] == pytest.approx({"background": 80 / 260, "c1": 100 / 280})
-    assert judged.main_metric == pytest.approx((80 / 260 + 100 / 280) / 2)
-    assert judged.confusion is not None and judged.confusion.sum() == 360
+    assert judged.figures["semantic"]["by_class"] == pytest.approx({"background": 80 / 260, "c1": 100 / 280})
+    assert judged.main_figure == pytest.approx((80 / 260 + 100 / 280) / 2)
+    assert judged.resample(np.array([[1], [3]])).by_class[:, :2] == pytest.approx(np.array([[80 / 260, 100 / 280]] * 2))
 
 
 class PanopticOracle(Oracle):
@@ -143,15 +145,13 @@ def test_panoptic_quality_by_hand(tmp_path: Path) -> None:
         panoptic_answer((1, one), (1, square(0, 12, 10, 18)), (2, square(15, 0, 20, 20))),  # a find in a crowd is none
     ]
     judged = evaluate_predictor(PanopticOracle(answers), labels)  # type: ignore[arg-type]
-    metrics = judged.metrics["panoptic"]
+    metrics = judged.figures["panoptic"]
     # c1: IoU .75 and 1, nothing missed; c2: IoU 1, then 60 of 160 labelled pixels: one missed, one invented
     assert metrics["by_class"] == pytest.approx({"c1": 1.75 / 2, "c2": 1 / 2})
-    assert judged.main_metric == metrics["pq"] == pytest.approx((1.75 / 2 + 1 / 2) / 2)
+    assert judged.main_figure == metrics["pq"] == pytest.approx((1.75 / 2 + 1 / 2) / 2)
     assert (metrics["pq_things"], metrics["pq_stuff"]) == pytest.approx((1.75 / 2, 1 / 2))
-    assert judged.segments is not None and judged.segments.tolist() == [
-        [[0.75, 1, 0, 0], [1, 1, 0, 0]],
-        [[1, 1, 0, 0], [0, 0, 1, 1]],
-    ]
+    resampled = judged.resample(np.array([[1, 0], [0, 1]]))  # each image alone
+    assert resampled.by_class == pytest.approx(np.array([[0.75, 1.0], [1.0, 0.0]]))
 
 
 def test_a_panoptic_model_gets_the_figures_of_the_scenes_themselves(tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_a_panoptic_model_gets_the_figures_of_the_scenes_themselves(tmp_path: Pa
     predictor = modelkit.load(str(tmp_path / "raw.safetensors"))
     direct = evaluate_panoptic(predictor, source, 4)
     judged = evaluate_predictor(predictor, labels)
-    assert judged.main_metric == pytest.approx(direct.all.pq) and judged.metrics["panoptic"]["rq"] == direct.all.rq
-    assert json.loads(json.dumps(judged.to_json()))["task"] == "panoptic"
+    assert judged.main_figure == pytest.approx(direct.all.pq) and judged.figures["panoptic"]["rq"] == direct.all.rq
+    assert json.loads(json.dumps(to_json(judged)))["task"] == "panoptic"
 
 
 def test_unlabelled_pixels_are_ignored_where_a_model_knows_no_background() -> None:
@@ -172,7 +172,21 @@ def test_unlabelled_pixels_are_ignored_where_a_model_knows_no_background() -> No
     assert label_map([2], [square(0, 0, 5, 5)], (20, 20), 0)[10, 10] == 0
 
 
-def test_other_class_names_and_other_tasks_are_refused(tmp_path: Path) -> None:
+def test_reported_figures_name_the_main_one_and_have_words_for_all() -> None:
+    stored = {
+        "task": "instance",
+        "images": 3,
+        "mask": {"ap": 0.5, "ap50": 0.7, "by_class": {"c1": 0.5}},
+        "box": {"ap": 0.6},
+    }
+    assert list(groups_of(stored)) == ["mask", "box"] and main_figure(stored) == ("ap", 0.5)
+    assert main_figure({"task": "instance", "images": 0}) is None
+    names = [in_words(figure, "panoptic") for figure in ("pq", "pq_stuff", "ap50", "ap_small", "pixel_accuracy")]
+    assert names == ["PQ", "PQ of stuff", "AP50", "AP small", "pixel accuracy"]
+    assert in_words("miou", "semantic") == "mean IoU" and in_words("miou", None) == "miou"
+
+
+def test_other_class_names_and_unknown_kinds_are_refused(tmp_path: Path) -> None:
     labels = labels_of(tmp_path, (), classes=[ClassInfo(1, "c1"), ClassInfo(2, "cat")])
     with pytest.raises(DatasetError, match="2 is 'c2' to the model and 'cat' in the labels"):
         evaluate_predictor(Oracle("instance", [answer()]), labels)  # type: ignore[arg-type]

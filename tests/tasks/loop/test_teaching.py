@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from modelkit import rle
 from tasks.loop.teaching import examples_of_objects, examples_of_pixels, examples_of_segments
-from tasks.training.targets import panoptic_target, semantic_target
+from tasks.products.segments.panoptic import panoptic_target
+from tasks.products.segments.semantic import semantic_target
 
 MASK = rle.encode(np.pad(np.ones((4, 6), np.uint8), ((3, 13), (2, 12))))
 

@@ -14,6 +14,9 @@ from infra.store import open_store
 from modelkit import create_model, rle
 from modelkit.training.processes import Rank
 from modelkit.training.student import UnlabelledSchedule
+from tasks.products.segments.objects import mask_target
+from tasks.products.segments.panoptic import panoptic_target
+from tasks.products.segments.semantic import semantic_target
 from tasks.training.examples import (
     Example,
     ExampleObject,
@@ -24,7 +27,6 @@ from tasks.training.examples import (
 )
 from tasks.training.loading import Batches, ExampleReader
 from tasks.training.recipe import Noise, TrainingRecipe
-from tasks.training.targets import instance_target, panoptic_target, semantic_target
 from tests.tasks.training.scenes import pseudo, put_examples, recipe
 
 
@@ -71,7 +73,7 @@ def test_an_empty_set_and_an_image_twice_are_refused(tmp_path: Path) -> None:
 
 
 def test_instances_bring_weights_and_ignored_regions_along() -> None:
-    target = instance_target(EXAMPLE)
+    target = mask_target(EXAMPLE)
     assert target["labels"].tolist() == [1, 2]
     assert target["class_weights"].tolist() == [0.5, 1.0]
     assert target["mask_weights"].tolist() == [1.0, 0.0]

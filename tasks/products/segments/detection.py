@@ -1,0 +1,18 @@
+"""The kind `detection`: objects as boxes."""
+
+from __future__ import annotations
+
+import functools
+
+from tasks.product import Kind
+from tasks.products.segments.objects import box_target, count_classes, judge_objects
+
+KIND = Kind(
+    name="detection",
+    product="segments",
+    target_of=lambda model: box_target,
+    judge=functools.partial(judge_objects, with_masks=False),
+    recipes={},
+    default_recipe="fcos_resnet50_fpn",
+    class_counts=count_classes,
+)

@@ -1,0 +1,127 @@
+"""What the kinds that find objects share: targets of boxes and masks, and average precision of what was found.
+
+pycocotools judges: at most 100 detections an image, areas those of masks, crowds count neither way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modelkit import ClassInfo, Predictor, rle
+from modelkit.metrics.precision import Kind as Matched
+from modelkit.metrics.precision import coco_evaluator, coco_results, precision_of
+from tasks.evaluation.average_precision import AveragePrecision
+from tasks.evaluation.evaluate import Row, predictions
+from tasks.labels.label_sets import LabelSet
+from tasks.product import Judgement
+from tasks.products.segments.painting import filled_box, pixels_of_mask
+from tasks.training.examples import Box, Example, ExampleObject
+
+Target = dict[str, Any]
+
+
+def count_classes(classes: Sequence[ClassInfo]) -> dict[str, int]:
+    """``num_classes``: one more than the largest id, for 0 is none of them."""
+    return {"num_classes": max(each.id for each in classes) + 1}
+
+
+def box_target(example: Example) -> Target:
+    """``boxes, labels``, the weights and ``ignore_boxes``; objects thinner than a pixel become ignored regions."""
+    kept, thin = _by_thickness(example)
+    return {
+        "boxes": _boxes(each.box_xyxy for each in kept),
+        "labels": torch.tensor([each.label for each in kept], dtype=torch.int64),
+        "class_weights": torch.tensor([each.class_weight for each in kept], dtype=torch.float32),
+        "box_weights": torch.tensor([each.box_weight for each in kept], dtype=torch.float32),
+        "ignore_boxes": _boxes([*example.ignore_boxes, *(each.box_xyxy for each in thin)]),
+    }
+
+
+def mask_target(example: Example) -> Target:
+    """As ``box_target``, with ``masks``; where only a box is known the mask fills it and weighs nothing."""
+    kept, _ = _by_thickness(example)
+    masks = np.zeros((len(kept), *example.size_hw), np.uint8)
+    for mask, each in zip(masks, kept, strict=True):
+        is_known = each.rle is not None
+        mask[:] = pixels_of_mask(each.rle, mask.shape) if is_known else filled_box(each.box_xyxy, mask.shape)
+    weights = [each.mask_weight if each.rle is not None else 0.0 for each in kept]
+    masked = {"masks": torch.from_numpy(masks), "mask_weights": torch.tensor(weights, dtype=torch.float32)}
+    return box_target(example) | masked
+
+
+def _by_thickness(example: Example) -> tuple[list[ExampleObject], list[ExampleObject]]:
+    """Objects of at least a pixel in width and height, and the others."""
+    boxes = _boxes(each.box_xyxy for each in example.objects)
+    fat = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1).tolist()
+    kept, thin = ([each for each, is_fat in zip(example.objects, fat, strict=True) if is_fat is wanted]
+                  for wanted in (True, False))  # fmt: skip
+    return kept, thin
+
+
+def _boxes(boxes: Iterable[Box]) -> Tensor:
+    return torch.tensor(list(boxes), dtype=torch.float32).reshape(-1, 4)
+
+
+def judge_objects(predictor: Predictor, labels: LabelSet, *, with_masks: bool) -> Judgement:
+    """AP of masks (where they are judged and all labels have some) and of boxes."""
+    truth: dict[str, Any] = {
+        "info": {},
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": each.id, "name": each.name} for each in labels.classes],
+    }
+    found: list[dict[str, Any]] = []
+    rows = labels.table.to_pylist()
+    for number, (row, instances) in enumerate(predictions(predictor, rows), start=1):
+        truth["images"].append({"id": number, "height": row["height"], "width": row["width"]})
+        truth["annotations"] += _annotations(number, row, len(truth["annotations"]) + 1)
+        found += coco_results(number, instances)
+    has_masks = with_masks and all("segmentation" in each for each in truth["annotations"])
+    groups: dict[str, Matched] = {"mask": "segm", "box": "bbox"} if has_masks else {"box": "bbox"}
+    evaluator = coco_evaluator(truth, found or [_nothing(truth)], next(iter(groups.values())))
+    assert evaluator is not None  # there is something to count
+    return Judgement(
+        kind=predictor.weights.task,
+        figures={name: asdict(precision_of(truth, found, matched)) for name, matched in groups.items()},
+        image_ids=tuple(row["image_id"] for row in rows),
+        class_names=tuple(each.name for each in labels.classes),
+        num_objects=len(truth["annotations"]),
+        resample=AveragePrecision(evaluator),
+    )
+
+
+def _nothing(truth: dict[str, Any]) -> dict[str, Any]:
+    """A find of no area and no score, so that pycocotools has something to count where a model found nothing at all."""
+    image = truth["images"][0]
+    empty = rle.encode(np.zeros((image["height"], image["width"]), np.uint8))
+    return {
+        "image_id": image["id"],
+        "category_id": truth["categories"][0]["id"],
+        "score": 0.0,
+        "bbox": [0.0, 0.0, 0.0, 0.0],
+        "segmentation": {"size": [image["height"], image["width"]], "counts": empty},
+    }
+
+
+def _annotations(image_id: int, row: Row, first_id: int) -> list[dict[str, Any]]:
+    annotations: list[dict[str, Any]] = []
+    columns = ("labels", "boxes_xyxy", "areas", "rles", "is_crowd")
+    for label, (x0, y0, x1, y1), area, mask, crowd in zip(*(row[name] for name in columns), strict=True):
+        annotation = {
+            "id": first_id + len(annotations),
+            "image_id": image_id,
+            "category_id": label,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": area,
+            "iscrowd": int(crowd),
+        }
+        if mask is not None:
+            annotation["segmentation"] = {"size": [row["height"], row["width"]], "counts": mask}
+        annotations.append(annotation)
+    return annotations

@@ -1,0 +1,36 @@
+"""Masks of the kinds of segments: run lengths to pixels, and pixels to maps of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from modelkit import rle
+
+IGNORE = 255
+"""The class of pixels that nobody labelled: no loss and no figure looks at them."""
+
+
+def pixels_of_mask(run_lengths: bytes, size_hw: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool."""
+    return rle.decode(run_lengths, size_hw).astype(bool)
+
+
+def filled_box(box_xyxy: tuple[float, float, float, float], size_hw: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: the pixels of a box whose corners are rounded."""
+    mask = np.zeros(size_hw, bool)
+    x1, y1, x2, y2 = (max(0, round(value)) for value in box_xyxy)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def label_map(
+    labels: Sequence[int], rles: Sequence[bytes | None], size_hw: tuple[int, int], background: int | None
+) -> np.ndarray:
+    """(H, W) int64: classes painted one over the other; elsewhere the background, or 255 where there is none."""
+    painted = np.full(size_hw, IGNORE if background is None else background, np.int64)
+    for label, mask in zip(labels, rles, strict=True):
+        if mask is not None:
+            painted[pixels_of_mask(mask, size_hw)] = label
+    return painted

@@ -1,0 +1,118 @@
+"""The kind `semantic`: a class for every pixel.
+
+Pixels of no object are background where the model has one, else nobody labelled them. Void pixels are never labelled.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from modelkit import ClassInfo, Predictor, VisionModel
+from modelkit.metrics import SemanticQuality
+from tasks.evaluation.bootstrap import nanmean
+from tasks.evaluation.evaluate import Row, predictions
+from tasks.labels.label_sets import LabelSet
+from tasks.product import Judgement, Kind, Resampled
+from tasks.products.segments.objects import Target, count_classes
+from tasks.products.segments.painting import IGNORE, label_map, pixels_of_mask
+from tasks.training.examples import Example
+
+
+def semantic_target(example: Example, background: int | None) -> Target:
+    """``semantic`` and ``semantic_weights``: objects painted one over the other on the background."""
+    labels, rles = [each.label for each in example.objects], [each.rle for each in example.objects]
+    semantic = label_map(labels, rles, example.size_hw, background)
+    weights = np.ones(example.size_hw, np.float32)
+    for each in example.objects:
+        if each.rle is not None:
+            weights[pixels_of_mask(each.rle, example.size_hw)] = each.class_weight
+    if example.unsure_rle is not None:
+        weights[pixels_of_mask(example.unsure_rle, example.size_hw)] = 0
+    if example.void_rle is not None:
+        semantic[pixels_of_mask(example.void_rle, example.size_hw)] = IGNORE
+    return {"semantic": torch.from_numpy(semantic), "semantic_weights": torch.from_numpy(weights)}
+
+
+def _target_of(model: VisionModel) -> Callable[[Example], Target]:
+    return functools.partial(semantic_target, background=getattr(model, "background", 0))
+
+
+def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
+    """Mean IoU over classes."""
+    background = getattr(predictor.model, "background", None)
+    num_classes = max(2, int(predictor.model.config["num_classes"]))  # one class is told from the background
+    per_image, objects = [], 0
+    total = SemanticQuality(num_classes)
+    rows = labels.table.to_pylist()
+    for row, instances in predictions(predictor, rows):
+        quality = SemanticQuality(num_classes)
+        assert instances.rles is not None  # semantic models always have maps
+        predicted = label_map(instances.labels.tolist(), instances.rles, instances.size_hw, background or 0)
+        quality.add(_truth(row, background), predicted)
+        total.confusion += quality.confusion
+        per_image.append(quality.confusion)
+        objects += len(row["labels"])
+    scores, names = total.scores(), predictor.weights.class_names()
+    names = [names.get(k, "background" if k == background else f"class {k}") for k in range(num_classes)]
+    figures = {
+        "miou": scores.miou,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "by_class": {names[k]: value for k, value in scores.by_class.items()},
+    }
+    return Judgement(
+        kind=KIND.name,
+        figures={"semantic": figures},
+        image_ids=tuple(row["image_id"] for row in rows),
+        class_names=tuple(names),
+        num_objects=objects,
+        resample=functools.partial(mean_iou, np.stack(per_image)),
+    )
+
+
+def _truth(row: Row, background: int | None) -> np.ndarray:
+    """(H, W) classes of a labelled item."""
+    truth = label_map(row["labels"], row["rles"], (row["height"], row["width"]), background)
+    if row["void_rle"] is not None:
+        truth[pixels_of_mask(row["void_rle"], truth.shape)] = IGNORE
+    return truth
+
+
+def mean_iou(confusion: np.ndarray, weights: np.ndarray) -> Resampled:
+    """Mean intersection over union in resamples; classes without truth and prediction are left out of the mean.
+
+    Args:
+        confusion: (images, classes, classes) pixels: rows truth, columns prediction; unlabelled ones in none.
+        weights: (b, images).
+    """
+    total = np.einsum("bi,ijk->bjk", weights.astype(np.float64), confusion.astype(np.float64))
+    both = np.diagonal(total, axis1=1, axis2=2)
+    either = total.sum(axis=1) + total.sum(axis=2) - both
+    by_class = np.divide(both, either, out=np.full(both.shape, np.nan), where=either > 0)
+    return Resampled(nanmean(by_class, axis=1), by_class, np.zeros((len(weights), 0)))
+
+
+def _digitscape_unet(classes: Sequence[ClassInfo]) -> Mapping[str, Any]:
+    """A U-Net for scenes of about 160 pixels; their strokes are a few pixels wide, so Dice helps to keep them."""
+    config = {
+        "backbone": {"widths": [16, 32, 64, 96, 128]},
+        "losses": {"dice": 1.0},
+        "transform": {"min_size": 160, "max_size": 320},
+    }
+    return {"architecture": "unet", "config": config}
+
+
+KIND = Kind(
+    name="semantic",
+    product="segments",
+    target_of=_target_of,
+    judge=judge,
+    recipes={"digitscape_unet": _digitscape_unet},
+    default_recipe="digitscape_unet",
+    class_counts=count_classes,
+    words={"miou": "mean IoU"},
+)
