@@ -75,10 +75,10 @@ class AveragePrecision:
     def __call__(self, weights: np.ndarray) -> Resampled:
         """AP for (b, images) non-negative weights; whole numbers are repetitions."""
         parts = [self._values(weights[start : start + _CHUNK]) for start in range(0, len(weights), _CHUNK)]
-        stacked = (
+        overall, by_class, by_size = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("overall", "by_class", "by_size")
         )
-        return Resampled(*stacked, size_names=self.size_names)
+        return Resampled(overall, by_class, by_size, self.size_names)
 
     def _values(self, weights: np.ndarray) -> Resampled:
         cells = np.stack(

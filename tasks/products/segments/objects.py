@@ -48,8 +48,8 @@ def mask_target(example: Example) -> Target:
     kept, _ = _by_thickness(example)
     masks = np.zeros((len(kept), *example.size_hw), np.uint8)
     for mask, each in zip(masks, kept, strict=True):
-        is_known = each.rle is not None
-        mask[:] = pixels_of_mask(each.rle, mask.shape) if is_known else filled_box(each.box_xyxy, mask.shape)
+        known = each.rle
+        mask[:] = filled_box(each.box_xyxy, mask.shape) if known is None else pixels_of_mask(known, mask.shape)
     weights = [each.mask_weight if each.rle is not None else 0.0 for each in kept]
     masked = {"masks": torch.from_numpy(masks), "mask_weights": torch.tensor(weights, dtype=torch.float32)}
     return box_target(example) | masked

@@ -57,8 +57,8 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
         total.confusion += quality.confusion
         per_image.append(quality.confusion)
         objects += len(row["labels"])
-    scores, names = total.scores(), predictor.weights.class_names()
-    names = [names.get(k, "background" if k == background else f"class {k}") for k in range(num_classes)]
+    scores, known = total.scores(), predictor.weights.class_names()
+    names = [known.get(k, "background" if k == background else f"class {k}") for k in range(num_classes)]
     figures = {
         "miou": scores.miou,
         "pixel_accuracy": scores.pixel_accuracy,
