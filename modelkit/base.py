@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from modelkit.carriers import Instances
-from modelkit.transform import Geometry, ImageTransform, SizeHW
+from modelkit.carriers import Instances, SizeHW
+from modelkit.transform import Geometry, ImageTransform
 
 
 class Prediction(Protocol):

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelkit.base import Prediction, VisionModel
-from modelkit.carriers import Instances
+from modelkit.carriers import Instances, SizeHW
 from modelkit.compile.execution import ExecutionChoice, ForwardFn, eager_forward
 from modelkit.errors import ModelkitError
-from modelkit.transform import Geometry, SizeHW
+from modelkit.transform import Geometry
 from modelkit.video import VideoModel, VideoState
 from modelkit.weights import Weights
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modelkit.carriers import Instances
+from modelkit.carriers import Instances, SizeHW
 from modelkit.rle import bboxes, encode, encode_label_map
-from modelkit.transform import SizeHW
 
 _MAX_INSTANCES = 100
 _MIN_VISIBLE = 0.8  # a panoptic segment that loses more than a fifth of its mask to others is dropped

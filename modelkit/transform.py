@@ -1,7 +1,4 @@
-"""From source images to network batches and back: resize, normalise, pad; the one owner of the inverse map.
-
-Sizes are (rows, columns). Boxes are xyxy with (0, 0) the corner of the first pixel: they scale by the ratio of sizes.
-"""
+"""From source images to network batches and back: resize, normalise, pad; the one owner of the inverse map."""
 
 from __future__ import annotations
 
@@ -14,9 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modelkit.carriers import SizeHW
+from modelkit.carriers.fields import Resize
+from modelkit.carriers.geometry import scale_boxes
+from modelkit.carriers.targets import resize_target
 from modelkit.errors import ConfigError, TargetError
 
-SizeHW = tuple[int, int]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _ASPECT_RATIOS = ((1, 1), (3, 4), (2, 3), (9, 16))  # rows to columns; each is used both ways
@@ -193,39 +193,15 @@ class ImageTransform:
         size = self.resized_hw((image.shape[-2], image.shape[-1]), min_size)
         return self.resize(self.normalise(image), size)
 
-    def target(self, target: Mapping[str, Any], geometry: Geometry) -> dict[str, Any]:
-        """The target dict of one image in resized pixels: boxes scaled, masks and semantic maps by nearest neighbour.
+    def target(self, target: Mapping[str, Any], geometry: Geometry, *, aligned: bool = True) -> dict[str, Any]:
+        """The target dict of one image in resized pixels; maps take the resized, not the padded size.
 
-        Masks (n, H, W) and ``semantic``, ``semantic_weights`` (H, W) take the resized, not the padded size.
+        Args:
+            target: see ``modelkit.carriers.targets``.
+            geometry: of the image.
+            aligned: False resizes masks by torchvision's rule, see ``resize_nearest``.
+
+        Raises:
+            TargetError: for entries that nobody knows how to resize.
         """
-        resized = dict(target)
-        for key in ("boxes", "ignore_boxes"):
-            if key in target:
-                resized[key] = scale_boxes(target[key], geometry.source_hw, geometry.resized_hw)
-        if "masks" in target:
-            resized["masks"] = _resize_nearest(target["masks"], geometry.resized_hw)
-        for key in ("semantic", "semantic_weights"):
-            if key in target:
-                resized[key] = _resize_nearest(target[key][None], geometry.resized_hw)[0]
-        return resized
-
-
-def scale_boxes(boxes_xyxy: Tensor, from_hw: SizeHW, to_hw: SizeHW) -> Tensor:
-    """Boxes (n, 4) of an image of one size to the same image at another size."""
-    rows, columns = (
-        torch.tensor(to, dtype=torch.float32) / torch.tensor(origin, dtype=torch.float32)
-        for to, origin in zip(to_hw, from_hw, strict=True)
-    )
-    return boxes_xyxy * torch.stack([columns, rows, columns, rows]).to(boxes_xyxy)
-
-
-def mirror_boxes(boxes_xyxy: Tensor, width: int) -> Tensor:
-    """Boxes (n, 4) of an image of so many columns, left and right exchanged."""
-    x0, y0, x1, y1 = boxes_xyxy.unbind(-1)
-    return torch.stack([width - x1, y0, width - x0, y1], dim=-1)
-
-
-def _resize_nearest(maps: Tensor, size_hw: SizeHW) -> Tensor:
-    if maps.shape[-2:] == size_hw:
-        return maps
-    return F.interpolate(maps[:, None].float(), size=size_hw)[:, 0].to(maps.dtype)
+        return resize_target(target, Resize(geometry.source_hw, geometry.resized_hw, aligned))

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from modelkit.base import Prediction
+from modelkit.carriers import SizeHW
 from modelkit.errors import ConfigError
 from modelkit.predictor import Predictor, Prepared
-from modelkit.transform import Geometry, ImageTransform, SizeHW
+from modelkit.transform import Geometry, ImageTransform
 from modelkit.video import VideoState
 
 

@@ -7,7 +7,7 @@ donor replaces that of the host, pixels and labels alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,12 @@ from torch import Tensor
 
 from modelkit.augmentation.draws import chance, integer, uniform
 from modelkit.augmentation.geometry import MIN_VISIBLE
-from modelkit.augmentation.sample import PER_OBJECT, Sample, drop_hidden, select, tight_boxes
+from modelkit.augmentation.sample import Sample
+from modelkit.carriers import SizeHW
+from modelkit.carriers.fields import box_pixels
+from modelkit.carriers.geometry import tight_boxes
+from modelkit.carriers.targets import cover_target, drop_hidden, mix_targets, select
 from modelkit.errors import TargetError
-from modelkit.transform import SizeHW
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def paste(host: Sample, donor: Sample, where: Tensor, *, whole_objects: bool = F
     are all kept.
 
     Args:
-        host, donor: of one size, with the same keys in their targets (weights and ignored regions may differ).
+        host, donor: of one size, with the same entries in their targets (weights and ignored regions may differ).
         where: (H, W) bool.
         whole_objects: the donor's objects lie inside ``where`` completely.
 
@@ -104,84 +107,21 @@ def paste(host: Sample, donor: Sample, where: Tensor, *, whole_objects: bool = F
     """
     if host.size_hw != donor.size_hw:
         raise TargetError(f"only samples of one size can be mixed, got {host.size_hw} and {donor.size_hw}")
-    if ("masks" in host.target) != ("masks" in donor.target):
-        raise TargetError("only samples that both have masks, or both have none, can be mixed")
-    if ("semantic" in host.target) != ("semantic" in donor.target):
-        raise TargetError("only samples that both have semantic maps, or both have none, can be mixed")
+    below = _remaining(host.target, ~where, min_visible=MIN_VISIBLE)
+    above = _remaining(donor.target, where, min_visible=0.0 if whole_objects else MIN_VISIBLE)
     image = torch.where(where, donor.image, host.image)
-    target: dict[str, Any] = {k: v for k, v in host.target.items() if k not in PER_OBJECT and k != "ignore_boxes"}
-    for key in ("semantic", "semantic_weights"):
-        if key in host.target or key in donor.target:
-            one, other = (s.target.get(key, torch.ones(host.size_hw)) for s in (host, donor))  # human pixels weigh 1
-            target[key] = torch.where(where, other, one)
-    if "boxes" in host.target:
-        below = _remaining(host, ~where, min_visible=MIN_VISIBLE)
-        above = _remaining(donor, where, min_visible=0.0 if whole_objects else MIN_VISIBLE)
-        target |= _joined(below, above)
-    return Sample(image, target, host.matrix, host.source_hw)
+    return Sample(image, mix_targets(below, above, where), host.matrix, host.source_hw)
 
 
-def _remaining(sample: Sample, area: Tensor, min_visible: float) -> dict[str, Any]:
-    """Objects and ignored regions of a sample, as far as they lie in ``area``."""
-    target = dict(sample.target)
-    if "ignore_boxes" in target:
-        target["ignore_boxes"] = _cut_boxes(target["ignore_boxes"], area)
+def _remaining(target: Mapping[str, Any], area: Tensor, min_visible: float) -> dict[str, Any]:
+    """A target with its objects and ignored regions as far as they lie in ``area``."""
+    covered = cover_target(target, area)
+    if "boxes" not in target:
+        return covered
     if "masks" in target:
-        before = target["masks"].flatten(1).sum(1)
-        target["masks"] = target["masks"] * area.to(target["masks"].dtype)
-        visible = target["masks"].flatten(1).sum(1) / before.clamp(min=1)
-        target["boxes"] = tight_boxes(target["masks"])
+        before, after = (each["masks"].flatten(1).sum(1) for each in (target, covered))
+        covered["boxes"], visible = tight_boxes(covered["masks"]), after / before.clamp(min=1)
     else:
-        boxes = target["boxes"]
-        visible = torch.tensor([float(area[_pixels(box)].float().mean().nan_to_num()) for box in boxes])
-        target["boxes"] = _cut_boxes(boxes, area, keep_empty=True)
-    if "keypoints" in target:
-        target["keypoints"] = _hide_keypoints(target["keypoints"], area)
-    return drop_hidden(target, visible, min_visible)
-
-
-def _pixels(box: Tensor) -> tuple[slice, slice]:
-    x1, y1, x2, y2 = box.round().int().clamp(min=0).tolist()
-    return slice(y1, max(y2, y1 + 1)), slice(x1, max(x2, x1 + 1))
-
-
-def _cut_boxes(boxes: Tensor, area: Tensor, *, keep_empty: bool = False) -> Tensor:
-    """Boxes tightened around what of them lies in ``area``."""
-    inside = torch.zeros((len(boxes), *area.shape), dtype=torch.bool)
-    for slot, box in zip(inside, boxes, strict=True):
-        slot[_pixels(box)] = area[_pixels(box)]
-    cut = tight_boxes(inside).to(boxes)
-    return cut if keep_empty else cut[inside.flatten(1).any(1)]
-
-
-def _hide_keypoints(keypoints: Tensor, area: Tensor) -> Tensor:
-    """Points outside of ``area`` are no longer labelled."""
-    rows, columns = area.shape
-    x = keypoints[..., 0].round().long().clamp(0, columns - 1)
-    y = keypoints[..., 1].round().long().clamp(0, rows - 1)
-    shown = keypoints.clone()
-    shown[..., 2] = torch.where(area[y, x], keypoints[..., 2], 0.0)
-    return shown
-
-
-def _joined(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Objects of both, those below first; what only one of them weighs, weighs 1 in the other."""
-    joined: dict[str, Any] = {}
-    for key in PER_OBJECT:
-        if key in below or key in above:
-            joined[key] = torch.cat(
-                [_entries(part, key, like=(above if part is below else below)) for part in (below, above)]
-            )
-    ignored = [part["ignore_boxes"] for part in (below, above) if "ignore_boxes" in part]
-    if ignored:
-        joined["ignore_boxes"] = torch.cat(ignored)
-    return joined
-
-
-def _entries(part: dict[str, Any], key: str, like: dict[str, Any]) -> Tensor:
-    if key in part:
-        entries: Tensor = part[key]
-        return entries
-    if not key.endswith("_weights"):
-        raise TargetError(f"only samples that both have {key!r} can be mixed")
-    return like[key].new_ones(len(part["boxes"]))
+        shares = [float(area[box_pixels(box)].float().mean().nan_to_num()) for box in target["boxes"]]
+        visible = torch.tensor(shares)
+    return drop_hidden(covered, visible, min_visible)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +11,8 @@ from torchvision.transforms.v2 import functional as VF
 from modelkit.augmentation import geometry
 from modelkit.augmentation.draws import chance, choice, integer, uniform
 from modelkit.augmentation.geometry import warp
-from modelkit.augmentation.sample import GREY, Sample
+from modelkit.augmentation.sample import Sample
+from modelkit.carriers.fields import GREY
 from modelkit.errors import ConfigError
 
 
@@ -26,22 +26,15 @@ class Operation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HorizontalFlip:
-    """Mirror with a probability.
-
-    Args:
-        probability: of mirroring.
-        flip_pairs: keypoints that change roles.
-    """
+    """Mirror with a probability; targets with keypoints need ``flip_pairs``."""
 
     probability: float = 0.5
-    flip_pairs: Sequence[Sequence[int]] = ()
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
         """See the class."""
         if not chance(generator, self.probability):
             return sample
-        pairs = [(left, right) for left, right in self.flip_pairs]
-        return warp(sample, geometry.horizontal_flip(sample.size_hw), flip_pairs=pairs)
+        return warp(sample, geometry.horizontal_flip(sample.size_hw))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from modelkit.augmentation import geometry
 from modelkit.augmentation.draws import choice, integer
 from modelkit.augmentation.geometry import warp
 from modelkit.augmentation.sample import Sample
+from modelkit.carriers import SizeHW
 from modelkit.errors import ConfigError
-from modelkit.transform import SizeHW
 
 OPERATIONS = (
     "Identity",

@@ -1,8 +1,20 @@
 """The carriers between models and the world; shapes are checked at construction.
 
 Letters used in shapes across modelkit: N images, n instances of one image, C channels or classes, H W rows and columns.
-Boxes are always ``xyxy`` in pixels of the *source* image: x to the right, y down, (0, 0) is the top-left corner of the
-top-left pixel.
+
+**Pixels.** Everywhere, for boxes, masks, maps, optical flow and keypoints alike, x points to the right, y points down,
+and (0, 0) is the top-left *corner* of the top-left pixel. The pixel of row r and column c is the square from (c, r) to
+(c + 1, r + 1); its centre is (c + 0.5, r + 0.5). It follows that
+
+* a coordinate of an image of one size becomes that of another size by the ratio of the sizes, without an offset;
+* the mirror image of x in an image of W columns is W - x;
+* the tight box of a mask ends behind its last pixel: one pixel at (r, c) has the box (c, r, c + 1, r + 1);
+* maps are resampled by the value at the new pixel's centre (``align_corners=False``, "nearest-exact");
+* the flow of a pixel is a difference of two points, so it has no offset; it scales with the size of the image.
+
+Formats that count from pixel centres (COCO's keypoints have (0, 0) at the centre of the top-left pixel) are converted
+by what reads and writes them: plus 0.5 on the way in, minus 0.5 on the way out. Boxes are ``xyxy`` in pixels of the
+*source* image.
 """
 
 from __future__ import annotations
@@ -11,6 +23,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+SizeHW = tuple[int, int]
+"""Rows and columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +49,7 @@ class Instances:
         ValueError: when lengths or shapes do not agree, with the expected and the actual shape.
     """
 
-    size_hw: tuple[int, int]
+    size_hw: SizeHW
     boxes_xyxy: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
@@ -73,7 +88,7 @@ class Instances:
         )
 
     @classmethod
-    def empty(cls, size_hw: tuple[int, int]) -> Instances:
+    def empty(cls, size_hw: SizeHW) -> Instances:
         """An image in which nothing was found."""
         return cls(
             size_hw=size_hw,

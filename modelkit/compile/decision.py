@@ -23,10 +23,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from modelkit.carriers import SizeHW
 from modelkit.compile.execution import ExecutionChoice, ForwardFn, eager_forward
 from modelkit.compile.graphs import CompiledForward, machine_identity, missing_compiler
 from modelkit.predictor import Predictor, Prepared
-from modelkit.transform import SizeHW
 from modelkit.weights import write_whole
 
 Policy = Literal["auto", "on", "off"]

@@ -32,9 +32,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modelkit.carriers import SizeHW
 from modelkit.compile.execution import ForwardFn
 from modelkit.errors import ConfigError
-from modelkit.transform import SizeHW
 from modelkit.weights import write_whole
 
 _MAX_GRAPHS = 16  # buckets compiled in one process; each holds a packed copy of the weights

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from modelkit.base import VisionModel
-from modelkit.carriers import Instances
+from modelkit.carriers import Instances, SizeHW
+from modelkit.carriers.geometry import mirror_boxes
 from modelkit.detection.proposals import ProposalHead
 from modelkit.detection.roi_heads import BoxHead, MaskHead, RoIHead
 from modelkit.detection.targets import ProposalSampler, check_targets
@@ -24,7 +25,7 @@ from modelkit.errors import ConfigError, TargetError
 from modelkit.layers.backbones import Backbone
 from modelkit.registry import Config, build
 from modelkit.rle.boxes import encode_box_masks
-from modelkit.transform import Geometry, ImageTransform, SizeHW, mirror_boxes
+from modelkit.transform import Geometry, ImageTransform
 
 LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask")
 
@@ -128,8 +129,15 @@ class TwoStageDetector(VisionModel):
             raise TargetError("forward gives training losses and needs targets; use predict(images) for detections")
         check_targets(targets, len(images), self.num_classes)
         batch, geometries = self.transform.batch(images, training=self.training)
-        resized = [self.transform.target(t, g) for t, g in zip(targets, geometries, strict=True)]
+        resized = [
+            self.transform.target(t, g, aligned=self.aligned_targets) for t, g in zip(targets, geometries, strict=True)
+        ]
         return self.loss(self.dense(batch), geometries, resized)
+
+    @property
+    def aligned_targets(self) -> bool:
+        """Whether masks are resized and cropped where their pixels are, see ``MaskHead``."""
+        return all(getattr(head, "aligned_targets", True) for head in self.roi_heads.values())
 
     def loss(
         self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry], targets: Sequence[Mapping[str, Any]]

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from modelkit.base import VisionModel
-from modelkit.carriers import Instances
+from modelkit.carriers import Instances, SizeHW
+from modelkit.carriers.geometry import mirror_boxes
 from modelkit.detection.targets import check_targets
 from modelkit.errors import TargetError
 from modelkit.layers.backbones import Backbone
 from modelkit.onestage.head import Found, YolactHead
 from modelkit.registry import Config, build
 from modelkit.rle.grids import encode_grid_masks
-from modelkit.transform import Geometry, ImageTransform, SizeHW, mirror_boxes
+from modelkit.transform import Geometry, ImageTransform
 
 LOSS_WEIGHTS = {"loss_classifier": 1.0, "loss_box_reg": 1.5, "loss_mask": 6.125, "loss_semantic": 1.0}
 

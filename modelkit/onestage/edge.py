@@ -106,7 +106,7 @@ class VideoAnchorDetector(AnchorDetector, VideoModel):
             TargetError: when targets are missing or malformed.
         """
         batch, geometries, resized = self.prepare_training(images, targets)
-        references = [target.get("reference_image", image) for image, target in zip(images, resized, strict=True)]
+        references = [target.get("reference_image", image) for image, target in zip(images, targets or (), strict=True)]
         _check_references(images, references)
         keys, _ = self.transform.batch(references, padded_hw=geometries[0].padded_hw)
         sums, _ = self.neck.merge(self.backbone(batch))
@@ -117,7 +117,7 @@ class VideoAnchorDetector(AnchorDetector, VideoModel):
         of_warped = self._losses_on(warped, geometries, resized)
         losses.update({_WARPED + name: value for name, value in of_warped.items()})
         losses["loss_feature_matching"] = self.feature_matching(warped, sums)
-        losses["loss_flow"] = flow_loss(motions, [target.get("flow") for target in resized])
+        losses["loss_flow"] = flow_loss(motions, [target.get("flow") for target in targets or ()])
         return losses
 
     def _losses_on(
@@ -173,8 +173,9 @@ def flow_loss(motions: Sequence[Motion], flows: Sequence[Tensor | None]) -> Tens
     known = [(k, flow) for k, flow in enumerate(flows) if flow is not None]
     for motion in motions:
         for k, flow in known:
-            wanted = flow_from_pixels(flow[None].to(motion.flow))
-            wanted = F.interpolate(wanted, size=motion.flow.shape[-2:], mode="bilinear", align_corners=False)[0]
+            cells_hw = (motion.flow.shape[-2], motion.flow.shape[-1])
+            wanted = flow_from_pixels(flow[None].to(motion.flow), cells_hw)
+            wanted = F.interpolate(wanted, size=cells_hw, mode="bilinear", align_corners=False)[0]
             distance = torch.linalg.vector_norm(motion.flow[k] - wanted.nan_to_num(), dim=0)
             seen = torch.isfinite(wanted).all(0)
             total = total + (distance * seen).sum() / (seen.sum().clamp(min=1) * len(known))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelkit.carriers import SizeHW
 from modelkit.errors import ConfigError
 from modelkit.layers.backbones import Backbone
 from modelkit.layers.warping import warp
@@ -49,10 +50,14 @@ def flow_in_cells(flow: Tensor) -> Tensor:
     return flow * flow.new_tensor([(width - 1) / 2, (height - 1) / 2])[:, None, None] / FLOW_UNIT
 
 
-def flow_from_pixels(displacement: Tensor) -> Tensor:
-    """(N, 2, H, W) displacement (dx, dy) in pixels of this image to the unit of the network."""
-    height, width = displacement.shape[-2:]
-    return displacement * displacement.new_tensor([2 / width, 2 / height])[:, None, None] * FLOW_UNIT
+def flow_from_pixels(displacement: Tensor, map_hw: SizeHW) -> Tensor:
+    """(N, 2, H, W) displacement (dx, dy) in pixels of this image to the network's unit on a map of (h, w) cells.
+
+    A pixel is w / W cells wide; the unit depends on the map, for its range ends at the centres of the outer cells.
+    """
+    image_hw = displacement.shape[-2:]
+    down, across = (2 * cells / (pixels * max(1, cells - 1)) for cells, pixels in zip(map_hw, image_hw, strict=True))
+    return displacement * displacement.new_tensor([across, down])[:, None, None] * FLOW_UNIT
 
 
 class _MotionHead(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelkit.carriers import SizeHW
 from modelkit.errors import ConfigError
 from modelkit.layers.backbones import Backbone
 from modelkit.onestage.losses import (
@@ -26,7 +27,7 @@ from modelkit.onestage.priors import as_tuples, corners, decode_boxes, prior_box
 from modelkit.onestage.pyramid import initialise
 from modelkit.onestage.suppression import fast_nms
 from modelkit.registry import register
-from modelkit.transform import Geometry, SizeHW
+from modelkit.transform import Geometry
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modelkit.carriers import SizeHW
 from modelkit.errors import TargetError
 from modelkit.onestage.masks import crop_window, mask_logits
 from modelkit.onestage.matching import crowd_of
 from modelkit.onestage.priors import encode_boxes
-from modelkit.transform import SizeHW
 
 
 def classification_loss(logits: Tensor, labels: Tensor, negatives_per_positive: int) -> Tensor:

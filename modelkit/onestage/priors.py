@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modelkit.transform import SizeHW
+from modelkit.carriers import SizeHW
 
 CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
 

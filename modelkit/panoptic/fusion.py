@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import expand_boxes
 
+from modelkit.carriers import SizeHW
+from modelkit.carriers.targets import IGNORE
 from modelkit.panoptic.segments import PanopticMap, Regions
 from modelkit.registry import register
-from modelkit.semantic.losses import IGNORE
-from modelkit.transform import Geometry, SizeHW
+from modelkit.transform import Geometry
 
 MaskLogits = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
 """Boxes (n, 4) in resized pixels and labels (n,) per image to mask logits (n, M, M) of those classes."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modelkit.base import VisionModel
+from modelkit.carriers.targets import IGNORE
 from modelkit.detection.targets import check_targets
 from modelkit.detection.two_stage import TwoStageDetector
 from modelkit.errors import TargetError
@@ -17,7 +18,7 @@ from modelkit.panoptic.fusion import FusionHead
 from modelkit.panoptic.segments import PanopticMap, Regions
 from modelkit.panoptic.targets import complete_target
 from modelkit.registry import Config, build
-from modelkit.semantic.losses import IGNORE, pixel_loss
+from modelkit.semantic.losses import pixel_loss
 from modelkit.semantic.targets import check_semantic, padded
 from modelkit.transform import Geometry
 

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modelkit.carriers import Instances
+from modelkit.carriers import Instances, SizeHW
 from modelkit.rle import bboxes, encode_label_map
 from modelkit.semantic.segmentor import stretch_nearest
-from modelkit.transform import SizeHW
 
 NOT_TRACKED = -1  # track id of stuff, which has no identity; see ``Instances``
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torchvision.ops import masks_to_boxes
 
+from modelkit.carriers.targets import IGNORE
 from modelkit.errors import TargetError
-from modelkit.semantic.losses import IGNORE
 
 
 def complete_target(target: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,4 +47,4 @@ def complete_target(target: Mapping[str, Any]) -> dict[str, Any]:
         "labels": torch.tensor(labels, dtype=torch.int64, device=panoptic.device),
         "masks": stacked.to(torch.uint8),
     }
-    return {**made, **target}
+    return {**made, **{name: value for name, value in target.items() if name not in ("panoptic", "segments")}}

@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import nms, roi_align
 
+from modelkit.carriers import SizeHW
+from modelkit.carriers.targets import IGNORE
 from modelkit.errors import ConfigError
 from modelkit.panoptic.fusion import FusionHead, MaskLogits, Window, clip_to_canvas, full_size
 from modelkit.panoptic.segments import PanopticMap, Regions
 from modelkit.registry import register
-from modelkit.semantic.losses import IGNORE
-from modelkit.transform import Geometry, SizeHW
+from modelkit.transform import Geometry
 
 _ROI_CELLS = 28
 _UNCOUNTED = -100  # of cross_entropy; 255 could be a channel here

@@ -16,6 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from modelkit.carriers.fields import PairedBoxes, PairedValue
+from modelkit.carriers.geometry import have_area
+from modelkit.carriers.targets import register_field
 from modelkit.errors import ConfigError, TargetError
 from modelkit.panoptic.flow import Flow
 from modelkit.panoptic.segmentor import PanopticSegmentor
@@ -23,8 +26,11 @@ from modelkit.panoptic.segments import PanopticMap, Regions
 from modelkit.panoptic.temporal import TemporalFusion
 from modelkit.panoptic.tracking import Tracked, TrackHead, assign, canonical_order, match_scores
 from modelkit.registry import Config, build
-from modelkit.transform import Geometry, scale_boxes
+from modelkit.transform import Geometry
 from modelkit.video import VideoModel, VideoState
+
+register_field("reference_boxes", PairedBoxes())
+register_field("reference_track_ids", PairedValue())
 
 _MEMORY = ("embeddings", "boxes", "labels", "ids", "seen")
 _UPDATED = ("embeddings", "boxes", "seen")  # when an object is seen again; its class stays that of the first time
@@ -81,7 +87,7 @@ class VPSNet(PanopticSegmentor, VideoModel):
         """
         batch, geometries, resized = self.prepare_training(images, targets)
         features = self.pyramid(batch)
-        references = [self._reference(*each) for each in zip(images, resized, geometries, strict=True)]
+        references = [self._reference(*each) for each in zip(images, targets or (), resized, strict=True)]
         earlier = batch.clone()
         for slot, (image, _, _), geometry in zip(earlier, references, geometries, strict=True):
             if image is not None:
@@ -98,12 +104,12 @@ class VPSNet(PanopticSegmentor, VideoModel):
 
     @staticmethod
     def _reference(
-        image: Tensor, target: Mapping[str, Any], geometry: Geometry
+        image: Tensor, target: Mapping[str, Any], resized: Mapping[str, Any]
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Image of the reference frame (None: the frame itself), boxes in resized pixels, identities."""
+        """Image of the reference frame as given (None: the frame itself), boxes in resized pixels, identities."""
         if "reference_image" not in target:
-            n = len(target["labels"])
-            return None, target["boxes"], target.get("track_ids", torch.arange(n, device=target["boxes"].device))
+            n = len(resized["labels"])
+            return None, resized["boxes"], resized.get("track_ids", torch.arange(n, device=resized["boxes"].device))
         missing = {"track_ids", "reference_boxes", "reference_track_ids"} - target.keys()
         if missing or target["reference_image"].shape != image.shape:
             raise TargetError(
@@ -111,8 +117,8 @@ class VPSNet(PanopticSegmentor, VideoModel):
                 if missing
                 else f"reference_image must be {tuple(image.shape)}, got {tuple(target['reference_image'].shape)}"
             )
-        boxes = scale_boxes(target["reference_boxes"], geometry.source_hw, geometry.resized_hw)
-        return target["reference_image"], boxes, target["reference_track_ids"]
+        seen = have_area(resized["reference_boxes"])  # an augmentation may have moved some out of the frame
+        return target["reference_image"], resized["reference_boxes"][seen], target["reference_track_ids"][seen]
 
     def _prepare_into(self, slot: Tensor, image: Tensor, geometry: Geometry) -> None:
         """Fill (3, *padded) with an image prepared as the frame that it belongs to was."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from modelkit.carriers import SizeHW
 from modelkit.layers import Backbone
 from modelkit.registry import Config, build
-from modelkit.transform import SizeHW
 
 
 class SemanticHead(nn.Module):

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
+from modelkit.carriers import SizeHW
 from modelkit.errors import ConfigError
 from modelkit.layers import Backbone, kaiming_initialise
 from modelkit.registry import register
 from modelkit.semantic.composition import SemanticHead
-from modelkit.transform import SizeHW
 
 _RATES = (6, 12, 18)  # at output stride 16; a map of stride 8 needs twice as much to see as far
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelkit.carriers import SizeHW
 from modelkit.errors import ConfigError
 from modelkit.layers import Backbone
 from modelkit.registry import register
 from modelkit.semantic.composition import SemanticHead
-from modelkit.transform import SizeHW
 
 # Of the published nets, by their final stride. Their first convolution pads by 100 so that no input is too small for
 # the 7x7 convolution; what sticks out of the image is cut off again, at offsets that follow from the chain of layers.

@@ -12,10 +12,10 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional as F
 
+from modelkit.carriers.targets import IGNORE
 from modelkit.errors import ConfigError
 from modelkit.layers.stretching import stretch
 
-IGNORE = 255  # of target maps: pixels that nobody labelled
 _EPSILON = 1e-6
 
 

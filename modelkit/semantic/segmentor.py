@@ -21,14 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelkit.base import VisionModel
-from modelkit.carriers import Instances
+from modelkit.carriers import Instances, SizeHW
+from modelkit.carriers.targets import IGNORE
 from modelkit.errors import ConfigError, TargetError
 from modelkit.layers.stretching import stretch
 from modelkit.registry import Config
 from modelkit.rle import bboxes, encode_label_map
-from modelkit.semantic.losses import IGNORE, LossConfig, border_weight_map, dice_loss, pixel_loss
+from modelkit.semantic.losses import LossConfig, border_weight_map, dice_loss, pixel_loss
 from modelkit.semantic.targets import check_semantic, padded
-from modelkit.transform import Geometry, ImageTransform, SizeHW
+from modelkit.transform import Geometry, ImageTransform
 
 Upsample = Literal["network", "coarse", "source"]
 _CELL = 4  # pixels; probabilities for scores are kept on no finer grid

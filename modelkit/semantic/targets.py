@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modelkit.carriers.targets import IGNORE
 from modelkit.errors import TargetError
-from modelkit.semantic.losses import IGNORE
 
 
 def check_semantic(images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], num_classes: int) -> None:

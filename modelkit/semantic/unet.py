@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelkit.carriers import SizeHW
 from modelkit.errors import ConfigError
 from modelkit.layers import Backbone, kaiming_initialise, norm_layer
 from modelkit.registry import register
 from modelkit.semantic.composition import SemanticHead
-from modelkit.transform import SizeHW
 
 Padding = Literal["same", "valid"]
 

@@ -54,7 +54,7 @@ def sample(seed: int = 0, side: int = SIDE) -> Sample:
     circles = [(56, 64, 36), (110, 96, 34)]
     masks = torch.stack([disc(x * scale, y * scale, r * scale, side) for x, y, r in circles])
     boxes = torch.tensor([[x - r, y - r, x + r, y + r] for x, y, r in circles]) * scale
-    centres = torch.tensor([[[x - 0.5, y - 0.5, 2.0], [x - 5.5, y + 2.5, 2.0]] for x, y, _ in circles])
+    centres = torch.tensor([[[x, y, 2.0], [x - 5.0, y + 3.0, 2.0]] for x, y, _ in circles])
     semantic = torch.where(masks[1] > 0, 2, torch.where(masks[0] > 0, 1, 0))
     target = {
         "boxes": boxes.float(),
@@ -64,6 +64,7 @@ def sample(seed: int = 0, side: int = SIDE) -> Sample:
         "semantic": semantic,
         "semantic_weights": torch.ones(side, side),
         "class_weights": torch.tensor([0.5, 1.0]),
+        "flip_pairs": [(0, 1)],
     }
     return Sample.fresh(as_tensor(picture(side, side, seed)), target)
 
@@ -78,7 +79,7 @@ def same(a: Sample, b: Sample) -> bool:
         torch.equal(a.image, b.image)
         and torch.equal(a.matrix, b.matrix)
         and a.target.keys() == b.target.keys()
-        and all(torch.equal(a.target[key], b.target[key]) for key in a.target)
+        and all(torch.equal(a.target[key], b.target[key]) for key in a.target if key != "flip_pairs")
     )
 
 
@@ -111,9 +112,10 @@ def test_labels_go_exactly_where_the_matrix_sends_them(config: dict[str, Any], s
     before = sample()
     after = Pipeline([config])(before, generator(seed))
     alone = warp(Sample.fresh(before.image, {"masks": before.target["masks"], **before.target}), after.matrix)
+    role = int(float(torch.linalg.det(after.matrix)) < 0)
     for k, label in enumerate(after.target["labels"].tolist()):
-        moved = after.matrix @ torch.cat([before.target["keypoints"][label - 1, 0, :2].double() + 0.5, torch.ones(1)])
-        assert (after.target["keypoints"][k, 0, :2] + 0.5 - moved[:2]).abs().max() <= 0.5
+        moved = after.matrix @ torch.cat([before.target["keypoints"][label - 1, 0, :2].double(), torch.ones(1)])
+        assert (after.target["keypoints"][k, role, :2] - moved[:2]).abs().max() <= 1e-3
         if label in alone.target["labels"]:
             expected = alone.target["masks"][alone.target["labels"].tolist().index(label)]
             assert iou(after.target["masks"][k], expected) >= 0.97  # several steps resample several times
@@ -171,10 +173,13 @@ def test_a_replayed_map_shows_what_the_sample_shows() -> None:
 
 
 def test_mirrored_keypoints_change_roles() -> None:
-    pipeline = Pipeline([{"name": "horizontal_flip", "probability": 1.0, "flip_pairs": [[0, 1]]}])
+    pipeline = Pipeline([{"name": "horizontal_flip", "probability": 1.0}])
     after = pipeline(sample(), generator())
     before = sample().target["keypoints"]
-    assert after.target["keypoints"][0, 0, 0] == pytest.approx(float(SIDE - 1 - before[0, 1, 0]))
+    assert after.target["keypoints"][0, 0, 0] == pytest.approx(float(SIDE - before[0, 1, 0]))
+    nobody_said = Sample.fresh(sample().image, {k: v for k, v in sample().target.items() if k != "flip_pairs"})
+    with pytest.raises(TargetError, match="which of them change places"):
+        pipeline(nobody_said, generator())
 
 
 def test_objects_that_leave_are_dropped_and_what_shows_of_them_is_ignored_not_background() -> None:

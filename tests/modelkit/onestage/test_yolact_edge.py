@@ -203,15 +203,19 @@ def test_the_flow_loss_is_zero_at_the_true_flow_and_ignores_what_is_unknown() ->
     with torch.no_grad():
         motions = network(torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16), finest=True)
     truth = torch.full((2, 64, 64), 3.0)
-    in_units = flow_from_pixels(truth[None])
-    assert in_units[0, 0, 0, 0] == pytest.approx(3 * 2 / 64 * 8)
-    exact = [m._replace(flow=in_units[:, :, :1, :1].expand_as(m.flow)) for m in motions]
+    exact = []
+    for motion in motions:
+        cells = motion.flow.shape[-1]
+        in_units = flow_from_pixels(truth[None], (cells, cells))[:, :, :1, :1].expand_as(motion.flow)
+        assert flow_in_cells(in_units).unique().tolist() == pytest.approx([3 * cells / 64]), "warping moves by 3 pixels"
+        exact.append(motion._replace(flow=in_units))
     assert float(flow_loss(exact, [truth])) == pytest.approx(0, abs=1e-6)
     off = [m._replace(flow=m.flow * 0) for m in motions]
-    assert float(flow_loss(off, [truth])) == pytest.approx(3 * 0.75 * np.sqrt(2), rel=1e-5)
+    expected = sum(3 * 16 / (w - 1) * w / 64 * np.sqrt(2) for w in (16, 8, 4))
+    assert float(flow_loss(off, [truth])) == pytest.approx(expected, rel=1e-5)
     half_known = truth.clone()
     half_known[:, :, 32:] = torch.nan
-    assert float(flow_loss(off, [half_known])) == pytest.approx(3 * 0.75 * np.sqrt(2), rel=1e-5)
+    assert float(flow_loss(off, [half_known])) == pytest.approx(expected, rel=1e-5)
     assert float(flow_loss(off, [None])) == 0
 
 
