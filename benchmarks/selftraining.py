@@ -31,7 +31,8 @@ from typing import Any
 from benchmarks.selftraining_data import PLANS, ensure_data, ensure_labels, recipe_of, truth_of
 from benchmarks.selftraining_notes import summarise
 from benchmarks.throughput import current_commit
-from flows.parameters import RetrainParameters, checked
+from flows.parameters import RetrainParameters
+from flows.problems import checked
 from flows.retrain import run_retrain
 from flows.steps import Steps, plain_steps
 from infra.store import open_store

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 import modelkit
-from flows.parameters import TrainParameters, checked
+from flows.parameters import TrainParameters
+from flows.problems import checked
 from flows.train import run_train
 from modelkit import ClassInfo, create_model, save_weights
 from modelkit.digitscape import CLASS_NAMES, Digitscape, SceneStyle, Split, write_dataset

@@ -7,19 +7,19 @@ The same fields are the command line's options.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from infra.errors import UsageError
+from tasks.options import ARGUMENT, Option
 
 EMBEDDED_MODEL = "digitscape_mask_rcnn"
 
 _CREDENTIALS_IN_URI = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
 _SCHEMES = ("s3://", "file://")
 
-P = TypeVar("P", bound=BaseModel)
-
+LABELS = "Human labels: COCO or Label Studio JSON, CVAT XML, masks, Parquet."
+RAY = "Address of a Ray cluster; 'none' runs in this process. Default: a local Ray."
 
 # The same refusal for Prefect's server, which checks a trigger's parameters by JSON schema before it stores them.
 _NO_CREDENTIALS: dict[str, JsonValue] = {"not": {"pattern": "^[A-Za-z0-9+]+://[^/@]*:[^/@]*@"}}
@@ -113,40 +113,49 @@ class TrainParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    labelled: Annotated[
-        str, Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description="human labels: COCO JSON, masks, ...")
-    ]
+    labelled: Annotated[str, ARGUMENT, Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description=LABELS)]
     output: Annotated[
         str,
-        Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description="folder or s3:// prefix for the weights"),
+        ARGUMENT,
+        Field(
+            min_length=1,
+            json_schema_extra=_NO_CREDENTIALS,
+            description="Folder or s3:// prefix that receives checkpoints and weights.",
+        ),
     ]
-    recipe: Annotated[str, Field(min_length=1, description="name of a recipe or model, or URI of a recipe's JSON")] = (
+    recipe: Annotated[str, Field(min_length=1, description="Name of a recipe or model, or URI of a recipe's JSON.")] = (
         "digitscape"
     )
-    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the weights")] = None
-    steps: Annotated[int, Field(ge=1, le=10_000_000, description="optimiser steps")] = 1000
-    batch_size: Annotated[int | None, Field(ge=1, le=4096, description="images per worker and step")] = None
-    seed: Annotated[int, Field(ge=0, description="of everything random")] = 0
+    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the weights.")] = (
+        None
+    )
+    steps: Annotated[int, Field(ge=1, le=10_000_000, description="Optimiser steps.")] = 1000
+    batch_size: Annotated[int | None, Field(ge=1, le=4096, description="Images per worker and step.")] = None
+    seed: Annotated[int, Field(ge=0, description="Of everything random.")] = 0
     initial: Annotated[
-        str | None, Field(description="transfer: weights to begin from; what does not fit starts anew")
+        str | None,
+        Option("from"),
+        Field(description="Transfer: weights to begin from; what does not fit starts anew."),
     ] = None
     freeze: Annotated[
-        tuple[str, ...], Field(description="transfer: parts that stay as they are, such as backbone")
+        tuple[str, ...], Field(description="Transfer: a part that stays as it is, such as backbone.")
     ] = ()
     rate_scales: Annotated[
-        dict[str, float], Field(description="transfer: factor on the learning rate by part, such as backbone: 0.1")
+        dict[str, float],
+        Option("rate-scale", metavar="PART=FACTOR"),
+        Field(description="Transfer: factor on the learning rate of a part.", examples=[{"backbone": 0.1}]),
     ] = Field(default_factory=dict)
-    teacher: Annotated[str | None, Field(description="distillation: weights of the teacher")] = None
-    alpha: Annotated[float, Field(ge=0, le=1, description="distillation: weight of the teacher against the labels")] = (
-        0.5
-    )
-    temperature: Annotated[float, Field(gt=0, description="distillation: of both softmaxes")] = 4.0
-    evaluate: Annotated[str | None, Field(description="labels on which the weights are judged at the end")] = None
-    ray: Annotated[
-        str | None, Field(description="address of a Ray cluster; none = in this process; default: local")
-    ] = None
-    workers: Annotated[int, Field(ge=1, le=4096, description="training processes; part of the run's identity")] = 1
-    gpus: Annotated[bool, Field(description="one GPU for each worker")] = False
+    teacher: Annotated[str | None, Field(description="Distillation: weights of the teacher.")] = None
+    alpha: Annotated[
+        float, Field(ge=0, le=1, description="Distillation: weight of the teacher against the labels.")
+    ] = 0.5
+    temperature: Annotated[float, Field(gt=0, description="Distillation: of both softmaxes.")] = 4.0
+    evaluate: Annotated[str | None, Field(description="Labels to judge the weights on at the end.")] = None
+    ray: Annotated[str | None, Field(description=RAY)] = None
+    workers: Annotated[
+        int, Field(ge=1, le=4096, description="Training processes; another number is another training.")
+    ] = 1
+    gpus: Annotated[bool, Field(description="One GPU for each worker.")] = False
 
     @field_validator("labelled", "output", "recipe", "initial", "teacher", "evaluate", "ray")
     @classmethod
@@ -172,48 +181,58 @@ class RetrainParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    labelled: Annotated[
-        str, Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description="human labels: COCO JSON, masks, ...")
-    ]
+    labelled: Annotated[str, Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description=LABELS)]
     unlabelled: Annotated[
-        str, Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description="images and videos without labels")
+        str,
+        Field(
+            min_length=1,
+            json_schema_extra=_NO_CREDENTIALS,
+            description="Images and videos without labels, as `segment` takes them.",
+        ),
     ]
     output: Annotated[
-        str, Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description="folder or s3:// prefix of the loop")
+        str,
+        Field(
+            min_length=1, json_schema_extra=_NO_CREDENTIALS, description="Folder or s3:// prefix that holds the loop."
+        ),
     ]
-    rounds: Annotated[int, Field(ge=1, le=10, description="turns of the loop at most")] = 1
+    rounds: Annotated[int, Field(ge=1, le=10, description="Turns of the loop at most.")] = 1
     max_rounds: Annotated[
-        int, Field(ge=1, le=10, description="looks at the gate set that its level is divided for")
+        int, Field(ge=1, le=10, description="Looks at the gate set that its level is divided for.")
     ] = 3
     task: Annotated[
-        Literal["instance", "semantic", "panoptic"], Field(description="what the models of the loop do")
+        Literal["instance", "semantic", "panoptic"], Field(description="What the models of the loop do.")
     ] = "instance"
     recipe: Annotated[
         str | None,
-        Field(min_length=1, description="name of a recipe or model, or URI of a recipe's JSON; default: by task"),
+        Field(min_length=1, description="Name of a recipe or model, or URI of a recipe's JSON. Default: by task."),
     ] = None
-    initial: Annotated[str | None, Field(description="weights that every model of the loop begins from")] = None
-    steps: Annotated[int, Field(ge=1, le=10_000_000, description="optimiser steps of each model")] = 1000
-    seed: Annotated[int, Field(ge=0, description="of everything random, the splits included")] = 0
-    shares: Annotated[dict[str, float], Field(description="share of the labelled items in L, C, G and T")] = Field(
-        default_factory=lambda: {"L": 0.4, "C": 0.2, "G": 0.25, "T": 0.15}
-    )
+    initial: Annotated[str | None, Option("from"), Field(description="Weights that every model begins from.")] = None
+    steps: Annotated[int, Field(ge=1, le=10_000_000, description="Optimiser steps of each model.")] = 1000
+    seed: Annotated[int, Field(ge=0, description="Of everything random, the splits included.")] = 0
+    shares: Annotated[
+        dict[str, float],
+        Option("share", metavar="SPLIT=SHARE"),
+        Field(description="Share of the labelled items in a split: L, C, G or T.", examples=[{"L": 0.5}]),
+    ] = Field(default_factory=lambda: {"L": 0.4, "C": 0.2, "G": 0.25, "T": 0.15})
     calibration: Annotated[
         Literal["holdout", "crossfit"],
         Field(
-            description="whose predictions decide thresholds: the teacher's on C, which it never saw; or, without a C,"
-            " those of models that each leave a part of L out"
+            description="holdout: labels of C, which no model learns from, decide thresholds; crossfit: all labels "
+            "train and calibrate, for the price of one more model a fold (first round only)."
         ),
     ] = "holdout"
-    folds: Annotated[int, Field(ge=2, le=20, description="crossfit: parts of L, and models that leave one out")] = 5
-    group_rule: Annotated[str, Field(description="what is never divided between splits: item, folder, video, ...")] = (
+    folds: Annotated[
+        int, Field(ge=2, le=20, description="With crossfit: parts of L, and models that leave one out.")
+    ] = 5
+    group_rule: Annotated[str, Field(description="What is never divided between splits: item, folder, video, ...")] = (
         "item"
     )
-    frame_stride: Annotated[int, Field(ge=1, le=100_000, description="every n-th frame of unlabelled videos")] = 1
+    frame_stride: Annotated[int, Field(ge=1, le=100_000, description="Every n-th frame of unlabelled videos.")] = 1
     tta: Annotated[
         tuple[Literal["hflip", "0.75x", "1.25x"], ...],
         Field(
-            description="views that teachers look at beside the plain one; hflip only where a mirror changes no class"
+            description="A view that teachers look at beside the plain one; hflip only where a mirror changes no class."
         ),
     ] = ()
     precision: Annotated[
@@ -221,20 +240,20 @@ class RetrainParameters(BaseModel):
         Field(
             ge=0.5,
             le=0.99,
-            description="promised of accepted labels, if C can prove it; .1 less where labels are few",
+            description="Promised of accepted labels, if C can prove it; .1 less where labels are few.",
         ),
     ] = 0.9
-    min_gain: Annotated[float, Field(ge=0, le=1, description="gain over the champion that matters")] = 0.003
+    min_gain: Annotated[float, Field(ge=0, le=1, description="Gain over the champion that matters.")] = 0.003
     audit: Annotated[
-        str | None, Field(description="labels of people who looked at unlabelled images; without, the gate stays shut")
+        str | None, Field(description="Labels of people who looked at unlabelled images; without, the gate stays shut.")
     ] = None
-    audit_labels: Annotated[int, Field(ge=1, description="accepted labels that are drawn for the audit")] = 150
-    require_approval: Annotated[bool, Field(description="a candidate that passes waits for a person")] = False
-    ray: Annotated[
-        str | None, Field(description="address of a Ray cluster; none = in this process; default: local")
-    ] = None
-    workers: Annotated[int, Field(ge=1, le=4096, description="training processes")] = 1
-    gpus: Annotated[bool, Field(description="one GPU for each training process")] = False
+    audit_labels: Annotated[int, Field(ge=1, description="Accepted labels that are drawn for the audit.")] = 150
+    require_approval: Annotated[
+        bool, Field(description="A candidate that passes waits for a person: `visionmill promote`.")
+    ] = False
+    ray: Annotated[str | None, Field(description=RAY)] = None
+    workers: Annotated[int, Field(ge=1, le=4096, description="Training processes.")] = 1
+    gpus: Annotated[bool, Field(description="One GPU for each training process.")] = False
 
     @field_validator("labelled", "unlabelled", "output", "recipe", "initial", "audit", "ray")
     @classmethod
@@ -281,9 +300,11 @@ class MoveParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    output: Annotated[str, Field(min_length=1, description="output of a retraining: folder or s3:// prefix")]
-    approver: Annotated[str, Field(description="who says so")]
-    reason: Annotated[str, Field(description="why, in words")]
+    output: Annotated[str, ARGUMENT, Field(min_length=1, description="Output of a retraining: folder or s3:// prefix.")]
+    approver: Annotated[
+        str, Option(missing=""), Field(description="Who says so; on the command line your login name unless given.")
+    ]
+    reason: Annotated[str, Option(missing=""), Field(description="Why, in words.")]
 
     @field_validator("output")
     @classmethod
@@ -295,15 +316,15 @@ class PromoteParameters(MoveParameters):
     """Parameters of ``promote_model``."""
 
     candidate: Annotated[
-        str, Field(description="verdict id of the candidate; empty: the one that waits, if only one")
+        str, ARGUMENT, Field(description="Verdict id of the candidate; the one that waits, if only one.")
     ] = ""
-    decline: Annotated[bool, Field(description="say no to the candidate: the champion stays")] = False
+    decline: Annotated[bool, Field(description="Say no to the candidate: the champion stays.")] = False
 
 
 class RollbackParameters(MoveParameters):
     """Parameters of ``rollback_model``."""
 
-    to: Annotated[str, Field(description="model id of an earlier champion; empty: the one before")] = ""
+    to: Annotated[str, Field(description="Model id of an earlier champion; the one before unless given.")] = ""
 
 
 class WatchParameters(BaseModel):
@@ -311,20 +332,8 @@ class WatchParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    retrain: Annotated[RetrainParameters, Field(description="the loop that is started when it is due")]
+    retrain: Annotated[RetrainParameters, Field(description="The loop that is started when it is due.")]
     deployment: Annotated[
-        str, Field(pattern="^[^/]+/[^/]+$", description="flow and deployment that carry the loop out")
+        str, Field(pattern="^[^/]+/[^/]+$", description="Flow and deployment that carry the loop out.")
     ] = "retrain-model/retrain"
-    min_new_objects: Annotated[int, Field(ge=1, description="so many new unlabelled objects are enough")] = 1000
-
-
-def checked(kind: type[P], **values: object) -> P:
-    """Build parameters; turn Pydantic's report into one UsageError that names every field at fault."""
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'parameters'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        )
-        raise UsageError(problems, hint="see the command's --help") from None
+    min_new_objects: Annotated[int, Field(ge=1, description="So many new unlabelled objects are enough.")] = 1000

@@ -4,43 +4,29 @@ from __future__ import annotations
 
 import getpass
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
-from flows.cli.console import DebugFlag, JsonFlag, Summary, command, say
+from flows.cli.console import Summary, command, say
+from flows.parameters import MoveParameters, PromoteParameters, RollbackParameters
 
-OutputArgument = Annotated[str, typer.Argument(help="Output of a retraining: folder or s3:// prefix.")]
-ApproverOption = Annotated[str, typer.Option("--approver", help="Who says so; your login name unless given.")]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why, in words.")]
+M = TypeVar("M", bound=MoveParameters)
 
 
 @command
 def promote(
-    output: OutputArgument,
-    candidate: Annotated[
-        str, typer.Argument(help="Verdict id of the candidate; the one that waits, if only one.")
-    ] = "",
-    approver: ApproverOption = "",
-    reason: ReasonOption = "",
-    decline: Annotated[bool, typer.Option("--decline", help="Say no to the candidate: the champion stays.")] = False,
+    parameters: PromoteParameters,
     listed: Annotated[bool, typer.Option("--list", help="Only show champion, candidates and their reasons.")] = False,
-    as_json: JsonFlag = False,
-    debug: DebugFlag = False,
 ) -> Summary:
     """Make a candidate that passed the gate the champion. Refused candidates stay refused, with their reasons."""
     if listed:
-        return _list(output)
+        return _list(parameters.output)
     from flows import promote as flow
-    from flows.parameters import PromoteParameters, checked
     from flows.steps import plain_steps
 
-    asked = checked(
-        PromoteParameters, output=output, candidate=candidate, approver=approver or getpass.getuser(), reason=reason,
-        decline=decline,
-    )  # fmt: skip
-    summary = flow.promote(asked, plain_steps)
-    if decline:
+    summary = flow.promote(_with_approver(parameters), plain_steps)
+    if parameters.decline:
         say(f"declined {summary['move']['model']['model_id']}; the champion stays", style="yellow")
     else:
         say(f"champion: {summary['champion']['model_id']}", style="green")
@@ -48,23 +34,19 @@ def promote(
 
 
 @command
-def rollback(
-    output: OutputArgument,
-    to: Annotated[str, typer.Option("--to", help="Model id of an earlier champion; the one before unless given.")] = "",
-    approver: ApproverOption = "",
-    reason: ReasonOption = "",
-    as_json: JsonFlag = False,
-    debug: DebugFlag = False,
-) -> Summary:
+def rollback(parameters: RollbackParameters) -> Summary:
     """Make an earlier champion the champion again."""
     from flows import promote as flow
-    from flows.parameters import RollbackParameters, checked
     from flows.steps import plain_steps
 
-    asked = checked(RollbackParameters, output=output, to=to, approver=approver or getpass.getuser(), reason=reason)
-    summary = flow.rollback(asked, plain_steps)
+    summary = flow.rollback(_with_approver(parameters), plain_steps)
     say(f"champion: {summary['champion']['model_id']}", style="green")
     return summary
+
+
+def _with_approver(parameters: M) -> M:
+    """Whoever is logged in, unless somebody else is named."""
+    return parameters.model_copy(update={"approver": parameters.approver or getpass.getuser()})
 
 
 def _list(output: str) -> Summary:

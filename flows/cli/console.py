@@ -6,23 +6,32 @@ Exit codes: 0 done (failed items are listed, not fatal), 1 the run could not be 
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Annotated, ParamSpec, TextIO
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TextIO
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from flows.cli.options import options_of, parameters_from
 from infra.errors import UsageError, VisionmillError
 from infra.redaction import redact
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary as the last line of stdout.")]
 DebugFlag = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+PrefectFlag = Annotated[
+    bool,
+    typer.Option(
+        "--prefect/--no-prefect", help="Record the run in the standing Prefect server.", envvar="VISIONMILL_PREFECT"
+    ),
+]
 
 
 def _width(stream: TextIO) -> int | None:
@@ -33,7 +42,6 @@ def _width(stream: TextIO) -> int | None:
 people = Console(stderr=True, highlight=False, width=_width(sys.stderr))
 answers = Console(highlight=False, width=_width(sys.stdout))
 
-A = ParamSpec("A")
 Summary = dict[str, object]
 
 
@@ -70,17 +78,20 @@ def _foreign(error: BaseException) -> VisionmillError:
     )
 
 
-def command(function: Callable[A, Summary | None]) -> Callable[A, None]:
-    """Wrap a command: it returns its summary; errors become one message and the right exit code.
+def command(function: Callable[..., Summary | None]) -> Callable[..., None]:
+    """Make a command of a function that returns its summary; errors become one message and the right exit code.
 
-    The wrapped function must take ``as_json`` and ``debug`` (:data:`JsonFlag`, :data:`DebugFlag`).
+    A parameter whose type is a Pydantic model becomes an option for each of its fields; ``--json`` and ``--debug`` are
+    added. A function that has to know whether programs listen takes ``as_json`` (:data:`JsonFlag`).
     """
+    own = inspect.signature(function, eval_str=True).parameters
+    models = {name: each.annotation for name, each in own.items() if _is_model(each.annotation)}
 
     @functools.wraps(function)
-    def run(*args: A.args, **kwargs: A.kwargs) -> None:
-        as_json, debug = bool(kwargs.get("as_json")), bool(kwargs.get("debug"))
+    def run(**given: Any) -> None:
         try:
-            summary = function(*args, **kwargs)
+            parameters = {name: parameters_from(model, given) for name, model in models.items()}
+            summary = function(**parameters, **{name: given[name] for name in own if name not in models})
         except typer.Exit:
             raise
         except KeyboardInterrupt:
@@ -89,15 +100,29 @@ def command(function: Callable[A, Summary | None]) -> Callable[A, None]:
         except BrokenPipeError:
             os._exit(0)  # the reader of our stdout has seen enough
         except Exception as error:  # noqa: BLE001  the last door before the user
-            if debug:
+            if given["debug"]:
                 people.print(escape(redact(traceback.format_exc())), style="dim", soft_wrap=True)
             known = error if isinstance(error, VisionmillError) else _foreign(error)
-            _fail(known, as_json=as_json)
+            _fail(known, as_json=given["as_json"])
             raise typer.Exit(known.exit_code) from None
         exit_code = int(summary.pop("exit_code", 0)) if summary else 0  # type: ignore[call-overload]
-        if as_json:
+        if given["as_json"]:
             emit({"ok": exit_code == 0, **(summary or {}), "exit_code": exit_code})
         if exit_code:
             raise typer.Exit(exit_code)
 
+    run.__signature__ = _with_options(own, models)  # type: ignore[attr-defined]
     return run
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _with_options(own: Mapping[str, inspect.Parameter], models: Mapping[str, type[BaseModel]]) -> inspect.Signature:
+    """What Typer reads: the fields of the models, then what the function takes beside them, then the common flags."""
+    shown = {each.name: each for model in models.values() for each in options_of(model)}
+    shown |= {name: each for name, each in own.items() if name not in models}
+    for name, flag in (("as_json", JsonFlag), ("debug", DebugFlag)):
+        shown[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=flag)
+    return inspect.Signature([each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in shown.values()])

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import DebugFlag, JsonFlag, Summary, command, people, say
-from flows.parameters import SegmentParameters, checked
+from flows.cli.console import JsonFlag, Summary, command, people, say
+from flows.parameters import SegmentParameters
+from flows.problems import checked
 
 
 @command
@@ -19,7 +20,6 @@ def demo(
     images: Annotated[int, typer.Option(min=1, help="Scenes in the bucket.")] = 96,
     frames: Annotated[int, typer.Option(min=1, help="Frames of the short video.")] = 36,
     as_json: JsonFlag = False,
-    debug: DebugFlag = False,
 ) -> Summary:
     """Compose data into a local S3 bucket, segment it, answer a query, write a report."""
     from flows import demo as job

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import DebugFlag, JsonFlag, Summary, command, people, say
-from flows.parameters import EMBEDDED_MODEL, SegmentParameters, checked
+from flows.cli.console import Summary, command, people, say
+from flows.parameters import EMBEDDED_MODEL, SegmentParameters
+from flows.problems import checked
 
 
 def _workers(text: str) -> int | str:
@@ -56,8 +57,6 @@ def segment(
             "--prefect/--no-prefect", help="Record the run in the standing Prefect server.", envvar="VISIONMILL_PREFECT"
         ),
     ] = True,
-    as_json: JsonFlag = False,
-    debug: DebugFlag = False,
 ) -> Summary:
     """Segment a whole dataset. Only what is new or changed is processed; run it again after any accident."""
     parameters = checked(

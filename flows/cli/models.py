@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import DebugFlag, JsonFlag, Summary, answers, command, people, say, table
+from flows.cli.console import JsonFlag, Summary, answers, command, people, say, table
 
 app = typer.Typer(help="The models that jobs can use.", no_args_is_help=True)
 
 
 @app.command("list")
 @command
-def list_(as_json: JsonFlag = False, debug: DebugFlag = False) -> Summary:
+def list_(as_json: JsonFlag = False) -> Summary:
     """Every model: architecture, task, parameters, whether it is embedded, the weights known for it."""
     import modelkit
 
@@ -34,7 +34,6 @@ def list_(as_json: JsonFlag = False, debug: DebugFlag = False) -> Summary:
 def show(
     model: Annotated[str, typer.Argument(help="Name of a model, or file or folder of its weights.")],
     as_json: JsonFlag = False,
-    debug: DebugFlag = False,
 ) -> Summary:
     """The record of a model's weights: digest, preprocessing, classes, lineage, metrics, licence."""
     import modelkit
@@ -51,8 +50,6 @@ def import_(
     name: Annotated[str, typer.Argument(help="Architecture that the checkpoint belongs to, e.g. mask_rcnn.")],
     file: Annotated[Path, typer.Argument(help="Published checkpoint (.pth, .pt or .safetensors).")],
     destination: Annotated[Path, typer.Argument(help="Folder that receives weights and record.")],
-    as_json: JsonFlag = False,
-    debug: DebugFlag = False,
 ) -> Summary:
     """Turn a published checkpoint into safetensors + record; every tensor is checked, nothing is unpickled."""
     import modelkit

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import DebugFlag, JsonFlag, Summary, answers, command, people, say, table
+from flows.cli.console import JsonFlag, Summary, answers, command, people, say, table
 from infra.errors import UsageError
 
 OutputArgument = Annotated[str, typer.Argument(help="Output of a job: folder or s3:// prefix.")]
@@ -21,7 +21,6 @@ def query(
     format: Annotated[str, typer.Option(metavar="table|csv|json", help="How rows are printed on stdout.")] = "table",
     max_rows: Annotated[int, typer.Option(help="Rows shown in a table; csv and json print all.")] = 100,
     as_json: JsonFlag = False,
-    debug: DebugFlag = False,
 ) -> Summary:
     """Ask the results in SQL (DuckDB). Masks: mask_area(rle), mask_iou(a, b, h, w), mask_polygon(rle, h, w)."""
     from tasks.output.query import run_query
@@ -87,8 +86,6 @@ def _print_csv(rows) -> None:  # type: ignore[no-untyped-def]
 def report(
     output: OutputArgument,
     samples: Annotated[int, typer.Option(help="Pictures in the report.")] = 24,
-    as_json: JsonFlag = False,
-    debug: DebugFlag = False,
 ) -> Summary:
     """Write report/index.html into the output of a job or of `retrain`: numbers, reasons, pictures."""
     from tasks.report.report import write_report
@@ -106,8 +103,6 @@ def export(
     to: Annotated[
         str, typer.Option("--to", metavar="coco|yolo|flat", help="coco, yolo, or flat (a row per instance).")
     ],
-    as_json: JsonFlag = False,
-    debug: DebugFlag = False,
 ) -> Summary:
     """Export the newest results for other tools. Failed items are left out and counted."""
     from tasks.report.export import export as export_results
@@ -132,8 +127,6 @@ def export(
 def verify(
     output: OutputArgument,
     deep: Annotated[bool, typer.Option("--deep", help="Also decode every mask.")] = False,
-    as_json: JsonFlag = False,
-    debug: DebugFlag = False,
 ) -> Summary:
     """Recount: every planned item has exactly one row in its shard, every footer is true. Exit code 1 if not."""
     from tasks.report.verify import verify as verify_results

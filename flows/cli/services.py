@@ -6,14 +6,17 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import DebugFlag, JsonFlag, Summary, command, people, say, table
+from flows.cli.console import Summary, command, people, say, table
 
 S3Flag = Annotated[bool, typer.Option("--s3", help="Also a local S3 server (SeaweedFS).")]
 WorkerFlag = Annotated[bool, typer.Option("--worker", help="Also a worker that runs scheduled deployments.")]
 
 
 @command
-def up(s3: S3Flag = False, worker: WorkerFlag = False, as_json: JsonFlag = False, debug: DebugFlag = False) -> Summary:
+def up(
+    s3: S3Flag = False,
+    worker: WorkerFlag = False,
+) -> Summary:
     """Start the standing local services (loopback only) and keep them until `visionmill down`."""
     from infra import services
 
@@ -22,7 +25,7 @@ def up(s3: S3Flag = False, worker: WorkerFlag = False, as_json: JsonFlag = False
 
 
 @command
-def down(as_json: JsonFlag = False, debug: DebugFlag = False) -> Summary:
+def down() -> Summary:
     """Stop the local services. What they stored stays."""
     from infra import services
 
@@ -36,8 +39,6 @@ def status(
     env: Annotated[
         bool, typer.Option("--env", help="Print `export ...` lines for a shell (they hold secrets).")
     ] = False,
-    as_json: JsonFlag = False,
-    debug: DebugFlag = False,
 ) -> Summary:
     """What is running, where, and whether it answers. `eval "$(visionmill status --env)"` points a shell at it."""
     from infra import services
@@ -66,8 +67,6 @@ def doctor(
     output: Annotated[
         str | None, typer.Argument(help="An output to try writing to (a scratch key, removed again).")
     ] = None,
-    as_json: JsonFlag = False,
-    debug: DebugFlag = False,
 ) -> Summary:
     """Look this machine over: versions that work together, loopback, compiler, disk, storage. Exit code 1 if unfit."""
     from infra.doctor import checks

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
-from flows.parameters import RetrainParameters, checked
+from flows.parameters import RetrainParameters
+from flows.problems import checked
 from flows.retrain import run_retrain
 
 

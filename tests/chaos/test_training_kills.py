@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.parameters import RetrainParameters, checked
+from flows.parameters import RetrainParameters
+from flows.problems import checked
 from flows.retrain import run_retrain
 from infra.store import Store, open_store
 from tests.flows.tiny_loops import tiny_loop

@@ -20,7 +20,8 @@ from torch import nn
 import modelkit
 from benchmarks.selftraining_controls import changed_steps, poisoned, shuffled, write_copies, write_on_their_heads
 from flows import held_out, round_steps, rounds
-from flows.parameters import RetrainParameters, checked
+from flows.parameters import RetrainParameters
+from flows.problems import checked
 from flows.retrain import run_retrain
 from flows.steps import Steps, plain_steps
 from infra.errors import UsageError

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from flows.parameters import RetrainParameters, checked
+from flows.parameters import RetrainParameters
+from flows.problems import checked
 from flows.retrain import run_retrain
 from flows.steps import plain_steps
 from infra.errors import UsageError

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flows import retrain, round_steps
-from flows.parameters import RetrainParameters, checked
+from flows.parameters import RetrainParameters
+from flows.problems import checked
 from flows.steps import plain_steps
 from infra.errors import UsageError
 from infra.store import Store, open_store
@@ -154,7 +155,7 @@ def test_another_way_to_look_is_another_loop_with_inference_of_its_own(asked: di
     places = [round_steps._inference_uri(loop, champion) for loop in loops]
     assert named[0] == named[1] != named[2]
     assert places[0] == places[1] != places[2]
-    with pytest.raises(UsageError, match=r"tta\.0: Input should be 'hflip'"):
+    with pytest.raises(UsageError, match=r"tta: must be 'hflip', "):
         checked(RetrainParameters, **{**asked, "tta": ["vflip"]})
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.parameters import RetrainParameters, checked
+from flows.parameters import RetrainParameters
+from flows.problems import checked
 from flows.retrain import run_retrain
 from infra.errors import UsageError
 from infra.store import Store, open_store

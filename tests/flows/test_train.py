@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.parameters import TrainParameters, checked
+from flows.parameters import TrainParameters
+from flows.problems import checked
 from flows.train import run_train
 from infra.errors import UsageError
 from infra.store import open_store

@@ -14,7 +14,8 @@ import yaml
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from flows import watch
-from flows.parameters import RetrainParameters, WatchParameters, checked
+from flows.parameters import RetrainParameters, WatchParameters
+from flows.problems import checked
 from flows.steps import plain_steps
 from infra.errors import UsageError
 from infra.store import open_store

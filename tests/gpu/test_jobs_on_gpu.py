@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from flows import retrain
-from flows.parameters import RetrainParameters, checked
+from flows.parameters import RetrainParameters
+from flows.problems import checked
 from flows.steps import plain_steps
 from infra import doctor
 from infra.ray_session import RaySession
