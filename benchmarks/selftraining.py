@@ -40,6 +40,7 @@ from tasks.evaluation.evaluate import evaluate_predictor
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.reading import read_label_set
 from tasks.loop.judging import difference, load_predictor
+from tasks.loop.schemas import AUDITS, MODELS
 from tasks.output import tables
 from tasks.product import Judgement
 
@@ -87,7 +88,7 @@ def carry_out(setting: Setting, work: Path, step: Steps = plain_steps) -> dict[s
     data, output = ensure_data(setting.task, work), work / "loops" / setting.name
     summary = run_retrain(parameters_of(setting, data, output), orchestrated=False, step=step)
     [outcome] = summary["rounds"]
-    rows = {row["model_id"]: row for row in tables.read(open_store(str(output)), "models").to_pylist()}
+    rows = {row["model_id"]: row for row in tables.read(open_store(str(output)), MODELS).to_pylist()}
     models = {"baseline": outcome["teacher"], "student": outcome["candidate"]}
     sealed = read_label_set(str(truth_of(data, "test")))
     judged = {
@@ -109,7 +110,7 @@ def carry_out(setting: Setting, work: Path, step: Steps = plain_steps) -> dict[s
 
 def _audit(output: Path, set_id: str) -> dict[str, int]:
     """Labels that hidden truth was asked about, and how many of them are wrong."""
-    rows = tables.read(open_store(str(output)), "audits").to_pylist()
+    rows = tables.read(open_store(str(output)), AUDITS).to_pylist()
     total = next((row for row in rows if row["train_set_id"] == set_id and row["class_name"] is None), None)
     return {"n": 0, "errors": 0} if total is None else {"n": total["n"], "errors": total["n_errors"]}
 

@@ -16,6 +16,7 @@ from infra.errors import UsageError
 from tasks.labels.label_sets import LabelSet
 from tasks.loop import champion as champions
 from tasks.loop.candidates import Teacher
+from tasks.loop.schemas import MODELS
 from tasks.loop.splits import fold_groups
 from tasks.loop.teaching import candidates_on
 from tasks.output import tables
@@ -31,7 +32,7 @@ def check_can_be_calibrated(loop: Loop, champion: champions.Model) -> None:
     """
     if not loop.parameters.crossfit:
         return
-    rows = tables.read(loop.store, "models").to_pylist()
+    rows = tables.read(loop.store, MODELS).to_pylist()
     known = {(row["model_id"], row["role"], row["label_set_id"]) for row in rows}
     first = (champion.model_id, "teacher", loop.data.labels.label_set_id) in known
     if not first or loop.data.manifest.counts.get("C"):

@@ -30,6 +30,7 @@ from tasks.loop.judging import Worth, load_predictor, worth_of
 from tasks.loop.loop_tasks import DEFAULT_RECIPES, LoopTask, Whose, loop_task
 from tasks.loop.records import remember_model, teacher_of
 from tasks.loop.round_calibration import RoundCalibration
+from tasks.loop.schemas import AUDITS, CALIBRATORS, PSEUDO_IMAGES, PSEUDO_LABELS, THRESHOLD_SETS
 from tasks.loop.selection import Selection, select
 from tasks.loop.thresholds import ThresholdSet
 from tasks.output import tables
@@ -167,8 +168,8 @@ def calibrate(loop: Loop, teacher: Teacher, mine: pa.Table, found: RoundCandidat
     )
     calibrated = loop.task.calibrate(mine, loop.calibrating, loop.data.split("L"), by)
     thresholds = loop.task.banded(calibrated.thresholds, found)
-    tables.append(loop.store, "threshold_sets", thresholds.to_table())
-    tables.append(loop.store, "calibrators", calibrated.scores.to_table(teacher.teacher_model_id))
+    tables.append(loop.store, THRESHOLD_SETS, thresholds.to_table())
+    tables.append(loop.store, CALIBRATORS, calibrated.scores.to_table(teacher.teacher_model_id))
     return Calibrated(calibrated, thresholds, prediction_entropy(mine))
 
 
@@ -188,8 +189,8 @@ def decide_candidates(
         previous=previous,
     )
     number = thresholds.round
-    tables.append(loop.store, "pseudo_labels", selection.labels, round_number=number, task=loop.task.name)
-    tables.append(loop.store, "pseudo_images", selection.images, round_number=number, task=loop.task.name)
+    tables.append(loop.store, PSEUDO_LABELS, selection.labels, round_number=number, task=loop.task.name)
+    tables.append(loop.store, PSEUDO_IMAGES, selection.images, round_number=number, task=loop.task.name)
     return selection
 
 
@@ -245,6 +246,6 @@ def audit_accepted(loop: Loop, selection: Selection, thresholds: ThresholdSet, s
     )
     if looked:
         tables.append(
-            loop.store, "audits", audit_table(accepted, looked, train_set_id=set_id, reviewers=[loop.parameters.audit])
+            loop.store, AUDITS, audit_table(accepted, looked, train_set_id=set_id, reviewers=[loop.parameters.audit])
         )
     return audit_of(accepted, looked, thresholds)

@@ -38,6 +38,7 @@ from tasks.loop.heartbeats import (
 from tasks.loop.journal import RoundStart, start_round
 from tasks.loop.judging import difference, objects_by_class
 from tasks.loop.records import remember_model, teacher_of, train_set_of, training_columns
+from tasks.loop.schemas import MODELS, ROUNDS, THRESHOLD_SETS, VERDICTS
 from tasks.loop.selection import Selection, changed_share, train_set_id
 from tasks.loop.thresholds import ThresholdSet, accepted_rates
 from tasks.output import tables
@@ -109,7 +110,7 @@ def begin(loop: Loop) -> None:
     now = dt.datetime.now(dt.UTC)
     first = Criterion("first: champions before it", 0.0, "==", 0.0, "the output had no model")
     verdict = Verdict(loop.run_id, 0, None, record.reference, (first,), now)
-    tables.append(loop.store, "verdicts", verdict.to_table())
+    tables.append(loop.store, VERDICTS, verdict.to_table())
     model = _model(loop, uri, record, 0)
     kept = champions.record_candidate(loop.store, verdict, model, needs_approval=False, at=now)
     champions.promote(
@@ -205,7 +206,7 @@ def _decide(
         audit=audit,
         leaks=count_leaks(accepted, loop.data.items),
         labels_without_lineage=labels_without_lineage(
-            accepted, tables.read(loop.store, "models"), tables.read(loop.store, "threshold_sets")
+            accepted, tables.read(loop.store, MODELS), tables.read(loop.store, THRESHOLD_SETS)
         ),
         heartbeats=heartbeats,
         looks_used=start.looks_used,
@@ -223,7 +224,7 @@ def _decide(
 
 def _promote(loop: Loop, number: int, verdict: Verdict, model: champions.Model) -> bool:
     """Keep the verdict, and promote where nobody has to be asked; whether the candidate waits for a person."""
-    tables.append(loop.store, "verdicts", verdict.to_table())
+    tables.append(loop.store, VERDICTS, verdict.to_table())
     asks = loop.parameters.require_approval
     kept = champions.record_candidate(loop.store, verdict, model, needs_approval=asks, at=verdict.decided_at)
     state = champions.state_of(kept, champions.read_pointer(loop.store)[0])
@@ -277,4 +278,4 @@ def _remember(
         "finished_at": dt.datetime.now(dt.UTC),
         **training_columns(job),
     }
-    tables.append(loop.store, "rounds", tables.table_of("rounds", [row]))
+    tables.append(loop.store, ROUNDS, tables.table_of(ROUNDS, [row]))

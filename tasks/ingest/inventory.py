@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from tasks.output.entries import INVENTORY_SCHEMA, Skipped
 
 FILE_NAME = "inventory.parquet"
 ROW_GROUP_ROWS = 131_072
-SUMMARY_KEY = b"visionmill.inventory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +59,6 @@ def take_inventory(source: str, *, folder: Path, images_root: str | None = None)
         scratch.unlink(missing_ok=True)
 
 
-def load_inventory(path: Path) -> Inventory:
-    """The inventory in a file written by :func:`take_inventory`; DatasetError if it is none."""
-    metadata = pq.read_metadata(path).metadata or {}
-    if SUMMARY_KEY not in metadata:
-        raise DatasetError(f"{path} is no inventory of ours", hint="Use it as a source instead: it is a ready listing.")
-    return _from_summary(path, metadata[SUMMARY_KEY])
-
-
 def _write(source: str, batches: Iterable[pa.RecordBatch], skipped: Skipped, path: Path, scratch: Path) -> Inventory:
     totals = {"num_objects": 0, "total_bytes": 0, "num_images": 0, "num_videos": 0, "num_problems": 0}
     writer = pq.ParquetWriter(
@@ -90,18 +80,11 @@ def _write(source: str, batches: Iterable[pa.RecordBatch], skipped: Skipped, pat
             writer.write_table(pa.Table.from_batches(waiting), row_group_size=2 * ROW_GROUP_ROWS)
         if not totals["num_objects"]:
             raise _empty(source, skipped)
-        summary = json.dumps({"source": source, **totals, "skipped": skipped.counts, "examples": skipped.examples})
-        writer.add_key_value_metadata({SUMMARY_KEY.decode(): summary})
     finally:
         writer.close()
     os.replace(scratch, path)
-    return _from_summary(path, summary.encode())
-
-
-def _from_summary(path: Path, summary: bytes) -> Inventory:
-    plain = json.loads(summary)
-    examples = {reason: tuple(names) for reason, names in plain.pop("examples").items()}
-    return Inventory(path=path, skipped_examples=examples, **plain)
+    examples = {reason: tuple(names) for reason, names in skipped.examples.items()}
+    return Inventory(path=path, source=source, **totals, skipped=dict(skipped.counts), skipped_examples=examples)
 
 
 def _count(totals: dict[str, int], batch: pa.RecordBatch) -> None:

@@ -123,7 +123,7 @@ def _object(each: Json, size_hw: tuple[int, int]) -> LabelledObject:
         area=round(float(each["area"])) if "area" in each else None,
         is_crowd=bool(each.get("iscrowd", 0)),
         track_id=each.get("track_id"),
-        source=str(each.get("source", "human")),
+        source=str(each.get("source", "model" if "score" in each else "human")),  # people state no confidence
         origin_id=str(each.get("id", "")),
     )
 

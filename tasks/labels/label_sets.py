@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from infra.errors import DatasetError
 from modelkit import rle
+from tasks.labels.schema import LABELS
 from tasks.output.layout import canonical_json
-from tasks.output.table_schemas import SCHEMAS
 from tasks.output.tables import content_digest, table_of
 
 if TYPE_CHECKING:  # its module brings torch
@@ -115,24 +114,6 @@ def class_map_sha256(classes: Sequence[ClassInfo]) -> str:
     return hashlib.sha256(canonical_json([[each.id, each.name, each.is_thing] for each in classes])).hexdigest()
 
 
-def check_class_maps(expected: Sequence[ClassInfo], found: Sequence[ClassInfo], *, whose: str) -> None:
-    """Refuse unless ids, names and order agree. Names are compared as they are: "cell phone" is not "mobile phone".
-
-    Raises:
-        DatasetError: names every id whose name or kind differs.
-    """
-    if tuple(expected) == tuple(found):
-        return
-    one = {each.id: (each.name, each.is_thing) for each in expected}
-    other = {each.id: (each.name, each.is_thing) for each in found}
-    differ = [f"{k}: {one.get(k, ('none',))[0]} here, {other.get(k, ('none',))[0]} there"
-              for k in sorted(one.keys() | other.keys()) if one.get(k) != other.get(k)]  # fmt: skip
-    raise DatasetError(
-        f"the classes of {whose} are not ours: {'; '.join(differ[:5]) or 'same classes in another order'}",
-        hint="Labels under another class map would be relabelled silently; map them first.",
-    )
-
-
 def make_label_set(
     items: Iterable[LabelledItem],
     classes: Sequence[ClassInfo],
@@ -156,7 +137,7 @@ def make_label_set(
         rows[item.image_id] = _row(item, names, origin_format)
     if not rows:
         raise DatasetError("no labelled items", hint="Items count as labelled only when somebody finished them.")
-    table = table_of("labels", [rows[image_id] for image_id in sorted(rows)])
+    table = table_of(LABELS, [rows[image_id] for image_id in sorted(rows)])
     return LabelSet(table, ordered, dict(skipped or {}))
 
 
@@ -211,13 +192,8 @@ def _area(each: LabelledObject, box: Sequence[float]) -> int:
 
 def regroup(labels: LabelSet, groups: Mapping[str, str]) -> LabelSet:
     """The label set with other groups: image_id -> group_id; items that are not named keep theirs."""
-    _, schema = SCHEMAS["labels"]
+    schema = LABELS.schema
     ids = [groups.get(image_id, old) for image_id, old in
            zip(labels.table["image_id"].to_pylist(), labels.table["group_id"].to_pylist(), strict=True)]  # fmt: skip
     index = schema.get_field_index("group_id")
     return replace(labels, table=labels.table.set_column(index, schema.field("group_id"), pa.array(ids, pa.string())))
-
-
-def boxes_of(row: Mapping[str, object]) -> np.ndarray:
-    """(n, 4) float32 boxes of one row of a label set."""
-    return np.asarray(row["boxes_xyxy"], np.float32).reshape(-1, 4)

@@ -13,7 +13,7 @@ from tasks.labels.cvat import read_cvat
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.label_studio import read_label_studio
 from tasks.labels.mask_folder import read_mask_folder
-from tasks.labels.segments import read_stored
+from tasks.labels.stored import read_stored
 
 _BEGINNING_BYTES = 64
 CLASSES_FILE = "classes.json"  # of a folder of masks: {"1": "road", ...}

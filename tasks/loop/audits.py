@@ -14,6 +14,7 @@ from modelkit import rle
 from tasks.loop.gate import Audit
 from tasks.loop.matching import CLASS_IOU, match_candidates
 from tasks.loop.pixels import VOID, truth_map
+from tasks.loop.schemas import AUDITS
 from tasks.loop.thresholds import ThresholdSet, audit_bound
 from tasks.output.layout import canonical_json
 from tasks.output.tables import table_of
@@ -150,4 +151,4 @@ def audit_table(
         }
         for name, (right, judged) in found.items()
     ]
-    return table_of("audits", rows)
+    return table_of(AUDITS, rows)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from scipy.optimize import isotonic_regression
 
 from tasks.loop.matching import Matches
+from tasks.loop.schemas import CALIBRATORS
 from tasks.output.layout import canonical_json
 from tasks.output.tables import table_of
 
@@ -78,7 +79,7 @@ class Calibration:
     def to_table(self, model_id: str) -> pa.Table:
         """Rows of ``calibrators.v1``."""
         ordered = [self.pooled, *(self.by_class[class_id] for class_id in sorted(self.by_class))]
-        return table_of("calibrators", [_row(each, model_id) for each in ordered])
+        return table_of(CALIBRATORS, [_row(each, model_id) for each in ordered])
 
     @classmethod
     def from_table(cls, table: pa.Table, ids: Mapping[int, str] | None = None) -> Calibration:

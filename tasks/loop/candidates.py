@@ -12,9 +12,9 @@ from infra.errors import DatasetError
 from infra.store import Store
 from tasks.labels.label_sets import image_id_of
 from tasks.loop.pixels import LEVELS, level_of
+from tasks.loop.schemas import CANDIDATES
 from tasks.output.schema import QUALITIES
-from tasks.output.table_schemas import SCHEMAS
-from tasks.output.tables import checked, table_of
+from tasks.output.tables import table_of
 from tasks.output.views import views_of
 
 MAX_PER_IMAGE = 100
@@ -101,10 +101,10 @@ def read_candidates(
                 candidates += [{**shared, **each} for each in mine]
                 images.append(_image(row, known[row["uri"]], len(mine)))
             if candidates:
-                tables.append(table_of("candidates", candidates))
+                tables.append(table_of(CANDIDATES, candidates))
     finally:
         views.connection.close()
-    table = pa.concat_tables(tables) if tables else SCHEMAS["candidates"][1].empty_table()
+    table = pa.concat_tables(tables) if tables else CANDIDATES.empty()
     return RoundCandidates(table, tuple(images), excluded)
 
 
@@ -170,31 +170,3 @@ def _image(row: Mapping[str, Any], item: Mapping[str, Any], num_candidates: int)
         status = "decode_error" if row["stage"] == "decode" else "failed"
         status = "timeout" if "imeout" in (row["error_type"] or "") else status
     return {"image_id": _image_id(row), "media_uri": row["uri"], "group_id": item["group_id"], "status": status}
-
-
-def with_features(candidates: pa.Table, features: pa.Table) -> pa.Table:
-    """Candidates with measured quality features filled in.
-
-    Args:
-        features: columns image_id, seq and any of the ``q_`` columns; rows that it does not name keep null.
-
-    Raises:
-        ValueError: a column that candidates do not have, or two rows for one candidate.
-    """
-    names = [name for name in features.column_names if name not in ("image_id", "seq")]
-    strangers = [name for name in names if not name.startswith("q_") or name not in candidates.column_names]
-    if strangers:
-        raise ValueError(f"candidates have no feature {', '.join(strangers)}")
-    rows = features.to_pylist()
-    measured = {(row["image_id"], row["seq"]): {name: row[name] for name in names} for row in rows}
-    if len(measured) < len(rows):
-        raise ValueError("features hold two rows for one candidate")
-    keys = list(zip(candidates["image_id"].to_pylist(), candidates["seq"].to_pylist(), strict=True))
-    for name in names:
-        place = candidates.schema.get_field_index(name)
-        values = [
-            measured[key][name] if key in measured else old
-            for key, old in zip(keys, candidates[name].to_pylist(), strict=True)
-        ]
-        candidates = candidates.set_column(place, candidates.schema.field(name), pa.array(values, pa.float64()))
-    return checked("candidates", candidates)

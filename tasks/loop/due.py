@@ -14,6 +14,7 @@ from infra.errors import ObjectGone
 from infra.store import Store
 from tasks.labels.label_sets import LabelSet, class_map_sha256
 from tasks.loop.journal import LOOPS_FOLDER
+from tasks.loop.schemas import MODELS, ROUNDS, SPLIT_ITEMS
 from tasks.output import tables
 from tasks.output.layout import canonical_json
 
@@ -68,7 +69,7 @@ def arrivals_since(store: Store, labels: LabelSet, inventory: Path) -> Arrivals:
         inventory: Parquet listing of the unlabelled source, see :mod:`tasks.ingest.inventory`.
     """
     content = label_content(labels)
-    rounds = tables.read(store, "rounds").select(["run_id", "candidate_id", "finished_at"]).sort_by("finished_at")
+    rounds = tables.read(store, ROUNDS).select(["run_id", "candidate_id", "finished_at"]).sort_by("finished_at")
     if rounds.num_rows == 0:
         objects = pq.read_metadata(inventory).num_rows
         return Arrivals(None, True, objects, _signature(None, content, objects))
@@ -95,11 +96,11 @@ def _labels_of(store: Store, run_id: str) -> str | None:
 
 def _known_uris(store: Store, model_id: str) -> pa.Array:
     """Objects that the loop of a model divided or kept out."""
-    models = tables.read(store, "models").select(["model_id", "split_items_sha256"]).to_pylist()
+    models = tables.read(store, MODELS).select(["model_id", "split_items_sha256"]).to_pylist()
     digests = {row["split_items_sha256"][:16] for row in models if row["model_id"] == model_id}
     keys = [info.key for info in tables.list_tables(store).get("split_items", [])]
     mine = [key for key in keys if key.rpartition("part-")[2].removesuffix(".parquet") in digests]
-    return tables.read(store, "split_items", mine)["uri"].combine_chunks().unique()
+    return tables.read(store, SPLIT_ITEMS, mine)["uri"].combine_chunks().unique()
 
 
 def _new_objects(inventory: Path, known: pa.Array) -> int:

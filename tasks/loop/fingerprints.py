@@ -21,10 +21,10 @@ from PIL import Image
 from scipy import fft
 
 from tasks.labels.label_sets import image_id_of
+from tasks.loop.schemas import FINGERPRINTS
 from tasks.media.decoding import DecodeOptions, decode_fetched, fetch_entry
 from tasks.media.reading import EntryReader
 from tasks.output.entries import INVENTORY_SCHEMA
-from tasks.output.table_schemas import SCHEMAS
 from tasks.output.tables import table_of
 from tasks.records import Entry, ItemFailure
 
@@ -84,7 +84,7 @@ def fingerprints_of(
             for found in pool.map(lambda entry: list(_rows(entry, reader, options, groups or {})), chunk):
                 rows += found
     rows.sort(key=lambda row: str(row["image_id"]))
-    return table_of("fingerprints", rows) if rows else SCHEMAS["fingerprints"][1].empty_table()
+    return table_of(FINGERPRINTS, rows) if rows else FINGERPRINTS.empty()
 
 
 def entries_of(inventory: Path) -> Iterator[Entry]:

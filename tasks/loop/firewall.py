@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.loop.near import MAX_DISTANCE, near_pairs
+from tasks.loop.schemas import SPLIT_ITEMS
 from tasks.loop.splits import EXCLUDED
 from tasks.output.tables import table_of
 
@@ -64,7 +65,7 @@ def firewall(unlabelled: pa.Table, labelled: pa.Table, *, max_distance: int = MA
     ]:
         touches.setdefault(row["uri"], touch)
     counts = Counter(f"{touch.reason} vs {touch.split or 'any'}" for touch in touches.values())
-    table = table_of("split_items", [_row(row, touches.get(row["uri"])) for row in rows])
+    table = table_of(SPLIT_ITEMS, [_row(row, touches.get(row["uri"])) for row in rows])
     return FirewallReport(table.sort_by("image_id"), dict(sorted(counts.items())))
 
 

@@ -30,6 +30,7 @@ from scipy.stats import norm
 
 from tasks.evaluation.bootstrap import PairedDifference
 from tasks.loop.certified import lower_bound
+from tasks.loop.schemas import VERDICTS
 from tasks.output.layout import canonical_json
 from tasks.output.tables import table_of
 
@@ -174,7 +175,7 @@ class Verdict:
              "demanded": each.limit, "relation": each.relation, "reason": each.reason or _words(each)}
             for each in self.criteria
         ]  # fmt: skip
-        return table_of("verdicts", rows)
+        return table_of(VERDICTS, rows)
 
 
 def _words(each: Criterion) -> str:

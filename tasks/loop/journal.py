@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 
 from infra.store import Store
 from tasks.loop.champion import Model
+from tasks.loop.schemas import ROUNDS
 from tasks.output import tables
 from tasks.output.layout import canonical_json
 
@@ -60,7 +61,7 @@ def start_round(store: Store, run_id: str, number: int, champion: Model, manifes
 
 def _looks_before(store: Store, run_id: str, number: int, manifest_sha256: str) -> int:
     """Rounds that were judged on this division of the labels already."""
-    rows = tables.read(store, "rounds").select(["run_id", "round", "splits_manifest_sha256"]).to_pylist()
+    rows = tables.read(store, ROUNDS).select(["run_id", "round", "splits_manifest_sha256"]).to_pylist()
     looks = {(row["run_id"], row["round"]) for row in rows if row["splits_manifest_sha256"] == manifest_sha256}
     return len(looks - {(run_id, number)})
 

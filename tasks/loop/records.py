@@ -15,6 +15,7 @@ from tasks.engine.prepare import environment
 from tasks.labels.label_sets import class_map_sha256
 from tasks.loop.candidates import Teacher
 from tasks.loop.data import LoopData
+from tasks.loop.schemas import MODELS, SPLIT_ITEMS
 from tasks.output import tables
 from tasks.output.layout import canonical_json
 from tasks.training.job import TrainingJob
@@ -52,7 +53,7 @@ def teacher_of(
 
 def train_set_of(store: Store, model_id: str) -> str | None:
     """The training set of a student of this output; None of a model without pseudo-labels."""
-    rows = tables.read(store, "models").select(["model_id", "train_set_id"]).to_pylist()
+    rows = tables.read(store, MODELS).select(["model_id", "train_set_id"]).to_pylist()
     return next((row["train_set_id"] for row in rows if row["model_id"] == model_id), None)
 
 
@@ -64,11 +65,11 @@ def last_division(store: Store) -> pa.Table | None:
     Returns:
         None where no loop has left a model.
     """
-    rows = [row for row in tables.read(store, "models").to_pylist() if row["split_items_sha256"] is not None]
+    rows = [row for row in tables.read(store, MODELS).to_pylist() if row["split_items_sha256"] is not None]
     if not rows:
         return None
     newest = max(rows, key=lambda row: (row["created_at"], row["model_id"]))
-    return tables.read(store, "split_items", [tables.key_of("split_items", newest["split_items_sha256"])])
+    return tables.read(store, SPLIT_ITEMS, [tables.key_of(SPLIT_ITEMS, newest["split_items_sha256"])])
 
 
 def _digest(value: Any) -> str:
@@ -108,7 +109,7 @@ def remember_model(
         "code_commit": code_version(),
         "created_at": dt.datetime.fromisoformat(record.created),
     }
-    tables.append(store, "models", tables.table_of("models", [row]))
+    tables.append(store, MODELS, tables.table_of(MODELS, [row]))
 
 
 def training_columns(job: TrainingJob) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from infra.errors import DatasetError
 from infra.store import Store
 from tasks.loop.calibration import Calibration
+from tasks.loop.schemas import CALIBRATORS, CANDIDATES, PSEUDO_IMAGES, PSEUDO_LABELS, ROUNDS, THRESHOLD_SETS
 from tasks.loop.selection import Selection, select, train_set_id
 from tasks.loop.thresholds import ThresholdSet
-from tasks.output.table_schemas import CANDIDATES, PSEUDO_IMAGES
 from tasks.output.tables import encode_table, read
 
 _SUMS = ("run_id", "round", "n_candidates", "n_accept", "n_ignore", "per_class_counts", "uncovered_score_mass",
@@ -46,11 +46,11 @@ def replay(store: Store, run_id: str, round_number: int, *, label_set_id: str) -
     before = _record_or_none(store, run_id, round_number - 1)
     try:
         thresholds = ThresholdSet.from_table(
-            read(store, "threshold_sets").filter(pc.field("threshold_set_id") == record["threshold_set_id"])
+            read(store, THRESHOLD_SETS).filter(pc.field("threshold_set_id") == record["threshold_set_id"])
         )
         selection = select(
             _candidates(stored),
-            _images(read(store, "pseudo_images"), run_id, round_number),
+            _images(read(store, PSEUDO_IMAGES), run_id, round_number),
             thresholds=thresholds,
             scores=_calibration(store, stored, "calibrator_id"),
             quality=_calibration(store, stored, "quality_calibrator_id")
@@ -61,7 +61,7 @@ def replay(store: Store, run_id: str, round_number: int, *, label_set_id: str) -
     except ValueError as error:
         raise DatasetError(f"round {round_number} of {run_id} cannot be replayed: {error}") from error
     named = train_set_id(selection, label_set_id=label_set_id, splits_manifest_sha256=record["splits_manifest_sha256"])
-    bytes_are_equal = encode_table("pseudo_labels", selection.labels) == encode_table("pseudo_labels", stored)
+    bytes_are_equal = encode_table(PSEUDO_LABELS, selection.labels) == encode_table(PSEUDO_LABELS, stored)
     return Replay(selection, named, bytes_are_equal and named == record["train_set_id"])
 
 
@@ -74,7 +74,7 @@ def _record(store: Store, run_id: str, round_number: int) -> dict[str, Any]:
 
 def _record_or_none(store: Store, run_id: str, round_number: int) -> dict[str, Any] | None:
     mine = (pc.field("run_id") == run_id) & (pc.field("round") == round_number)
-    rows = read(store, "rounds").filter(mine).sort_by("finished_at").to_pylist()
+    rows = read(store, ROUNDS).filter(mine).sort_by("finished_at").to_pylist()
     return rows[-1] if rows else None
 
 
@@ -84,7 +84,7 @@ def _labels(store: Store, record: dict[str, Any]) -> pa.Table:
         & (pc.field("round") == record["round"])
         & (pc.field("threshold_set_id") == record["threshold_set_id"])
     )
-    rows = read(store, "pseudo_labels").filter(mine)
+    rows = read(store, PSEUDO_LABELS).filter(mine)
     if rows.num_rows == 0:
         raise DatasetError(f"round {record['round']} of {record['run_id']} has no labels in {store.uri}")
     return rows.sort_by([("image_id", "ascending"), ("seq", "ascending")])
@@ -92,17 +92,18 @@ def _labels(store: Store, record: dict[str, Any]) -> pa.Table:
 
 def _candidates(labels: pa.Table) -> pa.Table:
     columns = [
-        pa.nulls(labels.num_rows, field.type) if field.name in _DECIDED else labels[field.name] for field in CANDIDATES
+        pa.nulls(labels.num_rows, field.type) if field.name in _DECIDED else labels[field.name]
+        for field in CANDIDATES.schema
     ]
-    return pa.Table.from_arrays(columns, schema=CANDIDATES)
+    return pa.Table.from_arrays(columns, schema=CANDIDATES.schema)
 
 
 def _images(images: pa.Table, run_id: str, round_number: int) -> list[dict[str, Any]]:
     mine = images.filter((pc.field("run_id") == run_id) & (pc.field("round") == round_number))
-    rows = mine.select([field.name for field in PSEUDO_IMAGES if field.name not in _SUMS]).to_pylist()
+    rows = mine.select([field.name for field in PSEUDO_IMAGES.schema if field.name not in _SUMS]).to_pylist()
     return list({row["image_id"]: row for row in rows}.values())  # a round that was selected twice lists them twice
 
 
 def _calibration(store: Store, labels: pa.Table, column: str) -> Calibration:
     pairs = zip(labels["class_id"].to_pylist(), labels[column].to_pylist(), strict=True)
-    return Calibration.from_table(read(store, "calibrators"), dict(pairs))
+    return Calibration.from_table(read(store, CALIBRATORS), dict(pairs))

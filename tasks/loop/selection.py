@@ -21,8 +21,8 @@ from pycocotools import mask as coco_mask
 from infra.errors import DatasetError
 from tasks.loop.calibration import Calibration
 from tasks.loop.rules import Decisions, Evidence, quality_feature, rules_of
+from tasks.loop.schemas import PSEUDO_IMAGES, PSEUDO_LABELS
 from tasks.loop.thresholds import ThresholdSet
-from tasks.output.table_schemas import SCHEMAS
 from tasks.output.tables import checked, content_digest, table_of
 
 LABEL_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "visionmill:pseudo_labels.v1")
@@ -198,7 +198,7 @@ def _decided(
         "source": ["model"] * n,
         **{name: linked(name) for name in ("prev_round_label_id", "prev_iou", "class_changed")},
     }
-    _, schema = SCHEMAS["pseudo_labels"]
+    schema = PSEUDO_LABELS.schema
     columns = []
     for field in schema:
         if field.name in decided:
@@ -207,7 +207,7 @@ def _decided(
             columns.append(rows[field.name])
         else:
             columns.append(pa.nulls(n, field.type))
-    return checked("pseudo_labels", pa.Table.from_arrays(columns, schema=schema))
+    return checked(PSEUDO_LABELS, pa.Table.from_arrays(columns, schema=schema))
 
 
 def _nulls(values: np.ndarray) -> pa.Array:
@@ -262,7 +262,7 @@ def _images(images: list[Mapping[str, Any]], labels: pa.Table, shared: Mapping[s
         }
         for image in sorted(images, key=lambda each: str(each["image_id"]))
     ]
-    return table_of("pseudo_images", rows)
+    return table_of(PSEUDO_IMAGES, rows)
 
 
 class _Total:

@@ -23,6 +23,7 @@ from infra.errors import DatasetError, UsageError
 from infra.store import Store
 from tasks.labels.label_sets import LabelSet, regroup
 from tasks.loop.near import MAX_DISTANCE, Clusters, near_pairs
+from tasks.loop.schemas import SPLIT_ITEMS
 from tasks.output.layout import canonical_json
 from tasks.output.tables import append, content_digest, table_of
 
@@ -206,7 +207,7 @@ def labelled_rows(labels: LabelSet, splits: Mapping[str, str], fingerprints: pa.
         reason = "straddles" if split == EXCLUDED else None
         prints_of = {"sha256": known.get("sha256"), "phash64": known.get("phash64")}
         rows.append({**row, **prints_of, "split": split, "reason": reason})
-    return table_of("split_items", rows)
+    return table_of(SPLIT_ITEMS, rows)
 
 
 def keep_previous(labels: LabelSet, previous: pa.Table) -> tuple[LabelSet, dict[str, str]]:
@@ -266,7 +267,7 @@ def store_manifest(
         counts=dict(sorted(Counter(items["split"].to_pylist()).items())),
         leakage=dict(sorted((leakage or {}).items())),
     )
-    append(store, "split_items", items)
+    append(store, SPLIT_ITEMS, items)
     store.put_if_absent(f"{SPLITS_FOLDER}{manifest.manifest_sha256}.json", canonical_json(manifest.to_json()))
     return manifest
 

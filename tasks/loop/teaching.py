@@ -13,7 +13,7 @@ from modelkit import Instances, Predictor, rle
 from tasks.evaluation.evaluate import predictions
 from tasks.labels.label_sets import LabelSet
 from tasks.loop.candidates import MEASURED, Teacher, most_confident, score_of
-from tasks.output.table_schemas import SCHEMAS
+from tasks.loop.schemas import CANDIDATES
 from tasks.output.tables import table_of
 from tasks.training.examples import Box, Example, ExampleObject
 
@@ -163,7 +163,7 @@ def candidates_on(
         for item, found in predictions(predictor, labels.table.to_pylist(), floor=floor)
         for k in most_confident(found.scores.tolist(), task, floor)
     ]
-    return table_of("candidates", rows) if rows else SCHEMAS["candidates"][1].empty_table()
+    return table_of(CANDIDATES, rows) if rows else CANDIDATES.empty()
 
 
 def _item(row: Any) -> dict[str, Any]:

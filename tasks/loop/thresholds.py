@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from tasks.loop.certified import Certificate, certify, design_effect, fewest, lower_bound, upper_bound
 from tasks.loop.matching import MASK_IOU, Matches
+from tasks.loop.schemas import THRESHOLD_SETS
 from tasks.output.layout import canonical_json
 from tasks.output.tables import table_of
 
@@ -105,7 +106,7 @@ class ThresholdSet:
 
     def to_table(self) -> pa.Table:
         """Rows of ``threshold_sets.v1``."""
-        return table_of("threshold_sets", [{**row, "threshold_set_id": self.threshold_set_id} for row in self._rows()])
+        return table_of(THRESHOLD_SETS, [{**row, "threshold_set_id": self.threshold_set_id} for row in self._rows()])
 
     @classmethod
     def from_table(cls, table: pa.Table) -> ThresholdSet:

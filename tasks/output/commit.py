@@ -10,22 +10,16 @@ the driver, commits: workers hand it the bytes, and it looks before it writes (:
 from __future__ import annotations
 
 import threading
-import uuid
 from typing import Literal
 
 from infra.errors import ObjectGone, StoreError
-from infra.store import Store, StoreCapabilities
+from infra.store import Store
 from tasks.output.layout import part_key
 from tasks.records import Version
 
 CommitOutcome = Literal["committed", "already_committed"]
 
 _MAGIC = b"PAR1"
-
-
-def new_attempt_id() -> str:
-    """A name for one try of one shard; never used twice."""
-    return uuid.uuid4().hex
 
 
 def commit_shard(store: Store, version: Version, shard_id: str, data: bytes, attempt_id: str) -> CommitOutcome:
@@ -48,11 +42,6 @@ def commit_shard(store: Store, version: Version, shard_id: str, data: bytes, att
     token = _checked_token(data, shard_id, attempt_id)
     created = store.put_if_absent(part_key(version, shard_id), data, token=token)
     return "committed" if created else "already_committed"
-
-
-def driver_must_commit(capabilities: StoreCapabilities) -> bool:
-    """Whether the store ignores conditional creates, so that only one process may write parts."""
-    return not capabilities.conditional_create
 
 
 class DriverCommitter:

@@ -1,4 +1,4 @@
-"""Committed Parquet as SQL views: ``items``, ``instances``, ``failures``, ``all_items``; and the lineage of a loop.
+"""Committed Parquet as SQL views: ``items``, ``instances``, ``failures``, ``all_items``; and views of higher floors.
 
 The list of files is taken once, when the connection is opened: a query sees the same rows from start to
 end while a job goes on committing. Every view prunes: only the columns that a query names are read, and
@@ -13,8 +13,10 @@ plan needs no join at all.
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,16 +24,16 @@ import duckdb
 import pyarrow as pa
 
 from infra.store import ObjectInfo, Store, is_local, open_store
-from tasks.output.layout import parse_plan_key
-from tasks.output.lineage import LINEAGE_VIEWS, create_lineage_views
 from tasks.output.listing import ListedVersion, Listing, Part, list_committed, plan_of_shards
 from tasks.output.schema import COMMON, QUALITIES, schema_of
 from tasks.output.store_files import PROTOCOL, StoreFileSystem, path_of
-from tasks.output.tables import list_tables
 from tasks.products.segments.masks_sql import register_mask_functions
 from tasks.records import Product
 
 VIEWS = ("items", "instances", "failures", "all_items")
+
+MORE_VIEWS = ("tasks.loop.lineage",)
+"""Modules that bring further views as ``VIEWS``; loaded when views are opened, so they must be light: no torch."""
 
 MEMORY_SHARE = "40%"  # of the machine's memory, for one connection
 
@@ -46,6 +48,21 @@ SELECT uri, etag, media, frame, pts_s, CAST(i - 1 AS INTEGER) AS instance,
        width, height, model, version
 FROM (SELECT *, unnest(range(1, len(labels) + 1)) AS i FROM items WHERE status = 'ok')
 """  # unnest over the lists themselves would read all of them, also the masks: indexing prunes
+
+
+@dataclass(frozen=True, slots=True)
+class MoreViews:
+    """Views over objects that are no parts of a job.
+
+    Args:
+        names: of the views.
+        objects: store -> what they read, by a key of their own.
+        create: makes the views; takes the same keys with paths as DuckDB is to open them.
+    """
+
+    names: tuple[str, ...]
+    objects: Callable[[Store], Mapping[str, Sequence[ObjectInfo]]]
+    create: Callable[[duckdb.DuckDBPyConnection, Mapping[str, Sequence[str]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +90,7 @@ def open_views(output_uri: str, *, product: Product = "segments", native: bool =
 def views_of(store: Store, *, product: Product = "segments", native: bool = True) -> Views:
     """As :func:`open_views`, for an open store."""
     listing = list_committed(store, product)
-    tables = list_tables(store)
+    more = [(each, each.objects(store)) for each in _more_views()]
     connection = duckdb.connect(":memory:")
     connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
     connection.execute("SET python_enable_replacements = false; SET TimeZone = 'UTC'")
@@ -84,16 +101,21 @@ def views_of(store: Store, *, product: Product = "segments", native: bool = True
     connection.execute(f"SET temp_directory = {_quoted(str(scratch))}; SET memory_limit = '{MEMORY_SHARE}'")
     register_mask_functions(connection)
     objects = [part.info for version in listing.versions for part in version.parts]
-    objects += [info for infos in tables.values() for info in infos]
+    objects += [info for _, found in more for infos in found.values() for info in infos]
     filesystem = _choose_reader(connection, store, objects, native=native)
     _create_views(connection, listing, plain_paths=filesystem is None)
 
     def path(info: ObjectInfo) -> str:
         return store.uri_of(info.key) if filesystem is None else path_of(info.key)
 
-    create_lineage_views(connection, {name: [path(info) for info in infos] for name, infos in tables.items()})
+    for each, found in more:
+        each.create(connection, {name: [path(info) for info in infos] for name, infos in found.items()})
     connection.execute("SET enable_external_access = false")
     return Views(connection, listing, filesystem)
+
+
+def _more_views() -> list[MoreViews]:
+    return [importlib.import_module(name).VIEWS for name in MORE_VIEWS]
 
 
 def _choose_reader(
@@ -193,14 +215,10 @@ def describe_views(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]
     rows = connection.execute(
         "SELECT table_name, column_name FROM information_schema.columns ORDER BY table_name, ordinal_position"
     ).fetchall()
-    views: dict[str, list[str]] = {name: [] for name in (*VIEWS, *LINEAGE_VIEWS)}
+    views: dict[str, list[str]] = {
+        name: [] for name in (*VIEWS, *(name for each in _more_views() for name in each.names))
+    }
     for view, column in rows:
         if view in views:
             views[view].append(column)
     return {view: columns for view, columns in views.items() if columns}
-
-
-def plan_numbers(version: ListedVersion) -> list[int]:
-    """Numbers of the plans of a version, ascending."""
-    names = [parse_plan_key(info.key) for info in version.plans]
-    return [name.number for name in names if name is not None]

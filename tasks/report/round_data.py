@@ -11,8 +11,10 @@ from infra.errors import VisionmillError
 from infra.store import Store, open_store, split_uri
 from tasks.evaluation.figures import groups_of, main_figure
 from tasks.loop.heartbeats import losses_by_kind
+from tasks.loop.schemas import AUDITS, MODELS, THRESHOLD_SETS, VERDICTS
 from tasks.loop.splits import SPLITS_FOLDER
 from tasks.output import tables
+from tasks.output.tables import TableSpec
 from tasks.output.views import Views
 
 DECISIONS = ("accept", "ignore", "reject")
@@ -144,14 +146,14 @@ def collect_round(views: Views, record: Row) -> RoundFacts:
         " WHERE run_id = ? AND round = ? AND threshold_set_id = ? GROUP BY class_name, decision, reason_code",
         mine,
     )
-    audits = _where(store, "audits", train_set_id=record["train_set_id"], run_id=record["run_id"])
+    audits = _where(store, AUDITS, train_set_id=record["train_set_id"], run_id=record["run_id"])
     models = _models(store, record)
     manifest = _manifest(store, record["splits_manifest_sha256"])
     return RoundFacts(
         output=store.uri,
         round=record,
-        criteria=tuple(_once_each(_where(store, "verdicts", verdict_id=record["verdict_id"]), "criterion")),
-        classes=_classes(counts, _where(store, "threshold_sets", threshold_set_id=record["threshold_set_id"]), audits),
+        criteria=tuple(_once_each(_where(store, VERDICTS, verdict_id=record["verdict_id"]), "criterion")),
+        classes=_classes(counts, _where(store, THRESHOLD_SETS, threshold_set_id=record["threshold_set_id"]), audits),
         audit=max((row for row in audits if row["class_name"] is None), key=lambda row: row["n"], default=None),
         reasons=_reasons(counts),
         images=_images(views, record),
@@ -179,9 +181,9 @@ def _rows(views: Views, sql: str, values: Sequence[Any] = ()) -> list[Row]:
     return views.connection.sql(sql, params=list(values)).to_arrow_table().to_pylist()
 
 
-def _where(store: Store, name: str, **wanted: Any) -> list[Row]:
+def _where(store: Store, spec: TableSpec, **wanted: Any) -> list[Row]:
     """Rows of one of the small tables."""
-    rows = tables.read(store, name).to_pylist()
+    rows = tables.read(store, spec).to_pylist()
     return [row for row in rows if all(row[column] == value for column, value in wanted.items())]
 
 
@@ -236,7 +238,7 @@ def _images(views: Views, record: Row) -> dict[str, int]:
 
 def _models(store: Store, record: Row) -> dict[str, Row]:
     """Champion, student and baseline of the round; the baseline is the newest of its loop."""
-    known = sorted(tables.read(store, "models").to_pylist(), key=lambda row: row["created_at"])
+    known = sorted(tables.read(store, MODELS).to_pylist(), key=lambda row: row["created_at"])
     by_id = {row["model_id"]: row for row in known}
     baselines = [row for row in known if row["role"] == "baseline" and row["run_id"] == record["run_id"]]
     found = {

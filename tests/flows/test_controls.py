@@ -31,6 +31,7 @@ from modelkit.digitscape import Digitscape, SceneStyle, write_dataset
 from tasks.labels.label_sets import LabelSet
 from tasks.loop import judging, splits, teaching
 from tasks.loop.candidates import Teacher
+from tasks.loop.schemas import VERDICTS
 from tasks.output import tables
 from tasks.product import Judgement
 from tasks.training.job import TrainingJob
@@ -130,7 +131,7 @@ class Loops:
             return None if told else step(title, function, *args, **kwargs)
 
         run_retrain(self.parameters(name, **changes), orchestrated=False, step=quick)
-        rows = tables.read(open_store(str(self.folder / name)), "verdicts").to_pylist()
+        rows = tables.read(open_store(str(self.folder / name)), VERDICTS).to_pylist()
         return {row["criterion"]: row["value"] for row in rows if row["round"] == 1 and not row["passed"]}
 
 

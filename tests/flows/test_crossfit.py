@@ -16,6 +16,7 @@ from flows.retrain import run_retrain
 from flows.steps import plain_steps
 from infra.errors import UsageError
 from infra.store import Store, open_store
+from tasks.loop.schemas import MODELS, SPLIT_ITEMS, VERDICTS
 from tasks.output import tables
 from tasks.output.views import open_views
 from tests.flows.tiny_loops import tiny_loop
@@ -64,7 +65,7 @@ def test_every_label_is_looked_at_once_by_a_model_that_never_saw_it(
     round_one: tuple[dict[str, Any], Store, Watched],
 ) -> None:
     summary, store, watched = round_one
-    items = tables.read(store, "split_items").to_pylist()
+    items = tables.read(store, SPLIT_ITEMS).to_pylist()
     labelled = {row["image_id"] for row in items if row["split"] == "L"}
     assert summary["splits"]["L"] == len(labelled) and "C" not in summary["splits"], "the share of C went to L"
     looked = [watched.items[f"look at fold-{k + 1}"] for k in range(FOLDS)]
@@ -76,10 +77,10 @@ def test_every_label_is_looked_at_once_by_a_model_that_never_saw_it(
 def test_the_teacher_is_the_supervised_model_of_all_labels(round_one: tuple[dict[str, Any], Store, Watched]) -> None:
     summary, store, _ = round_one
     [outcome] = summary["rounds"]
-    roles = [row["role"] for row in tables.read(store, "models").to_pylist()]
+    roles = [row["role"] for row in tables.read(store, MODELS).to_pylist()]
     assert sorted(roles) == ["fold"] * FOLDS + ["student", "teacher"]
     assert outcome["gate"]["baseline"] == outcome["gate"]["champion"]
-    criteria = {row["criterion"]: row for row in tables.read(store, "verdicts").to_pylist() if row["round"] == 1}
+    criteria = {row["criterion"]: row for row in tables.read(store, VERDICTS).to_pylist() if row["round"] == 1}
     assert 0 < criteria["calibration: D-ECE"]["value"] < 1, "each half of G was calibrated on the other"
     assert outcome["accepted"]["background"] > 0
     runs = [json.loads(store.get(info.key)) for info in store.list("training/runs/") if info.key.endswith("run.json")]

@@ -17,6 +17,7 @@ from infra import services
 from infra.store import Store, open_store
 from tasks.loop.champion import Model, read_pointer, record_candidate
 from tasks.loop.gate import Criterion, Verdict
+from tasks.loop.schemas import MODELS, ROUNDS
 from tasks.output import tables
 from tests.flows.deployments import deploying, prefect_client, runs_of
 from tests.flows.tiny_loops import tiny_loop
@@ -77,9 +78,9 @@ def test_a_watch_starts_the_loop_a_worker_carries_it_out_and_the_next_watch_star
         store = open_store(places["VISIONMILL_LOOP"])
         by_hand = decide_by_hand(api, found, store, places["VISIONMILL_LOOP"])
 
-    [record] = tables.read(store, "rounds").to_pylist()
+    [record] = tables.read(store, ROUNDS).to_pylist()
     pointer = read_pointer(store)[0]
     assert pointer.champion is not None and pointer.champion.model_id == record["champion_out"]
     assert [(move.action, move.approver) for move in pointer.moves[-2:]] == by_hand
-    assert {row["role"] for row in tables.read(store, "models").to_pylist()} == {"teacher", "student", "baseline"}
+    assert {row["role"] for row in tables.read(store, MODELS).to_pylist()} == {"teacher", "student", "baseline"}
     assert any(info.key.endswith(".html") for info in store.list("report/rounds/"))

@@ -22,6 +22,7 @@ from tasks.ingest.inventory import take_inventory
 from tasks.labels.reading import read_label_set
 from tasks.loop.champion import Model, list_candidates, read_pointer
 from tasks.loop.due import arrivals_since
+from tasks.loop.schemas import MODELS, PSEUDO_LABELS, ROUNDS, VERDICTS
 from tasks.output import tables
 from tasks.training.examples import load_training_set
 from tasks.training.presets import make_recipe
@@ -99,10 +100,10 @@ def test_one_round_from_labels_to_the_gate_goes_on_where_it_was_stopped(asked: d
     assert summary["splits"]["U"] == 12
     [first, *_] = read_pointer(store)[0].moves
     assert first.model.model_id == outcome["teacher"], "the first champion taught"
-    [rounds] = tables.read(store, "rounds").to_pylist()
+    [rounds] = tables.read(store, ROUNDS).to_pylist()
     assert rounds["train_set_id"] == outcome["train_set_id"]
     assert rounds["n_pseudo"] == sum(outcome["accepted"].values())
-    labels = tables.read(store, "pseudo_labels").to_pylist()
+    labels = tables.read(store, PSEUDO_LABELS).to_pylist()
     assert {row["decision"] for row in labels} >= {"accept", "ignore"}, "refused candidates are kept, with the reason"
     assert {row["tta_spec"] for row in labels} == {'["1.25x"]'}
     for row in labels:
@@ -110,9 +111,9 @@ def test_one_round_from_labels_to_the_gate_goes_on_where_it_was_stopped(asked: d
         assert row["accept_mask"] <= (row["quality_cal"] >= 0.75), "the expected IoU of what was measured decides"
         assert row["accept_box"] <= (row["q_tta"] >= 0.85)
         assert 0 <= measured <= 1
-    roles = {row["role"]: row["model_id"] for row in tables.read(store, "models").to_pylist()}
+    roles = {row["role"]: row["model_id"] for row in tables.read(store, MODELS).to_pylist()}
     assert roles["student"] == outcome["candidate"] and set(roles) == {"teacher", "student", "baseline"}
-    heartbeats = {row["criterion"]: row for row in tables.read(store, "verdicts").to_pylist() if row["round"] == 1}
+    heartbeats = {row["criterion"]: row for row in tables.read(store, VERDICTS).to_pylist() if row["round"] == 1}
     assert heartbeats["heartbeat: unlabelled over supervised loss"]["value"] > 0
     assert heartbeats["heartbeat: entropy of predictions on U against C"]["passed"]
     states = {record.model.model_id: state for record, state in list_candidates(store)}

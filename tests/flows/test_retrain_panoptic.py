@@ -15,6 +15,7 @@ from flows.retrain import run_retrain
 from infra.errors import UsageError
 from infra.store import Store, open_store
 from modelkit import rle
+from tasks.loop.schemas import PSEUDO_LABELS, ROUNDS, VERDICTS
 from tasks.output import tables
 from tasks.report.round_page import write_loop_report
 from tasks.training.examples import load_training_set
@@ -36,7 +37,7 @@ def round_one(asked: dict[str, Any]) -> tuple[dict[str, Any], Store]:
 
 def test_every_segment_of_u_is_a_candidate_and_names_its_rule(round_one: tuple[dict[str, Any], Store]) -> None:
     outcome, store = round_one
-    rows = tables.read(store, "pseudo_labels").to_pylist()
+    rows = tables.read(store, PSEUDO_LABELS).to_pylist()
     assert len({row["image_id"] for row in rows}) == 10
     assert {row["task"] for row in rows} == {"panoptic"} and {row["class_id"] in THINGS for row in rows} == {
         True,
@@ -73,8 +74,8 @@ def test_the_gate_compares_panoptic_quality_of_three_models(
     round_one: tuple[dict[str, Any], Store], asked: dict[str, Any]
 ) -> None:
     outcome, store = round_one
-    criteria = {row["criterion"]: row for row in tables.read(store, "verdicts").to_pylist()}
-    [round_row] = tables.read(store, "rounds").to_pylist()
+    criteria = {row["criterion"]: row for row in tables.read(store, VERDICTS).to_pylist()}
+    [round_row] = tables.read(store, ROUNDS).to_pylist()
     gate = json.loads(round_row["metrics_gate"])
     assert gate["task"] == "panoptic" and gate["panoptic"]["pq"] == pytest.approx(outcome["gate"]["candidate"])
     assert outcome["gate"]["baseline"] > 0.2, "the detector inside began as the shipped one"

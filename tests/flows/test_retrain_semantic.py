@@ -16,6 +16,7 @@ from infra.errors import UsageError
 from infra.store import Store, open_store
 from modelkit import rle
 from tasks.loop.pixels import LEVELS
+from tasks.loop.schemas import PSEUDO_LABELS, ROUNDS, VERDICTS
 from tasks.output import tables
 from tasks.training.examples import load_training_set
 from tests.flows.tiny_loops import SIZE, tiny_loop
@@ -34,7 +35,7 @@ def round_one(asked: dict[str, Any]) -> tuple[dict[str, Any], Store]:
 
 def test_every_pixel_of_u_is_a_candidate_once_and_names_its_rule(round_one: tuple[dict[str, Any], Store]) -> None:
     outcome, store = round_one
-    rows = tables.read(store, "pseudo_labels").to_pylist()
+    rows = tables.read(store, PSEUDO_LABELS).to_pylist()
     seen = {row["image_id"]: np.zeros(SIZE, np.int64) for row in rows}
     for row in rows:
         seen[row["image_id"]] += rle.decode(row["mask_rle"], SIZE)
@@ -59,8 +60,8 @@ def test_accepted_pixels_teach_and_all_others_are_unsure(round_one: tuple[dict[s
 
 def test_the_gate_compares_mean_iou_of_three_models(round_one: tuple[dict[str, Any], Store]) -> None:
     outcome, store = round_one
-    criteria = {row["criterion"]: row for row in tables.read(store, "verdicts").to_pylist() if row["round"] == 1}
-    [round_row] = tables.read(store, "rounds").to_pylist()
+    criteria = {row["criterion"]: row for row in tables.read(store, VERDICTS).to_pylist() if row["round"] == 1}
+    [round_row] = tables.read(store, ROUNDS).to_pylist()
     gate = json.loads(round_row["metrics_gate"])
     assert gate["task"] == "semantic" and gate["semantic"]["miou"] == pytest.approx(outcome["gate"]["candidate"])
     assert criteria["calibration: D-ECE"]["value"] is not None

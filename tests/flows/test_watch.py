@@ -19,10 +19,9 @@ from flows.problems import checked
 from flows.steps import plain_steps
 from infra.errors import UsageError
 from infra.store import open_store
-from tasks.labels.segments import store_label_set
 from tasks.loop.due import remember_labels
 from tests.flows.deployments import ROOT, deploying, prefect_client, runs_of
-from tests.tasks.loop.scenes import picture, write
+from tests.tasks.loop.scenes import picture, store_label_set, write
 from tests.tasks.loop.test_due import LABELS
 from tests.tasks.loop.test_lineage import a_round
 

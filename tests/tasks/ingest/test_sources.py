@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from infra.errors import AccessDenied, BucketMissing, DatasetError, StoreUnavailable, UsageError, VisionmillError
 from infra.store import open_store
-from tasks.ingest.inventory import load_inventory
 from tasks.output.entries import etag_to_pin
 from tasks.records import Entry
 from tests.tasks.ingest.helpers import fill, listed, tar_of
@@ -38,7 +38,6 @@ def test_a_folder_gives_its_images_and_videos_with_keys_untouched(store_uri: str
     assert {line["media"] for line in lines if "film" in line["uri"]} == {"video"}
     assert (inventory.num_images, inventory.num_videos, inventory.num_problems) == (len(AWKWARD), 1, 0)
     assert inventory.total_bytes == sum(range(1, len(AWKWARD) + 2))
-    assert load_inventory(inventory.path) == inventory
 
 
 def test_a_backslash_in_a_local_name_is_kept(tmp_path: Path) -> None:
@@ -213,7 +212,7 @@ def test_the_inventory_replaces_an_older_one_only_when_it_is_whole(tmp_path: Pat
     first, _ = listed(store.uri, tmp_path / "work")
     with pytest.raises(DatasetError):
         listed(str(tmp_path / "missing"), tmp_path / "work")
-    assert load_inventory(first.path) == first
+    assert pq.read_metadata(first.path).num_rows == first.num_objects
     open_store(store.uri).put("b.jpg", b"1")
     second, _ = listed(store.uri, tmp_path / "work")
     assert second.num_objects == 2

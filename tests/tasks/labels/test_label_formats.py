@@ -14,11 +14,11 @@ from pycocotools import mask as coco_mask
 from infra.errors import DatasetError, UsageError
 from infra.store import open_store
 from modelkit import ClassInfo, rle
-from tasks.labels.label_sets import LabelledItem, LabelledObject, check_class_maps, make_label_set
+from tasks.labels.label_sets import LabelledItem, LabelledObject, make_label_set
 from tasks.labels.reading import read_label_set
-from tasks.labels.segments import read_output, store_label_set
 from tasks.labels.shapes import ShapeError, brush_to_rle, ellipse_to_rle, rectangle_to_rle
-from tests.tasks.loop.scenes import CLASSES, SIZE_HW, label_set, rectangle
+from tasks.report.export import export
+from tests.tasks.loop.scenes import CLASSES, SIZE_HW, label_set, rectangle, store_label_set
 from tests.tasks.output.fake_output import FakeOutput, Item
 
 HEIGHT, WIDTH = SIZE_HW
@@ -278,20 +278,15 @@ def test_a_stored_label_set_reads_back_the_same(tmp_path: Path, store_uri: str) 
         read_label_set(f"{store_uri}/other.parquet")
 
 
-def test_a_jobs_output_becomes_labels_that_say_a_model_made_them(tmp_path: Path) -> None:
+def test_what_a_model_found_is_never_taken_for_the_labels_of_people(tmp_path: Path) -> None:
     output = FakeOutput(open_store(str(tmp_path / "out")))
-    output.commit(
-        [
-            Item("s3://p/a.jpg"),
-            Item("s3://p/clip.mp4", frame=3, pts_s=0.1, track=True),
-            Item("s3://p/c.jpg", status="failed"),
-        ]
-    )
-    labels = read_output(str(tmp_path / "out"), score=0.0)
-    rows = labels.table.to_pylist()
-    assert [row["image_id"] for row in rows] == ["s3://p/a.jpg", "s3://p/clip.mp4#3"]
-    assert {source for row in rows for source in row["sources"]} == {"model"}
-    assert len(read_output(str(tmp_path / "out"), score=1.1).table["labels"].combine_chunks().flatten()) == 0
+    output.commit([Item("s3://p/a.jpg"), Item("s3://p/b.jpg")])
+    [part] = (tmp_path / "out" / "segments").rglob("*.parquet")
+    with pytest.raises(DatasetError, match="no stored label set"):
+        read_label_set(str(part))
+    export(str(tmp_path / "out"), "coco", str(tmp_path / "found.json"))
+    labels = read_label_set(str(tmp_path / "found.json"))
+    assert {source for row in labels.table["sources"].to_pylist() for source in row} == {"model"}
 
 
 def test_label_set_id_depends_on_rows_and_class_map_only() -> None:
@@ -315,10 +310,3 @@ def test_label_sets_refuse_doubled_items_and_masks_of_another_size() -> None:
         make_label_set(
             [LabelledItem("x", (9, 9), (LabelledObject(1, rectangle(0, 0, 4, 4)),))], CLASSES, origin_format="test"
         )
-
-
-def test_a_permuted_class_map_is_refused() -> None:
-    swapped = (ClassInfo(1, "box"), ClassInfo(2, "disc"), ClassInfo(3, "star"))
-    check_class_maps(CLASSES, CLASSES, whose="the teacher")
-    with pytest.raises(DatasetError, match="1: disc here, box there"):
-        check_class_maps(CLASSES, swapped, whose="the teacher")

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tasks.loop.calibration import Calibration, Calibrator
 from tasks.loop.matching import Matches
+from tasks.loop.schemas import CANDIDATES
 from tasks.loop.thresholds import ClassThreshold, ThresholdSet
 from tasks.output.tables import table_of
 from tests.tasks.loop.scenes import SIZE_HW, rectangle
@@ -56,7 +57,7 @@ def candidate(image: str, seq: int, score: float, box: Sequence[int], class_id: 
 
 def candidates(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """``candidates.v1``."""
-    return table_of("candidates", rows)
+    return table_of(CANDIDATES, rows)
 
 
 def identity() -> Calibration:

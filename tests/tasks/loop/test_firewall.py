@@ -12,6 +12,7 @@ from PIL import Image
 from tasks.loop.fingerprints import fingerprints_of, hamming, phash64
 from tasks.loop.firewall import firewall
 from tasks.loop.near import near_pairs
+from tasks.loop.schemas import SPLIT_ITEMS
 from tasks.output.tables import table_of
 from tasks.records import Entry
 from tests.tasks.loop.scenes import picture, write
@@ -30,7 +31,7 @@ def entry(uri: str, media: str = "image") -> Entry:
 
 def labelled(prints: pa.Table, split: str) -> pa.Table:
     columns = ("image_id", "uri", "group_id", "sha256", "phash64")
-    return table_of("split_items", [{**{c: row[c] for c in columns}, "split": split} for row in prints.to_pylist()])
+    return table_of(SPLIT_ITEMS, [{**{c: row[c] for c in columns}, "split": split} for row in prints.to_pylist()])
 
 
 def outcome(report: pa.Table) -> dict[str, tuple[str, str | None, str | None]]:
@@ -77,7 +78,7 @@ def test_against_training_labels_only_duplicates_are_dropped(tmp_path: Path) -> 
 def test_an_item_near_to_several_splits_is_reported_against_the_gravest(tmp_path: Path) -> None:
     prints = fingerprints_of([entry(write(tmp_path, "a.png", picture(1)))])
     copies = [labelled(prints, split).to_pylist()[0] | {"image_id": split} for split in ("L", "C", "G", "T")]
-    known = table_of("split_items", copies)
+    known = table_of(SPLIT_ITEMS, copies)
     assert firewall(prints, known).counts == {"group vs T": 1}
 
 

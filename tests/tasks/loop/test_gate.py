@@ -11,6 +11,7 @@ import pytest
 from infra.store import open_store
 from tasks.evaluation.bootstrap import PairedDifference
 from tasks.loop.gate import Audit, Criterion, GateInputs, GateLimits, Verdict, judge, significant_falls
+from tasks.loop.schemas import VERDICTS
 from tasks.output.tables import append, read
 
 NOW = dt.datetime(2026, 11, 25, tzinfo=dt.UTC)
@@ -117,8 +118,8 @@ def test_the_first_model_needs_no_champion_but_everything_else() -> None:
 def test_every_value_and_limit_is_stored(store_uri: str) -> None:
     store = open_store(store_uri)
     found = verdict(replace(GOOD, leaks=2, audit=None))
-    append(store, "verdicts", found.to_table())
-    rows = read(store, "verdicts").to_pylist()
+    append(store, VERDICTS, found.to_table())
+    rows = read(store, VERDICTS).to_pylist()
     assert len(rows) == len(found.criteria) and {row["promoted"] for row in rows} == {False}
     leak = next(row for row in rows if row["criterion"].startswith("leakage"))
     assert (leak["value"], leak["relation"], leak["demanded"], leak["passed"]) == (2.0, "==", 0.0, False)

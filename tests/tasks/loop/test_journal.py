@@ -10,6 +10,7 @@ import pytest
 from infra.store import Store, open_store
 from tasks.loop.champion import Model
 from tasks.loop.journal import end_loop, open_loop, start_round
+from tasks.loop.schemas import ROUNDS
 from tasks.output import tables
 
 FIRST, SECOND = (Model(f"student@{k}", f"s3://w/{k}", k * 64, "r", 1) for k in "ab")
@@ -30,7 +31,7 @@ def judged(store: Store, run_id: str, number: int, manifest: str) -> None:
         "code_commit": "1", "metrics_gate": "{}", "metrics_baseline": "{}", "verdict_id": "v", "looks_used": number,
         "alpha_spent": 0.0, "test_opened": False, "finished_at": dt.datetime(2026, 11, 26, tzinfo=dt.UTC),
     }  # fmt: skip
-    tables.append(store, "rounds", tables.table_of("rounds", [row]))
+    tables.append(store, ROUNDS, tables.table_of(ROUNDS, [row]))
 
 
 def test_a_loop_that_has_not_ended_goes_on_and_one_that_has_is_followed_by_another(store: Store) -> None:

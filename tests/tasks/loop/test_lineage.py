@@ -12,6 +12,7 @@ from infra.errors import DatasetError
 from infra.store import Store, open_store
 from tasks.loop.calibration import Calibration
 from tasks.loop.replay import replay
+from tasks.loop.schemas import CALIBRATORS, MODELS, PSEUDO_IMAGES, PSEUDO_LABELS, ROUNDS, THRESHOLD_SETS
 from tasks.loop.selection import Selection, select, train_set_id
 from tasks.loop.splits import DEFAULT_SHARES, labelled_rows, split_groups, store_manifest
 from tasks.output.query import run_query
@@ -38,11 +39,11 @@ def a_round(store: Store, **changes: Any) -> Selection:
     listed = [{"image_id": f"u{k}", "media_uri": f"u{k}", "group_id": f"u{k}", "status": "ok"} for k in range(8)]
     sets = thresholds({1: 0.7})
     found = select(candidates(rows), listed, thresholds=sets, scores=identity(), quality=quality())
-    append(store, "pseudo_labels", found.labels, round_number=1, task="instance")
-    append(store, "pseudo_images", found.images, round_number=1, task="instance")
-    append(store, "threshold_sets", sets.to_table())
-    append(store, "calibrators", identity().to_table("teacher@1"))
-    append(store, "calibrators", quality().to_table("teacher@1"))
+    append(store, PSEUDO_LABELS, found.labels, round_number=1, task="instance")
+    append(store, PSEUDO_IMAGES, found.images, round_number=1, task="instance")
+    append(store, THRESHOLD_SETS, sets.to_table())
+    append(store, CALIBRATORS, identity().to_table("teacher@1"))
+    append(store, CALIBRATORS, quality().to_table("teacher@1"))
     name = train_set_id(found, label_set_id=labels.label_set_id, splits_manifest_sha256=manifest.manifest_sha256)
     shared = {"weights_uri": "s3://w/x", "task": "instance", "seed": 1, "code_commit": "c0ffee", "created_at": NOW,
               "class_map_sha256": "c", "splits_manifest_sha256": manifest.manifest_sha256, "run_id": "run-1",
@@ -53,7 +54,7 @@ def a_round(store: Store, **changes: Any) -> Selection:
          "parent_model_id": "teacher@1", "train_set_id": name},
         {**shared, "model_id": "baseline@3", "weights_sha256": "ee" * 32, "role": "baseline", "round": 0},
     ]  # fmt: skip
-    append(store, "models", table_of("models", models))
+    append(store, MODELS, table_of(MODELS, models))
     record = {
         "run_id": "run-1", "round": 1, "candidate_id": "student@2", "splits_manifest_sha256": manifest.manifest_sha256,
         "leakage_report": "{}", "train_set_id": name, "threshold_set_id": sets.threshold_set_id, "n_human": 6,
@@ -61,7 +62,7 @@ def a_round(store: Store, **changes: Any) -> Selection:
         "environment": "{}", "metrics_gate": "{}", "promoted": False, "looks_used": 1, "alpha_spent": 0.016,
         "test_opened": False, "finished_at": NOW, "code_commit": "c0ffee", **changes,
     }  # fmt: skip
-    append(store, "rounds", table_of("rounds", [record]))
+    append(store, ROUNDS, table_of(ROUNDS, [record]))
     return found
 
 
@@ -111,7 +112,7 @@ def test_every_accepted_row_leads_to_its_teacher(store_uri: str) -> None:
 def test_a_recorded_round_is_replayed_from_its_rows_alone_and_a_changed_row_shows(store_uri: str) -> None:
     store = open_store(store_uri)
     found = a_round(store)
-    label_set_id = read(store, "models")["label_set_id"][0].as_py()
+    label_set_id = read(store, MODELS)["label_set_id"][0].as_py()
     again = replay(store, "run-1", 1, label_set_id=label_set_id)
     assert again.same and again.selection.images.equals(found.images)
     assert not replay(store, "run-1", 1, label_set_id="another").same
@@ -120,7 +121,7 @@ def test_a_recorded_round_is_replayed_from_its_rows_alone_and_a_changed_row_show
     (key,) = [info.key for info in list_tables(store)["pseudo_labels"]]
     changed = found.labels.to_pylist()
     changed[0]["decision"] = "accept"
-    store.put(key, encode_table("pseudo_labels", table_of("pseudo_labels", changed)))
+    store.put(key, encode_table(PSEUDO_LABELS, table_of(PSEUDO_LABELS, changed)))
     assert not replay(store, "run-1", 1, label_set_id=label_set_id).same
 
 

@@ -11,6 +11,7 @@ from infra.store import open_store
 from tasks.labels.label_sets import LabelledItem, LabelledObject, make_label_set
 from tasks.loop.calibration import Calibration, d_ece, fit_calibration, fit_isotonic
 from tasks.loop.matching import match_candidates
+from tasks.loop.schemas import CALIBRATORS
 from tasks.output.tables import append, read
 from tests.tasks.loop.rows import candidate, candidates, joined, matches_of
 from tests.tasks.loop.scenes import CLASSES, SIZE_HW, rectangle
@@ -135,6 +136,6 @@ def test_rare_classes_share_the_pooled_calibrator_and_all_survive_storage(store_
     fitted = fit_calibration(joined(common, rare))
     assert set(fitted.by_class) == {1} and fitted.of(2) is fitted.pooled
     store = open_store(store_uri)
-    append(store, "calibrators", fitted.to_table("teacher@1"))
-    again = Calibration.from_table(read(store, "calibrators"))
+    append(store, CALIBRATORS, fitted.to_table("teacher@1"))
+    again = Calibration.from_table(read(store, CALIBRATORS))
     assert again.pooled == fitted.pooled and again.by_class == dict(fitted.by_class)

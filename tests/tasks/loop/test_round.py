@@ -21,6 +21,7 @@ from tasks.loop.audits import (
 from tasks.loop.firewall import count_leaks
 from tasks.loop.heartbeats import class_mix_heartbeat, js_divergence, labels_without_lineage, rate_heartbeats
 from tasks.loop.round_calibration import calibrate_instances, calibrate_semantic
+from tasks.loop.schemas import SPLIT_ITEMS
 from tasks.loop.selection import Selection, select
 from tasks.loop.thresholds import accepted_rates, scores_by_class, with_bands
 from tasks.output.tables import table_of
@@ -134,9 +135,9 @@ def test_leaks_are_counted_anew_and_lineage_must_be_recorded(round_one: Any) -> 
     accepted = chosen.accepted
     names = sorted(set(accepted["image_id"].to_pylist()))
     items = [{"image_id": n, "uri": n, "group_id": n, "split": "U"} for n in names]
-    assert count_leaks(accepted, table_of("split_items", items)) == 0
+    assert count_leaks(accepted, table_of(SPLIT_ITEMS, items)) == 0
     leaky = [{**items[0], "split": "G"}, {**items[1], "split": "excluded"}, *items[3:]]  # and one that is nowhere
-    assert count_leaks(accepted, table_of("split_items", leaky)) == 3
+    assert count_leaks(accepted, table_of(SPLIT_ITEMS, leaky)) == 3
     model = {"model_id": "teacher@1", "weights_sha256": "aa" * 32}
     sets = thresholds.to_table()
     assert labels_without_lineage(accepted, pa.Table.from_pylist([model]), sets) == 0

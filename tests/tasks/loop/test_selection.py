@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from infra.errors import DatasetError, UsageError
 from infra.store import open_store
+from tasks.labels.schema import LABELS
 from tasks.loop import rules
 from tasks.loop.calibration import Calibration
-from tasks.loop.candidates import Teacher, read_candidates, with_features
+from tasks.loop.candidates import Teacher, read_candidates
 from tasks.loop.rules import Decisions, Evidence, TaskRules
+from tasks.loop.schemas import CALIBRATORS, CANDIDATES, PSEUDO_IMAGES, PSEUDO_LABELS, SPLIT_ITEMS, THRESHOLD_SETS
 from tasks.loop.selection import Selection, changed_share, select, train_set_id
 from tasks.loop.thresholds import ThresholdSet
 from tasks.output.tables import append, decode_table, encode_table, list_tables, read, table_of
@@ -140,22 +142,22 @@ def some_rows(seed: int = 0, n: int = 120) -> list[dict[str, Any]]:
 def test_replay_from_storage_gives_the_same_bytes_and_the_same_training_set(store_uri: str) -> None:
     store = open_store(store_uri)
     rows, sets, scores = some_rows(), thresholds({1: 0.6, 2: 0.7}), identity()
-    append(store, "candidates", candidates(rows), round_number=1, task="instance")
-    append(store, "threshold_sets", sets.to_table())
-    append(store, "calibrators", scores.to_table("teacher@1"))
+    append(store, CANDIDATES, candidates(rows), round_number=1, task="instance")
+    append(store, THRESHOLD_SETS, sets.to_table())
+    append(store, CALIBRATORS, scores.to_table("teacher@1"))
     first = chosen(rows, sets)
     random.Random(1).shuffle(rows)
-    append(store, "candidates", candidates(rows), round_number=1, task="instance")  # another order: another object
+    append(store, CANDIDATES, candidates(rows), round_number=1, task="instance")  # another order: another object
     (one, other) = [info.key for info in list_tables(store)["candidates"]]
     for key in (one, other):
         again = select(
-            read(store, "candidates", [key]),
+            read(store, CANDIDATES, [key]),
             images(*sorted({row["image_id"] for row in rows})),
-            thresholds=ThresholdSet.from_table(read(store, "threshold_sets")),
-            scores=Calibration.from_table(read(store, "calibrators")),
+            thresholds=ThresholdSet.from_table(read(store, THRESHOLD_SETS)),
+            scores=Calibration.from_table(read(store, CALIBRATORS)),
         )
-        assert encode_table("pseudo_labels", again.labels) == encode_table("pseudo_labels", first.labels)
-        assert encode_table("pseudo_images", again.images) == encode_table("pseudo_images", first.images)
+        assert encode_table(PSEUDO_LABELS, again.labels) == encode_table(PSEUDO_LABELS, first.labels)
+        assert encode_table(PSEUDO_IMAGES, again.images) == encode_table(PSEUDO_IMAGES, first.images)
         facts = {"label_set_id": "l", "splits_manifest_sha256": "m"}
         assert train_set_id(again, **facts) == train_set_id(first, **facts)
 
@@ -203,7 +205,7 @@ def test_thresholds_of_another_teacher_and_unlisted_items_are_refused() -> None:
     with pytest.raises(DatasetError, match="listed once"):
         select(candidates(rows), images("b"), thresholds=thresholds({1: 0.8}), scores=identity())
     with pytest.raises(DatasetError, match="without a single candidate"):
-        select(table_of("candidates", []), images("a"), thresholds=thresholds({1: 0.8}), scores=identity())
+        select(table_of(CANDIDATES, []), images("a"), thresholds=thresholds({1: 0.8}), scores=identity())
 
 
 def test_empty_and_failed_items_have_a_row(tmp_path: Any) -> None:
@@ -261,7 +263,7 @@ def test_pixel_regions_are_accepted_from_their_level_on() -> None:
 
 def split_rows(*rows: tuple[str, str]) -> pa.Table:
     return table_of(
-        "split_items", [{"image_id": uri, "uri": uri, "group_id": uri, "split": split} for uri, split in rows]
+        SPLIT_ITEMS, [{"image_id": uri, "uri": uri, "group_id": uri, "split": split} for uri, split in rows]
     )
 
 
@@ -292,21 +294,13 @@ def test_a_teachers_run_becomes_candidates_of_u_and_nothing_else(tmp_path: Any) 
         read_candidates(output.store, listed.slice(1), teacher=teacher, **facts)  # type: ignore[arg-type]
 
 
-def test_measured_features_are_joined_by_item_and_position() -> None:
-    rows = candidates([candidate("a", 0, 0.9, BOX), candidate("a", 1, 0.9, FAR)])
-    filled = with_features(rows, pa.table({"image_id": ["a"], "seq": [1], "q_iou": [0.5]}))
-    assert filled["q_iou"].to_pylist() == [None, 0.5]
-    with pytest.raises(ValueError, match="no feature"):
-        with_features(rows, pa.table({"image_id": ["a"], "seq": [1], "score_raw": [0.5]}))
-
-
 def test_tables_refuse_strange_columns_and_missing_values() -> None:
     with pytest.raises(ValueError, match="no column colour"):
-        table_of("candidates", [candidate("a", 0, 0.9, BOX, colour="red")])
+        table_of(CANDIDATES, [candidate("a", 0, 0.9, BOX, colour="red")])
     with pytest.raises(ValueError, match="split"):
         candidates([{**candidate("a", 0, 0.9, BOX), "split": None}])
     with pytest.raises(ValueError, match="not labels"):
-        decode_table("labels", encode_table("candidates", candidates([candidate("a", 0, 0.9, BOX)])))
+        decode_table(LABELS, encode_table(CANDIDATES, candidates([candidate("a", 0, 0.9, BOX)])))
 
 
 def pixel_row(image: str, seq: int, box: list[int], class_id: int = 1, level: float = 0.9) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from infra.errors import DatasetError, UsageError
 from infra.store import open_store
 from tasks.loop import splits
+from tasks.loop.schemas import FINGERPRINTS, SPLIT_ITEMS
 from tasks.loop.splits import DEFAULT_SHARES, fold_groups, group_by, join_near_duplicates, split_groups
 from tasks.output.tables import read, table_of
 from tests.tasks.loop.scenes import label_set
@@ -105,7 +106,7 @@ def test_near_duplicates_are_one_group() -> None:
     labels = label_set([("a", 1, [1]), ("b", 1, [1]), ("c", 1, [1]), ("d", 1, [1])])
     prints = [("a", "x1", 0b1111), ("b", "x2", 0b1100), ("c", "x1", -1), ("d", "x3", None)]
     fingerprints = table_of(
-        "fingerprints",
+        FINGERPRINTS,
         [
             {"image_id": f"s3://b/{n}/000.png", "uri": n, "group_id": n, "etag": "e", "sha256": digest, "phash64": bits}
             for n, digest, bits in prints
@@ -139,7 +140,7 @@ def test_the_manifest_is_named_by_what_it_says(store_uri: str) -> None:
     manifest = splits.store_manifest(store, items, **facts)  # type: ignore[arg-type]
     again = splits.store_manifest(store, items.sort_by([("image_id", "descending")]), **facts)  # type: ignore[arg-type]
     assert manifest == again and sum(manifest.counts.values()) == len(labels)
-    assert read(store, "split_items").sort_by("image_id").equals(items.sort_by("image_id"))
+    assert read(store, SPLIT_ITEMS).sort_by("image_id").equals(items.sort_by("image_id"))
     again_labels, kept = splits.keep_previous(labels, items)
     assert kept == chosen and again_labels.table.equals(labels.table)
     other = splits.store_manifest(store, items, **{**facts, "salt": "t"})  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import pytest
 
 from infra.errors import StoreError
 from infra.store import open_store
+from tasks.loop.schemas import SPLIT_ITEMS
 from tasks.output.tables import append, content_digest, decode_table, encode_table, list_tables, read, table_of
 
 SCHEMA = pa.schema(
@@ -46,36 +47,36 @@ def test_the_digest_sees_every_value_and_no_chunk() -> None:
 
 
 def split_rows(*names: str) -> pa.Table:
-    return table_of("split_items", [{"image_id": n, "uri": n, "group_id": n, "split": "L"} for n in names])
+    return table_of(SPLIT_ITEMS, [{"image_id": n, "uri": n, "group_id": n, "split": "L"} for n in names])
 
 
 def test_the_same_rows_are_one_object_and_others_are_another(store_uri: str) -> None:
     store = open_store(store_uri)
-    first = append(store, "split_items", split_rows("a", "b"))
+    first = append(store, SPLIT_ITEMS, split_rows("a", "b"))
     before = store.info(first)
-    assert append(store, "split_items", split_rows("a", "b")) == first and store.info(first) == before
-    second = append(store, "split_items", split_rows("c"))
-    assert second != first and sorted(read(store, "split_items")["image_id"].to_pylist()) == ["a", "b", "c"]
+    assert append(store, SPLIT_ITEMS, split_rows("a", "b")) == first and store.info(first) == before
+    second = append(store, SPLIT_ITEMS, split_rows("c"))
+    assert second != first and sorted(read(store, SPLIT_ITEMS)["image_id"].to_pylist()) == ["a", "b", "c"]
     assert [info.key for info in list_tables(store)["split_items"]] == sorted([first, second])
     with pytest.raises(ValueError, match="no rows"):
-        append(store, "split_items", split_rows().slice(0, 0))
+        append(store, SPLIT_ITEMS, split_rows().slice(0, 0))
     with pytest.raises(ValueError, match="no name"):
-        append(store, "split_items", split_rows("a"), round_number=1, task="../x")
+        append(store, SPLIT_ITEMS, split_rows("a"), round_number=1, task="../x")
 
 
 def test_strangers_between_the_tables_are_not_read_and_damage_is_told(store_uri: str) -> None:
     store = open_store(store_uri)
-    key = append(store, "split_items", split_rows("a"))
+    key = append(store, SPLIT_ITEMS, split_rows("a"))
     store.put("lineage/split_items/notes.txt", b"hello")
     store.put("lineage/unknown/part-0123456789abcdef.parquet", b"hello")
-    assert read(store, "split_items").num_rows == 1
+    assert read(store, SPLIT_ITEMS).num_rows == 1
     store.put(key, b"PAR1 no more PAR1")
     with pytest.raises(StoreError, match="no readable part"):
-        read(store, "split_items")
+        read(store, SPLIT_ITEMS)
 
 
 def test_bytes_depend_on_rows_alone() -> None:
     table = split_rows("a", "b", "c")
     rechunked = pa.concat_tables([table.slice(0, 2), table.slice(2)])
-    assert encode_table("split_items", rechunked) == encode_table("split_items", table)
-    assert decode_table("split_items", encode_table("split_items", table)).equals(table)
+    assert encode_table(SPLIT_ITEMS, rechunked) == encode_table(SPLIT_ITEMS, table)
+    assert decode_table(SPLIT_ITEMS, encode_table(SPLIT_ITEMS, table)).equals(table)

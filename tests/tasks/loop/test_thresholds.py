@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from infra.store import open_store
+from tasks.loop.schemas import THRESHOLD_SETS
 from tasks.loop.thresholds import ThresholdSet, accepted_rates, certify_thresholds, with_bands
 from tasks.output.tables import append, read
 from tests.tasks.loop.rows import joined, matches_of, thresholds
@@ -96,13 +97,13 @@ def test_more_objects_than_the_labels_expect_are_refused() -> None:
 def test_a_threshold_set_is_named_by_its_content_and_survives_storage(store_uri: str) -> None:
     store = open_store(store_uri)
     one = thresholds({1: 0.8, 2: None})
-    append(store, "threshold_sets", one.to_table())
-    assert ThresholdSet.from_table(read(store, "threshold_sets")) == one
+    append(store, THRESHOLD_SETS, one.to_table())
+    assert ThresholdSet.from_table(read(store, THRESHOLD_SETS)) == one
     other = thresholds({1: 0.81, 2: None})
     assert other.threshold_set_id != one.threshold_set_id
-    append(store, "threshold_sets", other.to_table())
+    append(store, THRESHOLD_SETS, other.to_table())
     with pytest.raises(ValueError, match="2 threshold sets"):
-        ThresholdSet.from_table(read(store, "threshold_sets"))
+        ThresholdSet.from_table(read(store, THRESHOLD_SETS))
     changed = one.to_table().to_pylist()
     changed[0]["t_lo"] = 0.3
     with pytest.raises(ValueError, match="content"):

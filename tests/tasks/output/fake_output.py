@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from modelkit import rle
 from modelkit.carriers import Instances
 from tasks.ingest.sharding import PLAN_SCHEMA
 from tasks.media.decoding import Frame
-from tasks.output.commit import commit_shard, new_attempt_id
+from tasks.output.commit import commit_shard
 from tasks.output.encoding import encode_part
 from tasks.output.layout import make_version, plan_key, version_to_json
 from tasks.output.rows import Row, RowOrigin, failed_row, ok_row, rows_to_table
@@ -91,7 +92,7 @@ class FakeOutput:
     def commit_shard(self, shard_id: str, items: Sequence[Item]) -> None:
         """One part, as a worker would make it."""
         self.moment += timedelta(seconds=1)
-        attempt_id = new_attempt_id()
+        attempt_id = uuid.uuid4().hex
         data = encode_part(
             rows(items, self.moment),
             version=self.version,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.errors import StoreError
-from infra.store import Store, StoreCapabilities, open_store
+from infra.store import Store, open_store
 from tasks.output import encoding, rows
-from tasks.output.commit import DriverCommitter, commit_shard, driver_must_commit, new_attempt_id
+from tasks.output.commit import DriverCommitter, commit_shard
 from tasks.output.encoding import read_facts
 from tasks.output.layout import part_key, parts_prefix, version_to_json
 from tests.faults import Fault, FaultyS3
@@ -170,7 +171,7 @@ def test_a_store_that_ignores_conditions_is_found_out_and_the_driver_commits(
 ) -> None:
     faulty_s3.add(Fault("ignore_conditions", times=None))
     store = open_store(s3_bucket)
-    assert driver_must_commit(store.probe())
+    assert not store.probe().conditional_create
     first, first_id = a_part()
     second, second_id = a_part()
     # The trap: two conditional creates, and the second replaces the first.
@@ -201,8 +202,7 @@ def test_a_driver_that_commits_alone_lets_one_of_its_threads_win(store_uri: str)
 def test_probes_of_honest_stores_need_no_driver(store_uri: str) -> None:
     store = open_store(store_uri)
     store.put("warm", b"up")
-    assert not driver_must_commit(store.probe())
-    assert driver_must_commit(StoreCapabilities(conditional_create=False, compare_and_swap=True))
+    assert store.probe().conditional_create
 
 
 @pytest.mark.parametrize("committer", ["shared", "driver"])
@@ -221,7 +221,7 @@ def test_what_is_no_whole_part_of_this_attempt_is_never_sent(store_uri: str, com
         with pytest.raises(ValueError, match="not a whole Parquet object"):
             commit(torn, attempt_id)
     with pytest.raises(ValueError, match="stand once in the part"):
-        commit(data, new_attempt_id())
+        commit(data, uuid.uuid4().hex)
     with pytest.raises(ValueError, match="16 characters"):
         commit(data, "PAR1")
     assert list(store.list(parts_prefix(VERSION))) == []
@@ -261,6 +261,5 @@ def test_an_exception_while_encoding_publishes_nothing(
     assert list(store.list(parts_prefix(VERSION))) == []
 
 
-def test_attempts_are_never_called_the_same() -> None:
-    assert len({new_attempt_id() for _ in range(1000)}) == 1000
-    assert rows.Row.__slots__  # rows are many: no dict each
+def test_rows_are_many_so_none_has_a_dict_of_its_own() -> None:
+    assert rows.Row.__slots__

@@ -23,6 +23,7 @@ from tasks.loop.differences import SURE, items_to_compare, sure_of_candidate, su
 from tasks.loop.disagreements import find_disagreements, write_disagreements
 from tasks.loop.gate import Criterion, Verdict
 from tasks.loop.matching import match_candidates
+from tasks.loop.schemas import AUDITS, MODELS, PSEUDO_IMAGES, PSEUDO_LABELS, ROUNDS, THRESHOLD_SETS, VERDICTS
 from tasks.loop.selection import Selection, select
 from tasks.loop.splits import DEFAULT_SHARES, labelled_rows, split_groups, store_manifest
 from tasks.output.tables import append, table_of
@@ -80,9 +81,9 @@ def record_round(
         store, items, label_set_id=labels.label_set_id, class_map_sha256="c", salt="s", shares=DEFAULT_SHARES,
         leakage={"sha256 vs G": 3},
     )  # fmt: skip
-    append(store, "pseudo_labels", found.labels, round_number=number, task="instance")
-    append(store, "pseudo_images", found.images, round_number=number, task="instance")
-    append(store, "threshold_sets", sets().to_table())
+    append(store, PSEUDO_LABELS, found.labels, round_number=number, task="instance")
+    append(store, PSEUDO_IMAGES, found.images, round_number=number, task="instance")
+    append(store, THRESHOLD_SETS, sets().to_table())
     models = []
     for role, name in (("teacher", "teacher@1"), ("student", "student@2"), ("baseline", "baseline@3")):
         weights = {"lineage": {"history": history(pseudo=role == "student")}}
@@ -92,7 +93,7 @@ def record_round(
              "role": role, "task": "instance", "run_id": run_id, "round": number, "seed": 1, "code_commit": "c0ffee",
              "class_map_sha256": "c", "created_at": NOW}
         )  # fmt: skip
-    append(store, "models", table_of("models", models))
+    append(store, MODELS, table_of(MODELS, models))
     criteria = (
         Criterion("better: gain over the champion", 0.05, ">=", 0.003),
         Criterion("calibration: D-ECE", 0.2, "<=", 0.1),
@@ -100,11 +101,11 @@ def record_round(
     )
     criteria = criteria[:1] if passed else criteria
     verdict = Verdict(run_id, number, None if passed else "teacher@1", "student@2", criteria, NOW)
-    append(store, "verdicts", verdict.to_table())
+    append(store, VERDICTS, verdict.to_table())
     model = Model("student@2", store.uri_of("weights/student.safetensors"), "aa" * 32, run_id, number)
     record_candidate(store, verdict, model, needs_approval=passed, at=NOW)
     looked = {name: k > 0 for k, name in enumerate(found.accepted["label_id"].to_pylist()[:5])}
-    append(store, "audits", audit_table(found.accepted, looked, train_set_id="set-1", reviewers=["ann"]))
+    append(store, AUDITS, audit_table(found.accepted, looked, train_set_id="set-1", reviewers=["ann"]))
     record = {
         "run_id": run_id, "round": number, "champion_in": "teacher@1", "champion_out": "teacher@1",
         "candidate_id": "student@2", "splits_manifest_sha256": manifest.manifest_sha256, "leakage_report": "{}",
@@ -115,7 +116,7 @@ def record_round(
         "alpha_spent": 0.0167, "test_opened": False, "finished_at": NOW + dt.timedelta(hours=hours),
         "code_commit": "c0ffee",
     }  # fmt: skip
-    append(store, "rounds", table_of("rounds", [record]))
+    append(store, ROUNDS, table_of(ROUNDS, [record]))
     return verdict
 
 

@@ -17,7 +17,10 @@ from collections.abc import Mapping, Sequence
 
 import duckdb
 
-from tasks.output.table_schemas import SCHEMAS
+from infra.store import ObjectInfo, Store
+from tasks.loop.schemas import TABLES
+from tasks.output.tables import list_tables
+from tasks.output.views import MoreViews
 
 TABLE_VIEWS = (
     "pseudo_labels", "pseudo_images", "rounds", "models", "calibrators", "threshold_sets", "audits", "verdicts",
@@ -80,7 +83,7 @@ def create_lineage_views(connection: duckdb.DuckDBPyConnection, paths: Mapping[s
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]) -> str:
-    _, schema = SCHEMAS[name]
+    schema = TABLES[name].schema
     columns = ", ".join(schema.names)
     if not paths:
         connection.register(f"_no_{name}", schema.empty_table())
@@ -94,3 +97,10 @@ def _rows(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]
         keys, moment = _LATEST[name]
         rows += f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {moment} DESC, part) = 1"
     return rows
+
+
+def _objects(store: Store) -> dict[str, list[ObjectInfo]]:
+    return {name: infos for name, infos in list_tables(store).items() if name in TABLE_VIEWS}
+
+
+VIEWS = MoreViews(LINEAGE_VIEWS, _objects, create_lineage_views)
