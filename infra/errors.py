@@ -9,7 +9,8 @@
     │   ├── ObjectGone                 404 for one key
     │   ├── ObjectChanged              the object is no longer the one that was listed (etag mismatch)
     │   ├── Conflict                   a compare-and-swap lost
-    │   └── StoreUnavailable           transient: 500/503, time-outs, torn answers, refused connections
+    │   ├── StoreUnavailable           transient: 500/503, time-outs, torn answers, refused connections
+    │   └── StoreOutage                the whole store did not answer for as long as it was waited for
     ├── ServiceError                   a local service (Prefect, SeaweedFS, Ray) did not come up or went away
     ├── DatasetError                   the source as a whole cannot be read
     ├── VersionMismatch                the output holds another version (model, parameters or schema)
@@ -85,6 +86,10 @@ class Conflict(StoreError):
 
 class StoreUnavailable(StoreError):
     """Raised for failures that pass: 500/503, time-outs, torn answers. Retried with bounded backoff first."""
+
+
+class StoreOutage(StoreError):
+    """Raised when a whole store did not answer for as long as it was waited for; no item is to blame."""
 
 
 class ServiceError(VisionmillError):

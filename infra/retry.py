@@ -62,6 +62,7 @@ def with_retries(
     policy: RetryPolicy | None = None,
     counts: RetryCounts | None = None,
     on_failure: Callable[[BaseException], None] | None = None,
+    hold: Callable[[BaseException], bool] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """Call ``attempt`` until it succeeds, fails for good, or the policy's attempts are used up.
@@ -71,6 +72,7 @@ def with_retries(
         operation: a short name for the counts.
         on_failure: told each transient failure before the wait (a conditional write must know that it may
             have happened).
+        hold: asked after each failure once the attempts are used up: True for yet another one.
 
     Raises:
         StoreUnavailable: the last transient failure, saying how many attempts were made.
@@ -87,7 +89,7 @@ def with_retries(
             failures += 1
             if on_failure is not None:
                 on_failure(error)
-            if failures >= policy.attempts:
+            if failures >= policy.attempts and not (hold is not None and hold(error)):
                 raise _exhausted(error, failures) from error
         if counts is not None:
             counts.add(operation)

@@ -6,6 +6,7 @@ import os
 import posixpath
 
 from infra.errors import UsageError
+from infra.outage import Patience
 from infra.store_keys import split_s3_uri
 from infra.store_local import LocalStore
 from infra.store_types import ObjectInfo, Store, StoreCapabilities
@@ -16,12 +17,16 @@ __all__ = [
 ]  # fmt: skip
 
 
-def open_store(uri: str) -> Store:
+def open_store(uri: str, *, patience: Patience | None = None) -> Store:
     """The store at ``uri``: a folder, ``file://...`` or ``s3://bucket[/prefix]``. Credentials: environment or role.
 
     Opening touches nothing: a missing bucket or folder shows at the first use (the first write creates a local root).
     S3 reads the standard variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION and
     AWS_ENDPOINT_URL (also AWS_ENDPOINT_URL_S3) or the instance role.
+
+    Args:
+        patience: of a bucket: how long an outage is waited for beyond the retries of a request, before it is a
+            StoreOutage. Without it a request that has used up its attempts is StoreUnavailable.
 
     Raises:
         UsageError: an empty URI or a scheme that is not known.
@@ -29,7 +34,7 @@ def open_store(uri: str) -> Store:
     if not is_local(uri):
         from infra.store_s3 import S3Store  # aiohttp and botocore: half a second that work on folders need not wait
 
-        return S3Store(uri)
+        return S3Store(uri, patience=patience)
     return LocalStore(_local_path(uri))
 
 

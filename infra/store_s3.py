@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
-from infra.errors import BucketMissing, Conflict, ObjectChanged, ObjectGone, StoreError
+from infra.errors import (
+    BucketMissing,
+    Conflict,
+    ObjectChanged,
+    ObjectGone,
+    StoreError,
+    StoreOutage,
+    StoreUnavailable,
+    is_transient,
+)
+from infra.outage import OutageWatch, Patience
 from infra.retry import RetryCounts, RetryPolicy, with_retries
 from infra.s3_client import S3Client, shared_client
 from infra.s3_direct import Body
@@ -31,7 +41,7 @@ class S3Store:
     CompleteMultipartUpload; :meth:`probe` tells.
     """
 
-    def __init__(self, uri: str, *, policy: RetryPolicy | None = None) -> None:
+    def __init__(self, uri: str, *, policy: RetryPolicy | None = None, patience: Patience | None = None) -> None:
         bucket, prefix = split_s3_uri(uri)
         prefix = prefix.strip("/")
         if prefix:
@@ -42,6 +52,8 @@ class S3Store:
         self._policy = policy or RetryPolicy(settings().store_attempts, settings().store_first_delay_s)
         self._counts = RetryCounts()
         self._client: S3Client = shared_client()
+        self._watch = None if patience is None else OutageWatch(self.uri, patience, self._serves_others)
+        self._served_key: str | None = None  # the last key that was read, to ask whether others still can be
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a store is not pickled (it holds a secret): send its URI and call open_store where it is used")
@@ -116,7 +128,7 @@ class S3Store:
         return io.BufferedReader(RangeReader(self, key), buffer_size=max(block_bytes, 1))
 
     def info(self, key: str) -> ObjectInfo:
-        answer = self._try(lambda: self._call("head_object", key), "info")
+        answer = self._try(lambda: self._call("head_object", key), "info", reads=True)
         return ObjectInfo(key, int(answer["ContentLength"]), _etag(answer))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -143,10 +155,46 @@ class S3Store:
 
     # --- requests -----------------------------------------------------------------------------------------------
 
-    def _try(self, attempt: Callable[[], T], operation: str, uncertain: _Flag | None = None) -> T:
-        return with_retries(
-            attempt, operation=operation, policy=self._policy, counts=self._counts, on_failure=uncertain
-        )
+    def _try(
+        self, attempt: Callable[[], T], operation: str, uncertain: _Flag | None = None, *, reads: bool = False
+    ) -> T:
+        """With retries, and patience if the store has it. ``reads``: one object, unreadable perhaps for itself."""
+        if self._watch is None:
+            return with_retries(
+                attempt, operation=operation, policy=self._policy, counts=self._counts, on_failure=uncertain
+            )
+        request = self._watch.request(reads_object=reads)
+
+        def failed(error: BaseException) -> None:
+            if uncertain is not None:
+                uncertain(error)
+            request.failed(error)
+
+        try:
+            answer = with_retries(
+                attempt,
+                operation=operation,
+                policy=self._policy,
+                counts=self._counts,
+                on_failure=failed,
+                hold=request.is_worth_waiting,
+            )
+        except StoreError as error:
+            if not isinstance(error, StoreUnavailable | StoreOutage) and _refusal(error) is not None:
+                self._watch.answered()
+            raise
+        self._watch.answered()
+        return answer
+
+    def _serves_others(self) -> bool:
+        """Whether the last object that could be read still can; a refusal is an answer, too."""
+        if self._served_key is None:
+            return False
+        try:
+            self._client.read(self.uri, self._bucket, self._base + self._served_key, byte_range=(0, 0))
+        except StoreError as error:
+            return not is_transient(error)
+        return True
 
     def _call(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         name = self._base + check_key(key, self.uri, folders=False)
@@ -165,7 +213,9 @@ class S3Store:
         uri = self.uri_of(key)
         try:
             body = self._try(
-                lambda: self._client.read(uri, self._bucket, name, etag=etag, byte_range=byte_range), operation
+                lambda: self._client.read(uri, self._bucket, name, etag=etag, byte_range=byte_range),
+                operation,
+                reads=True,
             )
         except StoreError as error:
             refusal = _refusal(error)
@@ -176,6 +226,7 @@ class S3Store:
             raise
         if etag is not None and body.etag and body.etag != etag:  # a server that ignores If-Match on GET
             raise ObjectChanged(f"{uri} changed since it was listed (expected etag {etag})")
+        self._served_key = key
         return body
 
     def _too_short(self, key: str, end: int) -> ObjectChanged:
