@@ -84,7 +84,7 @@ def compare(name: str, folder: Path, side: int, repeats: int) -> tuple[float, fl
         middle = time.perf_counter()
         found = model.decode(model.dense(batch), geometries)[0]
         end = time.perf_counter()
-        found.to_instances()
+        found.finish()
         if repeat:  # the first is for caches
             for own, seconds in zip(times, (middle - begin, end - middle, time.perf_counter() - end), strict=True):
                 own.append(seconds)

@@ -49,7 +49,7 @@ def ours(name: str, checkpoint: Path) -> Callable[[], dict[str, Any]]:
         begin = time.perf_counter()
         raw = model.dense(batch)
         network = time.perf_counter() - begin
-        masks = model.decode(raw, geometries)[0].to_instances().rles
+        masks = model.decode(raw, geometries)[0].finish().rles
         seconds = time.perf_counter() - begin
         return {"seconds": seconds, "network": network, "masks": len(masks), "digest": digest(masks)}
 

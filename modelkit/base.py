@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from modelkit.carriers import Instances, SizeHW
+from modelkit.carriers import Carrier, Instances, SizeHW
 from modelkit.transform import Geometry, ImageTransform
 
 
@@ -25,8 +25,8 @@ class Prediction(Protocol):
         """The same on the host."""
         ...
 
-    def to_instances(self) -> Instances:
-        """The carrier with masks as run lengths; pure and thread-safe."""
+    def finish(self, min_score: float = 0.0) -> Carrier:
+        """The carrier of what was found, without what scores below ``min_score``; pure and thread-safe."""
         ...
 
 
@@ -34,7 +34,7 @@ class Prediction(Protocol):
 class SoftMasks(Prediction, Protocol):
     """A prediction of objects whose masks are still probabilities."""
 
-    def to_instances(self, threshold: float = 0.5) -> Instances:
+    def finish(self, min_score: float = 0.0, *, threshold: float = 0.5) -> Instances:
         """The carrier; pixels of a probability above ``threshold``, in [0, 1), belong to a mask."""
         ...
 

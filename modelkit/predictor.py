@@ -1,7 +1,7 @@
 """From pictures to results in source pixels: what a worker, a notebook and an evaluation all call.
 
 The work is cut where threads and devices meet. ``prepare`` (any thread, host) resizes; ``infer`` (one thread, device)
-normalises, pads to the bucket and runs the model; ``finish`` (any thread, host) turns small masks into run lengths.
+normalises, pads to the bucket and runs the model; ``finish`` (any thread, host) makes a carrier of what it found.
 Every image always lands in the same bucket, so neighbours in a batch never change its result.
 
 Frames of a clip go through ``step`` instead of ``infer``, one by one and in order, if the model is a video model; what
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelkit.base import Prediction, VisionModel
-from modelkit.carriers import Instances, SizeHW
+from modelkit.carriers import SizeHW
 from modelkit.compile.execution import ExecutionChoice, ForwardFn, eager_forward
 from modelkit.errors import ModelkitError
 from modelkit.transform import Geometry
@@ -196,14 +197,12 @@ class Predictor:
             slot[:, :, each.pixels.shape[1] :] = 0
         return batch
 
-    def finish(self, raw: Prediction) -> Instances:
-        """One raw result in source pixels, masks as run lengths; pure, any thread."""
-        found = raw.to_instances()
-        keep = found.scores >= self.min_score
-        return found if keep.all() else found.chosen(np.flatnonzero(keep))
+    def finish(self, raw: Prediction) -> Any:
+        """One raw result as the carrier of its kind, in source pixels; pure, any thread."""
+        return raw.finish(self.min_score)
 
-    def __call__(self, images: Sequence[np.ndarray], *, batch_size: int = 8) -> list[Instances]:
-        """Results for images (H, W, 3) uint8 RGB of any sizes, in order.
+    def __call__(self, images: Sequence[np.ndarray], *, batch_size: int = 8) -> list[Any]:
+        """Carriers of results (``Instances``, ...) for images (H, W, 3) uint8 RGB of any sizes, in order.
 
         Args:
             images: may be empty.
@@ -213,7 +212,7 @@ class Predictor:
         buckets: dict[SizeHW, list[int]] = {}
         for index, each in enumerate(prepared):
             buckets.setdefault(each.bucket, []).append(index)
-        results: dict[int, Instances] = {}
+        results: dict[int, Any] = {}
         for members in buckets.values():
             for start in range(0, len(members), batch_size):
                 chosen = members[start : start + batch_size]

@@ -41,9 +41,10 @@ class QueryMasks:
         """The same on the host."""
         return replace(self, probabilities=self.probabilities.cpu(), logits=self.logits.cpu())
 
-    def to_instances(self) -> Instances:
+    def finish(self, min_score: float = 0.0) -> Instances:
         """Panoptic: segments by ascending class id, then query. Instances: by falling score, at most a hundred."""
-        return self._panoptic() if self.is_panoptic else self._instances()
+        found = self._panoptic() if self.is_panoptic else self._instances()
+        return found.at_least(min_score)
 
     def _masks(self, queries: Tensor) -> Tensor:
         """Probabilities (n, H, W) of some queries' masks at the source size."""

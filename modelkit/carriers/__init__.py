@@ -21,11 +21,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 SizeHW = tuple[int, int]
 """Rows and columns."""
+
+
+class Carrier(Protocol):
+    """What every carrier of results can tell without saying of what kind it is: the things found in one image."""
+
+    @property
+    def size_hw(self) -> SizeHW:
+        """Of the source image."""
+        ...
+
+    def __len__(self) -> int:
+        """How many things were found."""
+        ...
+
+    def chosen(self, places: np.ndarray) -> Carrier:
+        """Some of them, in the order of ``places`` ((k,) integers)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +104,11 @@ class Instances:
             track_ids=None if self.track_ids is None else self.track_ids[places],
             qualities=self.qualities and {name: values[places] for name, values in self.qualities.items()},
         )
+
+    def at_least(self, min_score: float) -> Instances:
+        """Those whose score is not below ``min_score``."""
+        keep = self.scores >= min_score
+        return self if keep.all() else self.chosen(np.flatnonzero(keep))
 
     @classmethod
     def empty(cls, size_hw: SizeHW) -> Instances:

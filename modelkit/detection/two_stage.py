@@ -58,8 +58,13 @@ class Detections:
         masks = None if self.masks is None else self.masks.flip(-1)
         return replace(self, boxes_xyxy=mirror_boxes(self.boxes_xyxy, self.size_hw[1]), masks=masks)
 
-    def to_instances(self, threshold: float = 0.5) -> Instances:
+    def finish(self, min_score: float = 0.0, *, threshold: float = 0.5) -> Instances:
         """With masks as run lengths on the source canvas, straight from the small masks; pixels > ``threshold``."""
+        keep = self.scores >= min_score
+        if not keep.all():
+            masks = None if self.masks is None else self.masks[keep]
+            kept = Detections(self.size_hw, self.boxes_xyxy[keep], self.scores[keep], self.labels[keep], masks)
+            return kept.finish(threshold=threshold)
         boxes = self.boxes_xyxy.float().numpy(force=True)
         rles = None if self.masks is None else encode_box_masks(self.masks, self.boxes_xyxy, self.size_hw, threshold)
         return Instances(

@@ -52,8 +52,12 @@ class GridDetections:
         boxes = mirror_boxes(self.boxes_xyxy, self.size_hw[1])
         return replace(self, boxes_xyxy=boxes, masks=self.masks.flip(-1))
 
-    def to_instances(self, threshold: float = 0.5) -> Instances:
+    def finish(self, min_score: float = 0.0, *, threshold: float = 0.5) -> Instances:
         """With masks as run lengths on the source canvas, straight from the grid; pixels > ``threshold``."""
+        keep = self.scores >= min_score
+        if not keep.all():
+            tensors = (self.boxes_xyxy, self.scores, self.labels, self.masks)
+            return GridDetections(self.size_hw, *(each[keep] for each in tensors)).finish(threshold=threshold)
         return Instances(
             size_hw=self.size_hw,
             boxes_xyxy=self.boxes_xyxy.float().numpy(force=True),

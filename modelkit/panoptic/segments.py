@@ -91,7 +91,7 @@ class PanopticMap:
         """(H, W) segment numbers from 1 on the source canvas, 0 where there is none."""
         return stretch_nearest(self.segment_map.numpy(force=True), self.size_hw)
 
-    def to_instances(self) -> Instances:
+    def finish(self, min_score: float = 0.0) -> Instances:
         """One entry per segment that has pixels of the source; boxes are tight around them.
 
         All run lengths come from one pass over the map: no mask is ever drawn for a single segment.
@@ -101,7 +101,7 @@ class PanopticMap:
             empty = Instances.empty(self.size_hw)
             return empty if self.track_ids is None else replace(empty, track_ids=np.zeros(0, np.int64))
         chosen = np.array(list(rles), np.int64) - 1
-        return Instances(
+        found = Instances(
             size_hw=self.size_hw,
             boxes_xyxy=bboxes(list(rles.values()), self.size_hw).astype(np.float32),
             scores=self.scores.float().numpy(force=True)[chosen],
@@ -110,3 +110,4 @@ class PanopticMap:
             is_thing=self.is_thing.numpy(force=True)[chosen],
             track_ids=None if self.track_ids is None else self.track_ids.numpy(force=True)[chosen].astype(np.int64),
         )
+        return found.at_least(min_score)

@@ -61,7 +61,7 @@ class SemanticMap:
         """(H, W) class ids on the source canvas: each pixel takes the cell that its centre lies in."""
         return stretch_nearest(self.label_map.numpy(force=True), self.size_hw)
 
-    def to_instances(self) -> Instances:
+    def finish(self, min_score: float = 0.0) -> Instances:
         """One entry per class present (``is_thing`` False), by ascending class id; boxes are tight around the pixels.
 
         The score is the mean probability of the class over its pixels, taken at one pixel per cell of the coarse grid
@@ -72,7 +72,7 @@ class SemanticMap:
         if not rles:
             return Instances.empty(self.size_hw)
         boxes = bboxes(list(rles.values()), self.size_hw).astype(np.float32)
-        return Instances(
+        found = Instances(
             size_hw=self.size_hw,
             boxes_xyxy=boxes,
             scores=np.array([self._score(label) for label in rles], np.float32),
@@ -80,6 +80,7 @@ class SemanticMap:
             rles=list(rles.values()),
             is_thing=np.zeros(len(rles), bool),
         )
+        return found.at_least(min_score)
 
     def _score(self, label: int) -> float:
         grid = self.probabilities[label].float().numpy(force=True)

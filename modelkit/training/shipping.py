@@ -60,7 +60,7 @@ def model_predict(model: VisionModel) -> Predict:
 
     def predict(images: list[np.ndarray]) -> Sequence[Instances]:
         tensors = [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images]
-        return [prediction.to_instances() for prediction in model.predict(tensors)]
+        return [prediction.finish() for prediction in model.predict(tensors)]
 
     return predict
 

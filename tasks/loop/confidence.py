@@ -42,14 +42,14 @@ class ConfidenceMap:
         """The same on the host."""
         return ConfidenceMap(self.size_hw, self.class_map.cpu(), self.confidence.cpu())
 
-    def to_instances(self) -> Instances:
+    def finish(self, min_score: float = 0.0) -> Instances:
         """One entry per class, background included, and level of confidence; the score is the level."""
         class_map, confidence = (
             stretch_nearest(each.numpy(force=True), self.size_hw) for each in (self.class_map, self.confidence)
         )
         regions = confidence_regions(class_map, confidence)
         masks = [each.rle for each in regions]
-        return Instances(
+        found = Instances(
             size_hw=self.size_hw,
             boxes_xyxy=rle.bboxes(masks, self.size_hw).astype(np.float32),
             scores=np.array([each.level for each in regions], np.float32),
@@ -57,6 +57,7 @@ class ConfidenceMap:
             rles=masks,
             is_thing=np.zeros(len(regions), bool),
         )
+        return found.at_least(min_score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,9 @@ class ProbabilityMap:
         best = self.probabilities.max(0)
         return ConfidenceMap(self.size_hw, best.indices.to(torch.int16), best.values)
 
-    def to_instances(self) -> Instances:
+    def finish(self, min_score: float = 0.0) -> Instances:
         """As :class:`ConfidenceMap` does."""
-        return self.most_probable().to_instances()
+        return self.most_probable().finish(min_score)
 
 
 class ConfidencePredictor(ViewsPredictor):

@@ -46,13 +46,13 @@ class ViewedObjects:
         """The same on the host."""
         return ViewedObjects(_on_host(self.plain), tuple(_on_host(each) for each in self.others))
 
-    def to_instances(self) -> Instances:
+    def finish(self, min_score: float = 0.0) -> Instances:
         """The objects of the plain view with their qualities."""
-        found = self.plain.to_instances()
+        found = self.plain.finish()
         qualities = {"q_stability": stability(self.plain)}
         if self.others:
-            qualities["q_tta"] = agreement(found, [each.to_instances() for each in self.others])
-        return replace(found, qualities=qualities)
+            qualities["q_tta"] = agreement(found, [each.finish() for each in self.others])
+        return replace(found, qualities=qualities).at_least(min_score)
 
 
 def _on_host(found: SoftMasks) -> SoftMasks:
@@ -62,7 +62,7 @@ def _on_host(found: SoftMasks) -> SoftMasks:
 def stability(found: SoftMasks) -> np.ndarray:
     """(n,) float32 IoU of the masks at logit +1 and -1; 0 where there is no pixel at -1 either."""
     above, below = (
-        found.to_instances(1 / (1 + math.exp(-logit))).rles for logit in (STABILITY_LOGIT, -STABILITY_LOGIT)
+        found.finish(threshold=1 / (1 + math.exp(-logit))).rles for logit in (STABILITY_LOGIT, -STABILITY_LOGIT)
     )
     assert above is not None and below is not None  # these models always have masks
     return rle.ious(above, below).astype(np.float32)

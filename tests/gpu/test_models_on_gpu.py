@@ -45,7 +45,7 @@ def test_a_gpu_computes_what_a_processor_does(tester: ModelTester, full_precisio
             rough = model.dense(batch.to(GPU))
         assert_near(rough, expected, 0.1)
         for instances in model.decode(rough, geometries):
-            instances.cpu().to_instances()
+            instances.cpu().finish()
 
 
 def test_the_whole_way_of_an_image_runs_on_a_gpu(tester: ModelTester) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -151,7 +152,7 @@ class ModelTester:
 
     def predictions_are_in_source_pixels_for_any_size(self) -> None:
         for height, width in ((1, 1), (37, 91), (64, 80), (3, 200), (131, 67)):
-            found = self.model.predict([as_tensor(picture(height, width))])[0].cpu().to_instances()
+            found = self.model.predict([as_tensor(picture(height, width))])[0].cpu().finish()
             assert found.size_hw == (height, width)
             boxes = found.boxes_xyxy
             assert (boxes >= 0).all()
@@ -159,12 +160,23 @@ class ModelTester:
             assert (boxes[:, [1, 3]] <= height).all()
             assert ((found.scores >= 0) & (found.scores <= 1)).all()
 
+    def finishing_with_a_score_leaves_what_reaches_it(self) -> None:
+        found = self.model.predict(self.images()[:1])[0].cpu()
+        whole = found.finish()
+        middle = float(np.median(whole.scores)) if len(whole) else 0.5
+        some, expected = found.finish(middle), whole.chosen(np.flatnonzero(whole.scores >= middle))
+        assert len(some) == len(expected) >= min(len(whole), 1)
+        assert np.array_equal(some.scores, expected.scores)
+        assert np.array_equal(some.boxes_xyxy, expected.boxes_xyxy)
+        assert some.rles == expected.rles
+        assert len(found.finish(1.1)) == 0
+
     def a_batch_equals_its_images_alone(self) -> None:
         images = self.images()
         together = self.model.predict(images)
         alone = [self.model.predict([image])[0] for image in images]
         for a, b in zip(together, alone, strict=True):
-            first, second = a.to_instances(), b.to_instances()
+            first, second = a.finish(), b.finish()
             assert len(first) == len(second)
             assert abs(first.boxes_xyxy - second.boxes_xyxy).max(initial=0) < 2e-2
             assert abs(first.scores - second.scores).max(initial=0) < 1e-3
@@ -187,7 +199,7 @@ class ModelTester:
                     error = (rough[name].float() - value).norm() / value.norm().clamp(min=1e-6)
                     assert error < 0.1, f"{name}: {error:.3f}"
             for found in self.model.decode(rough, geometries):
-                found.cpu().to_instances()
+                found.cpu().finish()
 
     def predicting_changes_no_weights(self) -> None:
         before = {name: value.clone() for name, value in self.model.state_dict().items()}

@@ -31,6 +31,10 @@ def test_predictions_are_in_source_pixels_for_any_size(tester: ModelTester) -> N
     tester.predictions_are_in_source_pixels_for_any_size()
 
 
+def test_finishing_with_a_score_leaves_what_reaches_it(tester: ModelTester) -> None:
+    tester.finishing_with_a_score_leaves_what_reaches_it()
+
+
 def test_a_batch_equals_its_images_alone(tester: ModelTester) -> None:
     tester.a_batch_equals_its_images_alone()
 

@@ -67,7 +67,7 @@ def test_without_resizing_it_equals_the_plain_model_call(detector: Predictor) ->
     image = picture(64, 90)  # the shorter side is as wanted
     prepared = detector.prepare(image)
     assert np.array_equal(prepared.pixels, image)
-    plain = detector.model.predict([as_tensor(image)], padded_hw=prepared.bucket)[0].to_instances()
+    plain = detector.model.predict([as_tensor(image)], padded_hw=prepared.bucket)[0].finish()
     found = detector([image])[0]
     assert len(found) > 5
     assert same(found, plain, box_tolerance=1e-3, score_tolerance=1e-5)

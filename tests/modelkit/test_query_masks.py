@@ -21,7 +21,7 @@ def queries(probabilities: list[list[float]], areas: list[tuple[int, int]], **ch
 def test_every_pixel_belongs_to_the_query_that_is_surest_and_stuff_of_one_class_is_one_segment() -> None:
     found = queries(
         [[0.9, 0.0], [0.8, 0.1], [0.0, 0.7], [0.1, 0.6], [0.4, 0.1]], [(0, 2), (2, 4), (4, 6), (6, 8), (0, 8)]
-    ).to_instances()
+    ).finish()
     assert found.labels.tolist() == [0, 0, 1]
     assert found.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
     assert found.is_thing.tolist() == [True, True, False]
@@ -31,17 +31,17 @@ def test_every_pixel_belongs_to_the_query_that_is_surest_and_stuff_of_one_class_
 
 
 def test_a_segment_of_which_little_is_left_is_dropped_with_its_pixels() -> None:
-    found = queries([[0.9, 0.0], [0.0, 0.6]], [(0, 4), (0, 6)]).to_instances()
+    found = queries([[0.9, 0.0], [0.0, 0.6]], [(0, 4), (0, 6)]).finish()
     assert found.labels.tolist() == [0]
     assert found.boxes_xyxy.tolist() == [[0, 0, 4, 2]]
 
 
 def test_unsure_queries_own_nothing() -> None:
-    assert len(queries([[0.4, 0.1]], [(0, 8)]).to_instances()) == 0
+    assert len(queries([[0.4, 0.1]], [(0, 8)]).finish()) == 0
 
 
 def test_instances_may_overlap_are_ordered_by_score_and_leave_stuff_out() -> None:
-    found = queries([[0.3, 0.0], [0.8, 0.1], [0.0, 0.9]], [(0, 4), (2, 6), (0, 8)], is_panoptic=False).to_instances()
+    found = queries([[0.3, 0.0], [0.8, 0.1], [0.0, 0.9]], [(0, 4), (2, 6), (0, 8)], is_panoptic=False).finish()
     assert found.labels.tolist()[:2] == [0, 0]
     assert found.scores.tolist()[:2] == pytest.approx([0.8, 0.3], abs=1e-3)
     assert found.boxes_xyxy.tolist()[:2] == [[2, 0, 6, 2], [0, 0, 4, 2]]
@@ -49,6 +49,6 @@ def test_instances_may_overlap_are_ordered_by_score_and_leave_stuff_out() -> Non
 
 
 def test_masks_are_stretched_over_the_source() -> None:
-    found = queries([[0.9, 0.0]], [(0, 4)], size_hw=(20, 80)).to_instances()
+    found = queries([[0.9, 0.0]], [(0, 4)], size_hw=(20, 80)).finish()
     assert found.size_hw == (20, 80)
     assert found.boxes_xyxy.tolist() == [[0, 0, 40, 20]]

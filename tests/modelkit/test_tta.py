@@ -48,12 +48,12 @@ def soft_masks(kind: str) -> SoftMasks:
 def test_masks_that_were_seen_in_a_mirror_are_put_right(kind: str) -> None:
     plain = soft_masks(kind)
     there, back = plain.mirrored(), plain.mirrored().mirrored()
-    for mask, turned in zip(plain.to_instances().rles or [], there.to_instances().rles or [], strict=True):
+    for mask, turned in zip(plain.finish().rles or [], there.finish().rles or [], strict=True):
         one, other = decode(mask, SIZE_HW)[:, ::-1].astype(bool), decode(turned, SIZE_HW).astype(bool)
         overlap = (one & other).sum() / (one | other).sum()
         assert overlap > 0.85, "boxes are cut to whole pixels from the left, as torchvision does: a pixel may be off"
-    assert np.allclose(back.to_instances().boxes_xyxy, plain.to_instances().boxes_xyxy)
-    assert there.to_instances().boxes_xyxy[0].tolist() == [56 - 20.5, 2.0, 56 - 3.0, 30.25]
+    assert np.allclose(back.finish().boxes_xyxy, plain.finish().boxes_xyxy)
+    assert there.finish().boxes_xyxy[0].tolist() == [56 - 20.5, 2.0, 56 - 3.0, 30.25]
 
 
 def test_a_view_is_what_its_name_says(detector: Predictor) -> None:
@@ -81,9 +81,9 @@ def test_neighbours_in_a_batch_never_change_what_is_seen_in_a_view(detector: Pre
     images = [picture(64, 80, seed) for seed in (1, 2)]
     both = [predictor.prepare(image) for image in images]
     predictor.infer(both)
-    beside = [each.to_instances() for each in predictor.seen]
+    beside = [each.finish() for each in predictor.seen]
     predictor.infer(both[1:])
-    alone = [each.to_instances() for each in predictor.seen]
+    alone = [each.finish() for each in predictor.seen]
     assert len(alone) == 3
     for a, b in zip(beside, alone, strict=True):
         assert a.size_hw == (64, 80) and a.rles == b.rles and np.allclose(a.scores, b.scores, atol=1e-6)

@@ -77,7 +77,7 @@ def test_non_maximum_suppression_golden_case() -> None:
 def test_a_full_mask_on_a_box_of_14_pixels_covers_196() -> None:
     box, label = torch.tensor([[10.0, 10, 24, 24]]), torch.ones(1, dtype=torch.int64)
     found = Detections((40, 40), box, torch.ones(1), label, torch.ones(1, 28, 28))
-    instances = found.to_instances()
+    instances = found.finish()
     assert instances.rles is not None
     mask = decode(instances.rles[0], (40, 40))
     assert mask.sum() == 196
@@ -206,7 +206,7 @@ def test_it_learns_to_find_a_square() -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    best = model.eval().predict([image])[0].to_instances()
+    best = model.eval().predict([image])[0].finish()
     assert best.labels[0] == 3
     assert best.scores[0] > 0.8
     assert np.abs(best.boxes_xyxy[0] - [20, 16, 48, 44]).max() < 4

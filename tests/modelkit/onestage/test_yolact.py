@@ -52,7 +52,7 @@ def test_a_padded_batch_gives_the_masks_of_its_content() -> None:
     model = random_weights("yolact", 0, small_yolact(transform=transform))[0]
     found = model.predict([as_tensor(picture(32, 64))])[0]
     assert found.masks.shape[1:] == (8, 16)  # of 16 x 16 cells over 64 x 64
-    assert found.to_instances().size_hw == (32, 64)
+    assert found.finish().size_hw == (32, 64)
 
 
 def test_a_scene_is_learnt_by_heart() -> None:
@@ -84,7 +84,7 @@ def test_a_scene_is_learnt_by_heart() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
         scheduler.step()
-    found = model.eval().predict(list(data.images))[0].to_instances()
+    found = model.eval().predict(list(data.images))[0].finish()
     for label, truth in zip(scene.labels.tolist(), scene.masks, strict=True):
         candidates = [k for k in range(len(found)) if found.labels[k] == label and found.scores[k] > 0.9]
         ious = [rle.iou(found.rles[k], rle.encode(truth), scene.size_hw) for k in candidates]
@@ -94,7 +94,7 @@ def test_a_scene_is_learnt_by_heart() -> None:
 @pytest.mark.parametrize("name", ["yolact", "yolact_edge"])
 def test_results_are_sorted_and_labels_start_at_one(name: str) -> None:
     model = random_weights(name, 0, small_yolact())[0]
-    found = model.predict([as_tensor(picture(50, 80))])[0].to_instances()
+    found = model.predict([as_tensor(picture(50, 80))])[0].finish()
     assert len(found) > 0
     assert (np.diff(found.scores) <= 0).all()
     assert found.labels.min() >= 1

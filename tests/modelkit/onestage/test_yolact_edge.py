@@ -100,7 +100,7 @@ def test_only_every_fifth_frame_runs_the_whole_backbone(model: VideoAnchorDetect
 
 def test_a_static_clip_has_the_same_masks_on_all_frames_between_two_key_frames(model: VideoAnchorDetector) -> None:
     found, _ = model.predict_video(frames(1) * 5)
-    masks = [each.to_instances().rles for each in found]
+    masks = [each.finish().rles for each in found]
     assert all(len(each) > 0 and each == masks[1] for each in masks[2:])
     ious = rle.ious(masks[1], masks[4])
     assert (ious[rle.areas(masks[1]) > 0] == 1).all()
@@ -295,7 +295,7 @@ def test_a_scene_and_the_same_scene_moved_on_are_learnt_by_heart() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
         scheduler.step()
-    found = model.eval().predict_video([key, frame])[0][1].to_instances()
+    found = model.eval().predict_video([key, frame])[0][1].finish()
     for label, truth in zip(moved["labels"].tolist(), moved["masks"].numpy(), strict=True):
         sure = [k for k in range(len(found)) if found.labels[k] == label and found.scores[k] > 0.9]
         ious = [rle.iou(found.rles[k], rle.encode(truth), scene.size_hw) for k in sure]

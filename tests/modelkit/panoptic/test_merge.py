@@ -99,14 +99,14 @@ def test_padding_never_reaches_the_map() -> None:
     found, _ = PanopticMerge(1, 2, stuff_area=1).decode(logits, regions([], [], []), geometry)
     assert found.segment_map.shape == (8, 8)
     assert found.labels.tolist()[0] == 2
-    assert found.to_instances().size_hw == (32, 32)
+    assert found.finish().size_hw == (32, 32)
 
 
 def test_what_was_merged_scores_perfectly_against_itself() -> None:
     merge = PanopticMerge(2, 1, stuff_area=1)
     logits = one_hot_logits(torch.ones(20, 40, dtype=torch.int64), 2)
     found, _ = merge.decode(logits, regions([[0.0, 0, 20, 20]], [0.9], [1]), plain(20, 40))
-    array = panoptic_array(found.to_instances())
+    array = panoptic_array(found.finish())
     quality = PanopticQuality({1, 2})
     quality.add(array, array)
     assert quality.scores().all.pq == 1

@@ -93,7 +93,7 @@ def test_weights_of_a_mask_rcnn_fit_into_the_detector_and_detect_the_same() -> N
 
 def test_predicted_segments_are_disjoint() -> None:
     model = segmentor(fusion={"score_threshold": 0.0, "stuff_area": 4}).eval()
-    instances = model.predict([as_tensor(picture(64, 80))])[0].to_instances()
+    instances = model.predict([as_tensor(picture(64, 80))])[0].finish()
     assert len(instances) > 1
     assert instances.rles is not None
     assert sum(decode(rle, (64, 80)).astype(int) for rle in instances.rles).max() == 1

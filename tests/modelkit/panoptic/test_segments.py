@@ -26,7 +26,7 @@ def some_map() -> PanopticMap:
 
 def test_masks_are_pycocotools_bytes_and_no_pixel_has_two() -> None:
     found = some_map()
-    instances = found.to_instances()
+    instances = found.finish()
     assert instances.labels.tolist() == [2, 1, 5]
     assert instances.is_thing.tolist() == [True, True, False]
     assert instances.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
@@ -45,7 +45,7 @@ def test_a_map_of_another_size_is_stretched_by_nearest_neighbour() -> None:
     found = PanopticMap(
         (4, 8), torch.tensor([[1, 0], [0, 2]]), torch.tensor([1, 3]), torch.ones(2), torch.tensor([True, False])
     )
-    instances = found.to_instances()
+    instances = found.finish()
     assert instances.boxes_xyxy.tolist() == [[0, 0, 4, 2], [4, 2, 8, 4]]
 
 
@@ -53,12 +53,12 @@ def test_a_map_of_another_size_is_stretched_by_nearest_neighbour() -> None:
 def test_a_map_without_segments_gives_no_instances(tracked: bool) -> None:
     nothing = torch.zeros(0, dtype=torch.int64)
     found = PanopticMap((3, 5), torch.zeros(3, 5, dtype=torch.int16), nothing, torch.zeros(0), nothing.bool())
-    instances = (found.with_track_ids(nothing) if tracked else found).to_instances()
+    instances = (found.with_track_ids(nothing) if tracked else found).finish()
     assert len(instances) == 0
     assert (instances.track_ids is not None) == tracked
 
 
 def test_stuff_has_no_identity() -> None:
-    instances = some_map().with_track_ids(torch.tensor([6, 3])).to_instances()
+    instances = some_map().with_track_ids(torch.tensor([6, 3])).finish()
     assert instances.track_ids is not None
     assert instances.track_ids.tolist() == [6, 3, NOT_TRACKED]

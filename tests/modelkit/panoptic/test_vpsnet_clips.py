@@ -34,7 +34,7 @@ def moving_frames(count: int) -> list[Tensor]:
 
 def outputs(model: VPSNet, frames: list[Tensor], state: VideoState | None = None) -> tuple[list[Any], VideoState]:
     found, state = model.predict_video(frames, state)
-    return [each.to_instances() for each in found], state
+    return [each.finish() for each in found], state
 
 
 def same(first: Any, second: Any) -> bool:
@@ -106,7 +106,7 @@ def test_the_past_matters_and_only_through_the_state() -> None:
     again, _ = outputs(model, frames[1:])
     assert same(alone[0], again[0])
     assert not same(alone[0], after[1])
-    assert same(alone[0], model.predict(frames[1:])[0].with_track_ids(torch.tensor(things(alone[0]))).to_instances())
+    assert same(alone[0], model.predict(frames[1:])[0].with_track_ids(torch.tensor(things(alone[0]))).finish())
 
 
 def identify(

@@ -88,7 +88,7 @@ def test_yolact_equals_the_reference(name: str, config: str, tmp_path: Path, rec
     assert torch.equal(found.labels - 1, expected["found.class"])
     differences["scores"] = difference(found.scores, expected["found.score"])
     differences["boxes"] = difference(found.boxes_xyxy, boxes)
-    masks = np.stack([rle.decode(each, SOURCE_HW) for each in found.to_instances().rles or []])
+    masks = np.stack([rle.decode(each, SOURCE_HW) for each in found.finish().rles or []])
     wrong = float((masks != expected["found.masks"].numpy()).mean())
 
     targets = [

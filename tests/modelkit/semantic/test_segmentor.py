@@ -70,7 +70,7 @@ def test_every_way_back_gives_the_source_size_and_the_same_plain_regions(upsampl
     logits = torch.full((1, 3, 2, 2), -4.0)
     logits[0, 1, :, 0] = 4
     logits[0, 2, :, 1] = 4
-    found = painted(logits, upsample=upsample).predict([torch.zeros(3, 40, 40)])[0].to_instances()
+    found = painted(logits, upsample=upsample).predict([torch.zeros(3, 40, 40)])[0].finish()
     assert found.size_hw == (40, 40)
     assert found.labels.tolist() == [1, 2]
     assert found.boxes_xyxy.tolist() == [[0, 0, 20, 40], [20, 0, 40, 40]]
@@ -86,15 +86,15 @@ def test_every_way_back_gives_the_source_size_and_the_same_plain_regions(upsampl
 def test_the_background_makes_no_segment_unless_asked_for() -> None:
     logits = torch.zeros(1, 2, 2, 2)
     logits[0, 0] = 5
-    assert len(painted(logits).predict([torch.zeros(3, 9, 9)])[0].to_instances()) == 0
-    assert painted(logits, background=None).predict([torch.zeros(3, 9, 9)])[0].to_instances().labels.tolist() == [0]
+    assert len(painted(logits).predict([torch.zeros(3, 9, 9)])[0].finish()) == 0
+    assert painted(logits, background=None).predict([torch.zeros(3, 9, 9)])[0].finish().labels.tolist() == [0]
 
 
 def test_a_class_of_one_pixel_keeps_a_score() -> None:
     label_map = torch.zeros(16, 16, dtype=torch.uint8)
     label_map[0, 0] = 1
     probabilities = torch.tensor([0.75, 0.25])[:, None, None].repeat(1, 2, 2)
-    found = SemanticMap((16, 16), label_map, probabilities, None).to_instances()
+    found = SemanticMap((16, 16), label_map, probabilities, None).finish()
     assert found.labels.tolist() == [0, 1]
     assert found.scores.tolist() == [0.75, 0.25]
 
@@ -109,7 +109,7 @@ def test_padding_never_reaches_the_label_map() -> None:
     for upsample in ("coarse", "network"):
         model.upsample = upsample
         found = model.decode(model.dense(batch), geometry)[0]
-        assert found.to_instances().labels.tolist()[-1] == 1
+        assert found.finish().labels.tolist()[-1] == 1
         assert found.probabilities.shape == (2, 2, 2)
 
 

@@ -84,7 +84,7 @@ def test_one_class_is_told_from_the_background_by_a_sigmoid() -> None:
     assert float(losses["loss_dice"]) == pytest.approx(float(dice), rel=1e-4)
     found = model.predict([image])[0]
     assert torch.equal(found.label_map.bool(), logit > 0)
-    assert set(found.to_instances().labels.tolist()) <= {1}
+    assert set(found.finish().labels.tolist()) <= {1}
     with pytest.raises(TargetError, match=r"0 \.\. 1"):
         model([image], [rectangles(64, 64, [[8, 8, 40, 40]], [2])])
 

@@ -66,7 +66,7 @@ def test_it_learns_one_scene_by_heart(name: str) -> None:
     scene = SOURCE.scene(0)
     images, _ = scene_targets([scene])
     quality = PanopticQuality(THINGS)
-    quality.add(scene.panoptic_array(DIVISOR), panoptic_array(model.predict(images)[0].to_instances()))
+    quality.add(scene.panoptic_array(DIVISOR), panoptic_array(model.predict(images)[0].finish()))
     scores = quality.scores()
     assert scores.all.rq == 1, scores
     assert scores.all.pq > 0.8, scores
@@ -76,7 +76,7 @@ def test_vpsnet_learns_one_clip_by_heart_and_keeps_its_identities() -> None:
     model = overfitted("vpsnet", 40)
     assert isinstance(model, VPSNet)
     images, _ = scene_targets(SOURCE.clip(0, 2))
-    found = [each.to_instances() for each in model.predict_video(images)[0]]
+    found = [each.finish() for each in model.predict_video(images)[0]]
     scores = evaluate_clips(lambda frames: found, SOURCE, 1, 2, windows=(1, 2))
     assert scores.windows[1].all.rq == scores.windows[2].all.rq == 1, scores
     assert scores.windows[2].all.pq > 0.8, scores

@@ -68,7 +68,7 @@ def test_every_system_learns_one_scene_by_heart(name: str, side: int, steps: int
         return {key: model.loss_weights[key] * value for key, value in model(images, targets).items()}
 
     Trainer(model, losses, loop).run()
-    found = model.eval().predict(images[:1])[0].to_instances()
+    found = model.eval().predict(images[:1])[0].finish()
     quality = SemanticQuality(11)
     quality.add(truth(scene, "digits"), label_map(found))
     assert quality.scores().miou > 0.95, quality.scores()

@@ -47,9 +47,9 @@ class Found:
     def cpu(self) -> Found:
         return self
 
-    def to_instances(self) -> Instances:
+    def finish(self, min_score: float = 0.0) -> Instances:
         rles = [rle.encode(mask.numpy()) for mask in self.masks]
-        return Instances(
+        found = Instances(
             size_hw=self.size_hw,
             boxes_xyxy=np.array([rle.bbox(one, self.size_hw) for one in rles], np.float32).reshape(-1, 4),
             scores=np.full(len(rles), self.score, np.float32),
@@ -58,6 +58,7 @@ class Found:
             is_thing=self.labels.numpy() != GROUND,
             track_ids=self.ids.numpy(),
         )
+        return found.at_least(min_score)
 
 
 class SquareTracker(VideoModel):

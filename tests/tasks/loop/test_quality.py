@@ -62,7 +62,7 @@ def test_stability_is_the_iou_of_the_masks_at_logit_one_and_minus_one() -> None:
     )
     assert clear > 0.9
     assert empty == 0
-    both = [found.to_instances(1 / (1 + math.exp(-logit))).rles or [] for logit in (1, -1)]
+    both = [found.finish(threshold=1 / (1 + math.exp(-logit))).rles or [] for logit in (1, -1)]
     assert blurred == pytest.approx(rle.iou(both[0][0], both[1][0], SIZE_HW))
 
 
