@@ -17,7 +17,6 @@ from flows.train import carry_out
 from flows.work import own_device
 from infra.store import Store, open_store
 from modelkit import ClassInfo, Predictor, Weights
-from modelkit.registry import find_model
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.reading import read_label_set
 from tasks.loop import champion as champions
@@ -91,7 +90,7 @@ def recipe_for(asked: RetrainParameters, classes: Sequence[ClassInfo], *, role: 
 def task_for(asked: RetrainParameters, classes: Sequence[ClassInfo]) -> LoopTask:
     """What the loop teaches; refuses a recipe whose model does something else."""
     recipe = recipe_for(asked, classes, role="teacher")
-    return loop_task(asked.task, recipe, find_model(recipe.architecture).task, asked.tta)
+    return loop_task(asked.task, recipe, recipe.kind, asked.tta)
 
 
 def train_supervised(loop: Loop, labels: LabelSet, *, role: str) -> tuple[str, Weights]:

@@ -49,7 +49,7 @@ class TrainingJob:
     @property
     def kind(self) -> str:
         """What the model does."""
-        return find_model(self.recipe.architecture).task
+        return self.recipe.kind
 
     @property
     def device(self) -> str:

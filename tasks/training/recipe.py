@@ -12,6 +12,7 @@ from typing import Any
 from infra.errors import UsageError
 from modelkit import ClassInfo
 from modelkit.augmentation import NONE, STRONG, WEAK, Pipeline
+from modelkit.registry import find_model
 from modelkit.training.distillation import DistillationConfig
 from modelkit.training.loop import LoopConfig
 from modelkit.training.student import UnlabelledSchedule
@@ -79,6 +80,11 @@ class TrainingRecipe:
     teacher: str | None = None
     teacher_digest: str | None = None
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+
+    @property
+    def kind(self) -> str:
+        """What the model does."""
+        return find_model(self.architecture).task
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; ``from_json`` gives an equal recipe."""
