@@ -1,11 +1,13 @@
 """Panoptic quality (Kirillov et al. 2019), its version for video (Kim et al. 2020), and identity switches.
 
 A *panoptic array* is (..., H, W) integers: class id * ``DIVISOR`` + number of the segment within its class (0 for
-stuff), and 0 where nothing is. Two pixels belong to one segment if and only if they hold the same value.
+stuff), and 0 where nothing is. Two pixels belong to one segment if and only if they hold the same value. In a truth,
+a negative value is a crowd: minus the value of its class and number.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -60,8 +62,9 @@ class PanopticQuality:
     """Sums up matches over any number of images or tubes.
 
     A predicted and a true segment of one class match when their IoU exceeds one half: no segment can match twice.
-    Pixels that the truth leaves open do not count in the IoU, and a predicted segment that lies on them for more than
-    half is no mistake.
+    Pixels that the truth leaves open (void) do not count in the IoU. Crowds match nothing and are not missed; their
+    pixels count in the IoU as those of any other segment. An unmatched prediction that lies for more than half on void
+    and crowds of its own class is no mistake (section 4.2).
 
     Args:
         things: class ids of things; all others are stuff.
@@ -73,6 +76,9 @@ class PanopticQuality:
     def add(self, truth: np.ndarray, found: np.ndarray) -> None:
         """One image (H, W), or one clip (T, H, W) whose segments are then tubes through time.
 
+        Args:
+            truth, found: panoptic arrays; only the truth may hold crowds.
+
         Raises:
             ValueError: when the shapes differ.
         """
@@ -80,22 +86,27 @@ class PanopticQuality:
             raise ValueError(f"truth and prediction must have the same shape, got {truth.shape} and {found.shape}")
         pairs, shared = _overlaps(truth, found)
         true_sizes, found_sizes = _sums_by(pairs[:, 0], shared), _sums_by(pairs[:, 1], shared)
-        unlabelled = {int(b): int(n) for (a, b), n in zip(pairs, shared, strict=True) if a == 0}
+        void, excused = Counter[int](), Counter[int]()
         matched_true, matched_found = set(), set()
-        for (a, b), n in zip(pairs.tolist(), shared.tolist(), strict=True):
-            if not a or not b or a // DIVISOR != b // DIVISOR:
+        overlaps = list(zip(*pairs.T.tolist(), shared.tolist(), strict=True))
+        for a, b, n in overlaps:
+            void[b] += n * (a == 0)
+            excused[b] += n * (a == 0 or (a < 0 and -a // DIVISOR == b // DIVISOR))
+        for a, b, n in overlaps:
+            if a <= 0 or not b or a // DIVISOR != b // DIVISOR:
                 continue
-            union = true_sizes[a] + found_sizes[b] - n - unlabelled.get(b, 0)
+            union = true_sizes[a] + found_sizes[b] - n - void[b]
             if 2 * n > union:
                 matched_true.add(a)
                 matched_found.add(b)
                 sums = self._of(a)
                 sums.matched += 1
                 sums.iou += n / union
-        for a in true_sizes.keys() - matched_true - {0}:
-            self._of(a).missed += 1
+        for a in true_sizes.keys() - matched_true:
+            if a > 0:
+                self._of(a).missed += 1
         for b in found_sizes.keys() - matched_found - {0}:
-            if 2 * unlabelled.get(b, 0) <= found_sizes[b]:
+            if 2 * excused[b] <= found_sizes[b]:
                 self._of(b).extra += 1
 
     def _of(self, segment: int) -> _Sums:

@@ -95,26 +95,23 @@ def _figures(quality: PanopticQuality, names: Mapping[int, str]) -> dict[str, An
 
 
 def panoptic_truth(row: Row, things: Collection[int]) -> np.ndarray:
-    """(H, W) panoptic array of a labelled item; the first object has a pixel that two claim.
+    """(H, W) panoptic array of a labelled item with its crowds; the first object has a pixel that two claim.
+
+    Crowds lie below objects, void above everything.
 
     Raises:
         DatasetError: an object without a mask.
     """
     size_hw = (row["height"], row["width"])
     array = np.zeros(size_hw, np.int64)
-    unlabelled = np.zeros(size_hw, bool)
-    columns = zip(row["labels"], row["rles"], row["is_crowd"], strict=True)
-    for number, (label, mask, crowd) in enumerate(columns, start=1):
+    columns = zip(row["labels"], row["rles"], row["is_crowd"], range(1, len(row["labels"]) + 1), strict=True)
+    for label, mask, crowd, number in sorted(columns, key=lambda each: each[2]):
         if mask is None:
             raise DatasetError(f"{row['image_id']} has an object without a mask: no panoptic truth")
-        pixels = pixels_of_mask(mask, size_hw)
-        if crowd:
-            unlabelled |= pixels
-        else:
-            array[pixels & (array == 0)] = label * DIVISOR + (number if label in things else 0)
+        value = label * DIVISOR + (number if label in things else 0)
+        array[pixels_of_mask(mask, size_hw) & (array == 0)] = -value if crowd else value
     if row["void_rle"] is not None:
-        unlabelled |= pixels_of_mask(row["void_rle"], size_hw)
-    array[unlabelled] = 0
+        array[pixels_of_mask(row["void_rle"], size_hw)] = 0
     return array
 
 

@@ -53,6 +53,85 @@ def test_unlabelled_pixels_count_neither_in_the_iou_nor_as_mistakes() -> None:
     assert set(scores.by_class) == {1}
 
 
+def crowd(pixels: int, label: int) -> np.ndarray:
+    return np.full((1, pixels), -label * DIVISOR)
+
+
+def test_a_crowd_counts_in_the_union_where_void_does_not() -> None:
+    """Stuff of 60 pixels, 100 predicted: the other 40 are a crowd (of any class), or nobody's."""
+    found = row((100, 5, 0))
+    for label in (1, 5):
+        truth = np.concatenate([row((60, 5, 0)), crowd(40, label)], axis=1)
+        assert quality_of(truth, found).scores().by_class[5].sq == pytest.approx(0.600)
+    assert quality_of(row((60, 5, 0), (40, 0, 0)), found).scores().by_class[5].sq == 1
+
+
+def test_a_crowd_excuses_finds_of_its_own_class_only_and_is_never_missed() -> None:
+    truth = crowd(10, 1)
+    assert quality_of(truth, row((10, 1, 1))).counts() == {}
+    assert quality_of(truth, row((10, 0, 0))).counts() == {}
+    assert quality_of(truth, row((10, 2, 1))).counts() == {2: (0.0, 0, 1, 0)}
+    half = np.concatenate([crowd(3, 1), row((2, 0, 0), (4, 2, 1))], axis=1)  # crowd and void together excuse
+    assert quality_of(half, row((9, 1, 1))).counts() == {2: (0.0, 0, 0, 1)}
+    assert quality_of(half, np.where(half == 2 * DIVISOR + 1, 0, 2 * DIVISOR + 1)).counts() == {2: (0.0, 0, 1, 1)}
+
+
+def random_panorama(rng: np.random.Generator, *, is_truth: bool) -> np.ndarray:
+    """(24, 24) panoptic array of rectangles of four classes; a truth has crowds and void, too."""
+    array = np.zeros((24, 24), np.int64)
+    for number in range(1, int(rng.integers(4, 12))):
+        (y0, x0), (height, width) = rng.integers(0, 20, 2), rng.integers(3, 16, 2)
+        label = int(rng.integers(1, 5))
+        value = label * DIVISOR + (number if label in THINGS else 0)
+        array[y0 : y0 + height, x0 : x0 + width] = -value if is_truth and rng.random() < 0.25 else value
+    if is_truth:
+        array[:, rng.integers(0, 24, 3)] = 0
+    return array
+
+
+def counts_by_definition(truth: np.ndarray, found: np.ndarray) -> dict[int, tuple[float, int, int, int]]:
+    """Section 4.2 as it is written, segment by segment on sets of pixels."""
+    segments = {value: set(np.flatnonzero(truth == value)) for value in np.unique(truth)}
+    finds = {value: set(np.flatnonzero(found == value)) for value in np.unique(found) if value}
+    void = segments.pop(0, set())
+    crowds = {label: set().union(*(segments[v] for v in segments if v < 0 and -v // DIVISOR == label))
+              for label in range(1, 6)}  # fmt: skip
+    counts: dict[int, list[float]] = {}
+    matched: set[int] = set()
+    for value, pixels in segments.items():
+        if value < 0:
+            continue
+        one = counts.setdefault(int(value) // DIVISOR, [0.0, 0, 0, 0])
+        for other, inside in finds.items():
+            iou = len(pixels & inside) / len(pixels | (inside - void))
+            if other // DIVISOR == value // DIVISOR and iou > 0.5:
+                matched.add(other)
+                one[0], one[1] = one[0] + iou, one[1] + 1
+                break
+        else:
+            one[3] += 1
+    for value, pixels in finds.items():
+        label = int(value) // DIVISOR
+        if value not in matched and len(pixels & (void | crowds[label])) / len(pixels) <= 0.5:
+            counts.setdefault(label, [0.0, 0, 0, 0])[2] += 1
+    return {label: tuple(one) for label, one in counts.items()}  # type: ignore[misc]
+
+
+def test_random_images_with_crowds_and_void_equal_the_definition() -> None:
+    rng = np.random.default_rng(0)
+    seen = np.zeros(4)
+    for _ in range(300):
+        truth = random_panorama(rng, is_truth=True)
+        near = np.where(rng.random() < 0.5, np.roll(np.abs(truth), int(rng.integers(0, 3)), axis=1), 0)
+        found = np.where(near != 0, near, random_panorama(rng, is_truth=False))
+        counts, wanted = quality_of(truth, found).counts(), counts_by_definition(truth, found)
+        assert counts.keys() == wanted.keys()
+        for label, one in wanted.items():
+            assert counts[label] == pytest.approx(one)
+            seen += one
+    assert (seen > 100).all()  # of matches, of inventions and of misses
+
+
 def test_classes_that_never_occur_are_left_out_of_the_mean_and_nothing_at_all_is_zero() -> None:
     assert quality_of(row((4, 1, 1)), row((4, 1, 1))).scores().all.pq == 1
     assert PanopticQuality(THINGS).scores().all.pq == 0

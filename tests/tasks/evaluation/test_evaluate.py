@@ -154,6 +154,19 @@ def test_panoptic_quality_by_hand(tmp_path: Path) -> None:
     assert resampled.by_class == pytest.approx(np.array([[0.75, 1.0], [1.0, 0.0]]))
 
 
+def test_a_panoptic_truth_keeps_its_crowds(tmp_path: Path) -> None:
+    classes = [ClassInfo(1, "c1"), ClassInfo(2, "c2", is_thing=False)]
+    stuff, crowd = square(0, 0, 12, 20), square(12, 0, 20, 20)
+    objects = (LabelledObject(1, crowd, is_crowd=True), LabelledObject(2, stuff))
+    labels = labels_of(tmp_path, objects, objects, classes=classes)
+    everywhere = panoptic_answer((2, square(0, 0, 20, 20)))  # over the crowd of another class, too
+    wrong = panoptic_answer((2, stuff), (1, crowd))  # right about the crowd, which counts as nothing
+    judged = evaluate_predictor(PanopticOracle([everywhere, wrong]), labels)  # type: ignore[arg-type]
+    assert judged.resample(np.array([[1, 0], [0, 1]])).by_class == pytest.approx(
+        np.array([[np.nan, 0.6], [np.nan, 1.0]]), nan_ok=True
+    )
+
+
 def test_a_panoptic_model_gets_the_figures_of_the_scenes_themselves(tmp_path: Path) -> None:
     source = Digitscape("test", (64, 64), seed=2, dense=False)
     labels = read_label_set(str(write_panoptic(tmp_path, source, 4, image_format="png")))
