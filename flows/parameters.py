@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from tasks.media.options import check_sample_range
 from tasks.options import ARGUMENT, Option
 
 EMBEDDED_MODEL = "digitscape_mask_rcnn"
@@ -70,6 +71,24 @@ class JobParameters(BaseModel):
     max_pixels: Annotated[int, Field(ge=1, description="larger images are refused as decompression bombs (rows)")] = (
         178_956_970
     )
+    max_file_bytes: Annotated[
+        int, Field(ge=1, description="larger image files are refused before they are fetched (rows)")
+    ] = 1 << 30
+    damaged: Annotated[
+        Literal["failed", "keep"],
+        Field(description="pixels that the decoder gives with a complaint: a failed item, or kept with a note (rows)"),
+    ] = "failed"
+    colour: Annotated[
+        Literal["srgb", "stored"],
+        Field(description="convert by stored colour profiles, or take numbers as they are (rows)"),
+    ] = "srgb"
+    sample_range: Annotated[
+        str,
+        Field(
+            description="samples that become black and white in images deeper than 8 bits: auto, full (of the type),"
+            " image (its own smallest and largest) or LOW:HIGH (rows)",
+        ),
+    ] = "auto"
     batch_size: Annotated[
         int | None, Field(ge=1, le=4096, description="images per forward pass; default: by device")
     ] = None
@@ -86,6 +105,12 @@ class JobParameters(BaseModel):
     @classmethod
     def _no_credentials(cls, value: str | None) -> str | None:
         return value if value is None else _refuse_secrets(value)
+
+    @field_validator("sample_range")
+    @classmethod
+    def _range_makes_sense(cls, value: str) -> str:
+        check_sample_range(value)
+        return value
 
     @field_validator("workers")
     @classmethod

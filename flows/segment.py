@@ -94,13 +94,24 @@ def _prepare(parameters: SegmentParameters, run_id: str, needs: WorkerNeeds, loo
         run_id=run_id,
         model=parameters.model,
         weights=parameters.weights,
-        decode=DecodeOptions(stride=parameters.frame_stride, max_pixels=parameters.max_pixels),
+        decode=_decode_options(parameters),
         score_threshold=parameters.score_threshold,
         device=needs.device,
         batch_size=parameters.batch_size,
         memory_bytes=parameters.memory_bytes,
         max_consecutive_failures=parameters.max_consecutive_failures,
         looking=looking,
+    )
+
+
+def _decode_options(parameters: SegmentParameters) -> DecodeOptions:
+    return DecodeOptions(
+        stride=parameters.frame_stride,
+        max_pixels=parameters.max_pixels,
+        max_file_bytes=parameters.max_file_bytes,
+        damaged=parameters.damaged,
+        colour=parameters.colour,
+        sample_range=parameters.sample_range,
     )
 
 

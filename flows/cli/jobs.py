@@ -44,6 +44,17 @@ def segment(
     frame_stride: Annotated[int, typer.Option(help="Every n-th frame of a video.")] = 1,
     score_threshold: Annotated[float, typer.Option(help="Weaker instances are dropped.")] = 0.05,
     max_pixels: Annotated[int, typer.Option(help="Larger images are refused as bombs.")] = 178_956_970,
+    max_file_bytes: Annotated[int, typer.Option(help="Larger image files are refused, unfetched.")] = 1 << 30,
+    damaged: Annotated[
+        str, typer.Option(help="Pixels decoded with a complaint: a failed item, or kept.", metavar="failed|keep")
+    ] = "failed",
+    colour: Annotated[
+        str, typer.Option(help="Convert by stored colour profiles, or take numbers as stored.", metavar="srgb|stored")
+    ] = "srgb",
+    sample_range: Annotated[
+        str,
+        typer.Option(help="What becomes black and white beyond 8 bits.", metavar="auto|full|image|LOW:HIGH"),
+    ] = "auto",
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass. Default: by device.")] = None,
     shard_items: Annotated[int, typer.Option(help="At most so many items in a shard.")] = 256,
     shard_bytes: Annotated[int, typer.Option(help="About so many source bytes in a shard.")] = 64 << 20,
@@ -74,6 +85,10 @@ def segment(
         frame_stride=frame_stride,
         score_threshold=score_threshold,
         max_pixels=max_pixels,
+        max_file_bytes=max_file_bytes,
+        damaged=damaged,
+        colour=colour,
+        sample_range=sample_range,
         batch_size=batch_size,
         shard_items=shard_items,
         shard_bytes=shard_bytes,

@@ -73,8 +73,7 @@ def prepare_segments(
     record = describe_model(model, weights)
     schema, _ = schema_of("segments", measured=looking is not None and looking.measures)
     parameters: dict[str, object] = {
-        "frame_stride": decode.stride,
-        "max_pixels": decode.max_pixels,
+        **decode.version_parameters,
         "score_threshold": score_threshold,
         **({} if looking is None else {"predictor": looking.factory, **looking.options}),
     }

@@ -15,29 +15,13 @@ import numpy as np
 
 from infra.errors import StoreError
 from infra.redaction import redact
-from tasks.media.images import MAX_PIXELS, decode_image, failure
+from tasks.media.images import decode_image, failure
+from tasks.media.options import DecodeOptions
 from tasks.media.reading import EntryReader, fetch_failure
 from tasks.media.video import BrokenVideoError, decode_video
 from tasks.records import Entry, ItemFailure
 
 Fetched = bytes | BinaryIO | ItemFailure
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeOptions:
-    """What decoding may be asked for.
-
-    Args:
-        stride: of a video, every how many-th frame, counted from its first frame.
-        max_pixels: images and frames with more are failed items, decided from the header.
-    """
-
-    stride: int = 1
-    max_pixels: int = MAX_PIXELS
-
-    def __post_init__(self) -> None:
-        if self.stride < 1 or self.max_pixels < 1:
-            raise ValueError(f"stride and max_pixels must be 1 or more, got {self.stride} and {self.max_pixels}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +87,7 @@ def decode_entry(entry: Entry, reader: EntryReader, options: DecodeOptions) -> I
 
 
 def _image_frame(entry: Entry, data: bytes, options: DecodeOptions) -> Frame:
-    image = decode_image(data, name=entry.uri, max_pixels=options.max_pixels)
+    image = decode_image(data, name=entry.uri, options=options)
     if isinstance(image, ItemFailure):
         return _failed(0, image)
     return Frame(0, None, image.rgb_hwc_u8, image.size_hw, image.notes)

@@ -1,9 +1,9 @@
 """Bytes of an image file -> RGB pixels, whatever the file claims to be.
 
-The content decides, never the name: a JPEG called ``.png`` is decoded and noted. Pixels are those of the source,
-upright: EXIF rotation is applied, transparency is composited on white, deeper samples are scaled to 8 bits by a fixed
-rule. What had to be done is said in ``notes``. A file that can't be decoded completely gives an :class:`ItemFailure`,
-not half an image.
+The content decides, never the name: a JPEG called ``.png`` is decoded and noted. Pixels are upright and in sRGB: EXIF
+rotation and colour profiles are applied, transparency is composited on white, deeper samples are scaled to 8 bits by a
+fixed rule (docs/media.md). What had to be done is said in ``notes``. A file that can't be decoded completely gives an
+:class:`ItemFailure`, not half an image.
 """
 
 from __future__ import annotations
@@ -13,36 +13,28 @@ import ctypes
 import io
 import warnings
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image
 
-from tasks.media import sniffing
+from tasks.media import png, sniffing
+from tasks.media.colour import is_srgb
+from tasks.media.endings import ENDINGS_OF_FORMAT, ending_of
+from tasks.media.jpeg import complaint_about_cmyk, decode_jpeg
+from tasks.media.options import DecodeOptions, TooManyPixelsError
 from tasks.media.orientation import from_exif
-from tasks.media.pixels import to_rgb
+from tasks.media.pixels import to_8_bit_image, to_rgb
+from tasks.media.tiff import UnsupportedTiffError, describe_tiff, open_tiff
 from tasks.records import ItemFailure
 
-MAX_PIXELS = 178_956_970  # 512 MiB of RGB; where Pillow itself refuses
+# Of the table of endings what Pillow tells by its first bytes; a TGA has no signature, so its name must speak for it.
+FORMATS = tuple(name for name in ENDINGS_OF_FORMAT if name not in ("MPO", "TGA"))
 
-# Only decoders that read pixels: Pillow also knows formats that start programs (EPS) or hold other files (ICO, FPX).
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
-
+_DEFAULTS = DecodeOptions()
 _ORIENTATION_TAG = 0x0112
-_EXTENSIONS = {
-    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
-    "MPO": {".jpg", ".jpeg", ".mpo"},
-    "PNG": {".png", ".apng"},
-    "WEBP": {".webp"},
-    "TIFF": {".tif", ".tiff"},
-    "BMP": {".bmp", ".dib"},
-    "DIB": {".bmp", ".dib"},
-    "GIF": {".gif"},
-    "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"},
-    "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c"},
-    "AVIF": {".avif", ".avifs"},
-}
-_KNOWN_EXTENSIONS = frozenset[str]().union(*_EXTENSIONS.values())
+_KNOWN_ENDINGS = frozenset[str]().union(*ENDINGS_OF_FORMAT.values())
+_TGA_FOOTER = b"TRUEVISION-XFILE.\x00"
+_TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 # Pillow's own limit is one number for the whole process and warns on stderr; ours is a parameter, checked per file.
 Image.MAX_IMAGE_PIXELS = None
@@ -58,7 +50,7 @@ class DecodedImage:
     """An image in memory.
 
     Args:
-        rgb_hwc_u8: (H, W, 3) uint8, C-contiguous, writable, sRGB as stored (colour profiles are not applied).
+        rgb_hwc_u8: (H, W, 3) uint8, C-contiguous, writable, sRGB.
         notes: what decoding had to do, in words; empty for a plain RGB file.
     """
 
@@ -71,13 +63,17 @@ class DecodedImage:
         return self.rgb_hwc_u8.shape[0], self.rgb_hwc_u8.shape[1]
 
 
-def decode_image(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) -> DecodedImage | ItemFailure:
+class _DamagedError(Exception):
+    """Raised for pixels that came with a complaint, where such pixels are not wanted."""
+
+
+def decode_image(data: bytes, *, name: str = "", options: DecodeOptions = _DEFAULTS) -> DecodedImage | ItemFailure:
     """Decode one image file completely. Never raises for what the bytes hold, never prints.
 
     Args:
         data: the whole file.
-        name: the item's uri; only its extension is looked at, to note where it does not fit the content.
-        max_pixels: files whose *header* promises more are refused before anything is decoded.
+        name: the item's uri; only its ending is looked at, to note where it does not fit the content.
+        options: files whose *header* promises more than ``max_pixels`` are refused before anything is decoded.
 
     Returns:
         The pixels, or the failure (stage ``decode``) with one of the types EmptyFile, NotAnImage, UnsupportedFormat,
@@ -85,42 +81,119 @@ def decode_image(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) -
     """
     if not data:
         return failure("EmptyFile", "the file is empty (0 bytes)")
-    claimed = sniffing.claimed_size_wh(data)
-    if claimed is not None and claimed[0] * claimed[1] > max_pixels:
-        return _too_many_pixels(claimed, max_pixels)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                return _too_many_pixels(image.size, max_pixels)
-            return _decode(image, data, name)
-    except Image.UnidentifiedImageError:
-        return _unidentified(data)
+        return _decoded(data, name, options)
     except Exception as error:  # noqa: BLE001 - hostile bytes make decoders raise anything; one item must not stop a shard
-        return _broken(error)
+        why = error
+    shorter = png.without_extras(data) if not isinstance(why, TooManyPixelsError) else None
+    if shorter is None:
+        return _failure_of(why, data, options)
+    try:
+        image = _decoded(shorter[0], name, options)
+    except Exception as error:  # noqa: BLE001 - as above
+        return _failure_of(error, data, options)
+    return DecodedImage(image.rgb_hwc_u8, (*image.notes, *shorter[1]))
 
 
 def failure(error_type: str, message: str) -> ItemFailure:
-    """A failure of the decode stage, its message on one line."""
+    """A failure of the decode leg, its message on one line."""
     return ItemFailure(stage="decode", error_type=error_type, error=" ".join(message.split())[:500])
 
 
-def _decode(image: Image.Image, data: bytes, name: str) -> DecodedImage:
+def _decoded(data: bytes, name: str, options: DecodeOptions) -> DecodedImage:
+    """As :func:`decode_image`; raises what decoders raise, and what stands for their complaints."""
+    claimed = sniffing.claimed_size_wh(data)
+    if claimed is not None:
+        _check_size(claimed, options)
+    if data.startswith(_TIFF_STARTS) and (tiff := _scientific_tiff(data, options)) is not None:
+        image, notes = tiff
+        orientation = image.info.get("orientation", 1)
+        pixels, more = to_rgb(image, options)
+        return _upright(pixels, [*_name_note("TIFF", name), *notes, *more], orientation, orientation)
+    with Image.open(io.BytesIO(data), formats=_formats(data, name)) as image:
+        _check_size(image.size, options)
+        return _decode(image, data, name, options)
+
+
+def _formats(data: bytes, name: str) -> tuple[str, ...]:
+    named_so = ending_of(name) in ENDINGS_OF_FORMAT["TGA"]
+    return (*FORMATS, "TGA") if named_so or data.endswith(_TGA_FOOTER) else FORMATS
+
+
+def _check_size(size_wh: tuple[int, int], options: DecodeOptions) -> None:
+    if size_wh[0] * size_wh[1] > options.max_pixels:
+        raise TooManyPixelsError(*size_wh)
+
+
+def _scientific_tiff(data: bytes, options: DecodeOptions) -> tuple[Image.Image, list[str]] | None:
+    try:
+        return open_tiff(data, options)
+    except (UnsupportedTiffError, TooManyPixelsError):
+        raise
+    except Exception:  # noqa: BLE001 - a damaged file: Pillow says what is wrong with it
+        return None
+
+
+def _decode(image: Image.Image, data: bytes, name: str, options: DecodeOptions) -> DecodedImage:
     file_format = image.format or ""
-    notes = []
-    extension = PurePosixPath(name).suffix.lower()
-    if extension in _KNOWN_EXTENSIONS and extension not in _EXTENSIONS.get(file_format, {extension}):
-        notes.append(f"named {extension} but is {file_format}")
-    notes += _frames_note(image, file_format)
+    notes = [*_name_note(file_format, name), *_frames_note(image, file_format), *_aspect_note(image)]
     image.seek(0)  # counting frames may have moved
     # Pillow turns single-page TIFFs by itself while loading and drops the tag then, so theirs is asked before. Nobody
     # else's may be: asking a PNG loads it, and after a load that failed the next one passes with missing rows black.
     stored = _orientation(image) if file_format == "TIFF" else 1
-    image.load()
+    if file_format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+        pixels, more = _jpeg_pixels(image, data, options)
+    else:
+        complaints = _complaints(image, data, options)
+        image.load()
+        shallow, scaled = to_8_bit_image(image, sniffing.bits_per_sample(image, data), options)
+        pixels, converted = to_rgb(shallow, options)
+        more = complaints + scaled + converted
     remaining = _orientation(image)
-    pixels, colour_notes = to_rgb(image, sniffing.bits_per_sample(image, data))
-    notes += colour_notes
-    if max(stored, remaining) > 1:
-        notes.append(f"rotated by EXIF orientation {max(stored, remaining)}")
+    return _upright(pixels, notes + more, max(stored, remaining), remaining)
+
+
+def _jpeg_pixels(image: Image.Image, data: bytes, options: DecodeOptions) -> tuple[np.ndarray, list[str]]:
+    """(H, W, 3) in sRGB and notes, of a JPEG whose header Pillow has read.
+
+    Raises:
+        ValueError: nothing can be decoded.
+        _DamagedError: libjpeg complains about the data, and such pixels are not wanted.
+    """
+    decoded = decode_jpeg(data, image.size[::-1])
+    notes = [*decoded.notes, *_tolerated(decoded.damage, decoded.is_cut_off, options)]
+    profile = image.info.get("icc_profile")
+    if profile and (options.colour == "stored" or not is_srgb(profile, image.mode)):
+        picture = Image.fromarray(decoded.rgb_hwc_u8 if image.mode == "RGB" else decoded.rgb_hwc_u8[:, :, 0])
+        picture.info["icc_profile"] = profile
+        pixels, more = to_rgb(picture, options)
+        return pixels, notes + more
+    return decoded.rgb_hwc_u8, notes + (["grey converted to RGB"] if image.mode == "L" else [])
+
+
+def _complaints(image: Image.Image, data: bytes, options: DecodeOptions) -> list[str]:
+    """About what Pillow decodes without a word; raises _DamagedError as :func:`_jpeg_pixels`."""
+    if image.format == "PNG":
+        damage, notes = png.complaint(data)
+        return notes + _tolerated(damage, False, options)
+    if image.format in ("JPEG", "MPO") and image.mode == "CMYK":
+        return _tolerated(complaint_about_cmyk(data, image.size[::-1]), False, options)
+    return []
+
+
+def _tolerated(damage: str | None, is_cut_off: bool, options: DecodeOptions) -> list[str]:
+    if damage is None:
+        return []
+    if options.damaged == "failed":
+        raise _DamagedError(damage, is_cut_off)
+    return [f"damaged: {damage}; what could not be read is grey or smeared"]
+
+
+def _upright(pixels: np.ndarray, notes: list[str], stored: int, remaining: int) -> DecodedImage:
+    """Apply what is left of an EXIF orientation, and note the stored one."""
+    if stored > 1:
+        notes = [*notes, f"rotated by EXIF orientation {stored}"]
+    if remaining > 1:
         pixels = from_exif(pixels, remaining)
     return DecodedImage(rgb_hwc_u8=np.require(pixels, np.uint8, ["C", "W"]), notes=tuple(notes))
 
@@ -131,6 +204,13 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # noqa: BLE001 - a broken EXIF block says nothing about the pixels
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _name_note(file_format: str, name: str) -> list[str]:
+    ending = ending_of(name)
+    if ending not in _KNOWN_ENDINGS or ending in ENDINGS_OF_FORMAT.get(file_format, {ending}):
+        return []
+    return [f"named .{ending} but is {file_format}"]
 
 
 def _frames_note(image: Image.Image, file_format: str) -> list[str]:
@@ -144,14 +224,31 @@ def _frames_note(image: Image.Image, file_format: str) -> list[str]:
     return [kind.get(file_format, "animated: first of {} frames").format(frames)]
 
 
-def _too_many_pixels(size_wh: tuple[int, int], max_pixels: int) -> ItemFailure:
-    width, height = size_wh
-    return failure(
-        "TooManyPixels", f"the header promises {width} x {height} = {width * height} pixels; the limit is {max_pixels}"
-    )
+def _aspect_note(image: Image.Image) -> list[str]:
+    """Where the stored densities say that pixels are not square: columns and rows per the same length differ."""
+    across, down = image.info.get("aspect") or image.info.get("jfif_density") or image.info.get("dpi") or (1, 1)
+    if not across or not down or 0.99 < across / down < 1.01:
+        return []
+    return [f"pixels are not square ({down:g}:{across:g}): shown as stored"]
+
+
+def _failure_of(error: Exception, data: bytes, options: DecodeOptions) -> ItemFailure:
+    if isinstance(error, TooManyPixelsError):
+        size = f"{error.width} x {error.height} = {error.width * error.height} pixels"
+        return failure("TooManyPixels", f"the header promises {size}; the limit is {options.max_pixels}")
+    if isinstance(error, UnsupportedTiffError):
+        return failure("UnsupportedFormat", f"{error} is not supported")
+    if isinstance(error, _DamagedError):
+        words, is_cut_off = error.args
+        kind, what = ("TruncatedImage", "end too early") if is_cut_off else ("CorruptImage", "are damaged")
+        return failure(kind, f"the image data {what} ({words})")
+    return _unidentified(data) if isinstance(error, Image.UnidentifiedImageError) else _broken(error)
 
 
 def _unidentified(data: bytes) -> ItemFailure:
+    if data.startswith(_TIFF_STARTS):
+        with contextlib.suppress(Exception):  # a header that tifffile cannot read either is damaged
+            return failure("UnsupportedFormat", f"{describe_tiff(data)} is not supported")
     what = sniffing.describe(data)
     if what.is_image:
         return failure("UnsupportedFormat", f"{what.words} cannot be decoded")

@@ -2,11 +2,12 @@
 
 | stored | becomes |
 |---|---|
-| 16-bit grey or colour | the upper byte (65535 -> 255, 256 -> 1) |
-| 32-bit integer or float grey | scaled from the image's own minimum..maximum to 0..255; NaN and infinities become 0 |
+| 16-bit grey or colour | the upper byte (65535 -> 255, 256 -> 1); in TIFFs by :mod:`tasks.media.samples` |
+| deeper integers, floats | by :mod:`tasks.media.samples` |
 | grey, palette, 1 bit | RGB |
 | alpha, or a palette or RGB file with a transparent colour | composited on white |
-| CMYK, YCbCr, LAB, HSV | Pillow's plain conversion, without colour profiles |
+| a colour profile | sRGB, by :mod:`tasks.media.colour` |
+| CMYK, LAB, HSV without a profile | Pillow's plain conversion |
 """
 
 from __future__ import annotations
@@ -14,58 +15,64 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from tasks.media.colour import to_srgb
+from tasks.media.options import DecodeOptions
+from tasks.media.samples import to_8_bits
+
 BACKGROUND_RGB = (255, 255, 255)
 
 _GREY_MODES = {"1", "L", "LA", "La"}
-_DEEP_MODES = {"I", "F"}
+_PROFILED_MODES = {"RGB", "RGBA", "L", "LA", "CMYK", "LAB"}
 
 
-def to_rgb(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
-    """The pixels of a loaded image and notes on what was converted.
+def to_8_bit_image(image: Image.Image, bits: int, options: DecodeOptions) -> tuple[Image.Image, list[str]]:
+    """A loaded image in a mode of 8 bits, and a note where samples were scaled.
 
     Args:
-        image: loaded; its mode decides.
-        bits: bits per sample in the file, where the mode no longer tells (Pillow narrows 16-bit colour while loading).
-
-    Returns:
-        (H, W, 3) uint8, and one note per conversion that lost or invented something.
+        image: its mode decides; ``I;16``, ``I`` and ``F`` are scaled, all others stay.
+        bits: per sample in the file, where the mode no longer tells (Pillow narrows 16-bit colour while loading).
     """
-    if image.mode == "RGB" and "transparency" not in image.info:
-        notes = [f"{bits}-bit samples: scaled to 8 bits"] if bits > 8 else []
-        return np.array(image), notes
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return _stacked(grey), ["grey converted to RGB", "16-bit samples: scaled to 8 bits"]
-    if image.mode in _DEEP_MODES:
-        return _deep_grey(np.asarray(image), bits)
+    if not image.mode.startswith(("I", "F")):
+        return image, [f"{bits}-bit samples: scaled to 8 bits"] if bits > 8 else []
+    values = np.asarray(image)
+    if bits == 16 and values.dtype.kind != "f":  # PNG and PGM define their range
+        values = values.astype(np.uint16)
+    grey, note = to_8_bits(values, options.sample_range, full_bits=16 if values.dtype == np.uint16 else None)
+    scaled = Image.fromarray(grey)
+    scaled.info = {"icc_profile": image.info.get("icc_profile")}
+    return scaled, [note]
+
+
+def to_rgb(image: Image.Image, options: DecodeOptions) -> tuple[np.ndarray, list[str]]:
+    """The pixels of an image in a mode of 8 bits, (H, W, 3) uint8 in sRGB, and a note per conversion."""
     notes = ["grey converted to RGB"] if image.mode in _GREY_MODES else []
-    if image.mode in {"CMYK", "LAB", "HSV"}:
-        notes.append(f"{image.mode} converted to RGB without its colour profile")
-    if bits > 8:
-        notes.append(f"{bits}-bit samples: scaled to 8 bits")
-    if image.has_transparency_data:
+    transparent = image.has_transparency_data
+    if image.mode in ("P", "PA", "1", "La", "RGBa") or (transparent and image.mode not in ("RGBA", "LA")):
+        image = image.convert("RGBA" if transparent else "L" if image.mode == "1" else "RGB")
+    image, converted = _in_srgb(image, options)
+    notes += converted
+    if transparent:
         pixels, composited = _on_background(image)
         return pixels, notes + (["transparent: composited on white"] if composited else [])
     if image.mode == "L":
-        return _stacked(np.asarray(image)), notes
-    return np.array(image.convert("RGB")), notes
+        return np.repeat(np.asarray(image)[:, :, None], 3, axis=2), notes
+    return np.array(image.convert("RGB") if image.mode != "RGB" else image), notes
 
 
-def _stacked(grey_hw: np.ndarray) -> np.ndarray:
-    return np.repeat(grey_hw[:, :, None], 3, axis=2)
-
-
-def _deep_grey(values_hw: np.ndarray, bits: int) -> tuple[np.ndarray, list[str]]:
-    """32-bit grey. Files with a known 16-bit range (PGM) scale by it, others by their own range."""
-    note = "grey converted to RGB"
-    if bits == 16 and values_hw.min() >= 0 and values_hw.max() <= 0xFFFF:
-        return _stacked((values_hw >> 8).astype(np.uint8)), [note, "16-bit samples: scaled to 8 bits"]
-    values = np.nan_to_num(values_hw.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    scale = 255.0 / (high - low) if high > low else 0.0
-    grey = np.rint((values - low) * scale).astype(np.uint8)
-    kind = "float" if values_hw.dtype.kind == "f" else "integer"
-    return _stacked(grey), [note, f"32-bit {kind} samples: scaled from {low:g}..{high:g} to 0..255"]
+def _in_srgb(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, list[str]]:
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in _PROFILED_MODES:
+        if options.colour == "stored":
+            return image, ["colour profile left aside, as asked"]
+        converted, note = to_srgb(image, profile)
+        if converted is not image:
+            return converted, [note] if note else []
+        notes = [note] if note else []
+    else:
+        notes = []
+    if image.mode in {"CMYK", "LAB", "HSV"}:
+        notes.append(f"{image.mode} converted to RGB without its colour profile")
+    return image, notes
 
 
 def _on_background(image: Image.Image) -> tuple[np.ndarray, bool]:

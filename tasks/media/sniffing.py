@@ -18,6 +18,8 @@ _SIGNATURES: tuple[tuple[int, bytes, bool, str], ...] = (
     (0, b"GIF8", True, "a GIF whose header is damaged or cut off"),
     (0, b"II*\x00", True, "a TIFF whose header is damaged or of an unknown kind"),
     (0, b"MM\x00*", True, "a TIFF whose header is damaged or of an unknown kind"),
+    (0, b"II+\x00", True, "a BigTIFF whose header is damaged or of an unknown kind"),
+    (0, b"MM\x00+", True, "a BigTIFF whose header is damaged or of an unknown kind"),
     (8, b"WEBP", True, "a WebP whose header is damaged or cut off"),
     (0, b"BM", True, "a BMP whose header is damaged or cut off"),
     (4, b"ftypheic", True, "a HEIC image"),

@@ -22,7 +22,7 @@ import av
 import numpy as np
 
 from infra.errors import StoreError
-from tasks.media.images import MAX_PIXELS
+from tasks.media.options import MAX_PIXELS
 from tasks.media.orientation import display_orientation, from_exif
 from tasks.media.video_files import declared_end_s, is_cut_off, open_container
 from tasks.records import Entry

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tasks.media.images import DecodedImage, decode_image
+from tasks.media.options import DecodeOptions
 from tasks.media.orientation import display_orientation, from_exif
 from tasks.records import ItemFailure
 from tests import corpus
@@ -18,8 +19,8 @@ GOOD = {case.name: case for case in corpus.good_cases()}
 BAD = {case.name: case for case in corpus.bad_cases()}
 
 
-def decoded(data: bytes, **options: object) -> DecodedImage:
-    result = decode_image(data, **options)  # type: ignore[arg-type]
+def decoded(data: bytes, name: str = "", **options: object) -> DecodedImage:
+    result = decode_image(data, name=name, options=DecodeOptions(**options))  # type: ignore[arg-type]
     assert isinstance(result, DecodedImage), result
     return result
 
@@ -127,7 +128,7 @@ def test_the_pixel_limit_is_asked_before_decoding(file_format: str, monkeypatch:
         pytest.fail("pixels were decoded although the header is over the limit")
 
     monkeypatch.setattr(Image.Image, "load", loaded)
-    result = decode_image(data, max_pixels=9_999)
+    result = decode_image(data, options=DecodeOptions(max_pixels=9_999))
     assert isinstance(result, ItemFailure)
     assert result.error_type == "TooManyPixels"
     assert "100 x 100" in result.error
@@ -160,7 +161,7 @@ def test_random_damage_never_raises() -> None:
         data = bytearray(samples[i % len(samples)])
         for position in generator.integers(0, len(data), 8):
             data[position] = generator.integers(0, 256)
-        outcomes.add(type(decode_image(bytes(data), max_pixels=4_000_000)))
+        outcomes.add(type(decode_image(bytes(data), options=DecodeOptions(max_pixels=4_000_000))))
     assert outcomes == {DecodedImage, ItemFailure}
 
 

@@ -1,0 +1,127 @@
+"""JPEG pixels from libjpeg-turbo, with the library's own verdict on the data.
+
+libjpeg decodes damaged data to the end and fills what it cannot read with grey; it only warns. The warning decides
+here. Measured against Pillow on one core: 640x480 2.5 -> 0.8 ms, 1080p 43 -> 10 ms, 12 MP 159 -> 52 ms, with equal
+bytes for every RGB and grey variant (``tests/tasks/media/test_jpeg.py``). The pixels of CMYK files are Pillow's; here
+they only get their verdict, as far as simplejpeg knows their subsampling.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+
+_END, _START = b"\xff\xd9", b"\xff\xda"  # of the image, and of a scan
+# libjpeg's warnings (jerror.h). Everything else that it says is an error: the pixels behind it were never written.
+_DAMAGE = ("Corrupt JPEG data", "Inconsistent progression", "Premature end")
+_HARMLESS = ("Unknown Adobe color", "Warning: unknown JFIF", "Invalid SOS parameters", "Corrupt JPEG data: bad ICC")
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither a stuffed zero nor a restart
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_BARE = frozenset({0x01, 0xD8})  # markers without a length
+
+
+@dataclass(frozen=True, slots=True)
+class JpegPixels:
+    """A decoded JPEG.
+
+    Args:
+        rgb_hwc_u8: (H, W, 3) uint8; where ``damage`` is set, what the decoder made of the data.
+        damage: libjpeg's words, None for sound data.
+        is_cut_off: the end marker is missing.
+        notes: what was missing or odd without harm to the pixels.
+    """
+
+    rgb_hwc_u8: np.ndarray
+    damage: str | None
+    is_cut_off: bool
+    notes: tuple[str, ...] = ()
+
+
+def decode_jpeg(data: bytes, size_hw: tuple[int, int]) -> JpegPixels:
+    """All pixels of a JPEG in RGB or grey.
+
+    Args:
+        data: the whole file.
+        size_hw: rows and columns, from its header.
+
+    Raises:
+        ValueError: the data cannot be decoded at all; says why.
+    """
+    pixels, warning = _decoded(data, size_hw)
+    is_complete = _is_complete(data)
+    is_cut_off = data.rfind(_END) < data.rfind(_START)
+    notes: list[str] = []
+    if is_cut_off and is_complete:
+        pixels, warning = _decoded(data + _END, size_hw)
+        notes.append("the end marker is missing: read as if it were there")
+    if warning is not None and warning.startswith(_HARMLESS):
+        notes.append(f"libjpeg: {warning}")
+        warning = None
+    if warning is None and not is_complete:
+        notes.append("progressive without its last scans: details are coarse")
+    return JpegPixels(pixels, warning, is_cut_off, () if warning else tuple(notes))
+
+
+def _decoded(data: bytes, size_hw: tuple[int, int]) -> tuple[np.ndarray, str | None]:
+    """The pixels and the last warning; the buffer is filled to the end before a warning is raised.
+
+    Raises:
+        ValueError: an error, no warning.
+    """
+    pixels = np.empty((*size_hw, 3), np.uint8)
+    try:
+        simplejpeg.decode_jpeg(data, "RGB", buffer=pixels, strict=True)
+    except ValueError as error:
+        if not str(error).startswith((*_DAMAGE, *_HARMLESS)):
+            raise
+        return pixels, str(error)
+    return pixels, None
+
+
+def complaint_about_cmyk(data: bytes, size_hw: tuple[int, int]) -> str | None:
+    """libjpeg's words about damaged data of a CMYK file; None for sound data, and where it cannot be asked."""
+    try:
+        simplejpeg.decode_jpeg(data, "CMYK", buffer=np.empty((*size_hw, 4), np.uint8), strict=True)
+    except ValueError as error:
+        return str(error) if str(error).startswith(_DAMAGE) else None
+    return None
+
+
+def _is_complete(data: bytes) -> bool:
+    """Whether the scans that begin in a file give every bit of every coefficient of every component.
+
+    A component may come in a scan of its own, and of a progressive file in many: by coefficients (0..63) and bits
+    (successive approximation, down to bit 0; ITU-T T.81, G.1.2).
+    """
+    is_progressive, missing = False, set[tuple[int, int]]()  # of (component, coefficient)
+    for kind, segment in _segments(data):
+        if kind in _FRAMES and len(segment) > 5:
+            is_progressive = kind in _PROGRESSIVE
+            missing = {(component, coefficient) for component in segment[6::3] for coefficient in range(64)}
+        elif kind == _START[1] and len(segment) >= 6:
+            first, last, bits = segment[-3:] if is_progressive else (0, 63, 0)
+            if bits & 0x0F == 0:
+                scanned = segment[1 : 1 + 2 * segment[0] : 2]
+                missing -= {(component, k) for component in scanned for k in range(first, last + 1)}
+            if not missing:
+                return True
+    return False
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of every segment with a length; entropy-coded data in between is passed over."""
+    at = 2
+    while (marker := _MARKER.search(data, at)) is not None:
+        kind, start = data[marker.start() + 1], marker.end()
+        if kind == _END[1]:
+            return
+        if kind in _BARE:
+            at = start
+            continue
+        at = start + max(int.from_bytes(data[start : start + 2], "big"), 2)
+        yield kind, data[start + 2 : at]
