@@ -75,6 +75,7 @@ def _built(profile: bytes, mode: str) -> tuple[Any, str]:
 def _changes_nothing(transform: Any, mode: str) -> bool:
     """Whether a grid over all colours comes out as it went in."""
     steps = np.linspace(0, 255, 9).round().astype(np.uint8)
+    grid: np.ndarray
     if mode == "RGB":
         grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
     elif mode == "L":
