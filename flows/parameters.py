@@ -6,131 +6,28 @@ The same fields are the command line's options.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tasks.media.options import check_sample_range
 from tasks.options import ARGUMENT, Option
+from tasks.parameters import NO_CREDENTIALS, JobParameters, refuse_secrets
+from tasks.products.segments.parameters import EMBEDDED_MODEL, SegmentParameters
 
-EMBEDDED_MODEL = "digitscape_mask_rcnn"
-
-_CREDENTIALS_IN_URI = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
-_SCHEMES = ("s3://", "file://")
+__all__ = [
+    "EMBEDDED_MODEL",
+    "JobParameters",
+    "MoveParameters",
+    "PromoteParameters",
+    "RetrainParameters",
+    "RollbackParameters",
+    "SegmentParameters",
+    "TrainParameters",
+    "WatchParameters",
+]
 
 LABELS = "Human labels: COCO or Label Studio JSON, CVAT XML, masks, Parquet."
 RAY = "Address of a Ray cluster; 'none' runs in this process. Default: a local Ray."
-
-# The same refusal for Prefect's server, which checks a trigger's parameters by JSON schema before it stores them.
-_NO_CREDENTIALS: dict[str, JsonValue] = {"not": {"pattern": "^[A-Za-z0-9+]+://[^/@]*:[^/@]*@"}}
-
-
-def _refuse_secrets(uri: str) -> str:
-    if _CREDENTIALS_IN_URI.match(uri):
-        raise ValueError(
-            "carries credentials; put them into AWS_ACCESS_KEY_ID / AWS_SECRET_ACCESS_KEY or use an instance role"
-        )
-    return uri
-
-
-class JobParameters(BaseModel):
-    """What every dataset-wide job takes. Fields marked *rows* are part of the version: changing one changes rows."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
-
-    source: Annotated[
-        str,
-        Field(
-            min_length=1,
-            json_schema_extra=_NO_CREDENTIALS,
-            description="folder, glob, s3:// prefix, video, tar shards, COCO JSON or a listing",
-        ),
-    ]
-    output: Annotated[
-        str,
-        Field(
-            min_length=1, json_schema_extra=_NO_CREDENTIALS, description="folder or s3:// prefix that holds the results"
-        ),
-    ]
-    model: Annotated[
-        str, Field(min_length=1, description="name of a model, or file or folder of its weights (rows)")
-    ] = EMBEDDED_MODEL
-    weights: Annotated[str | None, Field(description="other weights for the model, or random:SEED (rows)")] = None
-    ray: Annotated[
-        str | None, Field(description="address of a Ray cluster; none = in this process; default: local")
-    ] = None
-    workers: Annotated[int | Literal["auto"], Field(description="number of workers")] = "auto"
-    gpus_per_worker: Annotated[
-        float | None, Field(ge=0, le=8, description="GPUs of one worker; default: a share of those of this machine")
-    ] = None
-    fresh: Annotated[bool, Field(description="process everything again, in the same version")] = False
-    retry_failed: Annotated[bool, Field(description="process only the items that failed")] = False
-    new_version: Annotated[bool, Field(description="allow a second version beside the one in the output")] = False
-    frame_stride: Annotated[int, Field(ge=1, le=100_000, description="every n-th frame of a video (rows)")] = 1
-    max_pixels: Annotated[int, Field(ge=1, description="larger images are refused as decompression bombs (rows)")] = (
-        178_956_970
-    )
-    max_file_bytes: Annotated[
-        int, Field(ge=1, description="larger image files are refused before they are fetched (rows)")
-    ] = 1 << 30
-    damaged: Annotated[
-        Literal["failed", "keep"],
-        Field(description="pixels that the decoder gives with a complaint: a failed item, or kept with a note (rows)"),
-    ] = "failed"
-    colour: Annotated[
-        Literal["srgb", "stored"],
-        Field(description="convert by stored colour profiles, or take numbers as they are (rows)"),
-    ] = "srgb"
-    sample_range: Annotated[
-        str,
-        Field(
-            description="samples that become black and white in images deeper than 8 bits: auto, full (of the type),"
-            " image (its own smallest and largest) or LOW:HIGH (rows)",
-        ),
-    ] = "auto"
-    batch_size: Annotated[
-        int | None, Field(ge=1, le=4096, description="images per forward pass; default: by device")
-    ] = None
-    shard_items: Annotated[int, Field(ge=1, le=100_000, description="at most so many items in a shard")] = 256
-    shard_bytes: Annotated[int, Field(ge=1, description="about so many source bytes in a shard")] = 64 << 20
-    memory_bytes: Annotated[int, Field(ge=1 << 20, description="bytes in flight inside one worker")] = 512 << 20
-    compile: Annotated[Literal["auto", "off", "on"], Field(description="compiled inference")] = "auto"
-    max_consecutive_failures: Annotated[
-        int, Field(ge=1, description="the circuit opens after so many failed items in a row")
-    ] = 200
-    report: Annotated[bool, Field(description="write report/index.html at the end")] = True
-
-    @field_validator("source", "output", "model", "weights", "ray")
-    @classmethod
-    def _no_credentials(cls, value: str | None) -> str | None:
-        return value if value is None else _refuse_secrets(value)
-
-    @field_validator("sample_range")
-    @classmethod
-    def _range_makes_sense(cls, value: str) -> str:
-        check_sample_range(value)
-        return value
-
-    @field_validator("workers")
-    @classmethod
-    def _workers_positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and not 1 <= value <= 100_000:
-            raise ValueError(f"must be auto or at least 1, got {value}")
-        return value
-
-    @field_validator("output")
-    @classmethod
-    def _known_scheme(cls, value: str) -> str:
-        if "://" in value and not value.startswith(_SCHEMES):
-            raise ValueError(f"must be a folder or start with one of {', '.join(_SCHEMES)}, got {value!r}")
-        return value
-
-
-class SegmentParameters(JobParameters):
-    """Parameters of ``segment_dataset``."""
-
-    score_threshold: Annotated[float, Field(ge=0, le=1, description="weaker instances are dropped (rows)")] = 0.05
 
 
 class TrainParameters(BaseModel):
@@ -138,13 +35,13 @@ class TrainParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    labelled: Annotated[str, ARGUMENT, Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description=LABELS)]
+    labelled: Annotated[str, ARGUMENT, Field(min_length=1, json_schema_extra=NO_CREDENTIALS, description=LABELS)]
     output: Annotated[
         str,
         ARGUMENT,
         Field(
             min_length=1,
-            json_schema_extra=_NO_CREDENTIALS,
+            json_schema_extra=NO_CREDENTIALS,
             description="Folder or s3:// prefix that receives checkpoints and weights.",
         ),
     ]
@@ -185,7 +82,7 @@ class TrainParameters(BaseModel):
     @field_validator("labelled", "output", "recipe", "initial", "teacher", "evaluate", "ray")
     @classmethod
     def _no_credentials(cls, value: str | None) -> str | None:
-        return value if value is None else _refuse_secrets(value)
+        return value if value is None else refuse_secrets(value)
 
     @field_validator("rate_scales")
     @classmethod
@@ -206,19 +103,19 @@ class RetrainParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    labelled: Annotated[str, Field(min_length=1, json_schema_extra=_NO_CREDENTIALS, description=LABELS)]
+    labelled: Annotated[str, Field(min_length=1, json_schema_extra=NO_CREDENTIALS, description=LABELS)]
     unlabelled: Annotated[
         str,
         Field(
             min_length=1,
-            json_schema_extra=_NO_CREDENTIALS,
+            json_schema_extra=NO_CREDENTIALS,
             description="Images and videos without labels, as `segment` takes them.",
         ),
     ]
     output: Annotated[
         str,
         Field(
-            min_length=1, json_schema_extra=_NO_CREDENTIALS, description="Folder or s3:// prefix that holds the loop."
+            min_length=1, json_schema_extra=NO_CREDENTIALS, description="Folder or s3:// prefix that holds the loop."
         ),
     ]
     rounds: Annotated[int, Field(ge=1, le=10, description="Turns of the loop at most.")] = 1
@@ -283,7 +180,7 @@ class RetrainParameters(BaseModel):
     @field_validator("labelled", "unlabelled", "output", "recipe", "initial", "audit", "ray")
     @classmethod
     def _no_credentials(cls, value: str | None) -> str | None:
-        return value if value is None else _refuse_secrets(value)
+        return value if value is None else refuse_secrets(value)
 
     @field_validator("tta")
     @classmethod
@@ -334,7 +231,7 @@ class MoveParameters(BaseModel):
     @field_validator("output")
     @classmethod
     def _no_credentials(cls, value: str) -> str:
-        return _refuse_secrets(value)
+        return refuse_secrets(value)
 
 
 class PromoteParameters(MoveParameters):

@@ -127,14 +127,14 @@ def infer(loop: Loop, champion: champions.Model) -> None:
         ),
         orchestrated=False,  # a step of this flow already
         console=loop.console,
-        looking=loop.task.looking,
+        predictor=loop.task.predictor_spec,
     )
 
 
 def _inference_uri(loop: Loop, champion: champions.Model) -> str:
     """One output for each way to look: a later loop may show the same champion other views, or other frames."""
-    looking = loop.task.looking
-    way = canonical_json([None if looking is None else dataclasses.asdict(looking), loop.parameters.frame_stride])
+    predictor = loop.task.predictor_spec
+    way = canonical_json([None if predictor is None else predictor.to_json(), loop.parameters.frame_stride])
     return loop.store.uri_of(f"inference/{champion.weights_sha256[:16]}-{hashlib.sha256(way).hexdigest()[:8]}")
 
 

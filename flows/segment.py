@@ -19,15 +19,15 @@ from flows.steps import Steps, orchestrated_steps, plain_steps
 from flows.summary import Summary, nothing_to_do, summary_of
 from flows.work import WorkerNeeds, carry_out, needs_of
 from infra.errors import VisionmillError
-from tasks.engine.job import Looking
+from tasks.engine.job import PredictorSpec
 from tasks.engine.pool_outcome import PoolOutcome
-from tasks.engine.prepare import PreparedJob, environment, prepare_segments, summary_of_weights
+from tasks.engine.prepare import PreparedJob, environment, prepare_job, summary_of_weights
 from tasks.ingest.inventory import Inventory, take_inventory
 from tasks.ingest.plan import Plan, PlanOptions, open_plan
-from tasks.media.decoding import DecodeOptions
 from tasks.output.finish import RunFacts, finish_run
 from tasks.output.lease import hold_lease
 from tasks.output.runs import RunRecord, new_run_id
+from tasks.product import find_product
 
 
 def run_segment(
@@ -35,7 +35,7 @@ def run_segment(
     *,
     orchestrated: bool = True,
     console: Console | None = None,
-    looking: Looking | None = None,
+    predictor: PredictorSpec | None = None,
 ) -> Summary:
     """Carry the job out from here, recorded by the standing Prefect server (started if needed) or by nobody.
 
@@ -43,7 +43,7 @@ def run_segment(
         parameters: what to do.
         orchestrated: whether Prefect records the run; the results are the same.
         console: where the progress bar is drawn; None draws none.
-        looking: another way to look than ``modelkit.load``; for callers within a flow of their own.
+        predictor: another one than ``modelkit.load`` makes; for callers within a flow of their own.
 
     Returns:
         The summary of ``flows.summary``: plain JSON, no secrets.
@@ -52,7 +52,7 @@ def run_segment(
         VisionmillError: as the steps do; what is committed by then stays, and the same call goes on from there.
     """
     if not orchestrated:
-        return _segment(parameters, plain_steps, console, looking)
+        return _segment(parameters, plain_steps, console, predictor)
     prepare_recording()
     summary: Summary = segment_dataset(parameters)
     return summary
@@ -66,11 +66,11 @@ def segment_dataset(parameters: SegmentParameters) -> Summary:
 
 
 def _segment(
-    parameters: SegmentParameters, step: Steps, console: Console | None, looking: Looking | None = None
+    parameters: SegmentParameters, step: Steps, console: Console | None, predictor: PredictorSpec | None = None
 ) -> Summary:
     run_id, started_at, began = new_run_id(), dt.datetime.now(dt.UTC), time.monotonic()
     needs = needs_of(parameters)
-    prepared = step("prepare job", _prepare, parameters, run_id, needs, looking)
+    prepared = step("prepare job", _prepare, parameters, run_id, needs, predictor)
     with hold_lease(prepared.output, run_id), tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
         inventory = step("take inventory", take_inventory, parameters.source, folder=Path(folder))
         plan = step("open plan", _open_plan, parameters, prepared, inventory)
@@ -88,31 +88,10 @@ def _segment(
     return summary
 
 
-def _prepare(parameters: SegmentParameters, run_id: str, needs: WorkerNeeds, looking: Looking | None) -> PreparedJob:
-    return prepare_segments(
-        output=parameters.output,
-        run_id=run_id,
-        model=parameters.model,
-        weights=parameters.weights,
-        decode=_decode_options(parameters),
-        score_threshold=parameters.score_threshold,
-        device=needs.device,
-        batch_size=parameters.batch_size,
-        memory_bytes=parameters.memory_bytes,
-        max_consecutive_failures=parameters.max_consecutive_failures,
-        looking=looking,
-    )
-
-
-def _decode_options(parameters: SegmentParameters) -> DecodeOptions:
-    return DecodeOptions(
-        stride=parameters.frame_stride,
-        max_pixels=parameters.max_pixels,
-        max_file_bytes=parameters.max_file_bytes,
-        damaged=parameters.damaged,
-        colour=parameters.colour,
-        sample_range=parameters.sample_range,
-    )
+def _prepare(
+    parameters: SegmentParameters, run_id: str, needs: WorkerNeeds, predictor: PredictorSpec | None
+) -> PreparedJob:
+    return prepare_job(find_product("segments"), parameters, run_id=run_id, device=needs.device, predictor=predictor)
 
 
 def _open_plan(parameters: SegmentParameters, prepared: PreparedJob, inventory: Inventory) -> Plan | None:

@@ -4,10 +4,14 @@ A *product* is what a job writes (``segments``): its columns, views, exports, pi
 (``instance``): what it learns from, how it is judged, how the loop teaches it. Each is one record of typed callables,
 made in a folder below ``tasks/products`` (see the README there) or in any installed package that names an entry point
 of the group ``visionmill.products``, and found here by name.
+
+The command line asks for every product before it knows what to do. So a record names its code instead of importing it:
+:func:`lazily` gives a function that is imported when it is first called.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +42,11 @@ class Found(Protocol):
     @property
     def size_hw(self) -> tuple[int, int]:
         """Rows and columns of the source image."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it holds, about: for limits on bytes in flight."""
         ...
 
     def __len__(self) -> int:
@@ -78,13 +87,13 @@ class Exporter:
 
     Args:
         words: what it writes, for ``--help``.
-        one_file: the destination is a file; else a folder.
-        write: (views, store, key of the file or "", options) -> (objects, files) that were written.
+        write: (views, store) -> (things, files) that were written; of one file (views, store, key) -> things.
+        file_name: of a form that is one file, to be proposed; None: a folder.
     """
 
     words: str
-    one_file: bool
-    write: Callable[..., tuple[int, int]]
+    write: Callable[..., Any]
+    file_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +103,20 @@ class Product:
     Args:
         name: of the folder below an output (``segments``); verb: of the command (``segment``); doing: for progress.
         unit: what is counted in an item (``instances``), also the name of the count in footers and run records.
+        schema: the id of the schema that plain jobs write.
         schemas: id (``segments.v1``) -> its own columns, which follow the common ones; every id ever published.
-        schema: the id that plain jobs write.
-        parameters: Pydantic model of the job's parameters.
-        default_model: where none is named.
+        parameters: of the job: a class derived from ``tasks.parameters.JobParameters``, which tells how a field is
+            marked that changes rows.
+        options: parameters -> keywords of ``modelkit.load``.
         kinds: name -> module that holds its ``KIND``; what models of these kinds find, this product stores.
         columns: (found by row, None for a failed row; class id -> name) -> column name -> Arrow array.
-        count, nbytes: things in one item; bytes that it holds in memory, about.
         check: a table of ok rows -> one line per thing that cannot be.
         categories: column paths with a dictionary. encodings: column path -> Parquet encoding.
-        views: name -> SELECT over ``items``. functions: registers SQL functions. function_words: how each is called.
-        exporters: name -> form. overlay: (image RGB uint8, row) -> image with what was found drawn upon it.
+        views: name -> SELECT over ``items``, which has the columns of all schemas (null where a version has none).
+        functions: registers SQL functions. function_words: how each is called.
+        query: an example, for people who have just run a job.
+        exporters: name -> form.
+        overlay: (image RGB uint8, row) -> image with what was found drawn upon it.
         panels: open views -> charts and tables of the report.
         sink: writes files beside the rows; None for products that are rows alone.
     """
@@ -113,20 +125,19 @@ class Product:
     verb: str
     doing: str
     unit: str
-    schemas: Mapping[str, Sequence[pa.Field]]
     schema: str
+    schemas: Callable[[], Mapping[str, Sequence[pa.Field]]]
     parameters: type[BaseModel]
-    default_model: str
+    options: Callable[[Any], dict[str, Any]]
     kinds: Mapping[str, str]
-    columns: Callable[[Sequence[Any], Mapping[int, str]], dict[str, Any]]
-    count: Callable[[Any], int]
-    nbytes: Callable[[Any], int]
+    columns: Callable[[Sequence[Any], Mapping[int, str]], Mapping[str, Any]]
     check: Callable[[pa.Table], Iterator[str]]
     categories: tuple[str, ...] = ()
     encodings: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[str, str] = field(default_factory=dict)
     functions: Callable[[duckdb.DuckDBPyConnection], None] | None = None
     function_words: tuple[str, ...] = ()
+    query: str = "SELECT status, count(*) AS n FROM items GROUP BY status"
     exporters: Mapping[str, Exporter] = field(default_factory=dict)
     overlay: Callable[[np.ndarray, Mapping[str, Any]], np.ndarray] | None = None
     panels: Callable[..., Any] | None = None
@@ -253,20 +264,51 @@ def register_kind(kind: Kind) -> Kind:
 
 def products() -> dict[str, Product]:
     """All products by name: those that come along, those of installed packages, those that were registered."""
+    _discover()
+    return dict(sorted(_PRODUCTS.items()))
+
+
+@functools.cache
+def _discover() -> None:
     package = importlib.import_module("tasks.products")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"tasks.products.{module.name}")
     for point in entry_points(group=ENTRY_POINTS):
         point.load()
-    return dict(sorted(_PRODUCTS.items()))
 
 
 def find_product(name: str) -> Product:
     """The product of a name. Raises UsageError, which names those that exist."""
-    known = products()
-    if name not in known:
-        raise UsageError(f"there is no product {name!r}", hint=f"products: {', '.join(known)}")
-    return known[name]
+    if name not in _PRODUCTS:
+        _discover()
+    if name not in _PRODUCTS:
+        raise UsageError(f"there is no product {name!r}", hint=f"products: {', '.join(sorted(_PRODUCTS))}")
+    return _PRODUCTS[name]
+
+
+def resolve(dotted: str) -> Callable[..., Any]:
+    """The function behind "module:function".
+
+    Raises:
+        UsageError: when there is no such module or function.
+    """
+    module, _, name = dotted.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"no function {dotted!r}: {error}", hint='Write it as "package.module:function".') from error
+    if not callable(function):
+        raise UsageError(f"{dotted!r} is no function but {type(function).__name__}")
+    return function  # type: ignore[no-any-return]
+
+
+def lazily(dotted: str) -> Callable[..., Any]:
+    """The function behind "module:function", which is imported when it is first called."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        return resolve(dotted)(*args, **options)
+
+    return call
 
 
 def kinds() -> dict[str, Kind]:

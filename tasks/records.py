@@ -8,7 +8,6 @@ from typing import Literal
 Media = Literal["image", "video"]
 Stage = Literal["inventory", "fetch", "decode", "infer", "encode", "commit"]
 Status = Literal["ok", "failed", "quarantined"]
-Product = Literal["segments", "landmarks", "translations"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Version:
     """What makes rows comparable: model digest, parameters that change rows, schema. Two versions never mix."""
 
     fingerprint: str  # 16 hex digits
-    product: Product
+    product: str  # name of what a job writes, see tasks.product
     model: str  # name@digest
     model_digest: str  # sha256 of the weights, hex
     parameters: dict[str, object]  # only those that change rows (frame stride, score threshold, ...)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from benchmarks.contenders import Job
 from benchmarks.workload import MODELS, load_predictor, segment, table_of
-from tasks.output.schema import schema_of
+from tasks.output.schema import schema_named
 
 _BATCH = 16
 
@@ -23,7 +23,7 @@ def run(job: Job) -> dict[str, Any]:
     os.environ["DAFT_PROGRESS_BAR"] = "0"
     import daft
 
-    fields = pa.struct(list(schema_of("segments")[1]))
+    fields = pa.struct(list(schema_named("segments", "segments.v1")))
 
     @daft.cls(max_concurrency=job.cores, use_process=True)
     class Segment:

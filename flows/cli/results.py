@@ -10,6 +10,7 @@ from flows.cli.console import JsonFlag, Summary, answers, command, people, say, 
 from infra.errors import UsageError
 
 OutputArgument = Annotated[str, typer.Argument(help="Output of a job: folder or s3:// prefix.")]
+ProductFlag = Annotated[str | None, typer.Option(help="Whose results, where the output holds those of several.")]
 
 FORMATS = ("table", "csv", "json")
 
@@ -20,6 +21,7 @@ def query(
     sql: Annotated[str, typer.Argument(help="SQL over the views items, instances, failures, all_items.")],
     format: Annotated[str, typer.Option(metavar="table|csv|json", help="How rows are printed on stdout.")] = "table",
     max_rows: Annotated[int, typer.Option(help="Rows shown in a table; csv and json print all.")] = 100,
+    product: ProductFlag = None,
     as_json: JsonFlag = False,
 ) -> Summary:
     """Ask the results in SQL (DuckDB). Masks: mask_area(rle), mask_iou(a, b, h, w), mask_polygon(rle, h, w)."""
@@ -27,7 +29,7 @@ def query(
 
     if format not in FORMATS:
         raise UsageError(f"unknown format {format!r}", hint=f"one of {', '.join(FORMATS)}")
-    rows = run_query(output, sql)
+    rows = run_query(output, sql, product=product)
     records = [_readable(row) for row in rows.to_pylist()] if as_json or format == "json" else []
     if as_json:
         _print_table(rows, max_rows, to_people=True)
@@ -103,13 +105,14 @@ def export(
     to: Annotated[
         str, typer.Option("--to", metavar="coco|yolo|flat", help="coco, yolo, or flat (a row per instance).")
     ],
+    product: ProductFlag = None,
 ) -> Summary:
     """Export the newest results for other tools. Failed items are left out and counted."""
     from tasks.report.export import export as export_results
 
-    summary = export_results(output, to, destination)
+    summary = export_results(output, to, destination, product=product)
     say(
-        f"{summary.num_instances} instances of {summary.num_items} items written to {summary.destination}"
+        f"{summary.num_found} {summary.unit} of {summary.num_items} items written to {summary.destination}"
         + (f"; {summary.num_skipped} failed items left out" if summary.num_skipped else ""),
         style="green",
     )
@@ -117,7 +120,7 @@ def export(
         "to": to,
         "destination": summary.destination,
         "num_items": summary.num_items,
-        "num_instances": summary.num_instances,
+        f"num_{summary.unit}": summary.num_found,
         "num_skipped": summary.num_skipped,
         "files": summary.files,
     }
@@ -127,11 +130,12 @@ def export(
 def verify(
     output: OutputArgument,
     deep: Annotated[bool, typer.Option("--deep", help="Also decode every mask.")] = False,
+    product: ProductFlag = None,
 ) -> Summary:
     """Recount: every planned item has exactly one row in its shard, every footer is true. Exit code 1 if not."""
     from tasks.report.verify import verify as verify_results
 
-    found = verify_results(output, deep=deep)
+    found = verify_results(output, deep=deep, product=product)
     for problem in found.problems:
         say(f"problem: {problem}", style="red")
     if not found.problems:

@@ -92,6 +92,12 @@ class Instances:
     def __len__(self) -> int:
         return len(self.scores)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that they hold, about: for limits on bytes in flight."""
+        masks = sum(map(len, self.rles or ())) + 40 * len(self.rles or ())
+        return masks + self.boxes_xyxy.nbytes + 32 * len(self)
+
     def chosen(self, places: np.ndarray) -> Instances:
         """Some of them, in the order of ``places`` ((k,) integers)."""
         return Instances(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,18 +13,22 @@ from tasks.records import Entry, ItemFailure, Receipt, Shard, Version
 
 
 @dataclass(frozen=True, slots=True)
-class Looking:
-    """Another way for workers to look at items than ``modelkit.load``; all of it is part of the version.
+class PredictorSpec:
+    """Another predictor for workers than the one of ``modelkit.load``; all of it is part of the version.
 
     Args:
         factory: see ``JobSpec.predictor_factory``.
         options: plain JSON for the factory, which finds it in ``JobSpec.predictor_options``.
-        measures: its results carry qualities of masks, so rows have columns for them.
+        schema: id of the product's schema that its results fill; None: the one of plain jobs.
     """
 
     factory: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    measures: bool = False
+    schema: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON that names this predictor, in places and digests; it stays what it was for outputs of before."""
+        return {"factory": self.factory, "options": dict(self.options), "measures": self.schema is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class JobSpec:
         execution: how to run the model (``modelkit.compile.decision.Decision`` as JSON); None is the plain way.
         predictor_factory: "module:function", called with this job instead of ``modelkit.load``; returns a predictor.
             The extension point for models that are not modelkit's.
-        predictor_options: what it is told beside the job; see :class:`Looking`.
+        predictor_options: what it is told beside the job; see :class:`PredictorSpec`.
         max_consecutive_failures: so many failed items in a row open the circuit (ten times as many where the data
             itself is bad: undecodable, or gone since it was listed).
         max_shards_per_worker, max_rss_bytes: a worker that reaches one is replaced by a fresh one.
@@ -164,19 +167,3 @@ class Outcome:
     peak_bytes: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     part: bytes | None = None
-
-
-def resolve(dotted: str) -> Callable[..., Any]:
-    """The function behind "module:function".
-
-    Raises:
-        UsageError: when there is no such module or function.
-    """
-    module, _, name = dotted.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"no function {dotted!r}: {error}", hint='Write it as "package.module:function".') from error
-    if not callable(function):
-        raise UsageError(f"{dotted!r} is no function but {type(function).__name__}")
-    return function  # type: ignore[no-any-return]

@@ -13,11 +13,11 @@ import torch
 import modelkit
 from infra.errors import UsageError
 from infra.store import Store, StoreCapabilities, open_store
-from tasks.engine.job import JobSpec, Looking
+from tasks.engine.job import JobSpec, PredictorSpec
 from tasks.engine.model_source import local_model
-from tasks.media.decoding import DecodeOptions
 from tasks.output.layout import make_version
-from tasks.output.schema import schema_of
+from tasks.parameters import JobParameters
+from tasks.product import Product
 from tasks.records import Version
 
 
@@ -43,60 +43,52 @@ class PreparedJob:
         return self.job.version
 
 
-def prepare_segments(
+def prepare_job(
+    product: Product,
+    parameters: JobParameters,
     *,
-    output: str,
     run_id: str,
-    model: str,
-    weights: str | None,
-    decode: DecodeOptions,
-    score_threshold: float,
     device: Literal["cpu", "cuda"],
-    batch_size: int | None,
-    memory_bytes: int,
-    max_consecutive_failures: int,
-    looking: Looking | None = None,
+    predictor: PredictorSpec | None = None,
 ) -> PreparedJob:
     """Find the model, fix the version, and try out the output before anything is listed or computed.
 
     Args:
-        output: URI of the results.
-        model, weights: as ``modelkit.load`` takes them, or URIs of weights in object storage.
-        decode, score_threshold: make rows what they are, so they are part of the version.
-        batch_size: None: 1 on a CPU (there a larger batch only costs memory), 8 on a GPU.
-        looking: another way to look than ``modelkit.load``; part of the version, too.
+        product: what the job writes.
+        parameters: an instance of its ``parameters``.
+        predictor: another one than ``modelkit.load`` makes; part of the version, too.
 
     Raises:
         UsageError: an unknown model, weights that do not fit it.
         StoreError: the output can't be written to: missing bucket, wrong credentials, no space.
     """
-    record = describe_model(model, weights)
-    schema, _ = schema_of("segments", measured=looking is not None and looking.measures)
-    parameters: dict[str, object] = {
-        **decode.version_parameters,
-        "score_threshold": score_threshold,
-        **({} if looking is None else {"predictor": looking.factory, **looking.options}),
-    }
+    record, decode = describe_model(parameters.model, parameters.weights), parameters.decode_options()
     version = make_version(
-        "segments", model=record.reference, model_digest=record.digest, parameters=parameters, schema=schema
+        product.name,
+        model=record.reference,
+        model_digest=record.digest,
+        parameters=decode.version_parameters
+        | parameters.row_settings()
+        | ({} if predictor is None else {"predictor": predictor.factory, **predictor.options}),
+        schema=product.schema if predictor is None or predictor.schema is None else predictor.schema,
     )
-    store = open_store(output)
+    store = open_store(parameters.output)
     capabilities = store.probe()
     job = JobSpec(
-        model=model,
+        model=parameters.model,
         version=version,
         output_uri=store.uri,
         run_id=run_id,
         device=device,
-        batch_size=batch_size or (1 if device == "cpu" else 8),
-        memory_bytes=memory_bytes,
+        batch_size=parameters.batch_size or (1 if device == "cpu" else 8),  # on a CPU larger ones only cost memory
+        memory_bytes=parameters.memory_bytes,
         decode=decode,
-        model_options={"min_score": score_threshold} | ({"weights": weights} if weights else {}),
-        max_consecutive_failures=max_consecutive_failures,
+        model_options=product.options(parameters) | ({"weights": parameters.weights} if parameters.weights else {}),
+        max_consecutive_failures=parameters.max_consecutive_failures,
         carries_state=modelkit.is_video_model(record),
         driver_commits=not capabilities.conditional_create,
-        predictor_factory=None if looking is None else looking.factory,
-        predictor_options={} if looking is None else dict(looking.options),
+        predictor_factory=None if predictor is None else predictor.factory,
+        predictor_options={} if predictor is None else dict(predictor.options),
     )
     return PreparedJob(job, record, store, capabilities)
 

@@ -40,7 +40,7 @@ from tasks.engine.items import (
     size_of,
     tasks_of,
 )
-from tasks.engine.job import Assignment, JobSpec, Outcome, Quarantine, resolve
+from tasks.engine.job import Assignment, JobSpec, Outcome, Quarantine
 from tasks.engine.model_source import local_model
 from tasks.engine.pipeline import BatchStage, Job, Pipeline, Stage
 from tasks.media.decoding import Frame, decode_fetched, fetch_entry
@@ -48,6 +48,7 @@ from tasks.media.reading import EntryReader
 from tasks.output.commit import commit_shard
 from tasks.output.encoding import count_items, encode_part
 from tasks.output.rows import Row, failed_row, ok_row
+from tasks.product import find_product, resolve
 from tasks.records import ItemFailure, Receipt, Shard
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ class Worker:
 
     def _commit(self, assignment: Assignment, job: Job, rows: list[Row]) -> tuple[Receipt, bytes | None]:
         start, shard, version = time.monotonic(), assignment.shard, self.job.version
-        seconds, counts = dict(job.stage_seconds), count_items(rows)
+        seconds, counts = dict(job.stage_seconds), count_items(rows, find_product(version.product))
         part = encode_part(
             rows,
             version=version,

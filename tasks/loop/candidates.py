@@ -13,12 +13,11 @@ from infra.store import Store
 from tasks.labels.label_sets import image_id_of
 from tasks.loop.pixels import LEVELS, level_of
 from tasks.loop.schemas import CANDIDATES
-from tasks.output.schema import QUALITIES
 from tasks.output.tables import table_of
 from tasks.output.views import views_of
 
 MAX_PER_IMAGE = 100
-MEASURED = tuple(field.name for field in QUALITIES)
+MEASURED = ("q_stability", "q_tta")
 """Quality features that a teacher's rows may have; their names are the same here and there."""
 _ITEMS = f"""
 SELECT uri, media, frame, pts_s, width, height, status, stage, error_type, model, shard_id, processed_at,

@@ -18,7 +18,7 @@ import torch
 
 from infra.errors import UsageError
 from modelkit import ClassInfo, Predictor, create_model
-from tasks.engine.job import Looking
+from tasks.engine.job import PredictorSpec
 from tasks.labels.label_sets import LabelSet
 from tasks.loop import confidence, quality
 from tasks.loop.audits import look_at_objects, look_at_pixels
@@ -71,23 +71,23 @@ class LoopTask(ABC):
         name: a key of ``RULES``.
         score_floor: less confident predictions are no candidates.
         predictor_factory: makes the predictors that look at U, see ``JobSpec``; None: they look as in any job.
-        measures: these tell measured qualities of masks.
+        schema: id of the schema that these fill; None: the one of plain jobs.
     """
 
     name: str
     score_floor: float
     predictor_factory: str | None
-    measures: bool
+    schema: str | None
 
     def __init__(self, views: Sequence[str] = ()) -> None:
         self.views = tuple(views)
 
     @property
-    def looking(self) -> Looking | None:
+    def predictor_spec(self) -> PredictorSpec | None:
         """How workers look at U; None: as in any job."""
         if self.predictor_factory is None:
             return None
-        return Looking(self.predictor_factory, {"views": list(self.views)} if self.views else {}, self.measures)
+        return PredictorSpec(self.predictor_factory, {"views": list(self.views)} if self.views else {}, self.schema)
 
     @property
     def tta_spec(self) -> str:
@@ -147,7 +147,7 @@ class InstanceTask(LoopTask):
     name = "instance"
     score_floor = SCORE_FLOOR
     predictor_factory: str | None = quality.FACTORY
-    measures = True
+    schema: str | None = "segments_measured.v1"
 
     def as_on_unlabelled(self, predictor: Predictor) -> Predictor:
         return QualityPredictor(predictor, self.views)
@@ -203,7 +203,7 @@ class PanopticTask(InstanceTask):
 
     name = "panoptic"
     predictor_factory = None
-    measures = False
+    schema = None
 
     def __init__(self, things: Iterable[int]) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class SemanticTask(LoopTask):
     name = "semantic"
     score_floor = 0.0  # pixels of the lowest level are candidates, too: a fifth of all has to be accepted
     predictor_factory = confidence.FACTORY
-    measures = False
+    schema = None
 
     def __init__(self, background: ClassInfo | None, views: Sequence[str] = ()) -> None:
         super().__init__(views)

@@ -17,23 +17,18 @@ import pyarrow.parquet as pq
 
 from tasks.output.layout import version_from_json, version_to_json
 from tasks.output.rows import Row, RowOrigin, rows_to_table
+from tasks.product import Product, find_product
 from tasks.records import Version
 
 ROW_GROUP_ROWS = 20_000
 ZSTD_LEVEL = 3
 
-_CATEGORIES = [
-    "media", "status", "stage", "error_type", "model", "run_id", "shard_id",
-    "notes.list.element", "labels.list.element", "names.list.element",
-]  # fmt: skip
+# Of the columns that all products have; a product names its own.
+_CATEGORIES = ("media", "status", "stage", "error_type", "model", "run_id", "shard_id", "notes.list.element")
 _ENCODINGS = {
     "uri": "DELTA_BYTE_ARRAY",  # sorted names share their beginnings
     "frame": "DELTA_BINARY_PACKED",
     "pts_s": "BYTE_STREAM_SPLIT",
-    "scores.list.element": "BYTE_STREAM_SPLIT",
-    "boxes_xyxy.list.element.list.element": "BYTE_STREAM_SPLIT",
-    "q_stability.list.element": "BYTE_STREAM_SPLIT",
-    "q_tta.list.element": "BYTE_STREAM_SPLIT",
 }
 # uri is what rows are sorted and pruned by: two values a row group, 0.1 % of a part, let every engine skip the others.
 # The other long strings (etag, error) are never looked up by range, and pyarrow would store them whole.
@@ -56,7 +51,7 @@ class PartFacts:
         version: what its rows are comparable with.
         plan: number of the plan that asked for it.
         shard_id, attempt_id, run_id: who made it; the attempt id occurs in the bytes nowhere else.
-        items: rows by status, and ``instances`` for what was found in all of them.
+        items: rows by status, and what was found in all of them under the name of the product's unit.
         stage_seconds: busy seconds of the attempt by stage.
         class_names: id -> name of every class the model knows.
     """
@@ -106,15 +101,15 @@ class PartFacts:
         )
 
 
-def count_items(rows: Sequence[Row]) -> dict[str, int]:
-    """Rows by status, and all instances together."""
+def count_items(rows: Sequence[Row], product: Product) -> dict[str, int]:
+    """Rows by status, and all that was found in them together."""
     statuses = Counter(row.status for row in rows)
     return {
         "rows": len(rows),
         "ok": statuses["ok"],
         "failed": statuses["failed"],
         "quarantined": statuses["quarantined"],
-        "instances": sum(len(row.found) for row in rows if row.found is not None),
+        product.unit: sum(len(row.found) for row in rows if row.found is not None),
     }
 
 
@@ -140,24 +135,25 @@ def encode_part(
     Raises:
         BadPartError: when the bytes, read back, are not what went in.
     """
+    product = find_product(version.product)
     facts = PartFacts(
         version=version,
         plan=plan,
         shard_id=shard_id,
         attempt_id=attempt_id,
         run_id=run_id,
-        items=count_items(rows),
+        items=count_items(rows, product),
         stage_seconds=dict(stage_seconds or {}),
         class_names=dict(class_names or {}),
     )
     table = rows_to_table(rows, RowOrigin(version, run_id, shard_id, facts.class_names))
-    data = write_parquet(table, facts.to_metadata())
+    data = write_parquet(table, facts.to_metadata(), product)
     check_part(data, facts, table.schema)
     return data
 
 
-def write_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
-    """A table with our encodings and a footer; columns that it lacks need no setting."""
+def write_parquet(table: pa.Table, metadata: Mapping[str, str], product: Product) -> bytes:
+    """A table of a product with our encodings and a footer; columns that it lacks need no setting."""
     names = set(table.schema.names)
 
     def ours(path: str) -> bool:
@@ -169,8 +165,8 @@ def write_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
         table.schema,
         compression="zstd",
         compression_level=ZSTD_LEVEL,
-        use_dictionary=[path for path in _CATEGORIES if ours(path)],
-        column_encoding={path: kind for path, kind in _ENCODINGS.items() if ours(path)},
+        use_dictionary=[path for path in (*_CATEGORIES, *product.categories) if ours(path)],
+        column_encoding={path: kind for path, kind in {**_ENCODINGS, **product.encodings}.items() if ours(path)},
         write_statistics=[path for path in _STATISTICS if ours(path)],
         write_page_checksum=True,
     ) as writer:

@@ -15,6 +15,7 @@ from tasks.output.encoding import PartFacts
 from tasks.output.layout import plan_key, version_to_json
 from tasks.output.listing import ListedVersion, list_committed, plan_of_shards, read_footers
 from tasks.output.runs import RunRecord, write_run
+from tasks.product import find_product
 from tasks.records import Version
 
 
@@ -24,7 +25,7 @@ class PlanTotals:
 
     Args:
         shards: committed ones.
-        items: rows by status ("ok", "failed", "quarantined") and "instances".
+        items: rows by status ("ok", "failed", "quarantined") and what was found, under the name of the product's unit.
         unreadable: "uri: why" of parts whose footer could not be read; they are counted in ``shards`` only.
     """
 
@@ -103,7 +104,7 @@ def finish_run(
         exit_code=0 if done else 1,
         message=message or ("; ".join(totals.unreadable[:3]) if totals.unreadable else ""),
         inventory=facts.inventory,
-        items={"ok": 0, "failed": 0, "quarantined": 0, "instances": 0} | totals.items,
+        items={"ok": 0, "failed": 0, "quarantined": 0, find_product(facts.version.product).unit: 0} | totals.items,
         errors=errors,
         error_sample=error_sample,
         shards=shards | {"committed": totals.shards},

@@ -1,6 +1,6 @@
 """Names of the objects below an output: the one place that spells them.
 
-    segments/version=<fingerprint>/part-<shard id>.parquet   rows; one object per committed shard
+    <product>/version=<fingerprint>/part-<shard id>.parquet  rows; one object per committed shard
     _plans/version=<fingerprint>/<n>.parquet                 what was asked
     _states/version=<fingerprint>/<shard id>/<attempt id>.safetensors
                                                              what a clip leaves for the next shard, until that is done
@@ -8,7 +8,7 @@
     _lease.json                                              who is writing, until when
     report/index.html                                        for people
 
-A glob over ``OUTPUT/segments/**/*.parquet`` sees rows and nothing else; readers that follow Hive's
+A glob over ``OUTPUT/<product>/**/*.parquet`` sees rows and nothing else; readers that follow Hive's
 convention (Spark) skip the names with a leading underscore even when pointed at the whole output.
 """
 
@@ -18,9 +18,8 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import get_args
 
-from tasks.records import Product, Version
+from tasks.records import Version
 
 LEASE_KEY = "_lease.json"
 PLANS_FOLDER = "_plans/"
@@ -31,7 +30,7 @@ REPORT_KEY = "report/index.html"
 _FINGERPRINT_LENGTH = 16
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PART = re.compile(
-    r"(?P<product>[a-z]+)/version=(?P<fingerprint>[0-9a-f]{16})/part-(?P<shard>[A-Za-z0-9._-]+)\.parquet"
+    r"(?P<product>[a-z][a-z0-9_]*)/version=(?P<fingerprint>[0-9a-f]{16})/part-(?P<shard>[A-Za-z0-9._-]+)\.parquet"
 )
 _PLAN = re.compile(r"_plans/version=(?P<fingerprint>[0-9a-f]{16})/(?P<number>\d{6,})\.parquet")
 _RUN = re.compile(r"_runs/(?P<run_id>[A-Za-z0-9._-]+)\.json")
@@ -41,7 +40,7 @@ _RUN = re.compile(r"_runs/(?P<run_id>[A-Za-z0-9._-]+)\.json")
 class PartName:
     """What the name of a committed part says."""
 
-    product: Product
+    product: str
     fingerprint: str
     shard_id: str
 
@@ -54,7 +53,7 @@ class PlanName:
     number: int
 
 
-def fingerprint(product: Product, model_digest: str, parameters: dict[str, object], schema: str) -> str:
+def fingerprint(product: str, model_digest: str, parameters: dict[str, object], schema: str) -> str:
     """16 hex digits that name a version: SHA-256 over the canonical JSON of all that makes rows comparable.
 
     Equal inputs give equal fingerprints on every machine: keys are sorted, text is ASCII-escaped, and
@@ -72,9 +71,7 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
-def make_version(
-    product: Product, *, model: str, model_digest: str, parameters: dict[str, object], schema: str
-) -> Version:
+def make_version(product: str, *, model: str, model_digest: str, parameters: dict[str, object], schema: str) -> Version:
     """The version of these settings; ``parameters`` are only those that change rows.
 
     Values are normalised through JSON (tuples become lists), so that a version read back from a file
@@ -109,9 +106,9 @@ def version_from_json(plain: dict[str, object]) -> Version:
     Raises:
         ValueError: when the content doesn't have the fingerprint that it states.
     """
-    product, parameters = _product(plain["product"]), plain["parameters"]
-    if product is None or not isinstance(parameters, dict):
-        raise ValueError(f"not a version record: product {plain['product']!r}, parameters {parameters!r}")
+    product, parameters = plain["product"], plain["parameters"]
+    if not isinstance(product, str) or not isinstance(parameters, dict):
+        raise ValueError(f"not a version record: product {product!r}, parameters {parameters!r}")
     version = make_version(
         product,
         model=str(plain["model"]),
@@ -140,7 +137,7 @@ def differences(held: Version, wanted: Version) -> list[str]:
     return lines
 
 
-def product_prefix(product: Product) -> str:
+def product_prefix(product: str) -> str:
     """Below it lie all versions of a product."""
     return f"{product}/"
 
@@ -158,10 +155,9 @@ def part_key(version: Version, shard_id: str) -> str:
 def parse_part_key(key: str) -> PartName | None:
     """What a part's key says, or None when the key is no part of ours (a stray file is nobody's commit)."""
     match = _PART.fullmatch(key)
-    product = None if match is None else _product(match["product"])
-    if match is None or product is None:
+    if match is None:
         return None
-    return PartName(product=product, fingerprint=match["fingerprint"], shard_id=match["shard"])
+    return PartName(product=match["product"], fingerprint=match["fingerprint"], shard_id=match["shard"])
 
 
 def plans_prefix(version: Version) -> str:
@@ -202,11 +198,6 @@ def parse_run_key(key: str) -> str | None:
     """The run id in a run record's key, or None when it is none."""
     match = _RUN.fullmatch(key)
     return None if match is None else match["run_id"]
-
-
-def _product(name: object) -> Product | None:
-    products: tuple[Product, ...] = get_args(Product)
-    return next((product for product in products if product == name), None)
 
 
 def _safe(name: str, what: str) -> str:

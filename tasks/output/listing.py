@@ -12,12 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.errors import StoreError
+from infra.errors import StoreError, UsageError
 from infra.store import ObjectInfo, Store
 from tasks.output.layout import PLANS_FOLDER, parse_part_key, parse_plan_key, product_prefix, version_from_json
 from tasks.output.store_files import open_parquet
 from tasks.output.versions import PLAN_FOOTER_KEY, VERSION_FOOTER_KEY
-from tasks.records import Product, Version
+from tasks.product import Product, find_product, products
+from tasks.records import Version
 
 _FOOTER_THREADS = 16
 
@@ -44,7 +45,7 @@ class Listing:
     """All versions of one product in an output; ``strangers`` are objects between the parts that are no parts."""
 
     store: Store
-    product: Product
+    product: str
     versions: tuple[ListedVersion, ...]  # the newest last
     strangers: tuple[ObjectInfo, ...]
 
@@ -54,7 +55,51 @@ class Listing:
         return next((version for version in reversed(self.versions) if version.parts), None)
 
 
-def list_committed(store: Store, product: Product = "segments") -> Listing:
+def held_products(store: Store) -> list[str]:
+    """Names of the products that an output holds rows or plans of, sorted; also of such as are not installed here.
+
+    Raises:
+        BucketMissing: there is no such place.
+    """
+    held = {name for name in products() if _holds_parts(store, name)}
+    plans: dict[str, str] = {}
+    for info in store.list(PLANS_FOLDER):
+        plan = parse_plan_key(info.key)
+        if plan is not None:
+            plans[plan.fingerprint] = info.key
+    facts = (read_plan_facts(store, key) for key in plans.values())
+    return sorted(held | {each.version.product for each in facts if each is not None})
+
+
+def _holds_parts(store: Store, product: str) -> bool:
+    return any(parse_part_key(info.key) is not None for info in store.list(product_prefix(product)))
+
+
+def product_in(store: Store, name: str | None = None) -> Product:
+    """The product whose rows an output holds; of several the one that is asked for.
+
+    Raises:
+        UsageError: the output holds no results of a job, or not those, or those of several products and none is named;
+            or there is no such product.
+    """
+    held = held_products(store)
+    if name is not None:
+        wanted = find_product(name)
+        if wanted.name in held:
+            return wanted
+    if not held:
+        raise UsageError(
+            f"{store.uri} holds no results of a job", hint="give the folder or prefix that a job was given as OUTPUT"
+        )
+    if name is not None or len(held) > 1:
+        raise UsageError(
+            f"{store.uri} holds {' and '.join(held)}" + ("" if name is None else f", no {name}"),
+            hint=f"say which: --product {held[0]}",
+        )
+    return find_product(held[0])
+
+
+def list_committed(store: Store, product: str) -> Listing:
     """List an output once. Nothing committed yet is an empty listing; BucketMissing if there is no such place.
 
     Parts are listed before plans: a plan is created before its parts, so every listed part has its plan listed.

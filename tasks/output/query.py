@@ -10,22 +10,21 @@ import pyarrow as pa
 from infra.errors import StoreError, UsageError, VisionmillError
 from infra.store import open_store
 from tasks.output.views import Views, describe_views, views_of
-from tasks.products.segments.masks_sql import FUNCTIONS
-from tasks.records import Product
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b\s*)?(\([^)]*\)\s*)?", re.IGNORECASE)
 
 
-def run_query(output: str, sql: str, *, product: Product = "segments") -> pa.Table:
+def run_query(output: str, sql: str, *, product: str | None = None) -> pa.Table:
     """The answer to one SELECT (or EXPLAIN) over the views of an output.
 
     Args:
         output: folder or ``s3://bucket/prefix`` of a job's output.
-        sql: one statement; views and functions are named in :mod:`tasks.output.views` and
-            :mod:`tasks.products.segments.masks_sql`.
+        sql: one statement over the views of :mod:`tasks.output.views` and those of the product.
+        product: whose rows, where the output holds those of several.
 
     Raises:
         UsageError: for anything but one reading statement, and for mistakes in it; the hint names views and columns.
+            Also for a place that holds no output of a job.
         StoreError: when the results cannot be read.
     """
     views = views_of(open_store(output), product=product)
@@ -71,7 +70,7 @@ def _translated(error: duckdb.Error, views: Views) -> VisionmillError:
         str(error), views
     ):  # gone: DuckDB then tries it as a folder
         return StoreError(f"results below {views.listing.store.uri} could not be read: {_short(error)}")
-    return UsageError(f"the query was not understood: {_short(error)}", hint=available(views.connection))
+    return UsageError(f"the query was not understood: {_short(error)}", hint=available(views))
 
 
 def _names_a_part(text: str, views: Views) -> bool:
@@ -79,13 +78,14 @@ def _names_a_part(text: str, views: Views) -> bool:
 
 
 def _short(error: duckdb.Error) -> str:
-    """DuckDB's message without its guesses; of a traceback (functions on masks) the last line."""
+    """DuckDB's message without its guesses; of a traceback (in a function of the product) the last line."""
     if "Traceback (most recent call last)" in str(error):
         return str(error).strip().splitlines()[-1]
     return str(error).split("\nCandidate", 1)[0].split("\n\tCandidate", 1)[0].strip()
 
 
-def available(connection: duckdb.DuckDBPyConnection) -> str:
-    """Views with their columns and the functions on masks, in words."""
-    views = [f"{view}({', '.join(columns)})" for view, columns in describe_views(connection).items()]
-    return "views: " + "; ".join(views) + ". Functions on masks: " + ", ".join(FUNCTIONS.values())
+def available(views: Views) -> str:
+    """Views with their columns and the functions of the product, in words."""
+    described = [f"{view}({', '.join(columns)})" for view, columns in describe_views(views).items()]
+    functions = () if views.product is None else views.product.function_words
+    return "views: " + "; ".join(described) + (f". Functions: {', '.join(functions)}" if functions else "")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 
-from modelkit import rle
-from modelkit.carriers import Instances
-from tasks.output.schema import QUALITIES, schema_named
+from tasks.output.schema import schema_named
+from tasks.product import Found, find_product
 from tasks.records import Entry, ItemFailure, Status, Version
 
 _ROW_OVERHEAD_BYTES = 500  # Python objects and short strings of a row, about
@@ -33,10 +31,7 @@ class ItemFrame(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One item on its way to Parquet. ``found`` and ``areas`` are set exactly when ``failure`` is not.
-
-    ``areas`` are (n,) int64: mask pixels, or box areas where the model has no masks.
-    """
+    """One item on its way to Parquet. ``found`` is set exactly when ``failure`` is not."""
 
     uri: str
     etag: str
@@ -47,17 +42,13 @@ class Row:
     status: Status
     notes: tuple[str, ...] = ()
     failure: ItemFailure | None = None
-    found: Instances | None = None
-    areas: np.ndarray | None = None
+    found: Found | None = None
     processed_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
     @property
     def nbytes(self) -> int:
         """Memory it holds, about: for limits on bytes in flight."""
-        if self.found is None:
-            return _ROW_OVERHEAD_BYTES
-        masks = sum(map(len, self.found.rles or ())) + 40 * len(self.found.rles or ())
-        return _ROW_OVERHEAD_BYTES + masks + self.found.boxes_xyxy.nbytes + 32 * len(self.found)
+        return _ROW_OVERHEAD_BYTES + (0 if self.found is None else self.found.nbytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +61,7 @@ class RowOrigin:
     class_names: Mapping[int, str]
 
 
-def ok_row(entry: Entry, frame: ItemFrame, found: Instances) -> Row:
+def ok_row(entry: Entry, frame: ItemFrame, found: Found) -> Row:
     """The row of an item in which a model found ``found`` (perhaps nothing).
 
     Raises:
@@ -88,7 +79,6 @@ def ok_row(entry: Entry, frame: ItemFrame, found: Instances) -> Row:
         status="ok",
         notes=tuple(frame.notes),
         found=found,
-        areas=areas_of(found),
     )
 
 
@@ -107,19 +97,13 @@ def failed_row(entry: Entry, frame: ItemFrame, failure: ItemFailure, status: Sta
     )
 
 
-def areas_of(found: Instances) -> np.ndarray:
-    """(n,) int64 pixels: of the masks, or of the boxes for models without masks."""
-    if found.rles is not None:
-        return np.asarray(rle.areas(found.rles), np.int64)
-    sides = np.maximum(found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2], 0.0)
-    return np.rint(sides.prod(axis=1)).astype(np.int64)
-
-
 def rows_to_table(rows: Sequence[Row], origin: RowOrigin) -> pa.Table:
     """The rows sorted by (uri, frame), in exactly the schema of the version's product."""
     ordered = sorted(rows, key=lambda row: (row.uri, row.frame))
-    schema = schema_named(origin.version.schema)
-    columns = _common(ordered, origin) | _segments(ordered, origin) | _qualities(ordered)
+    version = origin.version
+    schema = schema_named(version.product, version.schema)
+    own = find_product(version.product).columns([row.found for row in ordered], origin.class_names)
+    columns = {**_common(ordered, origin), **own}
     arrays = [
         column if isinstance(column, pa.Array) else pa.array(column, each.type)
         for each, column in ((each, columns[each.name]) for each in schema)
@@ -149,72 +133,3 @@ def _common(rows: Sequence[Row], origin: RowOrigin) -> dict[str, Any]:
         "shard_id": [origin.shard_id] * n,
         "processed_at": [row.processed_at for row in rows],
     }
-
-
-def _segments(rows: Sequence[Row], origin: RowOrigin) -> dict[str, pa.Array]:
-    """The parallel list columns. Null where nothing could be looked for, empty where nothing was found."""
-    found = [row.found for row in rows]
-
-    def lists(of: Callable[[Instances], np.ndarray], kind: pa.DataType) -> pa.Array:
-        parts = [of(one) for one in found if one is not None]
-        values = np.concatenate(parts) if parts else np.zeros(0)
-        return _list_array([None if one is None else len(one) for one in found], pa.array(values, kind))
-
-    labels = lists(lambda one: one.labels, pa.int32())
-    names = [origin.class_names.get(label, f"class {label}") for label in labels.values.to_pylist()]
-    areas = [row.areas for row in rows if row.areas is not None]
-    return {
-        "labels": labels,
-        "names": _list_array(_lengths(found), pa.array(names, pa.string())),
-        "scores": lists(lambda one: one.scores, pa.float32()),
-        "boxes_xyxy": _list_array(_lengths(found), _boxes([one.boxes_xyxy for one in found if one is not None])),
-        "areas": _list_array(_lengths(found), pa.array(np.concatenate(areas) if areas else [], pa.int64())),
-        "rles": _rles(found),
-        "is_thing": lists(lambda one: one.is_thing.astype(bool), pa.bool_()),
-        "track_ids": _track_ids(found),
-    }
-
-
-def _qualities(rows: Sequence[Row]) -> dict[str, pa.Array]:
-    """Lists as long as labels; null where the quality was not measured."""
-    columns = {}
-    for name in (each.name for each in QUALITIES):
-        measured = [None if row.found is None else (row.found.qualities or {}).get(name) for row in rows]
-        parts = [values for values in measured if values is not None]
-        values = np.concatenate(parts) if parts else np.zeros(0)
-        lengths = [None if values is None else len(values) for values in measured]
-        columns[name] = _list_array(lengths, pa.array(values, pa.float32()))
-    return columns
-
-
-def _lengths(found: Sequence[Instances | None]) -> list[int | None]:
-    return [None if one is None else len(one) for one in found]
-
-
-def _boxes(parts: Sequence[np.ndarray]) -> pa.Array:
-    """(n, 4) arrays -> n lists of four."""
-    boxes = np.concatenate(parts).astype(np.float32) if parts else np.zeros((0, 4), np.float32)
-    offsets = np.arange(0, 4 * len(boxes) + 1, 4, dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, pa.array(boxes.reshape(-1)))
-
-
-def _rles(found: Sequence[Instances | None]) -> pa.Array:
-    lengths = [None if one is None or one.rles is None else len(one) for one in found]
-    masks = [mask for one in found if one is not None for mask in one.rles or ()]
-    return _list_array(lengths, pa.array(masks, pa.binary()))
-
-
-def _track_ids(found: Sequence[Instances | None]) -> pa.Array:
-    """Negative ids (of what has no identity: stuff) become null."""
-    lengths = [None if one is None or one.track_ids is None else len(one) for one in found]
-    parts = [one.track_ids for one in found if one is not None and one.track_ids is not None]
-    ids = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-    return _list_array(lengths, pa.array(ids, pa.int64(), mask=ids < 0))
-
-
-def _list_array(lengths: Sequence[int | None], values: pa.Array) -> pa.Array:
-    """Lists of the given lengths over ``values``; None is a null list."""
-    offsets = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum([length or 0 for length in lengths], out=offsets[1:])
-    mask = pa.array([length is None for length in lengths], pa.bool_())
-    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=mask)

@@ -22,7 +22,7 @@ class RunRecord:
 
     Args:
         run_id: of the run; rows carry it.
-        product: "segments", "landmarks" or "translations".
+        product: name of what the run wrote.
         source, output: as asked for.
         version: the version record (fingerprint, model, digest, parameters, schema).
         plan: number of the plan; None if there was nothing to do.

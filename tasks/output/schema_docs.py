@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
-from tasks.output.schema import schema_of
-from tasks.records import Product
+from tasks.output.schema import COMMON
+from tasks.product import products
 
 BEGIN, END = "<!-- columns of {} -->", "<!-- end of columns -->"
 
@@ -32,22 +33,40 @@ def _readable(kind: pa.DataType) -> str:
     return {"double": "float64", "float": "float32", "string": "text", "binary": "bytes"}.get(str(kind), str(kind))
 
 
-def renewed(text: str, product: Product = "segments") -> str:
-    """The document with its tables of columns as the schemas are now; the measured one shows what it has on top.
+def renewed(text: str) -> str:
+    """The document with its tables of columns as the schemas are now.
+
+    Of each product the first schema is shown whole, later ones by what they have beside it.
 
     Raises:
-        ValueError: when the document has no such places.
+        ValueError: when the document has no place for columns, or one without an end or of an unknown schema.
     """
-    schema_id, schema = schema_of(product)
-    measured_id, measured = schema_of(product, measured=True)
-    for name, fields in ((schema_id, list(schema)), (measured_id, [each for each in measured if each not in schema])):
-        begin = BEGIN.format(name)
-        if begin not in text or END not in text.partition(begin)[2]:
-            raise ValueError(f"the document must hold {begin!r} and, after it, {END!r}")
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(END)
-        text = f"{before}{begin}\n{columns_markdown(fields)}\n{END}{after}"
+    places = re.findall(BEGIN.format(r"(\S+)"), text)
+    if not places:
+        raise ValueError(f"the document must hold {BEGIN.format('SCHEMA')!r} and, after it, {END!r}")
+    tables = dict(_tables())
+    for name in places:
+        if name not in tables:
+            raise ValueError(f"there is no schema {name!r}; there are {', '.join(tables)}")
+        text = _with_table(text, name, tables[name])
     return text
+
+
+def _tables() -> Iterator[tuple[str, list[pa.Field]]]:
+    for product in products().values():
+        (first, own), *others = product.schemas().items()
+        yield first, [*COMMON, *own]
+        for name, fields in others:
+            yield name, [each for each in fields if each not in own]
+
+
+def _with_table(text: str, name: str, fields: Iterable[pa.Field]) -> str:
+    begin = BEGIN.format(name)
+    before, _, rest = text.partition(begin)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"after {begin!r} the document must hold {END!r}")
+    return f"{before}{begin}\n{columns_markdown(fields)}\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Committed Parquet as SQL views: ``items``, ``instances``, ``failures``, ``all_items``; and views of higher floors.
+"""Committed Parquet as SQL views: ``items``, ``failures``, ``all_items``, those of the product and of higher floors.
 
 The list of files is taken once, when the connection is opened: a query sees the same rows from start to
 end while a job goes on committing. Every view prunes: only the columns that a query names are read, and
@@ -24,13 +24,18 @@ import duckdb
 import pyarrow as pa
 
 from infra.store import ObjectInfo, Store, is_local, open_store
-from tasks.output.listing import ListedVersion, Listing, Part, list_committed, plan_of_shards
-from tasks.output.schema import COMMON, QUALITIES, schema_of
+from tasks.output.listing import (
+    ListedVersion,
+    Listing,
+    Part,
+    held_products,
+    list_committed,
+    plan_of_shards,
+    product_in,
+)
+from tasks.output.schema import COMMON, widest_schema
 from tasks.output.store_files import PROTOCOL, StoreFileSystem, path_of
-from tasks.products.segments.masks_sql import register_mask_functions
-from tasks.records import Product
-
-VIEWS = ("items", "instances", "failures", "all_items")
+from tasks.product import Product
 
 MORE_VIEWS = ("tasks.loop.lineage",)
 """Modules that bring further views as ``VIEWS``; loaded when views are opened, so they must be light: no torch."""
@@ -38,16 +43,6 @@ MORE_VIEWS = ("tasks.loop.lineage",)
 MEMORY_SHARE = "40%"  # of the machine's memory, for one connection
 
 _GLOB_CHARACTERS = frozenset("*?[]{}")
-
-_INSTANCES = """
-SELECT uri, etag, media, frame, pts_s, CAST(i - 1 AS INTEGER) AS instance,
-       labels[i] AS label, names[i] AS name, scores[i] AS score,
-       boxes_xyxy[i][1] AS x0, boxes_xyxy[i][2] AS y0, boxes_xyxy[i][3] AS x1, boxes_xyxy[i][4] AS y1,
-       areas[i] AS area, rles[i] AS rle, is_thing[i] AS is_thing, track_ids[i] AS track_id,
-       q_stability[i] AS q_stability, q_tta[i] AS q_tta,
-       width, height, model, version
-FROM (SELECT *, unnest(range(1, len(labels) + 1)) AS i FROM items WHERE status = 'ok')
-"""  # unnest over the lists themselves would read all of them, also the masks: indexing prunes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +62,47 @@ class MoreViews:
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """An open connection, what it shows, and the filesystem it reads through (None: DuckDB's own, for folders)."""
+    """An open connection and what it shows.
+
+    Args:
+        product: whose rows; None for a loop's own output, which holds tables and no rows.
+        filesystem: what it reads through; None is DuckDB's own, for folders.
+    """
 
     connection: duckdb.DuckDBPyConnection
+    product: Product | None
     listing: Listing
     filesystem: StoreFileSystem | None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The views over rows, the most useful first."""
+        own = () if self.product is None else self.product.views
+        return ("items", *own, "failures", "all_items")
 
-def open_views(output_uri: str, *, product: Product = "segments", native: bool = True) -> duckdb.DuckDBPyConnection:
+
+def open_views(output_uri: str, *, product: str | None = None, native: bool = True) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with the views over what is committed in an output at this moment.
 
     Args:
         output_uri: folder or ``s3://bucket/prefix`` of a job's output. Nothing committed yet: views without rows.
-        product: which rows.
+        product: whose rows, where the output holds those of several.
         native: let DuckDB read folders itself (the fastest way); False goes through the store there, too.
 
     The connection cannot reach anything but the listed files: no other file, no network, no extension.
+
+    Raises:
+        UsageError: the place holds no output of a job, or rows of several products and none is named.
     """
     return views_of(open_store(output_uri), product=product, native=native).connection
 
 
-def views_of(store: Store, *, product: Product = "segments", native: bool = True) -> Views:
+def views_of(store: Store, *, product: str | None = None, native: bool = True) -> Views:
     """As :func:`open_views`, for an open store."""
-    listing = list_committed(store, product)
     more = [(each, each.objects(store)) for each in _more_views()]
+    has_tables = any(infos for _, found in more for infos in found.values())
+    chosen = None if product is None and has_tables and not held_products(store) else product_in(store, product)
+    listing = Listing(store, "", (), ()) if chosen is None else list_committed(store, chosen.name)
     connection = duckdb.connect(":memory:")
     connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
     connection.execute("SET python_enable_replacements = false; SET TimeZone = 'UTC'")
@@ -99,11 +111,12 @@ def views_of(store: Store, *, product: Product = "segments", native: bool = True
         Path(tempfile.gettempdir()) / f"visionmill-duckdb-{uuid.uuid4().hex}"
     )  # made when needed, removed at close
     connection.execute(f"SET temp_directory = {_quoted(str(scratch))}; SET memory_limit = '{MEMORY_SHARE}'")
-    register_mask_functions(connection)
     objects = [part.info for version in listing.versions for part in version.parts]
     objects += [info for _, found in more for infos in found.values() for info in infos]
     filesystem = _choose_reader(connection, store, objects, native=native)
-    _create_views(connection, listing, plain_paths=filesystem is None)
+    if chosen is not None and chosen.functions is not None:
+        chosen.functions(connection)
+    _create_views(connection, listing, chosen, plain_paths=filesystem is None)
 
     def path(info: ObjectInfo) -> str:
         return store.uri_of(info.key) if filesystem is None else path_of(info.key)
@@ -111,7 +124,7 @@ def views_of(store: Store, *, product: Product = "segments", native: bool = True
     for each, found in more:
         each.create(connection, {name: [path(info) for info in infos] for name, infos in found.items()})
     connection.execute("SET enable_external_access = false")
-    return Views(connection, listing, filesystem)
+    return Views(connection, chosen, listing, filesystem)
 
 
 def _more_views() -> list[MoreViews]:
@@ -133,39 +146,47 @@ def _choose_reader(
     return filesystem
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection, listing: Listing, *, plain_paths: bool) -> None:
-    _, schema = schema_of(listing.product, measured=True)  # a version without the measured columns shows nulls
+def _create_views(
+    connection: duckdb.DuckDBPyConnection, listing: Listing, product: Product | None, *, plain_paths: bool
+) -> None:
+    schema = pa.schema(COMMON) if product is None else widest_schema(product.name)
+    connection.register("_nothing", schema.empty_table())
+    columns = _Columns(connection, listing.store, plain_paths)
     filled = [version for version in listing.versions if version.parts]
-    everything = [_rows(connection, listing, version, version.parts, plain_paths) for version in filled]
+    everything = [columns.of(version, version.parts) for version in filled]
     if not filled:
-        connection.register("_nothing", schema.empty_table())
         everything = ["SELECT *, CAST(NULL AS VARCHAR) AS version FROM _nothing"]
     connection.execute("CREATE VIEW all_items AS " + " UNION ALL BY NAME ".join(everything))
     newest = listing.newest
-    items = "SELECT * FROM all_items" if newest is None else _latest(connection, listing, newest, plain_paths)
+    items = "SELECT * FROM all_items" if newest is None else _latest(columns, newest)
     connection.execute(f"CREATE VIEW items AS {items}")
     common = ", ".join(field.name for field in COMMON)
     connection.execute(f"CREATE VIEW failures AS SELECT {common}, version FROM items WHERE status <> 'ok'")
-    if listing.product == "segments":
-        connection.execute(f"CREATE VIEW instances AS {_INSTANCES}")
+    for name, select in ({} if product is None else product.views).items():
+        connection.execute(f"CREATE VIEW {name} AS {select}")
 
 
-def _rows(
-    connection: duckdb.DuckDBPyConnection,
-    listing: Listing,
-    version: ListedVersion,
-    parts: tuple[Part, ...],
-    plain_paths: bool,
-) -> str:
-    """A SELECT over the files of some parts: the frozen columns, and the version they belong to."""
-    keys = [part.info.key for part in parts]
-    paths = [_quoted(listing.store.uri_of(key) if plain_paths else path_of(key)) for key in keys]
-    # All parts of a version have one schema, so the first one tells.
-    present = set(connection.sql(_reading(paths[:1])).columns)
-    _, schema = schema_of(listing.product, measured=True)
-    absent = {field.name for field in QUALITIES} - present
-    columns = ", ".join(f"CAST(NULL AS FLOAT[]) AS {name}" if name in absent else name for name in schema.names)
-    return f"SELECT {columns}, '{version.fingerprint}' AS version FROM ({_reading(paths)})"
+class _Columns:
+    """All columns that rows of a product may have; those that a version lacks are null.
+
+    Args:
+        connection: with an empty table ``_nothing`` of all columns.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, store: Store, plain_paths: bool) -> None:
+        self.connection, self.store, self._plain_paths = connection, store, plain_paths
+        self.types = {name: kind for name, kind, *_ in connection.execute("DESCRIBE _nothing").fetchall()}
+
+    def of(self, version: ListedVersion, parts: tuple[Part, ...]) -> str:
+        """A SELECT over the files of some parts of a version: the columns, and the version."""
+        keys = [part.info.key for part in parts]
+        paths = [_quoted(self.store.uri_of(key) if self._plain_paths else path_of(key)) for key in keys]
+        # All parts of a version have one schema, so the first one tells.
+        present = set(self.connection.sql(_reading(paths[:1])).columns)
+        columns = ", ".join(
+            name if name in present else f"CAST(NULL AS {kind}) AS {name}" for name, kind in self.types.items()
+        )
+        return f"SELECT {columns}, '{version.fingerprint}' AS version FROM ({_reading(paths)})"
 
 
 def _reading(quoted_paths: list[str]) -> str:
@@ -176,23 +197,22 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _latest(connection: duckdb.DuckDBPyConnection, listing: Listing, version: ListedVersion, plain_paths: bool) -> str:
+def _latest(columns: _Columns, version: ListedVersion) -> str:
     """The SELECT of a version's latest rows; see the module's text for the rule."""
-    _, schema = schema_of(listing.product, measured=True)
-    plan_of = plan_of_shards(listing.store, version) if len(version.plans) > 1 else {}
+    plan_of = plan_of_shards(columns.store, version) if len(version.plans) > 1 else {}
     first_plan = min((plan_of.get(part.shard_id, 0) for part in version.parts), default=0)
     first = tuple(part for part in version.parts if plan_of.get(part.shard_id, 0) == first_plan)
     later = tuple(part for part in version.parts if plan_of.get(part.shard_id, 0) != first_plan)
     if not later:
-        return _rows(connection, listing, version, first, plain_paths)
+        return columns.of(version, first)
     shards = [part.shard_id for part in later]
-    _create_plans_table(connection, shards, [plan_of[shard_id] for shard_id in shards])
-    rows = _rows(connection, listing, version, later, plain_paths)
-    connection.execute(f"CREATE VIEW _later AS SELECT * FROM ({rows}) JOIN _plans USING (shard_id)")
-    columns = ", ".join(f"r.{name}" for name in [*schema.names, "version"])
+    _create_plans_table(columns.connection, shards, [plan_of[shard_id] for shard_id in shards])
+    rows = columns.of(version, later)
+    columns.connection.execute(f"CREATE VIEW _later AS SELECT * FROM ({rows}) JOIN _plans USING (shard_id)")
+    names = ", ".join(f"r.{name}" for name in [*columns.types, "version"])
     return f"""
-        SELECT {columns}
-        FROM (SELECT *, {first_plan} AS plan FROM ({_rows(connection, listing, version, first, plain_paths)})
+        SELECT {names}
+        FROM (SELECT *, {first_plan} AS plan FROM ({columns.of(version, first)})
               UNION ALL BY NAME SELECT * FROM _later) r
         LEFT JOIN (SELECT uri, frame, max(plan) AS plan FROM _later GROUP BY ALL) i
                ON r.uri = i.uri AND r.frame = i.frame
@@ -210,15 +230,14 @@ def _create_plans_table(connection: duckdb.DuckDBPyConnection, shards: list[str]
     connection.unregister("_plans_arrow")
 
 
-def describe_views(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
+def describe_views(views: Views) -> dict[str, list[str]]:
     """View name to column names, for messages and docs."""
-    rows = connection.execute(
+    rows = views.connection.execute(
         "SELECT table_name, column_name FROM information_schema.columns ORDER BY table_name, ordinal_position"
     ).fetchall()
-    views: dict[str, list[str]] = {
-        name: [] for name in (*VIEWS, *(name for each in _more_views() for name in each.names))
-    }
+    further = (name for each in _more_views() for name in each.names)
+    described: dict[str, list[str]] = {name: [] for name in (*views.names, *further)}
     for view, column in rows:
-        if view in views:
-            views[view].append(column)
-    return {view: columns for view, columns in views.items() if columns}
+        if view in described:
+            described[view].append(column)
+    return {view: columns for view, columns in described.items() if columns}

@@ -1,62 +1,68 @@
-"""The newest results in the forms of other tools: ``coco``, ``yolo`` and ``flat``.
+"""The newest results in the forms of other tools, as the product knows them.
 
-All three read the view ``items`` or ``instances`` as a stream of batches, so an output of any size passes through
-bounded memory. Items that failed have nothing to export; they are counted. A destination that holds something
-already is refused: mixing two exports would look like one.
+A form reads the views as a stream of batches, so an output of any size passes through bounded memory. Items that failed
+have nothing to export; they are counted. A destination that holds something already is refused: mixing two exports
+would look like one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from infra.errors import BucketMissing, UsageError
 from infra.store import ObjectInfo, Store, is_local, open_store, split_uri
 from tasks.output.views import Views, views_of
-from tasks.products.segments.export_coco import write_coco
-from tasks.products.segments.export_flat import write_flat
-from tasks.products.segments.export_yolo import write_yolo
-
-FORMATS = ("coco", "yolo", "flat")
+from tasks.product import Exporter, Product
 
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
-    """What an export wrote; ``num_skipped`` items had no result (failed or quarantined)."""
+    """What an export wrote: so many of the product's ``unit``; ``num_skipped`` items failed or are in quarantine."""
 
     destination: str
+    unit: str
     num_items: int
-    num_instances: int
+    num_found: int
     num_skipped: int
     files: int
 
 
-def export(output: str, to: str, destination: str) -> ExportSummary:
+def export(output: str, to: str, destination: str, *, product: str | None = None) -> ExportSummary:
     """Write the newest results of ``output`` in another form.
 
     Args:
         output: folder or ``s3://bucket/prefix`` of a job's output.
-        to: ``coco`` (one JSON file), ``yolo`` (a text file per image, with data.yaml) or ``flat`` (a row per instance,
-            Parquet partitioned by label).
-        destination: the file (coco) or folder (yolo, flat), local or ``s3://``; must not hold anything yet.
+        to: name of a form, one of the product's ``exporters``.
+        destination: the file or folder, as the form has it, local or ``s3://``; must not hold anything yet.
+        product: whose results, where the output holds those of several.
 
     Raises:
         UsageError: an unknown form, nothing to export, or a destination that is taken.
         StoreError: as the stores report.
     """
-    if to not in FORMATS:
-        raise UsageError(f"unknown export {to!r}", hint=f"one of {', '.join(FORMATS)}")
-    views = views_of(open_store(output))
+    views = views_of(open_store(output), product=product)
     try:
+        form, unit = _form(views.product, output, to)
         num_ok, num_skipped = _count(views)
         if num_ok + num_skipped == 0:
             raise UsageError(f"{output} holds no results to export", hint="run the job first, or check the path")
-        num_instances, files = (
-            _write_file(views, destination) if to == "coco" else _write_folder(views, to, destination)
-        )
+        write = _write_folder if form.file_name is None else _write_file
+        num_found, files = write(views, to, form, destination)
     finally:
         views.connection.close()
-    return ExportSummary(destination, num_ok, num_instances, num_skipped, files)
+    return ExportSummary(destination, unit, num_ok, num_found, num_skipped, files)
+
+
+def _form(product: Product | None, output: str, to: str) -> tuple[Exporter, str]:
+    """The form of a name, and what it counts."""
+    if product is None:
+        raise UsageError(f"{output} holds no results to export", hint="run the job first, or check the path")
+    if to not in product.exporters:
+        raise UsageError(
+            f"unknown export {to!r}",
+            hint=f"{product.name} can be written as {', '.join(product.exporters) or 'nothing'}",
+        )
+    return product.exporters[to], product.unit
 
 
 def _count(views: Views) -> tuple[int, int]:
@@ -66,24 +72,24 @@ def _count(views: Views) -> tuple[int, int]:
     return int(ok), int(skipped)
 
 
-def _write_file(views: Views, destination: str) -> tuple[int, int]:
+def _write_file(views: Views, to: str, form: Exporter, destination: str) -> tuple[int, int]:
     root, key = split_uri(destination)
     if not key:
         raise UsageError(
-            f"{destination} is a folder; coco is one file", hint=f"{destination.rstrip('/')}/instances.json"
+            f"{destination} is a folder; {to} is one file", hint=f"{destination.rstrip('/')}/{form.file_name}"
         )
     store = open_store(root)
     if any(info.key == key or info.key.startswith(f"{key}/") for info in _held(store, key)):
         raise _taken(destination)
-    return write_coco(views, store, key), 1
+    return int(form.write(views, store, key)), 1
 
 
-def _write_folder(views: Views, to: str, destination: str) -> tuple[int, int]:
+def _write_folder(views: Views, to: str, form: Exporter, destination: str) -> tuple[int, int]:
     store = open_store(destination)
     if _held(store, ""):
         raise _taken(destination)
-    write: Callable[[Views, Store], tuple[int, int]] = write_yolo if to == "yolo" else write_flat
-    return write(views, store)
+    num_found, files = form.write(views, store)
+    return int(num_found), int(files)
 
 
 def _held(store: Store, prefix: str) -> list[ObjectInfo]:

@@ -1,9 +1,9 @@
-"""What must be true of one committed part: its footer, its rows against the plan, and (deep) every mask in it."""
+"""What must be true of one committed part: its footer, its rows against the plan, and (deep) all that was found."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -16,14 +16,12 @@ import pyarrow.parquet as pq
 from infra.errors import StoreError
 from infra.store import ObjectInfo, Store
 from tasks.output.encoding import PartFacts
-from tasks.output.schema import QUALITIES, schema_named
+from tasks.output.schema import schema_named
 from tasks.output.store_files import open_parquet
+from tasks.product import find_product
 from tasks.records import Entry, Shard, Version
 
 _NARROW = ["uri", "etag", "media", "frame", "status", "stage", "error_type", "error", "shard_id", "run_id", "model"]
-_LISTS = ("labels", "names", "scores", "boxes_xyxy", "areas", "rles", "is_thing", "track_ids")
-_QUALITIES = tuple(field.name for field in QUALITIES)
-_OPTIONAL_LISTS = ("rles", "track_ids", *_QUALITIES)  # null for models that have none
 
 RowFacts = dict[str, Any]
 
@@ -47,7 +45,7 @@ def check_part_object(store: Store, version: Version, shard: Shard, info: Object
             _check_counts(opened.metadata, findings)
             findings.problems.extend(_check_rows(rows, version, shard))
             if deep:
-                findings.problems.extend(_check_found(opened))
+                findings.problems.extend(_check_found(opened, version.product))
     except (pa.ArrowException, OSError, StoreError, KeyError, ValueError) as error:
         findings.problems.append(f"cannot be read: {error}")
     findings.problems = [f"{info.key}: {problem}" for problem in findings.problems]
@@ -58,7 +56,7 @@ def _check_footer(opened: pq.ParquetFile, version: Version, shard: Shard, findin
     stated = (opened.metadata.metadata or {}).get(b"visionmill.schema", b"").decode()
     if stated != version.schema:
         findings.problems.append(f"states schema {stated!r}; its version has {version.schema!r}")
-    if not opened.schema_arrow.remove_metadata().equals(schema_named(version.schema)):
+    if not opened.schema_arrow.remove_metadata().equals(schema_named(version.product, version.schema)):
         findings.problems.append(f"columns or types differ from {version.schema}")
     facts = PartFacts.from_metadata(opened.metadata.metadata or {})
     for what, stated_value, wanted in (
@@ -156,64 +154,9 @@ def _check_frames(entry: Entry, rows: list[RowFacts], stride: int) -> Iterator[s
         yield f"{where}: ends before frame {expected} of {entry.end_frame} without a reason"
 
 
-def _check_found(opened: pq.ParquetFile) -> Iterator[str]:
-    """Parallel lists of equal length, scores in range, and masks that cover exactly their image."""
-    lists = [*_LISTS, *(name for name in _QUALITIES if name in opened.schema_arrow.names)]
+def _check_found(opened: pq.ParquetFile, product: str) -> Iterator[str]:
+    """What the product itself says of the rows that have a result."""
+    check = find_product(product).check
     for group in range(opened.num_row_groups):
-        table = opened.read_row_group(group, columns=["uri", "frame", "status", "width", "height", *lists])
-        found = table.filter(pc.equal(table["status"], "ok"))
-        lengths = pc.list_value_length(found["labels"])
-        for name in lists:
-            own = pc.list_value_length(found[name])
-            if name in _OPTIONAL_LISTS:
-                own = pc.coalesce(own, lengths)
-            for row in np.flatnonzero(~_equal(own, lengths)).tolist():
-                yield f"{_where(found, row)}: {name} is not as long as labels"
-        for name in ("scores", *lists[len(_LISTS) :]):
-            values = pc.list_flatten(found[name]).to_numpy()
-            if not ((values >= 0) & (values <= 1)).all():
-                yield f"row group {group}: {name} outside of [0, 1]"
-        yield from _check_masks(found)
-
-
-def _equal(a: pa.ChunkedArray, b: pa.ChunkedArray) -> np.ndarray:
-    return pc.fill_null(pc.equal(a, b), False).to_numpy().astype(bool)
-
-
-def _check_masks(found: pa.Table) -> Iterator[str]:
-    from modelkit.rle.codec import RleError, counts_ragged
-
-    names = ("width", "height", "rles", "areas", "is_thing")
-    columns = zip(*(found[name].to_pylist() for name in names), strict=True)
-    for row, (width, height, rles, areas, is_thing) in enumerate(columns):
-        if not rles:
-            continue
-        try:
-            counts, lengths = counts_ragged(rles)
-        except RleError as error:
-            yield f"{_where(found, row)}: {error}"
-            continue
-        masks = np.split(counts, np.cumsum(lengths)[:-1])
-        for instance, runs in enumerate(masks):
-            if runs.sum() != width * height or (runs < 0).any():
-                yield f"{_where(found, row)}, instance {instance}: mask of {runs.sum()} pixels on {width}x{height}"
-            elif runs[1::2].sum() != areas[instance]:
-                yield f"{_where(found, row)}, instance {instance}: area {areas[instance]}, mask {runs[1::2].sum()}"
-        if not all(is_thing) and (shared := _shared_stuff(masks, is_thing, width * height)):
-            yield f"{_where(found, row)}: {shared} pixels of stuff belong to another segment, too"
-
-
-def _shared_stuff(masks: Sequence[np.ndarray], is_thing: Sequence[bool], num_pixels: int) -> int:
-    """How many pixels of stuff are covered twice; the masks are run lengths, background first."""
-    changes = np.zeros((2, num_pixels + 1), np.int32)  # of the cover by stuff, and by everything
-    for runs, thing in zip(masks, is_thing, strict=True):
-        bounds = np.cumsum(runs).clip(0, num_pixels)
-        for change in changes[1:] if thing else changes:
-            np.add.at(change, bounds[:-1:2], 1)
-            np.add.at(change, bounds[1::2], -1)
-    by_stuff, by_all = changes.cumsum(axis=1)
-    return int(((by_stuff > 0) & (by_all > 1)).sum())
-
-
-def _where(table: pa.Table, row: int) -> str:
-    return f"row of {table['uri'][row].as_py()!r}, frame {table['frame'][row].as_py()}"
+        table = opened.read_row_group(group)
+        yield from check(table.filter(pc.equal(table["status"], "ok")))

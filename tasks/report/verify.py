@@ -14,8 +14,9 @@ from infra.errors import StoreError
 from infra.store import ObjectInfo, Store, open_store
 from tasks.ingest.plan import load_plan
 from tasks.output.layout import PLANS_FOLDER, parse_plan_key
-from tasks.output.listing import ListedVersion, list_committed, read_plan_facts
-from tasks.records import Entry, Product, Shard, Version
+from tasks.output.listing import ListedVersion, held_products, list_committed, product_in, read_plan_facts
+from tasks.product import find_product
+from tasks.records import Entry, Shard, Version
 from tasks.report.part_checks import PartFindings, check_part_object
 
 _THREADS = 8
@@ -44,6 +45,7 @@ class VerifyReport:
 @dataclass(slots=True)
 class _Tally:
     counts: Counter[str] = field(default_factory=Counter)
+    versions: int = 0
     plans: int = 0
     shards: int = 0
     open: int = 0
@@ -56,33 +58,31 @@ class _Tally:
             self.problems.append(text)
 
 
-def verify(output: str, *, deep: bool = False, product: Product = "segments") -> VerifyReport:
+def verify(output: str, *, deep: bool = False, product: str | None = None) -> VerifyReport:
     """Check all versions of an output against their plans.
 
     Args:
         output: folder or ``s3://bucket/prefix`` of a job's output.
-        deep: also read every column, check page checksums, and that every mask covers exactly its image.
-        product: which rows.
+        deep: also read every column, check page checksums, and what the product says of all that was found.
+        product: whose rows; None: of all products that are there.
 
     Raises:
+        UsageError: the place holds no output of a job, or nothing of the product.
         StoreError: the output cannot be listed. What is wrong inside of it is in the report, not raised.
     """
-    store = open_store(output)
-    listing = list_committed(store, product)
-    tally = _Tally()
-    for info in listing.strangers:
-        tally.problem(f"{info.key}: an object among the parts that is none")
+    store, tally = open_store(output), _Tally()
+    held = held_products(store) if product is None else []
+    for name in held if len(held) > 1 else [product_in(store, product).name]:
+        _check_product(store, name, tally, deep=deep)
     for info in store.list(PLANS_FOLDER):
         if parse_plan_key(info.key) is None:
             tally.problem(f"{info.key}: an object among the plans that is none")
-    for version in listing.versions:
-        _check_version(store, version, product, tally, deep=deep)
     return VerifyReport(
         num_rows=tally.counts.total(),
         num_ok=tally.counts["ok"],
         num_failed=tally.counts["failed"],
         num_quarantined=tally.counts["quarantined"],
-        num_versions=len(listing.versions),
+        num_versions=tally.versions,
         num_plans=tally.plans,
         num_shards=tally.shards,
         open_shards=tally.open,
@@ -91,7 +91,15 @@ def verify(output: str, *, deep: bool = False, product: Product = "segments") ->
     )
 
 
-def _check_version(store: Store, listed: ListedVersion, product: Product, tally: _Tally, *, deep: bool) -> None:
+def _check_product(store: Store, product: str, tally: _Tally, *, deep: bool) -> None:
+    listing = list_committed(store, find_product(product).name)
+    for info in listing.strangers:
+        tally.problem(f"{info.key}: an object among the parts that is none")
+    for version in listing.versions:
+        _check_version(store, version, product, tally, deep=deep)
+
+
+def _check_version(store: Store, listed: ListedVersion, product: str, tally: _Tally, *, deep: bool) -> None:
     """All plans of a version in order; parts that no plan asked for are named at the end."""
     parts = {part.shard_id: part.info for part in listed.parts}
     unasked = set(parts)
@@ -109,6 +117,7 @@ def _check_version(store: Store, listed: ListedVersion, product: Product, tally:
             continue
         tally.plans += 1
         _check_plan(_Plan(store, facts.version, name.number, info.key, parts, deep), unasked, tally)
+    tally.versions += 1
     for shard_id in sorted(unasked):
         tally.problem(f"{parts[shard_id].key}: no plan asks for this shard")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.output.schema import MEASURED_SCHEMAS, SCHEMAS, schema_named, schema_of
+from infra.errors import StoreError, UsageError
+from tasks.output.schema import schema_named
+from tasks.product import products
 
 # name, type, nullable: in order. A reader somewhere relies on each of these lines.
 FROZEN = {
@@ -40,13 +42,13 @@ FROZEN["segments_measured.v1"] = [
     ("q_stability", "list<item: float>", True),
     ("q_tta", "list<item: float>", True),
 ]
-ALL = [*SCHEMAS.values(), *MEASURED_SCHEMAS.values()]
+ALL = [(name, schema_named(product.name, name)) for product in products().values() for name in product.schemas()]
 
 
 @pytest.mark.parametrize("name", FROZEN)
 def test_a_published_schema_never_changes(name: str) -> None:
     assert name in dict(ALL), f"{name} was published and must stay readable"
-    assert [(field.name, str(field.type), field.nullable) for field in schema_named(name)] == FROZEN[name]
+    assert [(field.name, str(field.type), field.nullable) for field in dict(ALL)[name]] == FROZEN[name]
 
 
 def test_every_schema_is_frozen_here() -> None:
@@ -60,9 +62,13 @@ def test_every_column_says_what_it_means() -> None:
             assert len(metadata.get(b"meaning", b"")) > 8, f"{name}.{field.name} has no meaning"
 
 
-def test_a_product_that_is_not_built_has_no_schema() -> None:
-    assert schema_of("segments")[0] == "segments.v1"
-    missing = {"landmarks", "translations"} - SCHEMAS.keys()
-    for product in missing:
-        with pytest.raises(KeyError):
-            schema_of(product)  # type: ignore[arg-type]
+def test_plain_jobs_write_a_schema_that_is_known() -> None:
+    for product in products().values():
+        assert product.schema in product.schemas()
+
+
+def test_unknown_products_and_schemas_are_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="there is no product 'nonsense'"):
+        schema_named("nonsense", "nonsense.v1")
+    with pytest.raises(StoreError, match=r"segments\.v99.*of segments there is segments\.v1"):
+        schema_named("segments", "segments.v99")

@@ -1,8 +1,5 @@
 """The product `segments`: what segmentation and detection models find."""
 
-from __future__ import annotations
+from tasks.products.segments.product import PRODUCT
 
-from tasks.product import offer_kinds
-
-KINDS = {name: f"{__name__}.{name}" for name in ("detection", "instance", "panoptic", "semantic")}
-offer_kinds(KINDS)
+__all__ = ["PRODUCT"]

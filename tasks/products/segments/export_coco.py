@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from infra.store import Store
-from tasks.output.classes import classes_of
 from tasks.output.naming import common_root, relative_name
 from tasks.output.views import Views
+from tasks.products.segments.classes import classes_of
 
 _BATCH_ROWS = 2_000
 

@@ -25,9 +25,9 @@ import numpy as np
 
 from infra.store import Store
 from modelkit.rle import to_polygons
-from tasks.output.classes import classes_of
 from tasks.output.naming import common_root, relative_name, without_extension
 from tasks.output.views import Views
+from tasks.products.segments.classes import classes_of
 
 _BATCH_ROWS = 500
 _PUT_THREADS = 16

@@ -21,11 +21,8 @@ import pyarrow as pa
 from duckdb.func import PythonUDFType
 from duckdb.sqltypes import DuckDBPyType
 
-FUNCTIONS = {
-    "mask_area": "mask_area(rle)",
-    "mask_iou": "mask_iou(rle_a, rle_b, height, width)",
-    "mask_polygon": "mask_polygon(rle, height, width)",
-}
+from modelkit.rle import RleError, areas, ious, to_polygons
+from modelkit.rle.codec import counts_ragged, starts_of
 
 _POLYGON = pa.list_(pa.list_(pa.float64()))
 
@@ -42,19 +39,11 @@ def register_mask_functions(connection: duckdb.DuckDBPyConnection) -> None:
     register("mask_polygon", _polygons, ["BLOB", "INTEGER", "INTEGER"], "DOUBLE[][]")
 
 
-# modelkit.rle brings torch with it, which takes seconds to import: only queries that call a function pay for it
-
-
 def _areas(rles: pa.ChunkedArray) -> pa.Array:
-    from modelkit.rle import areas
-
     return pa.array(areas(rles.to_pylist()), pa.int64())
 
 
 def _ious(a: pa.ChunkedArray, b: pa.ChunkedArray, height: pa.ChunkedArray, width: pa.ChunkedArray) -> pa.Array:
-    from modelkit.rle import RleError, ious
-    from modelkit.rle.codec import counts_ragged, starts_of
-
     one, other = a.to_pylist(), b.to_pylist()
     found = ious(one, other)
     if one:
@@ -68,8 +57,6 @@ def _ious(a: pa.ChunkedArray, b: pa.ChunkedArray, height: pa.ChunkedArray, width
 
 
 def _polygons(rles: pa.ChunkedArray, height: pa.ChunkedArray, width: pa.ChunkedArray) -> pa.Array:
-    from modelkit.rle import to_polygons
-
     pairs = zip(rles.to_pylist(), _sizes(height, width), strict=True)
     rings = [[ring.reshape(-1) for ring in to_polygons(counts, size_hw)] for counts, size_hw in pairs]
     return pa.array(rings, _POLYGON)

@@ -23,15 +23,16 @@ from tasks.engine.dispatch import DispatchPolicy
 from tasks.engine.job import Assignment
 from tasks.engine.ledger import Deadlines
 from tasks.engine.pool import PoolSettings, run_serial
-from tasks.engine.prepare import describe_model, prepare_segments
+from tasks.engine.prepare import describe_model, prepare_job
 from tasks.engine.worker import Worker
 from tasks.ingest import sharding
 from tasks.ingest.inventory import take_inventory
 from tasks.ingest.plan import Plan, PlanOptions, open_plan
-from tasks.media.decoding import DecodeOptions
 from tasks.output.commit import commit_shard
 from tasks.output.encoding import encode_part
 from tasks.output.layout import STATES_FOLDER, state_key
+from tasks.products.segments import PRODUCT
+from tasks.products.segments.parameters import SegmentParameters
 from tasks.records import Entry, Shard
 from tests.tasks.engine.fakes import version, write_image
 from tests.tasks.engine.test_pool_serial import ListPlan, quick
@@ -247,11 +248,11 @@ def test_a_registered_video_model_is_run_with_its_memory_and_eagerly(source: Pat
         register_model("square_tracker", architecture="SquareTracker", task="panoptic")(SquareTracker)
         rows = {}
         for video_frames in (1000, 8):
-            prepared = prepare_segments(
-                output=str(tmp_path / f"out{video_frames}"), run_id="r", model="square_tracker", weights="random:0",
-                decode=DecodeOptions(stride=3), score_threshold=0.0, device="cpu", batch_size=None,
-                memory_bytes=64 << 20, max_consecutive_failures=9,
+            asked = SegmentParameters(
+                source=str(source), output=str(tmp_path / f"out{video_frames}"), model="square_tracker",
+                weights="random:0", frame_stride=3, score_threshold=0.0, memory_bytes=64 << 20,
             )  # fmt: skip
+            prepared = prepare_job(PRODUCT, asked, run_id="r", device="cpu")
             assert prepared.job.carries_state
             inventory = take_inventory(str(source), folder=tmp_path)
             plan = open_plan(prepared.output, prepared.version, inventory, PlanOptions(video_frames=video_frames))

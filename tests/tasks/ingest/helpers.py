@@ -15,7 +15,7 @@ from infra.store import Store, open_store
 from tasks.ingest.inventory import Inventory, take_inventory
 from tasks.ingest.plan import Plan
 from tasks.output.layout import make_version, part_key
-from tasks.output.schema import schema_of
+from tasks.output.schema import schema_named
 from tasks.records import Version
 
 
@@ -63,7 +63,7 @@ def listing(folder: Path, lines: list[tuple[str, str, int]]) -> Inventory:
 
 def commit(plan: Plan, *, only: set[str] | None = None, failing: frozenset[str] = frozenset()) -> None:
     """Put the parts of a plan's shards, with one row an entry; the uris in ``failing`` get status failed."""
-    _, schema = schema_of("segments")
+    schema = schema_named("segments", "segments.v1")
     for shard in plan.shards():
         if only is not None and shard.shard_id not in only:
             continue

@@ -27,7 +27,7 @@ from tasks.output.commit import commit_shard
 from tasks.output.encoding import encode_part
 from tasks.output.layout import make_version, plan_key, version_to_json
 from tasks.output.rows import Row, RowOrigin, failed_row, ok_row, rows_to_table
-from tasks.output.schema import schema_of
+from tasks.output.schema import schema_named
 from tasks.output.versions import PLAN_FOOTER_KEY, VERSION_FOOTER_KEY
 from tasks.records import Entry, ItemFailure, Media, Status, Version
 
@@ -73,7 +73,7 @@ class FakeOutput:
             model=f"fake@{self.model_digest[:12]}",
             model_digest=self.model_digest,
             parameters=self.parameters,
-            schema=schema_of("segments", measured=self.measured)[0],
+            schema="segments_measured.v1" if self.measured else "segments.v1",
         )
 
     def commit(self, items: Sequence[Item], *, num_shards: int = 1, leave_open: int = 0) -> list[str]:
@@ -183,7 +183,7 @@ def heavy_part(version: Version, shard_id: str, num_rows: int, mask_bytes: int, 
     one = rows_to_table(rows([Item("x", num_instances=4)], START), origin).to_pylist()[0]
     noise = np.random.default_rng(0)
     changed = [{"uri": f"{n:05d}", "rles": [noise.bytes(mask_bytes) for _ in range(4)]} for n in range(num_rows)]
-    table = pa.Table.from_pylist([one | each for each in changed], schema=schema_of("segments")[1])
+    table = pa.Table.from_pylist([one | each for each in changed], schema=schema_named("segments", "segments.v1"))
     buffer = io.BytesIO()
     categories = ["media", "status", "names.list.element", "labels.list.element"]
     pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size, use_dictionary=categories)

@@ -14,7 +14,8 @@ import pytest
 from tasks.output import encoding
 from tasks.output.encoding import BadPartError, PartFacts, encode_part, read_facts
 from tasks.output.rows import RowOrigin, ok_row, rows_to_table
-from tasks.output.schema import schema_of
+from tasks.output.schema import schema_named
+from tasks.products.segments import PRODUCT
 from tests.tasks.output.parts import CLASS_NAMES, VERSION, AFrame, a_part, an_entry, some_rows, squares
 
 EXPECTED = rows_to_table(some_rows(), RowOrigin(VERSION, "run-1", "aa11", CLASS_NAMES)).drop_columns(["processed_at"])
@@ -28,7 +29,7 @@ def test_what_went_in_comes_out() -> None:
     data, _ = a_part()
     table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
     assert table.drop_columns(["processed_at"]).equals(EXPECTED)
-    assert table.schema.equals(schema_of("segments")[1], check_metadata=False)
+    assert table.schema.equals(schema_named("segments", "segments.v1"), check_metadata=False)
     meanings = [field.metadata[b"meaning"] for field in pq.read_schema(io.BytesIO(data))]
     assert len(meanings) == len(EXPECTED.schema) + 1
 
@@ -86,7 +87,10 @@ def test_columns_are_stored_as_the_design_says() -> None:
     for name in ("scores.list.element", "boxes_xyxy.list.element.list.element", "pts_s"):
         assert "BYTE_STREAM_SPLIT" in columns[name].encodings
     dictionaries = {name for name, column in columns.items() if "RLE_DICTIONARY" in column.encodings}
-    assert dictionaries == set(encoding._CATEGORIES)
+    assert dictionaries == {
+        "media", "status", "stage", "error_type", "model", "run_id", "shard_id", "notes.list.element",
+        "labels.list.element", "names.list.element",
+    }  # fmt: skip
     for name in ("etag", "error", "rles.list.element", "scores.list.element"):
         assert columns[name].statistics is None
     assert (columns["uri"].statistics.min, columns["uri"].statistics.max) == ("s3://b/a.jpg", "s3://b/z.jpg")
@@ -109,7 +113,7 @@ def test_rows_prune_by_uri_in_row_groups(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_shard_of_which_a_stride_skips_every_frame_is_a_part_without_rows() -> None:
     data = encode_part([], version=VERSION, plan=1, shard_id="a", attempt_id="b" * 32, run_id="r")
     assert footer_of(data).num_rows == 0
-    assert pq.read_table(io.BytesIO(data)).schema.names == schema_of("segments")[1].names
+    assert pq.read_table(io.BytesIO(data)).schema.names == schema_named("segments", "segments.v1").names
 
 
 def test_an_error_column_that_is_all_null_keeps_its_type() -> None:
@@ -123,17 +127,19 @@ def test_an_error_column_that_is_all_null_keeps_its_type() -> None:
 def test_bytes_that_lost_rows_are_noticed() -> None:
     data, _ = a_part()
     facts, _ = read_facts(data)
-    fewer = encoding.write_parquet(pq.read_table(io.BytesIO(data)).slice(1), facts.to_metadata())
+    fewer = encoding.write_parquet(pq.read_table(io.BytesIO(data)).slice(1), facts.to_metadata(), PRODUCT)
     with pytest.raises(BadPartError, match="6 rows went in, 5 can be read"):
-        encoding.check_part(fewer, facts, schema_of("segments")[1])
+        encoding.check_part(fewer, facts, schema_named("segments", "segments.v1"))
 
 
 def test_bytes_with_other_columns_are_noticed() -> None:
     data, _ = a_part()
     facts, _ = read_facts(data)
-    other = encoding.write_parquet(pq.read_table(io.BytesIO(data)).drop_columns(["areas"]), facts.to_metadata())
+    other = encoding.write_parquet(
+        pq.read_table(io.BytesIO(data)).drop_columns(["areas"]), facts.to_metadata(), PRODUCT
+    )
     with pytest.raises(BadPartError, match="columns"):
-        encoding.check_part(other, facts, schema_of("segments")[1])
+        encoding.check_part(other, facts, schema_named("segments", "segments.v1"))
 
 
 @pytest.mark.parametrize("cut", [0, 4, 100, -1, -8])

@@ -44,7 +44,7 @@ def test_keys_parse_back_to_what_made_them() -> None:
         "segments/version=0123456789abcdef/part-1.parquet.tmp",
         "segments/version=0123456789abcdef/deeper/part-1.parquet",
         "segments/version=short/part-1.parquet",
-        "something/version=0123456789abcdef/part-1.parquet",
+        "Some-thing/version=0123456789abcdef/part-1.parquet",
         "segments/part-1.parquet",
         "_plans/version=0123456789abcdef/000001.parquet",
         "",

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from infra.store import ObjectInfo
-from tasks.output.schema import schema_of
+from tasks.output.schema import schema_named
 from tasks.output.store_files import StoreFileSystem, open_parquet, path_of
 from tests.tasks.output.fake_output import FakeOutput, Item
 
@@ -79,7 +79,7 @@ def test_pyarrow_dataset(filled: FakeOutput, expected: dict[str, int]) -> None:
 def test_every_part_has_the_frozen_schema(filled: FakeOutput) -> None:
     filled.commit([Item("only-failed.jpg", status="failed")])
     for info in filled.store.list("segments/"):
-        assert open_parquet(filled.store, info.key).schema_arrow.equals(schema_of("segments")[1])
+        assert open_parquet(filled.store, info.key).schema_arrow.equals(schema_named("segments", "segments.v1"))
 
 
 def test_threads_that_share_a_handle_do_not_mix_up_their_positions(filled: FakeOutput) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from infra.errors import StoreError, UsageError, VisionmillError
+from infra.store import open_store
 from tasks.output.query import answer, run_query
-from tasks.output.views import VIEWS, views_of
-from tests.tasks.output.fake_output import FakeOutput
+from tasks.output.views import views_of
+from tests.tasks.output.fake_output import FakeOutput, Item
 
 
 def test_the_answer_is_an_arrow_table(filled: FakeOutput) -> None:
@@ -79,7 +80,14 @@ def test_a_mistake_gives_one_message_that_names_views_and_columns(filled: FakeOu
         run_query(filled.store.uri, sql)
     assert "Traceback" not in caught.value.message
     if sql:
-        for name in [*VIEWS, "boxes_xyxy", "track_id", "mask_iou(rle_a, rle_b, height, width)"]:
+        for name in [
+            "items",
+            "instances",
+            "failures",
+            "all_items",
+            "boxes_xyxy",
+            "mask_iou(rle_a, rle_b, height, width)",
+        ]:
             assert name in caught.value.hint
 
 
@@ -93,5 +101,20 @@ def test_a_part_that_vanished_is_a_store_error(filled: FakeOutput, native: bool)
     assert "Traceback" not in caught.value.message
 
 
-def test_a_question_to_an_empty_output_has_an_empty_answer(tmp_path: Path) -> None:
-    assert run_query(str(tmp_path), "SELECT uri, name, score FROM instances").num_rows == 0
+def test_a_question_to_an_empty_output_has_an_empty_answer(output: FakeOutput) -> None:
+    output.commit([Item("a.jpg")], leave_open=1)
+    assert run_query(output.store.uri, "SELECT uri, name, score FROM instances").num_rows == 0
+
+
+def test_a_place_that_is_no_output_is_refused(tmp_path: Path) -> None:
+    open_store(str(tmp_path)).put("landmarks/rubbish.txt", b"nothing of ours")
+    with pytest.raises(UsageError, match="holds no results of a job"):
+        run_query(str(tmp_path), "SELECT 1")
+
+
+def test_a_product_that_is_not_there_is_refused_by_name(filled: FakeOutput) -> None:
+    with pytest.raises(UsageError, match="there is no product 'landmarks'"):
+        run_query(filled.store.uri, "SELECT 1", product="landmarks")
+    part = next(info.key for info in filled.store.list("segments/"))
+    filled.store.put(part.replace("segments/", "others/"), filled.store.get(part))
+    assert run_query(filled.store.uri, "SELECT count(*) AS n FROM items")["n"].to_pylist() == [17]

@@ -12,7 +12,7 @@ import pytest
 from infra.store import open_store
 from tasks.output.query import run_query
 from tasks.output.schema_docs import renewed
-from tasks.output.views import describe_views, open_views
+from tasks.output.views import describe_views, views_of
 from tests.tasks.output.fake_output import FakeOutput, Item
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "querying.md"
@@ -50,7 +50,7 @@ def test_every_query_has_an_answer(output_uri: str, number: int) -> None:
 
 
 def test_the_views_are_described_as_they_are(output_uri: str) -> None:
-    views = describe_views(open_views(output_uri))
+    views = describe_views(views_of(open_store(output_uri)))
     described = re.search(r"^\| `instances` \|.*\| `(.*?)` \|$", TEXT, re.MULTILINE)
     assert described is not None
     assert described[1].split(", ") == views["instances"]

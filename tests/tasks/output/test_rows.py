@@ -10,7 +10,8 @@ from pycocotools import mask as coco
 
 from tasks.output.layout import make_version
 from tasks.output.rows import RowOrigin, failed_row, ok_row, rows_to_table
-from tasks.output.schema import schema_of
+from tasks.output.schema import schema_named
+from tasks.products.segments.schema import MEASURED
 from tasks.records import ItemFailure
 from tests.tasks.output.parts import CLASS_NAMES, SIZE_HW, VERSION, AFrame, an_entry, some_rows, squares
 
@@ -24,7 +25,7 @@ def table_of(*rows: object) -> pa.Table:
 
 def test_the_table_has_exactly_the_frozen_schema() -> None:
     table = rows_to_table(some_rows(), ORIGIN)
-    assert table.schema.equals(schema_of("segments")[1], check_metadata=True)
+    assert table.schema.equals(schema_named("segments", "segments.v1"), check_metadata=True)
     table.validate(full=True)
 
 
@@ -59,7 +60,7 @@ def test_what_was_found_is_in_parallel_lists() -> None:
 
 
 def test_measured_qualities_have_columns_where_the_version_has_them_and_are_null_where_not_measured() -> None:
-    schema_id, schema = schema_of("segments", measured=True)
+    schema_id, schema = MEASURED, schema_named("segments", MEASURED)
     version = make_version("segments", model="m@1", model_digest="ab" * 32, parameters={}, schema=schema_id)
     stable = {"q_stability": np.array([0.5, 1.0], np.float32)}
     rows = [
@@ -71,7 +72,9 @@ def test_measured_qualities_have_columns_where_the_version_has_them_and_are_null
     assert table.schema.equals(schema, check_metadata=True)
     assert table["q_stability"].to_pylist() == [[0.5, 1.0], None, None]
     assert table["q_tta"].to_pylist() == [None, None, None]
-    assert rows_to_table(rows, ORIGIN).schema.names == schema_of("segments")[1].names, "others have no such columns"
+    assert rows_to_table(rows, ORIGIN).schema.names == schema_named("segments", "segments.v1").names, (
+        "others have no such columns"
+    )
 
 
 def test_nothing_found_is_an_empty_list_and_nothing_read_is_null() -> None:
@@ -114,7 +117,7 @@ def test_lists_stay_with_their_rows_across_gaps() -> None:
 
 def test_a_shard_of_failures_only_keeps_the_schema() -> None:
     table = table_of(failed_row(an_entry(), AFrame(size_hw=None), ItemFailure("decode", "X", "y")))
-    assert table.schema.equals(schema_of("segments")[1], check_metadata=True)
+    assert table.schema.equals(schema_named("segments", "segments.v1"), check_metadata=True)
 
 
 def test_results_for_another_canvas_are_refused() -> None:

@@ -11,7 +11,7 @@ from infra.errors import BucketMissing
 from infra.store import Store, open_store
 from tasks.output.layout import part_key
 from tasks.output.schema import COMMON
-from tasks.output.views import VIEWS, describe_views, open_views, views_of
+from tasks.output.views import describe_views, open_views, views_of
 from tests.tasks.output.fake_output import START, FakeOutput, Item, divide, heavy_part
 
 
@@ -134,15 +134,23 @@ class TestVersions:
 
 
 class TestEveryMoment:
-    def test_an_empty_output_has_views_without_rows(self, tmp_path: Path) -> None:
-        for view in VIEWS:
-            assert ask(open_store(str(tmp_path)), f"SELECT count(*) FROM {view}") == [(0,)]
+    @pytest.fixture
+    def empty(self, tmp_path: Path) -> FakeOutput:
+        """An output of which nothing is committed yet."""
+        output = FakeOutput(open_store(str(tmp_path / "empty")))
+        output.commit([Item("a.jpg")], leave_open=1)
+        return output
 
-    def test_an_empty_output_and_a_full_one_have_the_same_columns(self, tmp_path: Path, filled: FakeOutput) -> None:
-        empty, full = open_views(str(tmp_path)), open_views(filled.store.uri)
-        assert describe_views(empty) == describe_views(full)
-        for view in VIEWS:
-            types = [c.sql(f"SELECT * FROM {view} LIMIT 0").types for c in (empty, full)]
+    def test_an_empty_output_has_views_without_rows(self, empty: FakeOutput) -> None:
+        for view in views_of(empty.store).names:
+            assert ask(empty.store, f"SELECT count(*) FROM {view}") == [(0,)]
+
+    def test_an_empty_output_and_a_full_one_have_the_same_columns(self, empty: FakeOutput, filled: FakeOutput) -> None:
+        both = views_of(empty.store), views_of(filled.store)
+        assert describe_views(both[0]) == describe_views(both[1])
+        assert both[0].names == ("items", "instances", "failures", "all_items")
+        for view in both[0].names:
+            types = [views.connection.sql(f"SELECT * FROM {view} LIMIT 0").types for views in both]
             assert types[0] == types[1]
 
     def test_a_place_that_does_not_exist_is_said_to_be_missing(self, tmp_path: Path) -> None:
@@ -233,7 +241,7 @@ class TestPruning:
         assert one < 0.25 * full
 
     def test_all_columns_that_every_product_has_are_in_failures(self, filled: FakeOutput) -> None:
-        columns = describe_views(open_views(filled.store.uri))["failures"]
+        columns = describe_views(views_of(filled.store))["failures"]
         assert columns == [field.name for field in COMMON] + ["version"]
 
 

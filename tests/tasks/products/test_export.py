@@ -30,9 +30,9 @@ def taken(store_uri: str) -> FakeOutput:
     output = FakeOutput(open_store(f"{store_uri}/out"))
     items = [Item(f"s3://pictures/{index:02d}.jpg", size_hw=(48, 64)) for index in range(5)]
     items += [Item("s3://pictures/clips/a.mp4", frame=frame, pts_s=frame / 4, track=True) for frame in range(2)]
-    items += [Item("s3://pictures/broken.jpg", status="failed"), Item("s3://pictures/none.jpg", num_instances=0)]
+    items += [Item("s3://pictures/broken.jpg", status="failed"), Item("s3://pictures/none.jpg", num_found=0)]
     output.commit(items, num_shards=3)
-    output.commit([Item("s3://pictures/00.jpg", etag="e2", num_instances=1)])
+    output.commit([Item("s3://pictures/00.jpg", etag="e2", num_found=1)])
     return output
 
 
@@ -45,7 +45,7 @@ class TestCoco:
     @pytest.fixture
     def coco(self, taken: FakeOutput, store_uri: str, tmp_path: Path) -> COCO:
         summary = export(taken.store.uri, "coco", f"{store_uri}/exports/pre dictions.json")
-        assert (summary.num_items, summary.num_instances, summary.num_skipped, summary.files) == (8, 19, 1, 1)
+        assert (summary.num_items, summary.num_found, summary.num_skipped, summary.files) == (8, 19, 1, 1)
         path = tmp_path / "copy.json"
         path.write_bytes(open_store(store_uri).get("exports/pre dictions.json"))
         return opened(path)
@@ -99,7 +99,7 @@ class TestYolo:
     @pytest.fixture
     def labels(self, taken: FakeOutput, store_uri: str) -> Store:
         summary = export(taken.store.uri, "yolo", f"{store_uri}/exports/yolo")
-        assert (summary.num_items, summary.num_instances, summary.num_skipped, summary.files) == (8, 19, 1, 10)
+        assert (summary.num_items, summary.num_found, summary.num_skipped, summary.files) == (8, 19, 1, 10)
         return open_store(f"{store_uri}/exports/yolo")
 
     def test_every_item_has_a_label_file_named_as_its_image(self, labels: Store) -> None:
@@ -160,7 +160,7 @@ def test_class_names_cannot_break_the_yaml() -> None:
 class TestFlat:
     def test_one_row_per_instance_under_its_label(self, taken: FakeOutput, store_uri: str, tmp_path: Path) -> None:
         summary = export(taken.store.uri, "flat", f"{store_uri}/exports/flat")
-        assert (summary.num_items, summary.num_instances, summary.num_skipped, summary.files) == (8, 19, 1, 3)
+        assert (summary.num_items, summary.num_found, summary.num_skipped, summary.files) == (8, 19, 1, 3)
         store = open_store(f"{store_uri}/exports/flat")
         for info in store.list():
             target = tmp_path / "copy" / info.key
@@ -179,7 +179,7 @@ class TestFlat:
         )
 
     def test_a_small_buffer_makes_more_parts_of_the_same_rows(self, output: FakeOutput, tmp_path: Path) -> None:
-        output.commit([Item(f"{n:05d}.jpg", size_hw=(16, 16), num_instances=4) for n in range(200)], num_shards=4)
+        output.commit([Item(f"{n:05d}.jpg", size_hw=(16, 16), num_found=4) for n in range(200)], num_shards=4)
         views = views_of(output.store)
         rows, files = write_flat(views, open_store(str(tmp_path / "flat")), buffer_bytes=10_000)
         assert rows == 800

@@ -1,4 +1,4 @@
-"""The bytes of a part are a promise: what reads them today must read tomorrow's, and a resumed run must agree with itself."""
+"""The bytes of a part are a promise to whoever reads them: code may move, they stay."""
 
 from __future__ import annotations
 

@@ -1,0 +1,150 @@
+"""What every dataset-wide job is asked with; each product adds fields of its own (``Product.parameters``).
+
+Prefect stores flow parameters readable, so nothing secret may pass here: a URI that carries credentials is refused.
+The same fields are the command line's options.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+
+from tasks.media.options import DecodeOptions, check_sample_range
+
+_CREDENTIALS_IN_URI = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
+_SCHEMES = ("s3://", "file://")
+
+NO_CREDENTIALS: dict[str, JsonValue] = {"not": {"pattern": "^[A-Za-z0-9+]+://[^/@]*:[^/@]*@"}}
+"""The same refusal for Prefect's server, which checks a trigger's parameters by JSON schema before it stores them."""
+
+CHANGES_ROWS = "changes rows"
+"""Marks a field of a product that is part of the version: ``Annotated[float, CHANGES_ROWS, Field(...)]``."""
+CHANGES_ROWS_IF_SET = "changes rows if set"
+"""The same for a field that came later than the product's first outputs: it counts where it differs from its default,
+so that rows of before stay of one version with those made now."""
+
+
+def refuse_secrets(uri: str) -> str:
+    """The URI itself. Raises ValueError when it carries credentials."""
+    if _CREDENTIALS_IN_URI.match(uri):
+        raise ValueError(
+            "carries credentials; put them into AWS_ACCESS_KEY_ID / AWS_SECRET_ACCESS_KEY or use an instance role"
+        )
+    return uri
+
+
+class JobParameters(BaseModel):
+    """What every dataset-wide job takes. Changing a field marked *rows* changes rows: it is part of the version.
+
+    Model and weights are part of it by their digest, decoding by ``DecodeOptions.version_parameters``, fields of a product
+    where they are marked (``CHANGES_ROWS``).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
+
+    source: Annotated[
+        str,
+        Field(
+            min_length=1,
+            json_schema_extra=NO_CREDENTIALS,
+            description="folder, glob, s3:// prefix, video, tar shards, COCO JSON or a listing",
+        ),
+    ]
+    output: Annotated[
+        str,
+        Field(
+            min_length=1, json_schema_extra=NO_CREDENTIALS, description="folder or s3:// prefix that holds the results"
+        ),
+    ]
+    model: Annotated[str, Field(min_length=1, description="name of a model, or file or folder of its weights (rows)")]
+    weights: Annotated[str | None, Field(description="other weights for the model, or random:SEED (rows)")] = None
+    ray: Annotated[
+        str | None, Field(description="address of a Ray cluster; none = in this process; default: local")
+    ] = None
+    workers: Annotated[int | Literal["auto"], Field(description="number of workers")] = "auto"
+    gpus_per_worker: Annotated[
+        float | None, Field(ge=0, le=8, description="GPUs of one worker; default: a share of those of this machine")
+    ] = None
+    fresh: Annotated[bool, Field(description="process everything again, in the same version")] = False
+    retry_failed: Annotated[bool, Field(description="process only the items that failed")] = False
+    new_version: Annotated[bool, Field(description="allow a second version beside the one in the output")] = False
+    frame_stride: Annotated[int, Field(ge=1, le=100_000, description="every n-th frame of a video (rows)")] = 1
+    max_pixels: Annotated[int, Field(ge=1, description="larger images are refused as decompression bombs (rows)")] = (
+        178_956_970
+    )
+    max_file_bytes: Annotated[
+        int, Field(ge=1, description="larger image files are refused before they are fetched (rows)")
+    ] = 1 << 30
+    damaged: Annotated[
+        Literal["failed", "keep"],
+        Field(description="pixels that the decoder gives with a complaint: a failed item, or kept with a note (rows)"),
+    ] = "failed"
+    colour: Annotated[
+        Literal["srgb", "stored"],
+        Field(description="convert by stored colour profiles, or take numbers as they are (rows)"),
+    ] = "srgb"
+    sample_range: Annotated[
+        str,
+        Field(
+            description="samples that become black and white in images deeper than 8 bits: auto, full (of the type),"
+            " image (its own smallest and largest) or LOW:HIGH (rows)",
+        ),
+    ] = "auto"
+    batch_size: Annotated[
+        int | None, Field(ge=1, le=4096, description="images per forward pass; default: by device")
+    ] = None
+    shard_items: Annotated[int, Field(ge=1, le=100_000, description="at most so many items in a shard")] = 256
+    shard_bytes: Annotated[int, Field(ge=1, description="about so many source bytes in a shard")] = 64 << 20
+    memory_bytes: Annotated[int, Field(ge=1 << 20, description="bytes in flight inside one worker")] = 512 << 20
+    compile: Annotated[Literal["auto", "off", "on"], Field(description="compiled inference")] = "auto"
+    max_consecutive_failures: Annotated[
+        int, Field(ge=1, description="the circuit opens after so many failed items in a row")
+    ] = 200
+    report: Annotated[bool, Field(description="write report/index.html at the end")] = True
+
+    @field_validator("source", "output", "model", "weights", "ray")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        return value if value is None else refuse_secrets(value)
+
+    @field_validator("sample_range")
+    @classmethod
+    def _range_makes_sense(cls, value: str) -> str:
+        check_sample_range(value)
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _workers_positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 100_000:
+            raise ValueError(f"must be auto or at least 1, got {value}")
+        return value
+
+    @field_validator("output")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        if "://" in value and not value.startswith(_SCHEMES):
+            raise ValueError(f"must be a folder or start with one of {', '.join(_SCHEMES)}, got {value!r}")
+        return value
+
+    def decode_options(self) -> DecodeOptions:
+        """What of it decoding is told."""
+        return DecodeOptions(
+            stride=self.frame_stride,
+            max_pixels=self.max_pixels,
+            max_file_bytes=self.max_file_bytes,
+            damaged=self.damaged,
+            colour=self.colour,
+            sample_range=self.sample_range,
+        )
+
+    def row_settings(self) -> dict[str, Any]:
+        """The product's own settings that make rows what they are, by name."""
+        settings = {}
+        for name, each in type(self).model_fields.items():
+            value = getattr(self, name)
+            if CHANGES_ROWS in each.metadata or (CHANGES_ROWS_IF_SET in each.metadata and value != each.default):
+                settings[name] = value
+        return settings
