@@ -246,13 +246,8 @@ def register(product: Product) -> Product:
         if other is not product and (other.name == product.name or other.verb == product.verb):
             raise UsageError(f"two products are called {product.name!r} ({product.verb!r})")
     _PRODUCTS[product.name] = product
-    offer_kinds(product.kinds)
+    _KIND_MODULES.update(product.kinds)  # imported once somebody asks for the kind
     return product
-
-
-def offer_kinds(modules: Mapping[str, str]) -> None:
-    """Name the modules that hold a ``KIND`` each; they are imported once somebody asks for the kind."""
-    _KIND_MODULES.update(modules)
 
 
 def register_kind(kind: Kind) -> Kind:

@@ -86,6 +86,25 @@ def failure_of(stage: Any, error: Exception) -> ItemFailure:
     return ItemFailure(stage, type(error).__name__, words or type(error).__name__)
 
 
+def without_misfits(rows: Sequence[Row], columns: Callable[[list[Any]], object]) -> list[Row]:
+    """The rows, of which those are failed now that make no columns: a broken result costs one row, never its shard.
+
+    Args:
+        columns: found by row -> columns, or an error.
+    """
+
+    def checked(row: Row) -> Row:
+        if row.found is None:
+            return row
+        try:
+            columns([row.found])
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a result becomes the row of its item
+            return replace(row, found=None, status="failed", failure=failure_of("encode", error))
+        return row
+
+    return [checked(row) for row in rows]
+
+
 def is_untouchable(task: Task) -> bool:
     """Whether nothing of an entry may be read: it is an image in quarantine, or its first frame is out of reach."""
     return any(q.frame <= task.entry.first_frame and (q.rest or task.entry.media == "image") for q in task.left_alone)

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -39,6 +39,7 @@ from tasks.engine.items import (
     row_bytes,
     size_of,
     tasks_of,
+    without_misfits,
 )
 from tasks.engine.job import Assignment, JobSpec, Outcome, Quarantine
 from tasks.engine.model_source import local_model
@@ -55,6 +56,15 @@ if TYPE_CHECKING:
     from modelkit.video import VideoState
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A shard's part and the rows that are in it; seconds by stage so far."""
+
+    rows: list[Row]
+    data: bytes
+    stage_seconds: dict[str, float]
 
 
 class Worker:
@@ -82,6 +92,7 @@ class Worker:
         if own_process and job.device == "cpu":
             _take_one_thread()
         _check_digest(self._predictor, job)
+        self._product = find_product(job.version.product)  # the predictor's module may have registered it just now
         run_as_decided(self._predictor, job)
         self._model_in_use = threading.Lock()
         self._limits = BatchLimits(job.batch_size)
@@ -111,8 +122,9 @@ class Worker:
                     return self._outcome(None, None, start)
                 with self.pulse.working("commit", [Mark(shard.shard_id)]):
                     self._hand_over(assignment, tasks)
-                    receipt, part = self._commit(assignment, job, rows)
-                kinds = Counter(row.failure.error_type for row in rows if row.failure is not None)
+                    encoded = self._encoded(assignment, job, rows)
+                    receipt, part = self._commit(assignment, encoded)
+                kinds = Counter(row.failure.error_type for row in encoded.rows if row.failure is not None)
             self._shards_done += 1
             return self._outcome(receipt, part, start, dict(kinds))
         finally:
@@ -253,22 +265,35 @@ class Worker:
 
     # --- the end of a shard
 
-    def _commit(self, assignment: Assignment, job: Job, rows: list[Row]) -> tuple[Receipt, bytes | None]:
-        start, shard, version = time.monotonic(), assignment.shard, self.job.version
-        seconds, counts = dict(job.stage_seconds), count_items(rows, find_product(version.product))
-        part = encode_part(
-            rows,
-            version=version,
-            plan=shard.plan,
-            shard_id=shard.shard_id,
-            attempt_id=assignment.attempt_id,
-            run_id=self.job.run_id,
-            stage_seconds=seconds,
-            class_names=self._class_names,
-        )
-        job.keep(len(part))
+    def _encoded(self, assignment: Assignment, job: Job, rows: list[Row]) -> _Encoded:
+        """The shard's part; a result that makes no columns costs its row and no other."""
+        start, seconds = time.monotonic(), dict(job.stage_seconds)
+
+        def encode(rows: list[Row]) -> bytes:
+            return encode_part(
+                rows,
+                version=self.job.version,
+                plan=assignment.shard.plan,
+                shard_id=assignment.shard.shard_id,
+                attempt_id=assignment.attempt_id,
+                run_id=self.job.run_id,
+                stage_seconds=job.stage_seconds,
+                class_names=self._class_names,
+            )
+
+        try:
+            data = encode(rows)
+        except Exception:  # noqa: BLE001 - the second try raises again what is no single result's fault
+            rows = without_misfits(rows, lambda found: self._product.columns(found, self._class_names))
+            data = encode(rows)
+        job.keep(len(data))
         seconds["parquet"] = time.monotonic() - start
-        bad = [row for row in rows if row.failure is not None]
+        return _Encoded(rows, data, seconds)
+
+    def _commit(self, assignment: Assignment, encoded: _Encoded) -> tuple[Receipt, bytes | None]:
+        shard, version, part, seconds = assignment.shard, self.job.version, encoded.data, encoded.stage_seconds
+        counts = count_items(encoded.rows, self._product)
+        bad = [row for row in encoded.rows if row.failure is not None]
         receipt = Receipt(
             shard_id=shard.shard_id,
             attempt_id=assignment.attempt_id,

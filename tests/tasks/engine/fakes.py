@@ -34,6 +34,7 @@ ACTS = {
     "raise in finish": 90,
     "out of memory alone": 100,
     "slow": 110,
+    "broken mask": 120,
 }
 
 
@@ -96,7 +97,7 @@ class FakePredictor:
             boxes_xyxy=np.array([[0, 0, width, height]], np.float32),
             scores=np.array([raw.rgb[0] / 255], np.float32),
             labels=np.array([raw.rgb[1]], np.int32),
-            rles=[b"0"],
+            rles=[b"!" if raw.rgb[2] == ACTS["broken mask"] else b"0"],
             is_thing=np.array([True]),
         )
 

@@ -98,6 +98,15 @@ def test_an_item_that_makes_the_model_raise_fails_alone(
     assert bad["labels"] is None
 
 
+def test_a_result_that_fits_into_no_column_costs_its_own_row(workers: Any, tmp_path: Path) -> None:
+    entries = write_images(tmp_path / "in", 9, {4: "broken mask"})
+    outcome = workers().process(assign(shards_of(entries, 9)[0]))
+    assert (outcome.receipt.ok, outcome.receipt.failed, outcome.failures) == (8, 1, {"RleError": 1})
+    (bad,) = [row for row in rows_in(tmp_path / "out") if row["status"] != "ok"]
+    assert (bad["uri"], bad["stage"], bad["error_type"]) == (entries[4].uri, "encode", "RleError")
+    assert bad["labels"] is None and (bad["height"], bad["width"]) == (8, 8)
+
+
 def test_unreadable_items_are_rows_with_a_reason(workers: Any, tmp_path: Path) -> None:
     entries = write_images(tmp_path / "in", 4)
     Path(entries[0].uri).unlink()

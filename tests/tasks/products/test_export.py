@@ -30,9 +30,9 @@ def taken(store_uri: str) -> FakeOutput:
     output = FakeOutput(open_store(f"{store_uri}/out"))
     items = [Item(f"s3://pictures/{index:02d}.jpg", size_hw=(48, 64)) for index in range(5)]
     items += [Item("s3://pictures/clips/a.mp4", frame=frame, pts_s=frame / 4, track=True) for frame in range(2)]
-    items += [Item("s3://pictures/broken.jpg", status="failed"), Item("s3://pictures/none.jpg", num_found=0)]
+    items += [Item("s3://pictures/broken.jpg", status="failed"), Item("s3://pictures/none.jpg", num_instances=0)]
     output.commit(items, num_shards=3)
-    output.commit([Item("s3://pictures/00.jpg", etag="e2", num_found=1)])
+    output.commit([Item("s3://pictures/00.jpg", etag="e2", num_instances=1)])
     return output
 
 
@@ -179,7 +179,7 @@ class TestFlat:
         )
 
     def test_a_small_buffer_makes_more_parts_of_the_same_rows(self, output: FakeOutput, tmp_path: Path) -> None:
-        output.commit([Item(f"{n:05d}.jpg", size_hw=(16, 16), num_found=4) for n in range(200)], num_shards=4)
+        output.commit([Item(f"{n:05d}.jpg", size_hw=(16, 16), num_instances=4) for n in range(200)], num_shards=4)
         views = views_of(output.store)
         rows, files = write_flat(views, open_store(str(tmp_path / "flat")), buffer_bytes=10_000)
         assert rows == 800

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.errors import UsageError
 from infra.store import open_store
 from tasks.output.layout import version_to_json
 from tasks.output.runs import RunRecord, write_run
@@ -193,14 +194,22 @@ def test_no_picture_is_loaded_when_time_is_up(pictured: FakeOutput) -> None:
     assert all("run out of time" in sample.problem for sample in ok)
 
 
-def test_an_empty_output_and_an_unfinished_plan_have_a_page_that_says_so(output: FakeOutput, tmp_path: Path) -> None:
-    open_store(str(tmp_path / "empty")).put("hello", b"x")
-    write_report(str(tmp_path / "empty"))
-    text = open_store(str(tmp_path / "empty")).get("report/index.html").decode()
-    assert "Nothing is committed here yet" in text
-    output.commit([Item(f"{n}.jpg") for n in range(4)], num_shards=2, leave_open=1)
+def test_an_empty_output_and_an_unfinished_plan_have_a_page_that_says_so(output: FakeOutput) -> None:
+    items = [Item(f"{n}.jpg") for n in range(4)]
+    first, _ = output.commit(items, num_shards=2, leave_open=2)
+    write_report(output.store.uri)
+    assert "Nothing is committed here yet" in page_of(output).text
+    output.commit_shard(first, items[:2])
     write_report(output.store.uri)
     assert "1 of 2 shards are committed" in page_of(output).text
+
+
+def test_a_place_that_is_no_output_gets_no_page(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("hello", b"x")
+    with pytest.raises(UsageError, match="holds no results of a job"):
+        write_report(store.uri)
+    assert [info.key for info in store.list()] == ["hello"]
 
 
 def test_without_samples_there_are_no_pictures(pictured: FakeOutput) -> None:

@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infra.errors import UsageError
 from infra.store import Store, open_store
 from tasks.output.encoding import write_parquet
-from tasks.output.layout import part_key, plan_key
+from tasks.output.layout import make_version, part_key, plan_key
+from tasks.products.segments import PRODUCT
 from tasks.report.verify import VerifyReport, verify
-from tests.tasks.output.fake_output import FakeOutput, Item
+from tests.tasks.output.fake_output import FakeOutput, Item, plan_bytes
 
 
 def check(output: FakeOutput, **options: bool) -> VerifyReport:
@@ -37,8 +39,31 @@ def test_a_whole_output_has_no_problems(store_uri: str, deep: bool) -> None:
     assert (report.num_rows, report.num_ok, report.num_failed, report.num_quarantined) == (17, 15, 1, 1)
 
 
-def test_an_output_without_anything_has_no_problems(tmp_path: Path) -> None:
-    assert verify(str(tmp_path)).num_problems == 0
+@pytest.mark.parametrize("rubbish", ["notes.txt", "landmarks/rubbish.txt", "segments/rubbish.txt", "_plans/rubbish"])
+def test_a_place_that_is_no_output_is_refused_whatever_lies_there(tmp_path: Path, rubbish: str) -> None:
+    open_store(str(tmp_path)).put(rubbish, b"nothing of ours")
+    with pytest.raises(UsageError, match="holds no results of a job"):
+        verify(str(tmp_path))
+
+
+def test_a_product_that_does_not_exist_or_is_not_there_is_refused_by_name(output: FakeOutput) -> None:
+    output.commit([Item("a.jpg")])
+    with pytest.raises(UsageError, match="there is no product 'landmarks'"):
+        verify(output.store.uri, product="landmarks")
+
+
+def test_an_output_of_a_product_that_is_not_installed_is_refused_by_its_name(output: FakeOutput) -> None:
+    version = make_version("landmarks", model="m@1", model_digest="0" * 64, parameters={}, schema="landmarks.v1")
+    output.store.put(plan_key(version, 1), plan_bytes(version, 1, output.moment, ["a"], [[Item("a.jpg")]]))
+    with pytest.raises(UsageError, match="there is no product 'landmarks'"):
+        verify(output.store.uri)
+
+
+def test_an_output_of_which_nothing_is_committed_yet_is_open(output: FakeOutput) -> None:
+    output.commit([Item("a.jpg")], leave_open=1)
+    report = check(output)
+    assert (report.open_shards, report.num_rows) == (1, 0)
+    assert "plan 1 is not complete" in report.problems[0]
 
 
 @pytest.fixture
@@ -58,7 +83,9 @@ def rewrite(store: Store, key: str, change: Callable[[list[dict[str, Any]]], obj
     change(rows)
     kept = {k.decode(): v.decode() for k, v in old.metadata.metadata.items() if k.startswith(b"visionmill.")}
     table = pa.Table.from_pylist(rows, schema=old.schema_arrow)
-    store.put(key, write_parquet(table, kept | {f"visionmill.{name}": value for name, value in footer.items()}))
+    store.put(
+        key, write_parquet(table, kept | {f"visionmill.{name}": value for name, value in footer.items()}, PRODUCT)
+    )
 
 
 def without_reason(rows: list[dict[str, Any]]) -> None:
