@@ -88,12 +88,16 @@ def _print_csv(rows) -> None:  # type: ignore[no-untyped-def]
 def report(
     output: OutputArgument,
     samples: Annotated[int, typer.Option(help="Pictures in the report.")] = 24,
+    product: ProductFlag = None,
 ) -> Summary:
     """Write report/index.html into the output of a job or of `retrain`: numbers, reasons, pictures."""
     from tasks.report.report import write_report
     from tasks.report.round_page import has_rounds, write_loop_report
 
-    written = (write_loop_report if has_rounds(output) else write_report)(output, samples=samples)
+    if has_rounds(output):
+        written = write_loop_report(output, samples=samples)
+    else:
+        written = write_report(output, samples=samples, product=product)
     say(f"report: {written.index_uri}", style="green")
     return {"report": written.index_uri}
 

@@ -27,19 +27,21 @@ class ReportPaths:
     index_uri: str
 
 
-def write_report(output: str, *, samples: int = 24, budget_s: float = 60.0) -> ReportPaths:
+def write_report(output: str, *, samples: int = 24, budget_s: float = 60.0, product: str | None = None) -> ReportPaths:
     """Write (or rewrite) the report of an output into the output itself.
 
     Args:
         output: folder or ``s3://bucket/prefix`` of a job's output, in any state.
         samples: pictures, about; 0 for none. A source that cannot be read any more gives a placeholder.
         budget_s: seconds after which no further picture is loaded.
+        product: whose results, where the output holds those of several.
 
     Raises:
+        UsageError: the place holds no output of a job.
         StoreError: when results cannot be read or the page cannot be written.
     """
     store = open_store(output)
-    views = views_of(store)
+    views = views_of(store, product=product)
     try:
         page = render(collect(views), choose_and_load(views, samples, budget_s=budget_s))
     finally:
