@@ -38,8 +38,8 @@ def refuse_secrets(uri: str) -> str:
 class JobParameters(BaseModel):
     """What every dataset-wide job takes. Changing a field marked *rows* changes rows: it is part of the version.
 
-    Model and weights are part of it by their digest, decoding by ``DecodeOptions.version_parameters``, fields of a product
-    where they are marked (``CHANGES_ROWS``).
+    Model and weights are part of it by their digest, decoding by ``DecodeOptions.version_parameters``, a product's own
+    fields where they are marked (``CHANGES_ROWS``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
