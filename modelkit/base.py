@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from modelkit.carriers import Carrier, Instances, SizeHW
+from modelkit.carriers.classes import ClassInfo
+from modelkit.errors import ConfigError
 from modelkit.transform import Geometry, ImageTransform
 
 
@@ -43,6 +46,22 @@ class SoftMasks(Prediction, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PairedLogits:
+    """What a student and its teacher say of the same pixels or regions of a training batch.
+
+    Args:
+        losses: of the student, unweighted and named, as ``forward`` gives them.
+        name: of the loss that judges the student's logits by labels.
+        student, teacher: (k, C) class logits, row by row of the same place; no gradient reaches the teacher.
+    """
+
+    losses: dict[str, Tensor]
+    name: str
+    student: Tensor
+    teacher: Tensor
+
+
 class VisionModel(nn.Module, ABC):
     """A model: ``dense`` (fixed shapes, compilable) then ``decode`` (eager), with its transform and its config.
 
@@ -69,6 +88,32 @@ class VisionModel(nn.Module, ABC):
     @abstractmethod
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> Sequence[Prediction]:
         """Raw tensors to one prediction an image, in source pixels; no weights change, no gradient is kept."""
+
+    def anonymous_classes(self) -> tuple[ClassInfo, ...]:
+        """Numbered names for the class ids that results may have, where nobody says what these mean."""
+        return tuple(ClassInfo(label, f"class {label}") for label in range(1, int(getattr(self, "num_classes", 1))))
+
+    def can_learn_from(self, teacher: VisionModel) -> bool:
+        """Whether ``paired_logits`` works with this teacher; a family that can be distilled says so."""
+        return False
+
+    def paired_logits(
+        self, teacher: VisionModel, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]]
+    ) -> PairedLogits:
+        """Losses of a training batch, with the class logits of this model and of its teacher at the same places.
+
+        Args:
+            teacher: one that ``can_learn_from`` accepts.
+            images, targets: as for ``forward``.
+
+        Raises:
+            ConfigError: for models that cannot learn from a teacher's logits.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot learn from a teacher's logits")
+
+    def adoptable(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A trained state under the names that it has here, where this model holds a smaller one as a part."""
+        return dict(state)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor], *, padded_hw: SizeHW | None = None) -> Sequence[Any]:

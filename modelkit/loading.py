@@ -14,7 +14,7 @@ from modelkit.errors import ConfigError, UnknownNameError, WeightsError
 from modelkit.importing import import_weights
 from modelkit.predictor import Predictor
 from modelkit.published import EMBEDDED_MODEL, cache_folder, fetch, find_published
-from modelkit.registry import create_model, find_model, model_names
+from modelkit.registry import create_model, find_model, find_source, model_names
 from modelkit.video import VideoModel
 from modelkit.weights import (
     RECORD,
@@ -28,7 +28,6 @@ from modelkit.weights import (
     shipped_records,
 )
 
-HF_PREFIX = "hf:"
 _RANDOM = re.compile(r"random:(\d+)")
 
 
@@ -84,14 +83,16 @@ def _files(name_or_path: str) -> Path | None:
 
 
 def _resolve(name: str, weights: str | None, config: Mapping[str, Any] | None) -> tuple[VisionModel, Weights]:
-    if name.startswith(HF_PREFIX):
-        return _of_huggingface(name, weights, config)
+    source = find_source(name)
+    if source is not None:
+        _refuse_weights(weights, name)
+        _refuse_config(config, name)
+        return source(name)
     location = _files(name)
     if location is None and weights is None and ":" in name:
         name, weights = name.split(":", 1)
     if location is not None:
-        if weights is not None:
-            raise ConfigError(f"{name} brings its own weights; leave out weights={weights!r}")
+        _refuse_weights(weights, name)
         _refuse_config(config, name)
         return load_weights(location)
     _check_known(name)
@@ -101,15 +102,6 @@ def _resolve(name: str, weights: str | None, config: Mapping[str, Any] | None) -
         return random_weights(name, int(seed[1]), config)
     _refuse_config(config, f"{name}:{weights}")
     return _of_registered(name, weights)
-
-
-def _of_huggingface(name: str, weights: str | None, config: Mapping[str, Any] | None) -> tuple[VisionModel, Weights]:
-    from modelkit.huggingface import load_huggingface  # only who asks for such a model needs transformers
-
-    if weights is not None:
-        raise ConfigError(f"{name} brings its own weights; leave out weights={weights!r}")
-    _refuse_config(config, name)
-    return load_huggingface(name)
 
 
 def _of_registered(name: str, weights: str) -> tuple[VisionModel, Weights]:
@@ -142,6 +134,11 @@ def _default_weights(name: str) -> str:
             f"or use the embedded model {EMBEDDED_MODEL!r}"
         )
     return published[0]
+
+
+def _refuse_weights(weights: str | None, where: str) -> None:
+    if weights is not None:
+        raise ConfigError(f"{where} brings its own weights; leave out weights={weights!r}")
 
 
 def _refuse_config(config: Mapping[str, Any] | None, where: str) -> None:

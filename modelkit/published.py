@@ -19,8 +19,8 @@ from typing import Any
 import torch
 import torchvision
 
+from modelkit.carriers.classes import ClassInfo
 from modelkit.errors import UnknownNameError, WeightsUnavailableError
-from modelkit.weights import ClassInfo
 
 EMBEDDED_MODEL = "digitscape_mask_rcnn"
 _NO_CLASS = ("__background__", "N/A")

@@ -13,30 +13,34 @@ import functools
 import importlib
 import inspect
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from modelkit.base import VisionModel
 from modelkit.errors import ConfigError, DuplicateNameError, UnknownNameError
 
+if TYPE_CHECKING:
+    from modelkit.weights import Weights  # it needs this module to build models again
+
 Config = Mapping[str, Any]
-Task = Literal["instance", "detection", "semantic", "panoptic"]
+Source = Callable[[str], "tuple[VisionModel, Weights]"]
 _Builder = TypeVar("_Builder", bound=Callable[..., Any])
 
-# Importing these registers every model and part that comes with modelkit; a new family adds its package here.
-_FAMILIES = ("modelkit.layers", "modelkit.detection", "modelkit.onestage", "modelkit.semantic", "modelkit.panoptic")
-# Its models are registered once one of them is asked for: they need an optional package and are not to be listed.
-_ADAPTER, _ADAPTER_PREFIX = "modelkit.huggingface", "huggingface_"
+# A family is a package of modelkit with this module: importing the package registers its models and parts. Installed
+# packages name a module of their own as an entry point of this group.
+_FAMILY_MODULE = "models.py"
+ENTRY_POINTS = "visionmill.models"
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A registered builder; ``parts`` maps its config keys that hold further parts to their kind."""
+    """A registered builder; ``parts`` maps its config keys that hold further parts to the roles of these."""
 
     build: Callable[..., Any]
     parts: Mapping[str, str]
@@ -48,53 +52,34 @@ class _Model:
     build: Callable[..., VisionModel]
     parts: Mapping[str, str]
     architecture: str
-    task: Task
+    kind: str
     weights: tuple[str, ...]
+    listed: bool
     defaults: Config
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What ``list_models`` says of one model.
-
-    Args:
-        name: what ``create_model`` and ``load`` accept.
-        architecture: the meta-architecture, e.g. "TwoStageDetector".
-        task: "instance", "detection" (boxes only), "semantic" or "panoptic".
-        num_parameters: of the default config; buffers such as running statistics are not counted.
-        embedded: whether trained weights come with this package.
-        weights: names of weights known for it, usable as "<name>:<weights>".
-    """
-
-    name: str
-    architecture: str
-    task: Task
-    num_parameters: int
-    embedded: bool
-    weights: tuple[str, ...]
 
 
 _ABSENT = object()
 _parts: dict[tuple[str, str], _Part] = {}
 _models: dict[str, _Model] = {}
+_sources: dict[str, Source] = {}
 
 
-def register(kind: str, name: str, *, parts: Mapping[str, str] | None = None) -> Callable[[_Builder], _Builder]:
-    """Decorator: make a part available to configs as ``{"name": name, ...}`` wherever ``kind`` is expected.
+def register(role: str, name: str, *, parts: Mapping[str, str] | None = None) -> Callable[[_Builder], _Builder]:
+    """Decorator: make a part available to configs as ``{"name": name, ...}`` wherever its role is expected.
 
     Args:
-        kind: "backbone", "neck", "dense_head", "roi_head", ...
-        name: unique within its kind.
-        parts: config keys of this part that hold further parts, with their kinds.
+        role: what it is to its owner: "backbone", "neck", "dense_head", "roi_head", ...
+        name: unique within its role.
+        parts: config keys of this part that hold further parts, with their roles.
 
     Raises:
         DuplicateNameError: when the name is taken.
     """
 
     def decorate(builder: _Builder) -> _Builder:
-        if (kind, name) in _parts:
-            raise DuplicateNameError(f"{kind} {name!r} is registered already, by {_parts[kind, name].build!r}")
-        _parts[kind, name] = _Part(builder, dict(parts or {}), {})
+        if (role, name) in _parts:
+            raise DuplicateNameError(f"{role} {name!r} is registered already, by {_parts[role, name].build!r}")
+        _parts[role, name] = _Part(builder, dict(parts or {}), {})
         return builder
 
     return decorate
@@ -104,18 +89,20 @@ def register_model(
     name: str,
     *,
     architecture: str,
-    task: Task,
+    kind: str,
     parts: Mapping[str, str] | None = None,
     weights: tuple[str, ...] = (),
+    listed: bool = True,
 ) -> Callable[[_Builder], _Builder]:
     """Decorator: make ``create_model(name, **config)`` call the decorated function with a completed config.
 
     Args:
         name: unique among models.
         architecture: the meta-architecture the function builds.
-        task: what the model finds.
-        parts: config keys that hold parts, with their kinds; a mapping of names to parts is fine as well.
+        kind: what the model does, as a plain word: "instance", "detection" (boxes only), "semantic", "panoptic", ...
+        parts: config keys that hold parts, with their roles; a mapping of names to parts is fine as well.
         weights: names of published weights that ``load`` knows how to get for it.
+        listed: False for models that only exist with the weights of somebody else; ``model_names`` leaves them out.
 
     Raises:
         DuplicateNameError: when the name is taken.
@@ -124,7 +111,7 @@ def register_model(
     def decorate(builder: _Builder) -> _Builder:
         if name in _models:
             raise DuplicateNameError(f"model {name!r} is registered already, by {_models[name].build!r}")
-        _models[name] = _Model(builder, dict(parts or {}), architecture, task, weights, {})
+        _models[name] = _Model(builder, dict(parts or {}), architecture, kind, weights, listed, {})
         return builder
 
     return decorate
@@ -146,30 +133,49 @@ def register_variant(name: str, base: str, *, weights: tuple[str, ...] = (), **d
     if base not in _models:
         raise UnknownNameError(f"unknown model {base!r}; register it before its variants")
     origin = _models[base]
-    register_model(name, architecture=origin.architecture, task=origin.task, parts=origin.parts, weights=weights)(
-        origin.build
-    )
-    _models[name] = replace(_models[name], defaults=merge_options(origin.defaults, defaults))
+    if name in _models:
+        raise DuplicateNameError(f"model {name!r} is registered already, by {_models[name].build!r}")
+    _models[name] = replace(origin, weights=weights, defaults=merge_options(origin.defaults, defaults))
 
 
-def build(kind: str, config: Config, *wired: Any) -> Any:
+def register_source(prefix: str, load: Source) -> None:
+    """Make ``modelkit.load("<prefix>:LOCATION")`` call ``load`` with the whole name, for a model and its record.
+
+    Raises:
+        DuplicateNameError: when the prefix is taken.
+    """
+    if prefix in _sources:
+        raise DuplicateNameError(f"names that begin with {prefix!r} are loaded already, by {_sources[prefix]!r}")
+    _sources[prefix] = load
+
+
+def find_source(name: str) -> Source | None:
+    """What loads models whose names begin like this one's, if anything does."""
+    prefix, colon, _ = name.partition(":")
+    if not colon:
+        return None
+    import_families()
+    return _sources.get(prefix)
+
+
+def build(role: str, config: Config, *wired: Any) -> Any:
     """Build a part from ``{"name": ..., **options}``; ``wired`` are the values its owner passes on.
 
     Raises:
-        UnknownNameError: when no part of that kind has the name.
+        UnknownNameError: when no part of that role has the name.
         ConfigError: when an option is unknown or refused by the part.
     """
-    completed = complete(kind, config)
+    completed = complete(role, config)
     options = {key: value for key, value in completed.items() if key != "name"}
-    return _find_part(kind, completed["name"]).build(*wired, **options)
+    return _find_part(role, completed["name"]).build(*wired, **options)
 
 
-def complete(kind: str, config: Config) -> dict[str, Any]:
+def complete(role: str, config: Config) -> dict[str, Any]:
     """The config of a part with every default filled in, recursively; a deep copy of plain JSON values."""
     if not isinstance(config, Mapping) or "name" not in config:
-        raise ConfigError(f"a {kind} config must be a mapping with a 'name', got {config!r}")
-    part = _find_part(kind, config["name"])
-    return {"name": config["name"], **_complete(part, f"{kind} {config['name']!r}", config)}
+        raise ConfigError(f"a {role} config must be a mapping with a 'name', got {config!r}")
+    part = _find_part(role, config["name"])
+    return {"name": config["name"], **_complete(part, f"{role} {config['name']!r}", config)}
 
 
 def create_model(name: str, **config: Any) -> VisionModel:
@@ -198,34 +204,15 @@ def create_model(name: str, **config: Any) -> VisionModel:
 def find_model(name: str) -> _Model:
     """The registered model of that name; raises UnknownNameError with the known ones."""
     import_families()
-    if name not in _models and name.startswith(_ADAPTER_PREFIX):
-        importlib.import_module(_ADAPTER).register_models()  # so that weights saved from one load in a new process
     if name not in _models:
-        raise UnknownNameError(f"unknown model {name!r}; known: {', '.join(sorted(_models))}")
+        raise UnknownNameError(f"unknown model {name!r}; known: {', '.join(model_names())}")
     return _models[name]
 
 
 def model_names() -> list[str]:
-    """Sorted names that ``create_model`` accepts."""
+    """Sorted names that ``create_model`` accepts, but for models that only exist with somebody else's weights."""
     import_families()
-    return sorted(_models)
-
-
-def list_models() -> list[ModelInfo]:
-    """Every model that can be created, and every shipped set of trained weights, sorted by name."""
-    from modelkit.weights import shipped_records  # the record module needs this one to rebuild models
-
-    infos = [_describe(name) for name in model_names()]
-    for record in shipped_records():
-        architecture = find_model(record.architecture).architecture
-        infos.append(ModelInfo(record.name, architecture, record.task, record.num_parameters, True, (record.name,)))
-    return sorted(infos, key=lambda info: info.name)
-
-
-@functools.cache
-def _describe(name: str) -> ModelInfo:
-    entry = _models[name]
-    return ModelInfo(name, entry.architecture, entry.task, count_parameters(name), False, entry.weights)
+    return sorted(name for name, model in _models.items() if model.listed)
 
 
 def count_parameters(name: str, **config: Any) -> int:
@@ -238,23 +225,22 @@ def count_parameters(name: str, **config: Any) -> int:
 def temporary_registrations() -> Iterator[None]:
     """Forget, on leaving, what was registered inside; for tests and notebooks."""
     import_families()
-    saved_parts, saved_models = dict(_parts), dict(_models)
+    tables: tuple[dict[Any, Any], ...] = (_parts, _models, _sources)
+    saved = [dict(table) for table in tables]
     try:
         yield
     finally:
-        _parts.clear()
-        _parts.update(saved_parts)
-        _models.clear()
-        _models.update(saved_models)
-        _describe.cache_clear()
+        for table, before in zip(tables, saved, strict=True):
+            table.clear()
+            table.update(before)
 
 
-def _find_part(kind: str, name: str) -> _Part:
+def _find_part(role: str, name: str) -> _Part:
     import_families()
-    if (kind, name) not in _parts:
-        known = sorted(other for other_kind, other in _parts if other_kind == kind)
-        raise UnknownNameError(f"unknown {kind} {name!r}; known: {', '.join(known) or 'none'}")
-    return _parts[kind, name]
+    if (role, name) not in _parts:
+        known = sorted(other for other_role, other in _parts if other_role == role)
+        raise UnknownNameError(f"unknown {role} {name!r}; known: {', '.join(known) or 'none'}")
+    return _parts[role, name]
 
 
 def _complete(entry: _Part | _Model, where: str, config: Config) -> dict[str, Any]:
@@ -286,14 +272,14 @@ def merge_options(default: Any, given: Any) -> Any:
     return {**default, **{key: merge_options(default.get(key, _ABSENT), value) for key, value in given.items()}}
 
 
-def _complete_parts(kind: str, value: Any) -> Any:
+def _complete_parts(role: str, value: Any) -> Any:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise ConfigError(f"a {kind} config must be a mapping with a 'name', got {value!r}")
+        raise ConfigError(f"a {role} config must be a mapping with a 'name', got {value!r}")
     if "name" in value:
-        return complete(kind, value)
-    return {name: None if part is None else complete(kind, part) for name, part in value.items()}
+        return complete(role, value)
+    return {name: None if part is None else complete(role, part) for name, part in value.items()}
 
 
 def _as_json(where: str, value: dict[str, Any]) -> dict[str, Any]:
@@ -303,8 +289,18 @@ def _as_json(where: str, value: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"the config of {where} must be plain JSON: {error}") from error
 
 
+@functools.cache
 def import_families() -> None:
-    """Register what comes with modelkit: before a public name is handed out and before anything is looked up."""
-    for family in _FAMILIES:
-        if family not in sys.modules:
-            importlib.import_module(family)
+    """Register what comes with modelkit and with installed packages, before anything is looked up.
+
+    Raises:
+        ConfigError: when the models of an installed package cannot be imported.
+    """
+    here = Path(__file__).parent
+    for family in sorted(path.parent.name for path in here.glob(f"*/{_FAMILY_MODULE}")):
+        importlib.import_module(f"{__package__}.{family}")
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:
+            raise ConfigError(f"the models of {point.value!r} ({ENTRY_POINTS}) cannot be imported: {error}") from error

@@ -24,23 +24,16 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from modelkit.base import VisionModel
+from modelkit.carriers.classes import ClassInfo
 from modelkit.errors import WeightsError
-from modelkit.registry import Task, create_model, find_model
+from modelkit.registry import create_model, find_model
 
 FORMAT = "visionmill.weights.v1"
 TENSORS, RECORD = ".safetensors", ".json"
+_ON_DISK = {"kind": "task"}  # fields that the file calls otherwise
 _MAX_NAMES_IN_MESSAGE = 8
 # Running statistics span more decades than float16 has; they are small, so they stay as they are.
 _NEVER_HALVED = re.compile(r"\.running_(mean|var)$")
-
-
-@dataclass(frozen=True, slots=True)
-class ClassInfo:
-    """What a class id means; ``is_thing`` is False for stuff."""
-
-    id: int
-    name: str
-    is_thing: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +53,7 @@ class Weights:
         name: of these weights.
         architecture: registered model name.
         config: of the model, completed; ``create_model(architecture, **config)``.
-        task: as the model's.
+        kind: what the model does, "instance", "semantic", ...; on disk under "task", its name since the first record.
         classes: what the label ids mean; ids not listed are never reported by name.
         preprocessing: resize rule, padding, mean, std, value range and channel order; what the model's transform does.
         digest: SHA-256 of the tensor file, hex.
@@ -75,7 +68,7 @@ class Weights:
     name: str
     architecture: str
     config: dict[str, Any]
-    task: Task
+    kind: str
     classes: tuple[ClassInfo, ...]
     preprocessing: dict[str, Any]
     digest: str
@@ -88,19 +81,21 @@ class Weights:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, with the format's name first."""
-        return {"format": FORMAT, **json.loads(json.dumps(asdict(self)))}
+        content = json.loads(json.dumps(asdict(self)))
+        return {"format": FORMAT, **{_ON_DISK.get(name, name): value for name, value in content.items()}}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "record") -> Weights:
         """The record again; raises WeightsError naming what is missing, unknown or of another format."""
         if value.get("format") != FORMAT:
             raise WeightsError(f"{where}: format must be {FORMAT!r}, got {value.get('format')!r}")
-        known = {each.name for each in fields(cls)}
+        known = {_ON_DISK.get(each.name, each.name) for each in fields(cls)}
         optional = {"lineage", "metrics", "licence", "tolerates", "created"}
         given = set(value) - {"format"}
         if given - known or known - optional - given:
             raise WeightsError(f"{where}: missing {sorted(known - optional - given)}, unknown {sorted(given - known)}")
-        content = {key: value[key] for key in given}
+        names = {key: name for name, key in _ON_DISK.items()}
+        content = {names.get(key, key): value[key] for key in given}
         try:
             content["classes"] = tuple(ClassInfo(**each) for each in value["classes"])
             content["tolerates"] = Tolerates(**value.get("tolerates", {}))
@@ -159,7 +154,7 @@ def save_weights(
         name=name,
         architecture=model.config["name"],
         config=config,
-        task=find_model(model.config["name"]).task,
+        kind=find_model(model.config["name"]).kind,
         classes=tuple(classes),
         preprocessing=describe_preprocessing(model),
         digest=hashlib.sha256(content).hexdigest(),
@@ -296,8 +291,8 @@ def random_weights(name: str, seed: int, config: Mapping[str, Any] | None = None
         name=f"{name}-random-{seed}",
         architecture=name,
         config={key: value for key, value in model.config.items() if key != "name"},
-        task=find_model(name).task,
-        classes=_anonymous_classes(model.config),
+        kind=find_model(name).kind,
+        classes=model.anonymous_classes(),
         preprocessing=describe_preprocessing(model),
         digest=hashlib.sha256(identity.encode()).hexdigest(),
         num_parameters=num_parameters(model),
@@ -306,15 +301,6 @@ def random_weights(name: str, seed: int, config: Mapping[str, Any] | None = None
         tolerates=Tolerates(channels_last=True, bf16=True, compile=True),
     )
     return model, record
-
-
-def _anonymous_classes(config: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
-    """Numbered names for the class ids of a model's config: 0 is the background, stuff follows things."""
-    if "num_things" in config:
-        num_things, num_classes = config["num_things"], config["num_things"] + config["num_stuff"] + 1
-    else:
-        num_things = num_classes = int(config.get("num_classes", 1))
-    return tuple(ClassInfo(label, f"class {label}", label <= num_things) for label in range(1, num_classes))
 
 
 @functools.cache

@@ -23,7 +23,7 @@ def list_(as_json: JsonFlag = False) -> Summary:
     for info in infos:
         known = ", ".join(info.weights)
         listing.add_row(
-            info.name, info.architecture, info.task, f"{info.num_parameters:,}", "yes" if info.embedded else "", known
+            info.name, info.architecture, info.kind, f"{info.num_parameters:,}", "yes" if info.embedded else "", known
         )
     (people if as_json else answers).print(listing)
     return {"models": [vars_of(info) for info in infos]}
@@ -66,4 +66,4 @@ def import_(
 def vars_of(info: object) -> Summary:
     import dataclasses
 
-    return dataclasses.asdict(info)  # type: ignore[call-overload, no-any-return]
+    return {"task" if name == "kind" else name: value for name, value in dataclasses.asdict(info).items()}  # type: ignore[call-overload]

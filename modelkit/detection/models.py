@@ -20,7 +20,7 @@ _TRANSFORM = ImageTransform().to_config()
 _NO_WEIGHTS: dict[str, float] = {}
 
 
-@register_model("mask_rcnn", architecture="TwoStageDetector", task="instance", parts=_PARTS)
+@register_model("mask_rcnn", architecture="TwoStageDetector", kind="instance", parts=_PARTS)
 def mask_rcnn(
     *,
     num_classes: int = 91,
@@ -45,7 +45,7 @@ def mask_rcnn(
     )
 
 
-@register_model("faster_rcnn", architecture="TwoStageDetector", task="detection", parts=_PARTS)
+@register_model("faster_rcnn", architecture="TwoStageDetector", kind="detection", parts=_PARTS)
 def faster_rcnn(
     *,
     num_classes: int = 91,

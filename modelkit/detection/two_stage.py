@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modelkit.base import VisionModel
+from modelkit.base import PairedLogits, VisionModel
 from modelkit.carriers import Instances, SizeHW
 from modelkit.carriers.geometry import mirror_boxes
 from modelkit.detection.proposals import ProposalHead
@@ -23,6 +23,7 @@ from modelkit.detection.roi_heads import BoxHead, MaskHead, RoIHead
 from modelkit.detection.targets import ProposalSampler, check_targets
 from modelkit.errors import ConfigError, TargetError
 from modelkit.layers.backbones import Backbone
+from modelkit.layers.watching import watched
 from modelkit.registry import Config, build
 from modelkit.rle.boxes import encode_box_masks
 from modelkit.transform import Geometry, ImageTransform
@@ -155,6 +156,23 @@ class TwoStageDetector(VisionModel):
             wanted = head.wanted(samples)
             losses.update(head.loss(head(raw, wanted.boxes), wanted))
         return losses
+
+    def can_learn_from(self, teacher: VisionModel) -> bool:
+        """From another two-stage detector."""
+        return isinstance(teacher, TwoStageDetector)
+
+    def paired_logits(
+        self, teacher: VisionModel, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]]
+    ) -> PairedLogits:
+        """Region by region of those that this model samples; both look at the very same pixels."""
+        detector = cast(TwoStageDetector, teacher)
+        with watched(self.backbone) as whole, watched(self.roi_heads["box"]) as seen:
+            losses = self(images, targets)
+        (batch,), _ = whole
+        (_, boxes), raw = seen
+        with torch.no_grad():
+            theirs = cast(BoxHead, detector.roi_heads["box"])(detector.dense(batch), boxes)["class_logits"]
+        return PairedLogits(losses, "loss_classifier", raw["class_logits"], theirs)
 
     def dense(self, batch: Tensor) -> dict[str, Tensor]:
         """The part with fixed shapes, fit to be compiled: (N, 3, H, W) normalised to pyramid maps and proposal maps."""

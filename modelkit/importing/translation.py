@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modelkit.carriers.classes import ClassInfo
 from modelkit.importing.checkpoints import file_digest, read_checkpoint
 from modelkit.importing.key_table import KeyTable
 from modelkit.importing.tables import TABLES
-from modelkit.published import Published, published_by_digest
-from modelkit.registry import Task, create_model, find_model, merge_options
-from modelkit.weights import ClassInfo, Tolerates, Weights, load_state, save_weights
+from modelkit.published import published_by_digest
+from modelkit.registry import create_model, find_model, merge_options
+from modelkit.weights import Tolerates, Weights, load_state, save_weights
 
 
 def import_weights(
@@ -41,7 +42,7 @@ def import_weights(
         UnknownNameError: no such model.
         WeightsError: an unreadable file; missing, surplus or misshapen tensors, by name.
     """
-    task = find_model(name).task
+    find_model(name)  # an unknown name is told before the file is read
     path, table = Path(file), TABLES.get(name, KeyTable())
     digest = file_digest(path)
     known = published_by_digest(name, digest)
@@ -56,18 +57,9 @@ def import_weights(
         model,
         destination,
         name=weights_name or f"{name}-{known.weights if known else digest[:8]}",
-        classes=classes or _classes(known, int(model.config.get("num_classes", 1)), task),
+        classes=classes or (known.classes if known else model.anonymous_classes()),
         lineage={**lineage, **known.lineage} if known else lineage,
         metrics=known.metrics if known else {},
         licence=known.licence if known else "unknown",
         tolerates=Tolerates(),
     )
-
-
-def _classes(known: Published | None, num_classes: int, task: Task) -> tuple[ClassInfo, ...]:
-    if known:
-        return known.classes
-    if task == "semantic":
-        # A semantic model of one class tells it from the background by a sigmoid.
-        return tuple(ClassInfo(label, f"class {label}", is_thing=False) for label in range(1, max(2, num_classes)))
-    return tuple(ClassInfo(label, f"class {label}") for label in range(1, num_classes))

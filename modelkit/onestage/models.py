@@ -36,7 +36,7 @@ def squash(side: int, **changes: Any) -> dict[str, Any]:
 _TRANSFORM = squash(550)
 
 
-@register_model("yolact", architecture="AnchorDetector", task="instance", parts=_PARTS)
+@register_model("yolact", architecture="AnchorDetector", kind="instance", parts=_PARTS)
 def yolact(
     *,
     num_classes: int = 81,
@@ -87,7 +87,7 @@ register_variant(
 @register_model(
     "yolact_edge",
     architecture="VideoAnchorDetector",
-    task="instance",
+    kind="instance",
     parts={**_PARTS, "feature_transform": "neck"},
 )
 def yolact_edge(

@@ -144,7 +144,7 @@ def _resnet(name: str, score_threshold: float, nms_iou: float, detections: int) 
             raise ConfigError(f"{name} norm must be 'batch' or 'frozen_batch', got {norm!r}")
         return TorchvisionDetector(network, num_classes=num_classes, transform=transform)
 
-    return register_model(name, architecture="TorchvisionDetector", task="detection", weights=_COCO)(build)
+    return register_model(name, architecture="TorchvisionDetector", kind="detection", weights=_COCO)(build)
 
 
 def _build(name: str, num_classes: int, score_threshold: float, nms_iou: float, detections: int) -> Any:
@@ -172,7 +172,7 @@ retinanet_resnet50_fpn_v2 = _resnet("retinanet_resnet50_fpn_v2", 0.05, 0.5, 300)
 fcos_resnet50_fpn = _resnet("fcos_resnet50_fpn", 0.2, 0.6, 100)
 
 
-@register_model("ssd300_vgg16", architecture="TorchvisionDetector", task="detection", weights=_COCO)
+@register_model("ssd300_vgg16", architecture="TorchvisionDetector", kind="detection", weights=_COCO)
 def ssd300_vgg16(
     *,
     num_classes: int = 91,
@@ -195,7 +195,7 @@ def ssd300_vgg16(
     return TorchvisionDetector(network, num_classes=num_classes, transform=transform)
 
 
-@register_model("ssdlite320_mobilenet_v3_large", architecture="TorchvisionDetector", task="detection", weights=_COCO)
+@register_model("ssdlite320_mobilenet_v3_large", architecture="TorchvisionDetector", kind="detection", weights=_COCO)
 def ssdlite320_mobilenet_v3_large(
     *,
     num_classes: int = 91,

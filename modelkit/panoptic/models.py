@@ -48,7 +48,7 @@ def _detector(
     }
 
 
-@register_model("panoptic_fpn", architecture="PanopticSegmentor", task="panoptic", parts=_PARTS)
+@register_model("panoptic_fpn", architecture="PanopticSegmentor", kind="panoptic", parts=_PARTS)
 def panoptic_fpn(
     *,
     num_things: int = 80,
@@ -93,7 +93,7 @@ _TRACKING = {"loss_panoptic": 0.5, "loss_track": 0.5}
 
 
 @register_model(
-    "vpsnet", architecture="VPSNet", task="panoptic", parts={**_PARTS, "flow": "flow", "temporal": "temporal"}
+    "vpsnet", architecture="VPSNet", kind="panoptic", parts={**_PARTS, "flow": "flow", "temporal": "temporal"}
 )
 def vpsnet(
     *,

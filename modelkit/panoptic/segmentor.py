@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modelkit.base import VisionModel
+from modelkit.carriers.classes import ClassInfo
 from modelkit.carriers.targets import IGNORE
 from modelkit.detection.targets import check_targets
 from modelkit.detection.two_stage import TwoStageDetector
@@ -21,6 +22,8 @@ from modelkit.registry import Config, build
 from modelkit.semantic.losses import pixel_loss
 from modelkit.semantic.targets import check_semantic, padded
 from modelkit.transform import Geometry
+
+_DETECTOR = "detector."
 
 
 class PanopticSegmentor(VisionModel):
@@ -69,6 +72,17 @@ class PanopticSegmentor(VisionModel):
         """
         batch, geometries, resized = self.prepare_training(images, targets)
         return self.loss(self.dense(batch), geometries, resized)
+
+    def anonymous_classes(self) -> tuple[ClassInfo, ...]:
+        """Things, then stuff."""
+        labels = range(1, 1 + self.num_things + self.num_stuff)
+        return tuple(ClassInfo(label, f"class {label}", label <= self.num_things) for label in labels)
+
+    def adoptable(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state of a two-stage detector becomes that of the detector inside."""
+        if any(name.startswith(_DETECTOR) for name in state):
+            return dict(state)
+        return {_DETECTOR + name: tensor for name, tensor in state.items()}
 
     def prepare_training(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None

@@ -21,7 +21,7 @@ _STRETCH = ImageTransform(min_size=512, max_size=1024, size_divisible=1, padding
 _PAD = {"padding": "pad", "size_divisible": 32}
 
 
-@register_model("deeplabv3plus", architecture="SemanticSegmentor", task="semantic", parts=_PARTS)
+@register_model("deeplabv3plus", architecture="SemanticSegmentor", kind="semantic", parts=_PARTS)
 def segmentor(
     *,
     num_classes: int = 21,

@@ -13,18 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelkit.base import VisionModel
+from modelkit.base import PairedLogits, VisionModel
 from modelkit.carriers import Instances, SizeHW
+from modelkit.carriers.classes import ClassInfo
 from modelkit.carriers.targets import IGNORE
 from modelkit.errors import ConfigError, TargetError
 from modelkit.layers.stretching import stretch
+from modelkit.layers.watching import watched
 from modelkit.registry import Config
 from modelkit.rle import bboxes, encode_label_map
 from modelkit.semantic.losses import LossConfig, border_weight_map, dice_loss, pixel_loss
@@ -171,6 +173,28 @@ class SemanticSegmentor(VisionModel):
         if "aux_logits" in raw:
             losses["loss_aux"] = pixel_loss(raw["aux_logits"], wanted, weights, self.losses.reduction)
         return losses
+
+    def anonymous_classes(self) -> tuple[ClassInfo, ...]:
+        """Stuff, the background left out."""
+        labels = (label for label in range(max(2, self.num_classes)) if label != self.background)
+        return tuple(ClassInfo(label, f"class {label}", is_thing=False) for label in labels)
+
+    def can_learn_from(self, teacher: VisionModel) -> bool:
+        """From another semantic model."""
+        return isinstance(teacher, SemanticSegmentor)
+
+    def paired_logits(
+        self, teacher: VisionModel, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]]
+    ) -> PairedLogits:
+        """Pixel by pixel on this model's grid; both look at the very same pixels."""
+        with watched(self.network) as seen:
+            losses = self(images, targets)
+        (batch,), raw = seen
+        with torch.no_grad():
+            theirs = cast(SemanticSegmentor, teacher).network(batch)["logits"]
+            theirs = F.interpolate(theirs.float(), size=raw["logits"].shape[-2:], mode="bilinear", align_corners=False)
+        student, taught = (maps.float().permute(0, 2, 3, 1).flatten(0, 2) for maps in (raw["logits"], theirs))
+        return PairedLogits(losses, "loss_semantic", student, taught)
 
     def _pixel_weights(self, targets: Sequence[Mapping[str, Any]], batch: Tensor) -> Tensor | None:
         border = self.losses.border

@@ -63,7 +63,7 @@ def _register(name: str, has_aux: bool) -> Callable[..., SemanticSegmentor]:
     ) -> SemanticSegmentor:
         return _wrap(name, num_classes, transform, upsample, background, aux_loss=aux_loss)
 
-    decorate = register_model(name, architecture="SemanticSegmentor", task="semantic", weights=_VOC_LABELS)
+    decorate = register_model(name, architecture="SemanticSegmentor", kind="semantic", weights=_VOC_LABELS)
     return decorate(with_aux if has_aux else plain)
 
 

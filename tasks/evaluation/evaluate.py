@@ -48,7 +48,7 @@ def evaluate_model(model: str, labels: LabelSet, *, weights: str | None = None, 
 def evaluate_predictor(predictor: Predictor, labels: LabelSet) -> Judgement:
     """The same with a predictor that is loaded already."""
     _check_classes(predictor, labels)
-    return find_kind(predictor.weights.task).judge(predictor, labels)
+    return find_kind(predictor.weights.kind).judge(predictor, labels)
 
 
 def _check_classes(predictor: Predictor, labels: LabelSet) -> None:

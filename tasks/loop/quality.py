@@ -98,7 +98,7 @@ class QualityPredictor(ViewsPredictor):
 
     def __init__(self, predictor: Predictor, views: Iterable[str] = ()) -> None:
         model = predictor.model
-        if not isinstance(model, TwoStageDetector | AnchorDetector) or predictor.weights.task != "instance":
+        if not isinstance(model, TwoStageDetector | AnchorDetector) or predictor.weights.kind != "instance":
             raise UsageError(f"{predictor.weights.reference} gives no probabilities of masks")
         super().__init__(predictor, views)
 

@@ -95,7 +95,7 @@ def remember_model(
         "weights_sha256": record.digest,
         "weights_uri": weights_uri,
         "role": role,
-        "task": record.task,
+        "task": record.kind,
         "run_id": run_id,
         "round": round_number,
         "parent_model_id": parent,

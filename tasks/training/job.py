@@ -85,10 +85,10 @@ def prepare_training(
         model = find_model(recipe.architecture)
     except modelkit.UnknownNameError as error:
         raise UsageError(str(error), hint="`visionmill models list` shows the models") from error
-    find_kind(model.task)
+    find_kind(model.kind)
     if model.architecture in _LEARNS_FROM_PAIRS:
         raise UsageError(
-            f"{recipe.architecture} does {model.task} in clips; training is offered for images",
+            f"{recipe.architecture} does {model.kind} in clips; training is offered for images",
             hint="its own recipe lies in modelkit.training",
         )
     digests: dict[str, Any] = {

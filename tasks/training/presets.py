@@ -69,7 +69,7 @@ def _of_model(preset: str, classes: Sequence[ClassInfo], seed: int) -> TrainingR
         )
     config: dict[str, Any] = {
         **values.pop("config", {}),
-        **find_kind(find_model(architecture).task).class_counts(classes),
+        **find_kind(find_model(architecture).kind).class_counts(classes),
     }
     loop = LoopConfig(steps=1000, warmup_steps=50, checkpoint_every=100, seed=seed)
     return TrainingRecipe(preset, architecture, config, tuple(dataclasses.astuple(c) for c in classes), loop, **values)

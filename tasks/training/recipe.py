@@ -84,7 +84,7 @@ class TrainingRecipe:
     @property
     def kind(self) -> str:
         """What the model does."""
-        return find_model(self.architecture).task
+        return find_model(self.architecture).kind
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; ``from_json`` gives an equal recipe."""

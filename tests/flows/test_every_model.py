@@ -102,7 +102,7 @@ def assert_rules(row: dict[str, Any], task: str, *, tracks: bool) -> None:
 def test_a_registered_model_runs_through_the_job_and_its_rows_keep_the_rules(
     name: str, source: Path, tmp_path: Path
 ) -> None:
-    task = find_model(name).task
+    task = find_model(name).kind
     shown = {"background": None} if task == "semantic" else {}  # an untrained map may hold nothing but background
     register_variant(SMALL, name, **CASES[name].config, **shown)
     model = create_model(SMALL)

@@ -20,10 +20,10 @@ _CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 def table() -> str:
     """The models as a Markdown table."""
-    lines = ["| name | architecture | task | parameters | weights |", "|---|---|---|---:|---|"]
+    lines = ["| name | architecture | kind | parameters | weights |", "|---|---|---|---:|---|"]
     for info in list_models():
         weights = "embedded" if info.embedded else ", ".join(info.weights) or "–"
-        lines.append(f"| `{info.name}` | {info.architecture} | {info.task} | {info.num_parameters:,} | {weights} |")
+        lines.append(f"| `{info.name}` | {info.architecture} | {info.kind} | {info.num_parameters:,} | {weights} |")
     return "\n".join(lines) + "\n"
 
 

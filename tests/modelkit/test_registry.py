@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from modelkit import ConfigError, DuplicateNameError, UnknownNameError, create_model, list_models
+from modelkit import ConfigError, DuplicateNameError, UnknownNameError, create_model, list_models, load, registry
 from modelkit.registry import (
     build,
     complete,
+    find_model,
     model_names,
     register,
     register_model,
@@ -18,13 +20,13 @@ from modelkit.registry import (
     temporary_registrations,
 )
 from modelkit.weights import shipped_records
-from tests.modelkit.builders import small_mask_rcnn
+from tests.modelkit.builders import small_mask_rcnn, small_panoptic
 
 
 def test_a_second_registration_is_refused_and_changes_nothing() -> None:
     with temporary_registrations():
         with pytest.raises(DuplicateNameError, match="mask_rcnn"):
-            register_model("mask_rcnn", architecture="Other", task="instance")(lambda: None)
+            register_model("mask_rcnn", architecture="Other", kind="instance")(lambda: None)
         with pytest.raises(DuplicateNameError, match="resnet"):
             register("backbone", "resnet")(lambda: None)
     assert create_model("mask_rcnn", **small_mask_rcnn()).config["num_classes"] == 4
@@ -107,7 +109,7 @@ def test_a_new_model_of_a_new_part_needs_two_decorators() -> None:
             def __init__(self, neck: int) -> None:
                 self.neck = neck
 
-        @register_model("tiny", architecture="Tiny", task="semantic", parts={"neck": "neck"})
+        @register_model("tiny", architecture="Tiny", kind="semantic", parts={"neck": "neck"})
         def tiny(*, neck: dict[str, Any] | None = None) -> Any:
             return Tiny(build("neck", neck or {"name": "doubling"}, None))
 
@@ -118,12 +120,87 @@ def test_a_new_model_of_a_new_part_needs_two_decorators() -> None:
     assert "tiny" not in model_names()
 
 
+class _Point:
+    """An entry point as an installed package would have it."""
+
+    value = "somebody.models"
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self.load = load
+
+
+def _install(monkeypatch: pytest.MonkeyPatch, load: Callable[[], Any]) -> None:
+    def points(*, group: str) -> list[_Point]:
+        return [_Point(load)] if group == "visionmill.models" else []
+
+    monkeypatch.setattr(registry, "entry_points", points)
+    registry.import_families.cache_clear()
+
+
+def test_models_of_an_installed_package_are_known_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def theirs() -> None:
+        register_variant("somebodys_rcnn", "mask_rcnn", **small_mask_rcnn())
+
+    with temporary_registrations():
+        _install(monkeypatch, theirs)
+        assert "somebodys_rcnn" in model_names()
+        assert {info.name: info.kind for info in list_models()}["somebodys_rcnn"] == "instance"
+    assert "somebodys_rcnn" not in model_names()
+
+
+def test_an_installed_package_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ImportError("no module named abacus")
+
+    with temporary_registrations():
+        _install(monkeypatch, broken)
+        with pytest.raises(ConfigError, match=r"somebody\.models.*abacus"):
+            model_names()
+    monkeypatch.undo()
+    registry.import_families.cache_clear()
+
+
+def test_a_kind_is_any_word_and_a_name_may_say_who_loads_it() -> None:
+    with temporary_registrations():
+        register_model("gazer", architecture="Gazer", kind="gaze", listed=False)(lambda: None)
+        assert find_model("gazer").kind == "gaze"
+        assert "gazer" not in model_names(), "it exists only with somebody else's weights"
+        asked: list[str] = []
+
+        def loads(name: str) -> Any:
+            asked.append(name)
+            return create_model("mask_rcnn", **small_mask_rcnn()), shipped_records()[0]
+
+        registry.register_source("elsewhere", loads)
+        assert load("elsewhere:some/where").weights == shipped_records()[0]
+        assert asked == ["elsewhere:some/where"]
+        with pytest.raises(ConfigError, match="brings its own weights"):
+            load("elsewhere:some/where", weights="COCO_V1")
+        with pytest.raises(DuplicateNameError, match="elsewhere"):
+            registry.register_source("elsewhere", loads)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "expected"),
+    [
+        ("mask_rcnn", small_mask_rcnn(), [(1, True), (2, True), (3, True)]),
+        ("lraspp_mobilenet_v3_large", {"num_classes": 3}, [(1, False), (2, False)]),
+        ("lraspp_mobilenet_v3_large", {"num_classes": 3, "background": None}, [(0, False), (1, False), (2, False)]),
+        ("unet", {"num_classes": 1, "backbone": {"widths": [4, 4, 8]}}, [(1, False)]),
+        ("panoptic_fpn", small_panoptic(), [(1, True), (2, True), (3, True), (4, False), (5, False)]),
+    ],
+)
+def test_a_model_says_which_class_ids_it_has(name: str, config: dict[str, Any], expected: list[Any]) -> None:
+    classes = create_model(name, **config).anonymous_classes()
+    assert [(each.id, each.is_thing) for each in classes] == expected
+
+
 def test_the_list_names_every_model_and_every_shipped_set_of_weights() -> None:
     infos = {info.name: info for info in list_models()}
     assert set(infos) == set(model_names()) | {record.name for record in shipped_records()}
     assert infos["maskrcnn_resnet50_fpn"].weights == ("COCO_V1",)
     assert infos["maskrcnn_resnet50_fpn"].num_parameters == 44_454_513
-    assert infos["mask_rcnn"].task == "instance"
-    assert infos["faster_rcnn"].task == "detection"
+    assert infos["mask_rcnn"].kind == "instance"
+    assert infos["faster_rcnn"].kind == "detection"
     assert {info.name for info in infos.values() if info.embedded} == {record.name for record in shipped_records()}
     assert list(infos) == sorted(infos)

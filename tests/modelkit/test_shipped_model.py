@@ -28,7 +28,7 @@ def test_the_file_is_under_eight_megabytes() -> None:
 def test_the_record_says_what_how_and_from_where(record: Weights) -> None:
     assert record.name == NAME
     assert record.architecture == "mask_rcnn"
-    assert record.task == "instance"
+    assert record.kind == "instance"
     assert [c.name for c in record.classes] == list(CLASS_NAMES)
     assert [c.id for c in record.classes] == list(range(1, 11))
     assert record.num_parameters < 4_000_000

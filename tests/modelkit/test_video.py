@@ -90,7 +90,7 @@ def test_the_predictor_agrees_with_the_model_and_takes_an_image_as_a_first_frame
 
 def test_whether_a_model_has_a_memory_is_known_from_its_record() -> None:
     with temporary_registrations():
-        modelkit.register_model("square_tracker", architecture="SquareTracker", task="panoptic")(SquareTracker)
+        modelkit.register_model("square_tracker", architecture="SquareTracker", kind="panoptic")(SquareTracker)
         _, record = random_weights("square_tracker", 0)
         assert modelkit.is_video_model(record)
     _, record = random_weights("lraspp_mobilenet_v3_large", 0)

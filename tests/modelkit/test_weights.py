@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from modelkit import ClassInfo, Tolerates, VisionModel, Weights, WeightsError, create_model, load_weights, save_weights
-from modelkit.weights import find_files, load_state, random_weights, serialise
+from modelkit.weights import find_files, load_state, random_weights, read_record, serialise, shipped_folder
 from tests.modelkit.builders import as_tensor, picture, small_mask_rcnn
 
 CLASSES = [ClassInfo(1, "one"), ClassInfo(2, "zwei"), ClassInfo(3, "sky", is_thing=False)]
@@ -48,6 +48,15 @@ def test_the_record_comes_back_as_it_was(model: VisionModel, tmp_path: Path) -> 
     assert not loaded.training
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_the_kind_stands_in_the_file_under_the_name_it_has_had_from_the_first() -> None:
+    shipped = shipped_folder() / "digitscape_mask_rcnn.json"
+    written = json.loads(shipped.read_text())
+    record = read_record(shipped)
+    assert record.kind == written["task"] == "instance"
+    assert list(record.to_json()) == list(written)
+    assert record.to_json()["task"] == "instance" and "kind" not in record.to_json()
 
 
 @pytest.mark.parametrize("given", ["", "squares.safetensors", "squares.json"])

@@ -87,7 +87,7 @@ def judge_objects(predictor: Predictor, labels: LabelSet, *, with_masks: bool) -
     evaluator = coco_evaluator(truth, found or [_nothing(truth)], next(iter(groups.values())))
     assert evaluator is not None  # there is something to count
     return Judgement(
-        kind=predictor.weights.task,
+        kind=predictor.weights.kind,
         figures={name: asdict(precision_of(truth, found, matched)) for name, matched in groups.items()},
         image_ids=tuple(row["image_id"] for row in rows),
         class_names=tuple(each.name for each in labels.classes),

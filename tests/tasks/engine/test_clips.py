@@ -245,7 +245,7 @@ def test_of_two_attempts_the_committed_one_decides_which_state_counts(store_uri:
 
 def test_a_registered_video_model_is_run_with_its_memory_and_eagerly(source: Path, tmp_path: Path) -> None:
     with temporary_registrations():
-        register_model("square_tracker", architecture="SquareTracker", task="panoptic")(SquareTracker)
+        register_model("square_tracker", architecture="SquareTracker", kind="panoptic")(SquareTracker)
         rows = {}
         for video_frames in (1000, 8):
             asked = SegmentParameters(

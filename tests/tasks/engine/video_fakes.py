@@ -117,7 +117,7 @@ class SquareTracker(VideoModel):
 def make(job: JobSpec) -> Predictor:
     """The factory that jobs name: options of the tracker stand in ``model_options``."""
     with temporary_registrations():
-        register_model("square_tracker", architecture="SquareTracker", task="panoptic")(SquareTracker)
+        register_model("square_tracker", architecture="SquareTracker", kind="panoptic")(SquareTracker)
         model, record = random_weights("square_tracker", 0, job.model_options)
     classes = tuple(ClassInfo(n, name, n != GROUND) for n, name in enumerate(("red", "green", "blue", "ground"), 1))
     return Predictor(model, replace(record, digest=job.version.model_digest, classes=classes))

@@ -50,7 +50,7 @@ class Oracle:
     def __init__(self, task: str, answers: list[Instances], num_classes: int = 3, background: int | None = 0) -> None:
         record = modelkit.describe("digitscape_mask_rcnn")
         classes = tuple(ClassInfo(k, f"c{k}") for k in range(1, num_classes))
-        self.weights = replace(record, task=task, classes=classes)  # type: ignore[arg-type]
+        self.weights = replace(record, kind=task, classes=classes)
         self.model = type("Model", (), {"background": background, "config": {"num_classes": num_classes}})()
         self._answers = iter(answers)
 

@@ -15,7 +15,7 @@ from modelkit.huggingface import transform_of
 from modelkit.registry import model_names, temporary_registrations
 from modelkit.weights import save_weights
 from tests.modelkit.builders import as_tensor, picture
-from tests.modelkit.transformers_models import saved
+from tests.modelkit.huggingface.transformers_models import saved
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_segformer_gives_its_own_logits_and_a_semantic_map(tmp_path: Path) -> No
     assert found.size_hw == (64, 96)
     assert set(found.labels.tolist()) <= {0, 1, 2}
     record = predictor.weights
-    assert (record.task, [each.id for each in record.classes]) == ("semantic", [0, 1, 2])
+    assert (record.kind, [each.id for each in record.classes]) == ("semantic", [0, 1, 2])
     assert record.config["num_classes"] == 3
     assert describe(f"hf:{location}").digest == record.digest
 
@@ -95,7 +95,7 @@ def test_queries_become_instances_or_panoptic_segments(
     location, theirs = saved(tmp_path, architecture, num_labels)
     asked = f"{task}:" if (task, num_labels) == ("panoptic", 3) else ""
     predictor = load(f"hf:{asked}{location}")
-    assert predictor.weights.task == task
+    assert predictor.weights.kind == task
     assert len(predictor.weights.classes) == num_labels
     assert sum(each.is_thing for each in predictor.weights.classes) == (80 if num_labels == 133 else num_labels)
     batch, _ = predictor.model.transform.batch([as_tensor(picture(64, 96))])

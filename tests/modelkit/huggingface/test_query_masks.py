@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modelkit.query_masks import QueryMasks
+from modelkit.huggingface.query_masks import QueryMasks
 from modelkit.rle import decode
 
 

@@ -1,0 +1,21 @@
+"""Segmentation models of Hugging Face transformers: ``modelkit.load("hf:LOCATION")``. Importing this registers them.
+
+transformers itself, an extra, is imported when such a model is built.
+"""
+
+from modelkit.huggingface.checkpoints import load_huggingface, transform_of
+from modelkit.huggingface.models import huggingface_instance, huggingface_panoptic, huggingface_semantic
+from modelkit.huggingface.network import HuggingFaceNetwork
+from modelkit.huggingface.queries import QuerySegmentor
+from modelkit.huggingface.query_masks import QueryMasks
+
+__all__ = [
+    "HuggingFaceNetwork",
+    "QueryMasks",
+    "QuerySegmentor",
+    "huggingface_instance",
+    "huggingface_panoptic",
+    "huggingface_semantic",
+    "load_huggingface",
+    "transform_of",
+]
