@@ -1,4 +1,6 @@
-"""What the flows accept. Pydantic stands at this door: nonsense is refused before anything is touched.
+"""What the flows accept that train and teach; see :mod:`tasks.parameters` for jobs.
+
+Pydantic stands at this door: nonsense is refused before anything is touched.
 
 Prefect stores flow parameters readable, so nothing secret may pass here: a URI that carries credentials is refused.
 The same fields are the command line's options.
@@ -10,24 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tasks.options import ARGUMENT, Option
-from tasks.parameters import NO_CREDENTIALS, JobParameters, refuse_secrets
-from tasks.products.segments.parameters import EMBEDDED_MODEL, SegmentParameters
-
-__all__ = [
-    "EMBEDDED_MODEL",
-    "JobParameters",
-    "MoveParameters",
-    "PromoteParameters",
-    "RetrainParameters",
-    "RollbackParameters",
-    "SegmentParameters",
-    "TrainParameters",
-    "WatchParameters",
-]
+from tasks.parameters import ARGUMENT, NO_CREDENTIALS, RAY, Option, refuse_secrets
 
 LABELS = "Human labels: COCO or Label Studio JSON, CVAT XML, masks, Parquet."
-RAY = "Address of a Ray cluster; 'none' runs in this process. Default: a local Ray."
 
 
 class TrainParameters(BaseModel):

@@ -19,13 +19,16 @@ Listener = Callable[[RunProgress], None]
 
 
 @contextmanager
-def progress_display(console: Console | None, *, orchestrated: bool) -> Iterator[Listener]:
-    """A listener for ``run_pool`` that draws a bar on ``console`` and, inside a flow, keeps an artifact up to date."""
+def progress_display(console: Console | None, doing: str, *, orchestrated: bool) -> Iterator[Listener]:
+    """A listener for ``run_pool`` that draws a bar on ``console`` and, inside a flow, keeps an artifact up to date.
+
+    ``doing`` is what the bar says: "segmenting".
+    """
     listeners: list[Listener] = []
     bar = _bar(console) if console is not None else None
     if bar is not None:
         bar.start()
-        listeners.append(_bar_listener(bar))
+        listeners.append(_bar_listener(bar, doing))
     if orchestrated:
         listeners.append(_artifact_listener())
 
@@ -56,8 +59,8 @@ def _bar(console: Console) -> Progress:
     )
 
 
-def _bar_listener(bar: Progress) -> Listener:
-    task_id = bar.add_task("segmenting", total=None, items=0, rate="", eta="", trouble="")
+def _bar_listener(bar: Progress, doing: str) -> Listener:
+    task_id = bar.add_task(doing, total=None, items=0, rate="", eta="", trouble="")
 
     def listen(progress: RunProgress) -> None:
         bar.update(

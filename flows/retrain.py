@@ -45,7 +45,7 @@ def run_retrain(
     console: Console | None = None,
     step: Steps = plain_steps,
 ) -> Summary:
-    """Carry the loop out from here; see :func:`flows.segment.run_segment`.
+    """Carry the loop out from here; see :func:`flows.job.run_job`.
 
     Args:
         parameters: what to do.

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 from rich.console import Console
 
-from flows.parameters import RetrainParameters, SegmentParameters
-from flows.segment import run_segment
+from flows.job import run_job
+from flows.parameters import RetrainParameters
+from flows.problems import checked
 from flows.steps import Steps
 from flows.train import carry_out
 from flows.work import own_device
@@ -34,6 +35,7 @@ from tasks.loop.selection import Selection, select
 from tasks.loop.thresholds import ThresholdSet
 from tasks.output import tables
 from tasks.output.layout import canonical_json
+from tasks.product import find_kind, find_product
 from tasks.training.examples import examples_of_labels, save_training_set
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.presets import make_recipe
@@ -112,19 +114,23 @@ def job_for(loop: Loop, labels: LabelSet, *, role: str, pseudo: str | None = Non
 
 
 def infer(loop: Loop, champion: champions.Model) -> None:
-    """The champion over the whole unlabelled source, by the engine of ``visionmill segment``."""
-    run_segment(
-        SegmentParameters(
-            source=loop.parameters.unlabelled,
-            output=_inference_uri(loop, champion),
-            model=champion.weights_uri,
-            score_threshold=loop.task.score_floor,
-            ray=loop.parameters.ray,
-            # A cluster's GPUs are only taken if asked for; those of this machine are shared by default.
-            gpus_per_worker=1.0 if loop.parameters.gpus and loop.parameters.ray is not None else None,
-            frame_stride=loop.parameters.frame_stride,
-            report=False,
-        ),
+    """The champion over the whole unlabelled source, as in any job of its kind's product."""
+    product = find_product(find_kind(loop.parameters.task).product)
+    asked = checked(
+        product.parameters,
+        source=loop.parameters.unlabelled,
+        output=_inference_uri(loop, champion),
+        model=champion.weights_uri,
+        score_threshold=loop.task.score_floor,
+        ray=loop.parameters.ray,
+        # A cluster's GPUs are only taken if asked for; those of this machine are shared by default.
+        gpus_per_worker=1.0 if loop.parameters.gpus and loop.parameters.ray is not None else None,
+        frame_stride=loop.parameters.frame_stride,
+        report=False,
+    )
+    run_job(
+        product,
+        asked,
         orchestrated=False,  # a step of this flow already
         console=loop.console,
         predictor=loop.task.predictor_spec,

@@ -31,7 +31,7 @@ from tasks.training.run import train_here, train_on_ray
 
 
 def run_train(parameters: TrainParameters, *, orchestrated: bool = True) -> Summary:
-    """Carry the training out from here; see :func:`flows.segment.run_segment`.
+    """Carry the training out from here; see :func:`flows.job.run_job`.
 
     Raises:
         VisionmillError: as the steps do; the checkpoint stays, and the same call goes on from there.

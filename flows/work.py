@@ -11,7 +11,6 @@ from typing import Literal
 
 from rich.console import Console
 
-from flows.parameters import JobParameters
 from flows.progress import progress_display
 from infra.errors import UsageError
 from infra.machine import cpu_slots
@@ -21,6 +20,8 @@ from tasks.engine.pool import run_pool, run_serial
 from tasks.engine.pool_outcome import PoolOutcome
 from tasks.engine.prepare import PreparedJob
 from tasks.ingest.plan import Plan
+from tasks.parameters import JobParameters
+from tasks.product import find_product
 
 SERIAL = "none"
 WORKERS_PER_GPU, CORES_PER_GPU_WORKER = 4, 4
@@ -113,7 +114,8 @@ def carry_out(
             plan, prepared.job, needs.policy, workers=num_workers, session=session, num_gpus=needs.num_gpus
         )
         prepared = dataclasses.replace(prepared, job=dataclasses.replace(prepared.job, execution=execution))
-        with progress_display(console, orchestrated=orchestrated) as listen:
+        doing = find_product(prepared.version.product).doing
+        with progress_display(console, doing, orchestrated=orchestrated) as listen:
             if session is None:
                 return prepared, run_serial(plan, prepared.job, on_progress=listen)
             outcome = run_pool(

@@ -7,6 +7,7 @@ The same fields are the command line's options.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
@@ -24,6 +25,30 @@ CHANGES_ROWS = "changes rows"
 CHANGES_ROWS_IF_SET = "changes rows if set"
 """The same for a field that came later than the product's first outputs: it counts where it differs from its default,
 so that rows of before stay of one version with those made now."""
+
+
+MODEL = "Name of a model, or file or folder of its weights."
+RAY = "Address of a Ray cluster; 'none' runs in this process. Default: a local Ray."
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What the command line has to know of a field, beside its name, type, default and description.
+
+    Args:
+        name: of the option, without dashes; the field's own name unless given.
+        positional: the value is given by its place, not by a name.
+        metavar: what the value is called in ``--help``; made from the type unless given.
+        missing: stands where a field that the model requires may be left out on the command line.
+    """
+
+    name: str | None = None
+    positional: bool = False
+    metavar: str | None = None
+    missing: str | None = None
+
+
+ARGUMENT = Option(positional=True)
 
 
 def refuse_secrets(uri: str) -> str:
@@ -46,63 +71,76 @@ class JobParameters(BaseModel):
 
     source: Annotated[
         str,
+        ARGUMENT,
         Field(
             min_length=1,
             json_schema_extra=NO_CREDENTIALS,
-            description="folder, glob, s3:// prefix, video, tar shards, COCO JSON or a listing",
+            description="Folder, glob, s3:// prefix, video, tar/WebDataset shards, COCO JSON, listing, S3 Inventory.",
         ),
     ]
     output: Annotated[
         str,
+        ARGUMENT,
         Field(
-            min_length=1, json_schema_extra=NO_CREDENTIALS, description="folder or s3:// prefix that holds the results"
+            min_length=1,
+            json_schema_extra=NO_CREDENTIALS,
+            description="Folder or s3:// prefix that receives the results.",
         ),
     ]
-    model: Annotated[str, Field(min_length=1, description="name of a model, or file or folder of its weights (rows)")]
-    weights: Annotated[str | None, Field(description="other weights for the model, or random:SEED (rows)")] = None
-    ray: Annotated[
-        str | None, Field(description="address of a Ray cluster; none = in this process; default: local")
+    model: Annotated[str, Field(min_length=1, description=MODEL)]  # rows
+    weights: Annotated[  # rows
+        str | None, Field(description="Other weights for the model: a file, or random:SEED.")
     ] = None
-    workers: Annotated[int | Literal["auto"], Field(description="number of workers")] = "auto"
+    ray: Annotated[str | None, Field(description=RAY)] = None
+    workers: Annotated[int | Literal["auto"], Field(description="Number of workers, or auto.")] = "auto"
     gpus_per_worker: Annotated[
-        float | None, Field(ge=0, le=8, description="GPUs of one worker; default: a share of those of this machine")
-    ] = None
-    fresh: Annotated[bool, Field(description="process everything again, in the same version")] = False
-    retry_failed: Annotated[bool, Field(description="process only the items that failed")] = False
-    new_version: Annotated[bool, Field(description="allow a second version beside the one in the output")] = False
-    frame_stride: Annotated[int, Field(ge=1, le=100_000, description="every n-th frame of a video (rows)")] = 1
-    max_pixels: Annotated[int, Field(ge=1, description="larger images are refused as decompression bombs (rows)")] = (
-        178_956_970
-    )
-    max_file_bytes: Annotated[
-        int, Field(ge=1, description="larger image files are refused before they are fetched (rows)")
-    ] = 1 << 30
-    damaged: Annotated[
-        Literal["failed", "keep"],
-        Field(description="pixels that the decoder gives with a complaint: a failed item, or kept with a note (rows)"),
-    ] = "failed"
-    colour: Annotated[
-        Literal["srgb", "stored"],
-        Field(description="convert by stored colour profiles, or take numbers as they are (rows)"),
-    ] = "srgb"
-    sample_range: Annotated[
-        str,
+        float | None,
         Field(
-            description="samples that become black and white in images deeper than 8 bits: auto, full (of the type),"
-            " image (its own smallest and largest) or LOW:HIGH (rows)",
+            ge=0,
+            le=8,
+            description="GPUs of one worker; fractions share a GPU. Default: up to 4 workers share each GPU of this "
+            "machine.",
+        ),
+    ] = None
+    fresh: Annotated[bool, Field(description="Process everything again, in the same version.")] = False
+    retry_failed: Annotated[bool, Field(description="Process only the items that failed.")] = False
+    new_version: Annotated[
+        bool, Field(description="Allow a second version (model or parameters) beside the first.")
+    ] = False
+    frame_stride: Annotated[int, Field(ge=1, le=100_000, description="Every n-th frame of a video.")] = 1  # rows
+    max_pixels: Annotated[  # rows
+        int, Field(ge=1, description="Larger images are refused as decompression bombs.")
+    ] = 178_956_970
+    max_file_bytes: Annotated[  # rows
+        int, Field(ge=1, description="Larger image files are refused before they are fetched.")
+    ] = 1 << 30
+    damaged: Annotated[  # rows
+        Literal["failed", "keep"],
+        Field(description="Pixels that the decoder gives with a complaint: a failed item, or kept with a note."),
+    ] = "failed"
+    colour: Annotated[  # rows
+        Literal["srgb", "stored"],
+        Field(description="Convert by stored colour profiles, or take numbers as they are."),
+    ] = "srgb"
+    sample_range: Annotated[  # rows
+        str,
+        Option(metavar="auto|full|image|LOW:HIGH"),
+        Field(
+            description="Samples that become black and white in images deeper than 8 bits: auto, full (of the type),"
+            " image (its own smallest and largest) or LOW:HIGH.",
         ),
     ] = "auto"
     batch_size: Annotated[
-        int | None, Field(ge=1, le=4096, description="images per forward pass; default: by device")
+        int | None, Field(ge=1, le=4096, description="Images per forward pass. Default: by device.")
     ] = None
-    shard_items: Annotated[int, Field(ge=1, le=100_000, description="at most so many items in a shard")] = 256
-    shard_bytes: Annotated[int, Field(ge=1, description="about so many source bytes in a shard")] = 64 << 20
-    memory_bytes: Annotated[int, Field(ge=1 << 20, description="bytes in flight inside one worker")] = 512 << 20
-    compile: Annotated[Literal["auto", "off", "on"], Field(description="compiled inference")] = "auto"
+    shard_items: Annotated[int, Field(ge=1, le=100_000, description="At most so many items in a shard.")] = 256
+    shard_bytes: Annotated[int, Field(ge=1, description="About so many source bytes in a shard.")] = 64 << 20
+    memory_bytes: Annotated[int, Field(ge=1 << 20, description="Bytes in flight inside one worker.")] = 512 << 20
+    compile: Annotated[Literal["auto", "off", "on"], Field(description="Compiled inference.")] = "auto"
     max_consecutive_failures: Annotated[
-        int, Field(ge=1, description="the circuit opens after so many failed items in a row")
+        int, Field(ge=1, description="The circuit opens after so many failed items in a row.")
     ] = 200
-    report: Annotated[bool, Field(description="write report/index.html at the end")] = True
+    report: Annotated[bool, Field(description="Write report/index.html at the end.")] = True
 
     @field_validator("source", "output", "model", "weights", "ray")
     @classmethod

@@ -15,6 +15,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,11 +26,11 @@ if TYPE_CHECKING:  # types only: this module is imported by every command and mu
     import duckdb
     import numpy as np
     import pyarrow as pa
-    from pydantic import BaseModel
 
     from infra.store import Store
     from modelkit import ClassInfo, Predictor, VisionModel
     from tasks.labels.label_sets import LabelSet
+    from tasks.parameters import JobParameters
     from tasks.records import Entry
     from tasks.training.examples import Example
 
@@ -127,7 +128,7 @@ class Product:
     unit: str
     schema: str
     schemas: Callable[[], Mapping[str, Sequence[pa.Field]]]
-    parameters: type[BaseModel]
+    parameters: type[JobParameters]
     options: Callable[[Any], dict[str, Any]]
     kinds: Mapping[str, str]
     columns: Callable[[Sequence[Any], Mapping[int, str]], Mapping[str, Any]]
@@ -322,3 +323,17 @@ def find_kind(name: str) -> Kind:
         known = ", ".join(sorted(_KIND_MODULES.keys() | _KINDS))
         raise UsageError(f"there is no kind of model {name!r}", hint=f"kinds: {known}")
     return _KINDS[name]
+
+
+@contextmanager
+def temporary_registrations() -> Iterator[None]:
+    """Forget, on leaving, which products and kinds were registered inside; for tests and notebooks."""
+    _discover()
+    registries: tuple[dict[str, Any], ...] = (_PRODUCTS, _KINDS, _KIND_MODULES)
+    saved = [dict(each) for each in registries]
+    try:
+        yield
+    finally:
+        for each, before in zip(registries, saved, strict=True):
+            each.clear()
+            each.update(before)

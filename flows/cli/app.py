@@ -7,38 +7,43 @@ import os
 import typer
 
 from flows.cli import champions, demo, jobs, models, results, services, training
+from tasks.product import products
 
-app = typer.Typer(
-    name="visionmill",
-    help="Segment whole image and video datasets: object storage in, queryable Parquet out.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
-app.command("segment")(jobs.segment)
-app.command("train")(training.train)
-app.command("evaluate")(training.evaluate)
-app.command("retrain")(training.retrain)
-app.command("query")(results.query)
-app.command("report")(results.report)
-app.command("export")(results.export)
-app.command("verify")(results.verify)
-app.command("promote")(champions.promote)
-app.command("rollback")(champions.rollback)
-app.add_typer(models.app, name="models")
-app.command("up")(services.up)
-app.command("down")(services.down)
-app.command("status")(services.status)
-app.command("doctor")(services.doctor)
-app.command("demo")(demo.demo)
+def make_app() -> typer.Typer:
+    """The command line, with a command for every product that is known by now."""
+    app = typer.Typer(
+        name="visionmill",
+        help="Segment whole image and video datasets: object storage in, queryable Parquet out.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for product in products().values():
+        app.command(product.verb)(jobs.job_command(product))
+    app.command("train")(training.train)
+    app.command("evaluate")(training.evaluate)
+    app.command("retrain")(training.retrain)
+    app.command("query")(results.query)
+    app.command("report")(results.report)
+    app.command("export")(results.export)
+    app.command("verify")(results.verify)
+    app.command("promote")(champions.promote)
+    app.command("rollback")(champions.rollback)
+    app.add_typer(models.app, name="models")
+    app.command("up")(services.up)
+    app.command("down")(services.down)
+    app.command("status")(services.status)
+    app.command("doctor")(services.doctor)
+    app.command("demo")(demo.demo)
+    return app
 
 
 def main() -> None:
     """Console script. Usage errors of the command line itself exit with 2, as click does."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    app()
+    make_app()()
 
 
 if __name__ == "__main__":

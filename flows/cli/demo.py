@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from flows.cli.console import JsonFlag, Summary, command, people, say
-from flows.parameters import SegmentParameters
 from flows.problems import checked
+from tasks.product import find_product
+from tasks.products import DEFAULT_PRODUCT
 
 
 @command
@@ -24,7 +25,7 @@ def demo(
     """Compose data into a local S3 bucket, segment it, answer a query, write a report."""
     from flows import demo as job
     from flows.cli.results import _print_table
-    from flows.segment import run_segment
+    from flows.job import run_job
     from infra import services
     from tasks.output.query import run_query
 
@@ -34,9 +35,10 @@ def demo(
     os.environ.update(endpoint.environment())
     say(f"2/4  composing {images} scenes and a video of {frames} frames into {job.SOURCE}", style="bold")
     job.compose_demo_data(images, frames)
-    say(f"3/4  segmenting:  visionmill segment {job.SOURCE} {job.OUTPUT}", style="bold")
-    parameters = checked(SegmentParameters, source=job.SOURCE, output=job.OUTPUT, shard_items=16)
-    run = run_segment(parameters, orchestrated=True, console=people)
+    product = find_product(DEFAULT_PRODUCT)
+    say(f"3/4  {product.doing}:  visionmill {product.verb} {job.SOURCE} {job.OUTPUT}", style="bold")
+    parameters = checked(product.parameters, source=job.SOURCE, output=job.OUTPUT, shard_items=16)
+    run = run_job(product, parameters, orchestrated=True, console=people)
     say(f'4/4  asking:  visionmill query {job.OUTPUT} "{job.QUERY}"', style="bold")
     rows = run_query(job.OUTPUT, job.QUERY)
     _print_table(rows, 100, to_people=as_json)

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from flows.problems import problems_of
 from infra.errors import UsageError
-from tasks.options import Option
+from tasks.parameters import Option
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli.app import app
+from flows.cli.app import make_app
 
 ROOT = Path(__file__).parents[2]
 SERIAL = ("--ray", "none", "--no-prefect", "--no-report", "--compile", "off")
@@ -38,7 +38,7 @@ class Said:
 
 def visionmill(*words: str | Path, exit_code: int = 0) -> Said:
     """Run a command in this process; it must end with ``exit_code`` and without a traceback."""
-    answer = CliRunner().invoke(app, [str(word) for word in words])
+    answer = CliRunner().invoke(make_app(), [str(word) for word in words])
     said = Said(answer.exit_code, answer.stdout, answer.stderr)
     return _checked(said, exit_code)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli.app import app
+from flows.cli.app import make_app
 from infra.store import open_store
 from tasks.loop.champion import Model, record_candidate
 from tasks.loop.gate import Criterion, Verdict
@@ -24,7 +24,7 @@ def recorded(output: str, name: str, champion: str | None, value: float = 0.02) 
 
 
 def visionmill(*words: str) -> tuple[int, dict[str, Any]]:
-    found = CliRunner().invoke(app, [*words, "--json"])
+    found = CliRunner().invoke(make_app(), [*words, "--json"])
     return found.exit_code, json.loads(found.stdout.strip().splitlines()[-1])
 
 

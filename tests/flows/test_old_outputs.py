@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli.app import app
+from flows.cli.app import make_app
 from infra.seaweedfs import S3Endpoint
 from infra.store import open_store
 from tests.flows.command import ask, segment, visionmill
@@ -211,7 +211,7 @@ def goes_on_or_is_refused(output: str, *words: str) -> dict[str, Any] | None:
     """
     store = open_store(output)
     before = {info.key: info.etag for info in store.list() if not info.key.endswith("_lease.json")}
-    answer = CliRunner().invoke(app, [*words, "--json"])
+    answer = CliRunner().invoke(make_app(), [*words, "--json"])
     assert "Traceback" not in answer.stderr, answer.stderr
     summary: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     if answer.exit_code == 0:

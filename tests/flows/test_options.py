@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from flows.cli.app import app
+from flows.cli.app import make_app
 from flows.cli.options import options_of, parameters_from
 from flows.parameters import RetrainParameters
 from flows.problems import checked
@@ -31,7 +31,7 @@ def described(command: Any, path: str = "") -> Iterator[str]:
 
 
 def test_names_and_defaults_of_all_options_are_those_that_were_published() -> None:
-    assert sorted(described(get_command(app))) == sorted(FROZEN.read_text("utf-8").splitlines())
+    assert sorted(described(get_command(make_app()))) == sorted(FROZEN.read_text("utf-8").splitlines())
 
 
 @pytest.mark.parametrize(

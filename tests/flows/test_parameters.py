@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from flows import work
-from flows.parameters import EMBEDDED_MODEL, SegmentParameters
 from flows.problems import checked
 from infra.errors import UsageError
+from tasks.products.segments.parameters import EMBEDDED_MODEL, SegmentParameters
 
 GOOD: dict[str, Any] = {"source": "s3://bucket/in", "output": "s3://bucket/out"}
 

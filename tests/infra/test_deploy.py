@@ -90,12 +90,12 @@ def test_the_ray_cluster_asks_for_tokens_and_its_head_does_no_work(kuberay: list
 def test_the_jobs_command_is_one_that_we_understand(kuberay: list[dict[str, Any]]) -> None:
     from typer.testing import CliRunner
 
-    from flows.cli.app import app
+    from flows.cli.app import make_app
 
     words = kuberay[0]["spec"]["entrypoint"].split()
     assert words[0] == "visionmill"
     options = [word for word in words[2:] if word.startswith("--")]
-    shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200"}).output
+    shown = CliRunner().invoke(make_app(), [words[1], "--help"], env={"COLUMNS": "200"}).output
     assert options
     assert all(option in shown for option in options)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tasks.parameters import CHANGES_ROWS, JobParameters
+from tasks.parameters import CHANGES_ROWS, MODEL, JobParameters
 
 EMBEDDED_MODEL = "digitscape_mask_rcnn"
 
@@ -14,12 +14,10 @@ EMBEDDED_MODEL = "digitscape_mask_rcnn"
 class SegmentParameters(JobParameters):
     """Parameters of ``segment_dataset``."""
 
-    model: Annotated[
-        str, Field(min_length=1, description="name of a model, or file or folder of its weights (rows)")
-    ] = EMBEDDED_MODEL
-    score_threshold: Annotated[
-        float, CHANGES_ROWS, Field(ge=0, le=1, description="weaker instances are dropped (rows)")
-    ] = 0.05
+    model: Annotated[str, Field(min_length=1, description=MODEL)] = EMBEDDED_MODEL
+    score_threshold: Annotated[float, CHANGES_ROWS, Field(ge=0, le=1, description="Weaker instances are dropped.")] = (
+        0.05
+    )
 
 
 def model_options(parameters: SegmentParameters) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli.app import app
+from flows.cli.app import make_app
 from infra.store import Store, open_store
 from tasks.loop.audits import audit_table
 from tasks.loop.calibration import fit_calibration
@@ -218,7 +218,7 @@ def test_the_pages_open_in_a_browser_without_a_message_and_without_a_request(tmp
 
 
 def test_the_command_writes_the_report_of_a_loop(loop: Store) -> None:
-    done = CliRunner().invoke(app, ["report", loop.uri, "--samples", "0"])
+    done = CliRunner().invoke(make_app(), ["report", loop.uri, "--samples", "0"])
     assert done.exit_code == 0, done.output
     assert "Round 1" in page_of(loop, "report/index.html").text
 

@@ -1,0 +1,197 @@
+"""A whole dataset through a model: the steps in the order in which the data meets them, one call each.
+
+One body for every product. It runs as a Prefect flow (scheduled, triggered, recorded) and as plain Python; see
+:mod:`flows.steps`. A product's flow is called after its verb (``segment-dataset``), and so is what deployments find
+here: ``flows/job.py:segment_dataset``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import tempfile
+import time
+from pathlib import Path
+
+from prefect import Flow, flow
+from rich.console import Console
+
+from flows.recording import prepare_recording, without_secrets
+from flows.steps import Steps, orchestrated_steps, plain_steps
+from flows.summary import Summary, nothing_to_do, summary_of
+from flows.work import carry_out, needs_of
+from infra.errors import VisionmillError
+from tasks.engine.job import PredictorSpec
+from tasks.engine.pool_outcome import PoolOutcome
+from tasks.engine.prepare import PreparedJob, environment, prepare_job, summary_of_weights
+from tasks.ingest.inventory import Inventory, take_inventory
+from tasks.ingest.plan import Plan, PlanOptions, open_plan
+from tasks.output.finish import RunFacts, finish_run
+from tasks.output.lease import hold_lease
+from tasks.output.runs import RunRecord, new_run_id
+from tasks.parameters import JobParameters
+from tasks.product import Product, products
+
+_FLOW = "_dataset"
+
+
+def run_job(
+    product: Product,
+    parameters: JobParameters,
+    *,
+    orchestrated: bool = True,
+    console: Console | None = None,
+    predictor: PredictorSpec | None = None,
+) -> Summary:
+    """Carry the job out from here, recorded by the standing Prefect server (started if needed) or by nobody.
+
+    Args:
+        product: what the job writes.
+        parameters: what to do; an instance of the product's ``parameters``.
+        orchestrated: whether Prefect records the run; the results are the same.
+        console: where the progress bar is drawn; None draws none.
+        predictor: another one than ``modelkit.load`` makes; for callers within a flow of their own.
+
+    Returns:
+        The summary of ``flows.summary``: plain JSON, no secrets.
+
+    Raises:
+        VisionmillError: as the steps do; what is committed by then stays, and the same call goes on from there.
+    """
+    if not orchestrated:
+        return _carry_out(product, parameters, plain_steps, console, predictor)
+    prepare_recording()
+    summary: Summary = flow_of(product)(parameters)
+    return summary
+
+
+def flow_of(product: Product) -> Flow[[JobParameters], Summary]:
+    """The product's Prefect flow; Prefect's page offers the fields of its parameters."""
+
+    def carry_out_job(parameters: JobParameters) -> Summary:
+        with without_secrets():
+            return _carry_out(product, parameters, orchestrated_steps, Console(stderr=True))
+
+    carry_out_job.__name__ = carry_out_job.__qualname__ = f"{product.verb}{_FLOW}"
+    carry_out_job.__annotations__["parameters"] = product.parameters
+    carry_out_job.__doc__ = (
+        f"{product.verb.capitalize()} what is new or changed in a dataset. A run that finds nothing new ends at once."
+    )
+    return flow(name=f"{product.verb}-dataset", persist_result=False)(carry_out_job)
+
+
+def __getattr__(name: str) -> Flow[[JobParameters], Summary]:
+    """The flow of each product under the name of its function: what a deployment's entrypoint names."""
+    for product in products().values():
+        if name == f"{product.verb}{_FLOW}":
+            return flow_of(product)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _carry_out(
+    product: Product,
+    parameters: JobParameters,
+    step: Steps,
+    console: Console | None,
+    predictor: PredictorSpec | None = None,
+) -> Summary:
+    run_id, started_at, began = new_run_id(), dt.datetime.now(dt.UTC), time.monotonic()
+    needs = needs_of(parameters)
+    prepared = step(
+        "prepare job", prepare_job, product, parameters, run_id=run_id, device=needs.device, predictor=predictor
+    )
+    with hold_lease(prepared.output, run_id), tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
+        inventory = step("take inventory", take_inventory, parameters.source, folder=Path(folder))
+        plan = step("open plan", _open_plan, parameters, prepared, inventory)
+        if plan is None:
+            return nothing_to_do(prepared, inventory, time.monotonic() - began)
+        prepared, outcome = step(
+            "carry out plan", carry_out, plan, prepared, needs, console=console, orchestrated=step is orchestrated_steps
+        )
+        facts = _facts(parameters, prepared, inventory, plan, run_id, started_at)
+        record = step("finish run", _finish, prepared, facts, plan, outcome)
+        report = step("write report", _report, prepared) if parameters.report else None
+        summary = summary_of(prepared, inventory, record, report)
+    if outcome.error is not None:
+        raise outcome.error
+    return summary
+
+
+def _open_plan(parameters: JobParameters, prepared: PreparedJob, inventory: Inventory) -> Plan | None:
+    options = PlanOptions(
+        shard_items=parameters.shard_items,
+        shard_bytes=parameters.shard_bytes,
+        video_frames=parameters.shard_items * parameters.frame_stride,
+        retry_failed=parameters.retry_failed,
+        fresh=parameters.fresh,
+        new_version=parameters.new_version,
+    )
+    return open_plan(prepared.output, prepared.version, inventory, options)
+
+
+def _facts(
+    parameters: JobParameters,
+    prepared: PreparedJob,
+    inventory: Inventory,
+    plan: Plan,
+    run_id: str,
+    started_at: dt.datetime,
+) -> RunFacts:
+    return RunFacts(
+        run_id=run_id,
+        source=parameters.source,
+        output=prepared.output.uri,
+        version=prepared.version,
+        started_at=started_at,
+        plan=plan.number,
+        plan_joined=plan.joined,
+        inventory={
+            "objects": inventory.num_objects,
+            "bytes": inventory.total_bytes,
+            "images": inventory.num_images,
+            "videos": inventory.num_videos,
+            "problems": inventory.num_problems,
+            "skipped": inventory.skipped,
+        },
+        weights=summary_of_weights(prepared.weights),
+        execution=prepared.job.execution or {},
+        environment=environment() | {"conditional_create": prepared.capabilities.conditional_create},
+    )
+
+
+def _finish(prepared: PreparedJob, facts: RunFacts, plan: Plan, outcome: PoolOutcome) -> RunRecord:
+    return finish_run(
+        prepared.output,
+        facts,
+        outcome=outcome_word(outcome),
+        message=outcome.error.message if outcome.error is not None else "",
+        shards={
+            "planned": plan.num_shards,
+            "committed_before": outcome.shards_before,
+            "committed_here": outcome.shards_committed,
+            "committed_by_a_twin": outcome.already_committed,
+        },
+        errors=dict(outcome.failures),
+        error_sample=tuple(outcome.error_sample),
+        stage_seconds=dict(outcome.stage_seconds),
+        pool=outcome.to_json(),
+        items_per_s=outcome.rows / outcome.seconds if outcome.seconds > 0 else 0.0,
+    )
+
+
+def outcome_word(outcome: PoolOutcome) -> str:
+    """As run records call it."""
+    if outcome.finished:
+        return "done"
+    if outcome.drained:
+        return "stopped"
+    return "circuit_open" if type(outcome.error).__name__ == "CircuitOpen" else "failed"
+
+
+def _report(prepared: PreparedJob) -> str | None:
+    """A report that can't be written is no reason to call the run failed; it can be written again at any time."""
+    from tasks.report.report import write_report  # draws pictures: loaded only when there is something to draw
+
+    try:
+        return write_report(prepared.output.uri).index_uri
+    except VisionmillError:
+        return None
