@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -118,12 +119,15 @@ def _of_registered(name: str, weights: str) -> tuple[VisionModel, Weights]:
 
 
 def _check_known(name: str) -> None:
-    if name not in model_names():
-        shipped = ", ".join(record.name for record in shipped_records())
-        raise UnknownNameError(
-            f"{name!r} is neither a known model nor an existing file or folder; shipped with weights: {shipped}; "
-            f"known models: {', '.join(model_names())}"
-        )
+    if name in model_names():
+        return
+    shipped = [record.name for record in shipped_records()]
+    close = difflib.get_close_matches(name, [*shipped, *model_names()])
+    known = f"shipped with weights: {', '.join(shipped)}; known models: {', '.join(model_names())}"
+    raise UnknownNameError(
+        f"{name!r} is neither a known model nor an existing file or folder; "
+        + (f"did you mean {' or '.join(close)}?" if close else known)
+    )
 
 
 def _default_weights(name: str) -> str:

@@ -144,6 +144,7 @@ def test_query_prints_rows_on_stdout_and_csv_opens_anywhere(tmp_path: Path) -> N
         (lambda tmp: ["query", tmp / "out", "SELECT 1"], 1, "out"),
         (lambda tmp: ["verify", tmp / "out"], 1, "out"),
         (lambda tmp: ["models", "show", "no-such-model"], 2, "no-such-model"),
+        (lambda tmp: ["models", "show", "mask_rccn"], 2, "did you mean mask_rcnn or "),
     ],
 )
 def test_what_cannot_be_done_is_one_message_and_the_right_exit_code(
