@@ -19,6 +19,7 @@ import duckdb
 
 from infra.store import ObjectInfo, Store
 from tasks.loop.schemas import TABLES
+from tasks.output.sql_tables import create_empty_table
 from tasks.output.tables import list_tables
 from tasks.output.views import MoreViews
 
@@ -86,7 +87,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]
     schema = TABLES[name].schema
     columns = ", ".join(schema.names)
     if not paths:
-        connection.register(f"_no_{name}", schema.empty_table())
+        create_empty_table(connection, f"_no_{name}", schema)
         return f"SELECT {columns}, CAST(NULL AS VARCHAR) AS part FROM _no_{name}"
     files = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
     rows = (

@@ -34,6 +34,7 @@ from tasks.output.listing import (
     product_in,
 )
 from tasks.output.schema import COMMON, widest_schema
+from tasks.output.sql_tables import create_empty_table
 from tasks.output.store_files import PROTOCOL, StoreFileSystem, path_of
 from tasks.product import Product
 
@@ -150,7 +151,7 @@ def _create_views(
     connection: duckdb.DuckDBPyConnection, listing: Listing, product: Product | None, *, plain_paths: bool
 ) -> None:
     schema = pa.schema(COMMON) if product is None else widest_schema(product.name)
-    connection.register("_nothing", schema.empty_table())
+    create_empty_table(connection, "_nothing", schema)
     columns = _Columns(connection, listing.store, plain_paths)
     filled = [version for version in listing.versions if version.parts]
     everything = [columns.of(version, version.parts) for version in filled]
@@ -223,11 +224,10 @@ def _latest(columns: _Columns, version: ListedVersion) -> str:
 
 
 def _create_plans_table(connection: duckdb.DuckDBPyConnection, shards: list[str], plans: list[int]) -> None:
-    """Shard id to plan number, as a table of the connection (registered data does not outlive its Python name)."""
-    table = pa.table({"shard_id": pa.array(shards, pa.string()), "plan": pa.array(plans, pa.int32())})
-    connection.register("_plans_arrow", table)
-    connection.execute("CREATE TABLE _plans AS SELECT * FROM _plans_arrow")
-    connection.unregister("_plans_arrow")
+    """Shard id to plan number."""
+    connection.execute(
+        "CREATE TABLE _plans AS SELECT unnest(?::VARCHAR[]) AS shard_id, unnest(?::INTEGER[]) AS plan", [shards, plans]
+    )
 
 
 def describe_views(views: Views) -> dict[str, list[str]]:
