@@ -85,6 +85,43 @@ class TrainParameters(BaseModel):
         return self
 
 
+class DigitscapeParameters(BaseModel):
+    """What ``visionmill digitscape`` composes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output: Annotated[
+        str, ARGUMENT, Field(min_length=1, description="Folder or s3:// prefix that receives images and labels.")
+    ]
+    split: Annotated[
+        Literal["train", "val", "test"], Field(description="Which digits and photographs; the three share none.")
+    ] = "train"
+    scenes: Annotated[int, Field(ge=1, le=10_000_000, description="How many.")] = 100
+    first: Annotated[int, Field(ge=0, description="Index of the first scene.")] = 0
+    size: Annotated[
+        str, Field(pattern=r"^\d{2,5}(x\d{2,5})?$", description="Rows and columns in pixels: 160, or 120x160.")
+    ] = "160"
+    seed: Annotated[int, Field(ge=0, description="Another one gives other scenes of the same digits.")] = 0
+    style: Annotated[
+        Literal["default", "hard"], Field(description="default: what metrics refer to; hard: what recipes train on.")
+    ] = "default"
+    frames: Annotated[
+        int, Field(ge=1, le=10_000, description="More than 1 composes clips (videos) of so many frames.")
+    ] = 1
+    image_format: Annotated[Literal["png", "jpg"], Field(description="Of the images.")] = "png"
+
+    @field_validator("output")
+    @classmethod
+    def _no_credentials(cls, value: str) -> str:
+        return refuse_secrets(value)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, _, columns = self.size.partition("x")
+        return int(rows), int(columns or rows)
+
+
 class RetrainParameters(BaseModel):
     """Parameters of ``retrain_model``."""
 

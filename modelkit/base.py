@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,11 @@ class VisionModel(nn.Module, ABC):
         config: completed plain JSON with "name"; ``create_model(**config)`` builds the model again.
         transform: owns resizing, normalisation, padding and the way back.
         loss_weights: by loss name; ``forward`` returns losses unweighted.
+        reference_fields: fields of the target of an earlier frame that the model learns from beside a frame, as
+            ``reference_<field>`` next to its ``reference_image`` (3, H, W); None: it learns from each frame alone.
     """
+
+    reference_fields: ClassVar[tuple[str, ...] | None] = None
 
     config: dict[str, Any]
     transform: ImageTransform

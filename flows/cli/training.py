@@ -1,4 +1,4 @@
-"""``visionmill train | evaluate | retrain``."""
+"""``visionmill digitscape | train | evaluate | retrain``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ import typer
 from rich.table import Table
 
 from flows.cli.console import JsonFlag, PrefectFlag, Summary, answers, command, people, say
-from flows.parameters import LABELS, RetrainParameters, TrainParameters
+from flows.parameters import LABELS, DigitscapeParameters, RetrainParameters, TrainParameters
+
+
+@command
+def digitscape(parameters: DigitscapeParameters) -> Summary:
+    """Compose scenes of handwritten digits over photographs, with their labels, for train and evaluate."""
+    from tasks.labels.digitscape import write_digitscape
+
+    labels = write_digitscape(
+        parameters.output, size_hw=parameters.size_hw, **parameters.model_dump(exclude={"output", "size"})
+    )
+    for what, uri in labels.items():
+        say(f"{what}: {uri}", style="green")
+    return {"scenes": parameters.scenes, "frames": parameters.frames, "labels": labels}
 
 
 @command

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelkit.digitscape.composer import Digitscape, SceneStyle
+from modelkit.digitscape.composer import STYLES, Digitscape, SceneStyle
 from modelkit.digitscape.errors import DigitscapeError
 from modelkit.digitscape.glyphs import LANDMARK_NAMES
 from modelkit.digitscape.scene import Scene
@@ -15,7 +15,7 @@ from modelkit.digitscape.sources import (
     load_digits,
     picture_names,
 )
-from modelkit.digitscape.writing import write_dataset, write_panoptic, write_video
+from modelkit.digitscape.writing import write_dataset, write_label_set, write_panoptic, write_video
 
 __all__ = [
     "CLASS_NAMES",
@@ -23,6 +23,7 @@ __all__ = [
     "LANDMARK_NAMES",
     "SPLITS",
     "STUFF_NAMES",
+    "STYLES",
     "Digitscape",
     "DigitscapeError",
     "Scene",
@@ -31,6 +32,7 @@ __all__ = [
     "load_digits",
     "picture_names",
     "write_dataset",
+    "write_label_set",
     "write_panoptic",
     "write_video",
 ]

@@ -63,6 +63,28 @@ class SceneStyle:
             raise DigitscapeError(f"size_px must be a range from 8 upwards, got {self.size_px}")
 
 
+STYLES = {
+    "default": SceneStyle(),
+    "hard": SceneStyle(
+        digits=(2, 10),
+        empty_share=0.03,
+        size_px=(22.0, 100.0),
+        angle_deg=24.0,
+        shear=0.25,
+        aspect_log=0.25,
+        bend_px=1.1,
+        threshold=(0.16, 0.45),
+        overlap=0.4,
+        min_contrast=60.0,
+        opacity=(0.8, 1.0),
+        noise_std=10.0,
+        plain_share=0.2,
+        max_regions=4,
+    ),
+}
+"""By name: the published difficulty, and what the shipped model and the recipes of the docs are trained on."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Camera:
     """What happens to every frame of one scene or clip after drawing."""

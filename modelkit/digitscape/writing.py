@@ -1,4 +1,4 @@
-"""Scenes as files: a folder of images with COCO JSON, and a video."""
+"""Scenes as files: a folder of images or clips with COCO JSON, instances and panoptic, and a video."""
 
 from __future__ import annotations
 
@@ -19,17 +19,14 @@ from modelkit.digitscape.scene import Scene
 from modelkit.digitscape.sources import FIRST_STUFF_ID, STUFF_NAMES
 from modelkit.metrics.panoptic import DIVISOR
 
-ANNOTATIONS_NAME = "annotations.json"
+ANNOTATIONS_NAME, PANOPTIC_NAME = "annotations.json", "panoptic.json"
 _JPEG_QUALITY = 92
+
+ImageFormat = Literal["jpg", "png"]
 
 
 def write_dataset(
-    folder: Path,
-    source: Digitscape,
-    num_scenes: int,
-    *,
-    first: int = 0,
-    image_format: Literal["jpg", "png"] = "jpg",
+    folder: Path, source: Digitscape, num_scenes: int, *, first: int = 0, image_format: ImageFormat = "jpg"
 ) -> Path:
     """Write scenes as ``folder/images/<index>.jpg`` and their truth as ``folder/annotations.json``.
 
@@ -47,29 +44,17 @@ def write_dataset(
     Returns:
         Path of the JSON.
     """
-    for name in ("images", "stuff"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    truth = _empty_truth(source)
+    (folder / "stuff").mkdir(parents=True, exist_ok=True)
+    truth = _Instances(folder, source)
     for index in range(first, first + num_scenes):
         scene = source.scene(index)
-        file_name = f"images/{index:06d}.{image_format}"
-        _save_image(folder / file_name, scene.image_rgb)
         Image.fromarray(scene.stuff_map).save(folder / f"stuff/{index:06d}.png")
-        truth["images"].append(coco_image(index + 1, scene, file_name))
-        annotations = coco_annotations(index + 1, scene, len(truth["annotations"]) + 1)
-        truth["annotations"] += [_extended(a, scene, k) for k, a in enumerate(annotations)]
-    path = folder / ANNOTATIONS_NAME
-    path.write_text(json.dumps(truth), encoding="utf-8")
-    return path
+        truth.add(scene, index + 1, _write_image(folder, scene, index, image_format))
+    return truth.write()
 
 
 def write_panoptic(
-    folder: Path,
-    source: Digitscape,
-    num_scenes: int,
-    *,
-    first: int = 0,
-    image_format: Literal["jpg", "png"] = "jpg",
+    folder: Path, source: Digitscape, num_scenes: int, *, first: int = 0, image_format: ImageFormat = "jpg"
 ) -> Path:
     """Write scenes and their segments in COCO's panoptic form: ``folder/panoptic.json`` and ``folder/panoptic/*.png``.
 
@@ -81,26 +66,96 @@ def write_panoptic(
     Returns:
         Path of the JSON.
     """
-    for name in ("images", "panoptic"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    things = [{**category, "isthing": 1} for category in coco_categories()]
-    stuff = [
-        {"id": FIRST_STUFF_ID + k, "name": name, "supercategory": "background", "isthing": 0}
-        for k, name in enumerate(STUFF_NAMES)
-    ]
-    truth: dict[str, Any] = {"categories": things + stuff, "images": [], "annotations": []}
+    truth = _Panoptic(folder, source)
     for index in range(first, first + num_scenes):
         scene = source.scene(index)
-        file_name, segments_name = f"images/{index:06d}.{image_format}", f"{index:06d}.png"
-        _save_image(folder / file_name, scene.image_rgb)
+        truth.add(scene, index + 1, _write_image(folder, scene, index, image_format))
+    return truth.write()
+
+
+def write_label_set(
+    folder: Path,
+    source: Digitscape,
+    num_scenes: int,
+    *,
+    first: int = 0,
+    num_frames: int = 1,
+    image_format: ImageFormat = "png",
+) -> list[Path]:
+    """Write scenes once with both truths, that of :func:`write_dataset` without stuff and :func:`write_panoptic`'s.
+
+    Args:
+        folder, source, num_scenes, first, image_format: as for :func:`write_dataset`.
+        num_frames: more than one writes clips instead, as videos ``folder/clips/<index>.mp4``. An image of the JSONs is
+            then one frame: ``file_name`` is the video, ``frame`` counts from 0, and a digit keeps its ``track_id``.
+
+    Returns:
+        Paths of the JSONs: instances, panoptic.
+    """
+    truths = (_Instances(folder, source), _Panoptic(folder, source))
+    for index in range(first, first + num_scenes):
+        if num_frames == 1:
+            scenes = [source.scene(index)]
+            names = [_write_image(folder, scenes[0], index, image_format)]
+        else:
+            scenes = source.clip(index, num_frames)
+            (folder / "clips").mkdir(parents=True, exist_ok=True)
+            names = [str(write_video(folder / f"clips/{index:06d}.mp4", scenes).relative_to(folder))] * num_frames
+        for frame, (scene, name) in enumerate(zip(scenes, names, strict=True)):
+            where = {} if num_frames == 1 else {"frame": frame}
+            for truth in truths:
+                truth.add(scene, index * num_frames + frame + 1, name, **where)
+    return [truth.write() for truth in truths]
+
+
+class _Instances:
+    """The truth of digits, scene by scene."""
+
+    def __init__(self, folder: Path, source: Digitscape) -> None:
+        self._path = folder / ANNOTATIONS_NAME
+        names = {"keypoints": list(LANDMARK_NAMES), "skeleton": []}
+        self._content: dict[str, Any] = {
+            "info": {"description": f"digitscape {source.split}, seed {source.seed}", "version": "1"},
+            "licenses": [],
+            "categories": [{**category, **names} for category in coco_categories()],
+            "stuff": [{"id": FIRST_STUFF_ID + k, "name": name} for k, name in enumerate(STUFF_NAMES)],
+            "images": [],
+            "annotations": [],
+        }
+
+    def add(self, scene: Scene, image_id: int, file_name: str, **facts: int) -> None:
+        known = self._content["annotations"]
+        self._content["images"].append({**coco_image(image_id, scene, file_name), **facts})
+        annotations = coco_annotations(image_id, scene, len(known) + 1)
+        known += [_extended(each, scene, k) for k, each in enumerate(annotations)]
+
+    def write(self) -> Path:
+        return _write_json(self._path, self._content)
+
+
+class _Panoptic:
+    """The segments of digits and backgrounds, scene by scene."""
+
+    def __init__(self, folder: Path, source: Digitscape) -> None:
+        self._path, self._pictures = folder / PANOPTIC_NAME, folder / "panoptic"
+        self._pictures.mkdir(parents=True, exist_ok=True)
+        things = [{**category, "isthing": 1} for category in coco_categories()]
+        stuff = [
+            {"id": FIRST_STUFF_ID + k, "name": name, "supercategory": "background", "isthing": 0}
+            for k, name in enumerate(STUFF_NAMES)
+        ]
+        self._content: dict[str, Any] = {"categories": things + stuff, "images": [], "annotations": []}
+
+    def add(self, scene: Scene, image_id: int, file_name: str, **facts: int) -> None:
         ids, segments = _segments(scene)
         colours = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=2).astype(np.uint8)
-        Image.fromarray(colours).save(folder / "panoptic" / segments_name)
-        truth["images"].append(coco_image(index + 1, scene, file_name))
-        truth["annotations"].append({"image_id": index + 1, "file_name": segments_name, "segments_info": segments})
-    path = folder / "panoptic.json"
-    path.write_text(json.dumps(truth), encoding="utf-8")
-    return path
+        name = f"{image_id - 1:06d}.png"
+        Image.fromarray(colours).save(self._pictures / name)
+        self._content["images"].append({**coco_image(image_id, scene, file_name), **facts})
+        self._content["annotations"].append({"image_id": image_id, "file_name": name, "segments_info": segments})
+
+    def write(self) -> Path:
+        return _write_json(self._path, self._content)
 
 
 def _segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -112,20 +167,10 @@ def _segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
         rows, columns = np.nonzero(ids == number)
         x, y = int(columns.min()), int(rows.min())
         box = [x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y]
-        segments.append({"id": number, "category_id": value // DIVISOR, "area": len(rows), "bbox": box, "iscrowd": 0})
+        segment = {"id": number, "category_id": value // DIVISOR, "area": len(rows), "bbox": box, "iscrowd": 0}
+        thing = {"track_id": value % DIVISOR - 1} if value % DIVISOR else {}
+        segments.append(segment | thing)
     return ids, segments
-
-
-def _empty_truth(source: Digitscape) -> dict[str, Any]:
-    categories = [{**category, "keypoints": list(LANDMARK_NAMES), "skeleton": []} for category in coco_categories()]
-    return {
-        "info": {"description": f"digitscape {source.split}, seed {source.seed}", "version": "1"},
-        "licenses": [],
-        "categories": categories,
-        "stuff": [{"id": FIRST_STUFF_ID + k, "name": name} for k, name in enumerate(STUFF_NAMES)],
-        "images": [],
-        "annotations": [],
-    }
 
 
 def _extended(annotation: dict[str, Any], scene: Scene, k: int) -> dict[str, Any]:
@@ -138,12 +183,18 @@ def _extended(annotation: dict[str, Any], scene: Scene, k: int) -> dict[str, Any
     }
 
 
-def _save_image(path: Path, image_rgb: np.ndarray) -> None:
-    image = Image.fromarray(image_rgb)
-    if path.suffix == ".jpg":
-        image.save(path, quality=_JPEG_QUALITY, subsampling=0)
-    else:
-        image.save(path)
+def _write_image(folder: Path, scene: Scene, index: int, image_format: ImageFormat) -> str:
+    """Write the picture of a scene; its name relative to the folder."""
+    name = f"images/{index:06d}.{image_format}"
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"quality": _JPEG_QUALITY, "subsampling": 0} if image_format == "jpg" else {}
+    Image.fromarray(scene.image_rgb).save(folder / name, **options)
+    return name
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
 
 
 def write_video(path: Path, clip: Sequence[Scene], frames_per_s: int = 12) -> Path:

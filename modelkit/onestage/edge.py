@@ -40,6 +40,7 @@ class VideoAnchorDetector(AnchorDetector, VideoModel):
     """
 
     neck: YolactFPN
+    reference_fields = ()  # the picture alone: a key frame
 
     def __init__(
         self,

@@ -95,9 +95,17 @@ class TemporalFusion(nn.Module):
         neck: whose maps come in, of equal width.
         reach: of the correlation that refines the flow, cells.
         refine_channels: widths of the convolutions that refine it.
+        start_alone: at first no frame changes another's features, so that what sees them is as good as it was.
     """
 
-    def __init__(self, neck: Backbone, *, reach: int = 4, refine_channels: tuple[int, ...] = (64, 64, 32)) -> None:
+    def __init__(
+        self,
+        neck: Backbone,
+        *,
+        reach: int = 4,
+        refine_channels: tuple[int, ...] = (64, 64, 32),
+        start_alone: bool = False,
+    ) -> None:
         super().__init__()
         self.levels = tuple(neck.out_channels)
         channels = neck.out_channels[self.levels[0]]
@@ -113,6 +121,8 @@ class TemporalFusion(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        if start_alone:
+            nn.init.zeros_(self.refine.weight)
 
     def gather(self, features: Mapping[str, Tensor]) -> Tensor:
         """(N, C, h, w): the mean of all maps, brought to the finest one's size by nearest neighbour."""

@@ -49,6 +49,7 @@ class VPSNet(PanopticSegmentor, VideoModel):
     """
 
     tracks = True
+    reference_fields = ("boxes", "track_ids")
 
     def __init__(
         self,

@@ -25,12 +25,15 @@ class LossConfig:
 
     Args:
         reduction: of the cross-entropy: "mean" over labelled pixels, or "sum" (Long et al. 2015, with rates to match).
+        background: weight of the pixels of the background, where a model has one, in the cross-entropy. Where it covers
+            most of the pixels, other classes are learnt late without this.
         dice: weight of ``dice_loss`` beside it; 0 = none.
         border: weight of ``border_weights`` in the cross-entropy; 0 = none. Targets then need ``masks``.
         border_sigma: how far it reaches, pixels.
     """
 
     reduction: Literal["mean", "sum"] = "mean"
+    background: float = 1.0
     dice: float = 0.0
     border: float = 0.0
     border_sigma: float = 5.0
@@ -41,6 +44,8 @@ class LossConfig:
                 "losses need reduction 'mean' or 'sum', dice and border >= 0 and border_sigma > 0, got "
                 f"{self.reduction!r}, {self.dice}, {self.border} and {self.border_sigma}"
             )
+        if self.background <= 0:
+            raise ConfigError(f"losses need background > 0, got {self.background}")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LossConfig:

@@ -34,6 +34,7 @@ from modelkit.semantic.targets import check_semantic, padded
 from modelkit.transform import Geometry, ImageTransform
 
 Upsample = Literal["network", "coarse", "source"]
+_NETWORK = "network."
 _CELL = 4  # pixels; probabilities for scores are kept on no finer grid
 _MEAN_CROSS_ENTROPY = LossConfig().to_config()
 
@@ -164,6 +165,7 @@ class SemanticSegmentor(VisionModel):
         wanted = padded([each["semantic"] for each in resized], batch.shape[-2:], IGNORE).to(batch.device)
         weights = self._pixel_weights(resized, batch)
         raw = {name: self._against_background(logits) for name, logits in self.network(batch).items()}
+        weights = self._lighter_background(weights, wanted)
         losses = {"loss_semantic": pixel_loss(raw["logits"], wanted, weights, self.losses.reduction)}
         if self.losses.dice:
             foreground_only = int(self.num_classes == 1)
@@ -196,6 +198,12 @@ class SemanticSegmentor(VisionModel):
         student, taught = (maps.float().permute(0, 2, 3, 1).flatten(0, 2) for maps in (raw["logits"], theirs))
         return PairedLogits(losses, "loss_semantic", student, taught)
 
+    def adoptable(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state of a model with a backbone of its own, such as a detector, becomes that of the network inside."""
+        if any(name.startswith(_NETWORK) for name in state):
+            return dict(state)
+        return {_NETWORK + name: tensor for name, tensor in state.items()}
+
     def _pixel_weights(self, targets: Sequence[Mapping[str, Any]], batch: Tensor) -> Tensor | None:
         border = self.losses.border
         if not border and not any("semantic_weights" in target for target in targets):
@@ -207,6 +215,12 @@ class SemanticSegmentor(VisionModel):
                 weights * border_weight_map(target["masks"], border, self.losses.border_sigma) if border else weights
             )
         return padded(maps, batch.shape[-2:], 0.0).to(batch.device)
+
+    def _lighter_background(self, weights: Tensor | None, wanted: Tensor) -> Tensor | None:
+        if self.background is None or self.losses.background == 1:
+            return weights
+        share = torch.where(wanted == self.background, self.losses.background, 1.0)
+        return share if weights is None else share * weights
 
     def _against_background(self, logits: Tensor) -> Tensor:
         """A single logit z as the two classes (0, z), whose softmax is its sigmoid."""

@@ -1,7 +1,8 @@
 """Label sets from COCO JSON: instances (polygons, run lengths, boxes) and panoptic (a PNG of segment ids per image).
 
-Files are read array by array, so a file of gigabytes is never held whole. Pixels of a panoptic PNG that no segment
-names are void: COCO has it so, and nobody said that they are background.
+Files are read array by array, so a file of gigabytes is never held whole. An image with an integer ``frame`` is that
+frame, from 0 on, of the video ``file_name`` (of the video ``uri`` where there is one, as in our own exports). Pixels of
+a panoptic PNG that no segment names are void: COCO has it so, and nobody said that they are background.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -55,8 +57,8 @@ def read_coco(uri: str, *, images_root: str | None = None, masks_root: str | Non
         folder = (masks_root or uri.removesuffix(".json")).rstrip("/")
         return _panoptic(images, by_image, classes, skipped, folder)
     items = [
-        LabelledItem(name, size_hw, tuple(_objects(by_image.get(image_id, []), size_hw, skipped)))
-        for image_id, (name, size_hw) in images.items()
+        replace(item, objects=tuple(_objects(by_image.get(image_id, []), item.size_hw, skipped)))
+        for image_id, item in images.items()
     ]
     return make_label_set(items, classes, origin_format="coco", skipped=skipped)
 
@@ -84,18 +86,20 @@ def _classes(store: Store, key: str) -> list[ClassInfo]:
     return found
 
 
-def _images(store: Store, key: str, root: str) -> dict[int, tuple[str, tuple[int, int]]]:
-    """Image id -> (uri, rows and columns)."""
-    images: dict[int, tuple[str, tuple[int, int]]] = {}
+def _images(store: Store, key: str, root: str) -> dict[int, LabelledItem]:
+    """By image id, items without objects."""
+    images: dict[int, LabelledItem] = {}
     for each in _array(store, key, "images"):
         try:
             image_id, size_hw = each["id"], (int(each["height"]), int(each["width"]))
-            name = resolve_name(root, each["file_name"])
+            frame = int(each["frame"]) if "frame" in each else None
+            video = each.get("uri") if frame is not None else None
+            name = resolve_name(root, video or each["file_name"])
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{store.uri_of(key)}: an image without id, name or size: {each}") from error
         if image_id in images or name is None:
             raise DatasetError(f"{store.uri_of(key)}: image {image_id} is listed twice, or leads out of the bucket")
-        images[image_id] = (name, size_hw)
+        images[image_id] = LabelledItem(name, size_hw, frame=frame)
     return images
 
 
@@ -129,7 +133,7 @@ def _object(each: Json, size_hw: tuple[int, int]) -> LabelledObject:
 
 
 def _panoptic(
-    images: dict[int, tuple[str, tuple[int, int]]],
+    images: dict[int, LabelledItem],
     by_image: dict[int, list[Json]],
     classes: list[ClassInfo],
     skipped: Counter[str],
@@ -138,15 +142,17 @@ def _panoptic(
     """Images without an annotation of theirs are not labelled: panoptic files have one for every image."""
     read = _png_reader(masks_root)
     items = []
-    for image_id, (name, size_hw) in images.items():
+    for image_id, item in images.items():
         if image_id not in by_image:
             skipped["panoptic image without an annotation"] += 1
             continue
         (annotation, *more) = by_image[image_id]
         skipped["second panoptic annotation of an image"] += len(more)
         ids = segment_ids(read(str(annotation["file_name"])))
-        if ids.shape != size_hw:
-            raise DatasetError(f"{annotation['file_name']} is {ids.shape}, its image {name} {size_hw} (rows, columns)")
+        if ids.shape != item.size_hw:
+            raise DatasetError(
+                f"{annotation['file_name']} is {ids.shape}, its image {item.image_id} {item.size_hw} (rows, columns)"
+            )
         masks = rle.encode_label_map(ids)
         objects = []
         for segment in annotation["segments_info"]:
@@ -159,13 +165,13 @@ def _panoptic(
                     label=int(segment["category_id"]),
                     rle=mask,
                     is_crowd=bool(segment.get("iscrowd", 0)),
+                    track_id=segment.get("track_id"),
                     origin_id=str(segment["id"]),
                 )
             )
         void = np.isin(ids, list(masks)) if masks else None  # what no segment claimed
-        items.append(
-            LabelledItem(name, size_hw, tuple(objects), void_rle=rle.encode(void) if void is not None else None)
-        )
+        void_rle = rle.encode(void) if void is not None else None
+        items.append(replace(item, objects=tuple(objects), void_rle=void_rle))
     return make_label_set(items, classes, origin_format="coco_panoptic", skipped=+skipped)
 
 

@@ -1,7 +1,8 @@
 """What is trained on: one row per image with its objects, their weights and its ignored regions; content-addressed.
 
 A training set is one immutable Parquet object ``training/sets/<id>.parquet``, named by its rows. Human labels weigh 1;
-pseudo-labels bring their own weights and the regions in which their teacher was unsure.
+pseudo-labels bring their own weights and the regions in which their teacher was unsure. Only sets in which objects are
+tracked have a column of track ids, so that the others keep the names they always had.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class ExampleObject:
         box_xyxy: source pixels.
         rle: compressed run lengths on the image's canvas; None where only a box is known: then the mask weighs 0.
         class_weight, box_weight, mask_weight: in the losses; 0 = does not teach this.
+        track_id: the same in every frame of a video; None where nobody said.
     """
 
     label: int
@@ -41,6 +43,7 @@ class ExampleObject:
     class_weight: float = 1.0
     box_weight: float = 1.0
     mask_weight: float = 1.0
+    track_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,9 @@ SCHEMA = pa.schema(
     ],
     metadata={b"visionmill.schema": b"training_set.v1"},
 )
+TRACKED_SCHEMA = SCHEMA.append(
+    _column("track_ids", pa.list_(pa.int64()), "per object, the same in every frame of a video; null: unknown")
+).with_metadata({b"visionmill.schema": b"training_set.v2"})
 
 
 def save_training_set(store: Store, examples: Iterable[Example]) -> str:
@@ -109,11 +115,13 @@ def save_training_set(store: Store, examples: Iterable[Example]) -> str:
     ordered = sorted(examples, key=lambda example: example.image_id)
     if not ordered:
         raise DatasetError("a training set needs at least one image")
+    is_tracked = any(each.track_id is not None for example in ordered for each in example.objects)
+    schema = TRACKED_SCHEMA if is_tracked else SCHEMA
     rows = [_row(example) for example in ordered]
     for one, other in itertools.pairwise(rows):
         if one["image_id"] == other["image_id"]:
             raise DatasetError(f"{one['image_id']} is in the training set twice", hint="Merge its labels.")
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=schema)  # which drops what it does not name
     # Digested after Arrow has rounded to float32, so that what is read back has the same id.
     set_id = hashlib.sha256(b"\n".join(canonical_json(_plain(row)) for row in table.to_pylist())).hexdigest()
     sink = pa.BufferOutputStream()
@@ -150,17 +158,18 @@ def _row(example: Example) -> dict[str, Any]:
         "ignore_boxes": [list(box) for box in example.ignore_boxes],
         "void_rle": example.void_rle,
         "unsure_rle": example.unsure_rle,
+        "track_ids": [each.track_id for each in example.objects],
     }
 
 
 def _example(row: dict[str, Any]) -> Example:
-    columns = ("labels", "boxes_xyxy", "rles", "class_weights", "box_weights", "mask_weights")
+    columns = [row[name] for name in ("labels", "boxes_xyxy", "rles", "class_weights", "box_weights", "mask_weights")]
+    columns.append(row.get("track_ids") or [None] * len(row["labels"]))
     return Example(
         uri=row["uri"],
         size_hw=(row["height"], row["width"]),
         objects=tuple(
-            ExampleObject(label, _box(box), rle, *weights)
-            for label, box, rle, *weights in zip(*(row[name] for name in columns), strict=True)
+            ExampleObject(label, _box(box), rle, *rest) for label, box, rle, *rest in zip(*columns, strict=True)
         ),
         frame=row["frame"],
         origin=row["origin"],
@@ -184,22 +193,28 @@ def _plain(value: Any) -> Any:
 
 
 def examples_of_labels(rows: Iterable[dict[str, Any]]) -> list[Example]:
-    """Rows of a label set (``labels.v1``) as examples: crowds become ignored regions, everything else weighs 1."""
+    """Rows of a label set (``labels.v1``) as examples: crowds become ignored regions, everything else weighs 1.
+
+    Tracks count in frames of videos; an image has no earlier frame.
+    """
     return [_of_label_row(row) for row in rows]
 
 
 def _of_label_row(row: dict[str, Any]) -> Example:
     objects, ignored = [], []
-    for label, box, rle, crowd in zip(row["labels"], row["boxes_xyxy"], row["rles"], row["is_crowd"], strict=True):
+    is_frame = row["media"] == "video"
+    columns = (row["labels"], row["boxes_xyxy"], row["rles"], row["is_crowd"], row["track_ids"])
+    for label, box, rle, crowd, track in zip(*columns, strict=True):
         if crowd:
             ignored.append(_box(box))
         else:
-            objects.append(ExampleObject(label, _box(box), rle, mask_weight=1.0 if rle is not None else 0.0))
+            weight, track_id = float(rle is not None), track if is_frame else None
+            objects.append(ExampleObject(label, _box(box), rle, mask_weight=weight, track_id=track_id))
     return Example(
         uri=row["uri"],
         size_hw=(row["height"], row["width"]),
         objects=tuple(objects),
-        frame=row["frame"] if row["media"] == "video" else None,
+        frame=row["frame"] if is_frame else None,
         ignore_boxes=tuple(ignored),
         void_rle=row["void_rle"],
     )

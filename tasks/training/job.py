@@ -18,8 +18,6 @@ from tasks.product import find_kind
 from tasks.training.layout import run_key, weights_keys
 from tasks.training.recipe import TrainingRecipe
 
-_LEARNS_FROM_PAIRS = {"VPSNet"}  # of consecutive frames, which examples are not
-
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
@@ -86,11 +84,6 @@ def prepare_training(
     except modelkit.UnknownNameError as error:
         raise UsageError(str(error), hint="`visionmill models list` shows the models") from error
     find_kind(model.kind)
-    if model.architecture in _LEARNS_FROM_PAIRS:
-        raise UsageError(
-            f"{recipe.architecture} does {model.kind} in clips; training is offered for images",
-            hint="its own recipe lies in modelkit.training",
-        )
     digests: dict[str, Any] = {
         f"{which}_digest": describe_model(uri, None).digest
         for which in ("initial", "teacher")

@@ -6,10 +6,11 @@ next batch is made by a thread while the model works on this one.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ class StepBatches:
 class ExampleReader:
     """Reads examples as samples of the size that a model looks at.
 
+    Of a model that learns from pairs of frames, the target of a frame holds an earlier frame as its reference.
+
     Args:
         model: decides the size (larger images are reduced to it before any noise) and what its classes are.
         kind: of the model.
@@ -59,17 +62,37 @@ class ExampleReader:
     def __init__(
         self, model: VisionModel, kind: str, *, reader: EntryReader | None = None, cache_bytes: int = CACHE_BYTES
     ):
-        self._transform = model.transform
+        self._transform, self._reference_fields = model.transform, model.reference_fields
         self._target_of, self._reader = find_kind(kind).target_of(model), reader or EntryReader()
         self._cache: OrderedDict[str, Sample] = OrderedDict()
         self._cache_bytes, self._held_bytes = cache_bytes, 0
 
-    def read(self, example: Example) -> Sample:
+    @property
+    def wants_pairs(self) -> bool:
+        """Whether the model learns from a frame and an earlier one."""
+        return self._reference_fields is not None
+
+    def read(self, example: Example, earlier: Example | None = None) -> Sample:
         """The example without noise.
 
+        Args:
+            example: which.
+            earlier: the labelled frame before it, for a model that learns from pairs.
+
         Raises:
-            DatasetError: when its image cannot be read, or is not of the size that its labels are for.
+            DatasetError: when an image cannot be read, or is not of the size that its labels are for.
         """
+        sample = self._read(example)
+        if earlier is None or self._reference_fields is None:
+            return sample
+        before = self._read(earlier)
+        missing = set(self._reference_fields) - (before.target.keys() & sample.target.keys())
+        if missing:  # of objects that nobody tracked
+            return sample
+        fields = {f"reference_{name}": before.target[name] for name in self._reference_fields}
+        return replace(sample, target={**sample.target, "reference_image": before.image, **fields})
+
+    def _read(self, example: Example) -> Sample:
         key = f"{example.origin}:{example.image_id}"
         if key in self._cache:
             self._cache.move_to_end(key)
@@ -135,7 +158,9 @@ class Batches:
         recipe: TrainingRecipe,
         rank: Rank,
     ) -> None:
-        self._reader, self._examples = reader, (labelled, unlabelled)
+        self._reader, self._earlier = reader, _earlier_frames([*labelled, *unlabelled]) if reader.wants_pairs else {}
+        labelled, unlabelled = (self._hosts(examples) for examples in (labelled, unlabelled))
+        self._examples = labelled, unlabelled
         self._recipe, self._rank = recipe, rank
         self._sampler = MixedSampler(
             _sampler(labelled, recipe, _LABELLED),
@@ -164,6 +189,10 @@ class Batches:
             self._ahead = following, self._thread.submit(self._make, following, mixed(following))
         return ready
 
+    def _hosts(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Those that have a frame before them, if any has: the first frames of videos are references only."""
+        return [each for each in examples if each.image_id in self._earlier] or examples
+
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
@@ -176,10 +205,19 @@ class Batches:
 
     def _noisy(self, kind: int, indices: list[int], step: int) -> Batch:
         draws = generator_of(self._recipe.loop.seed, step, self._rank.index, kind)
-        plain = [self._reader.read(self._examples[kind][index]) for index in indices]
+        chosen = [self._examples[kind][index] for index in indices]
+        plain = [self._reader.read(each, self._earlier.get(each.image_id)) for each in chosen]
         moved = [self._pipelines[kind](sample, draws) for sample in plain]
-        mixed = [_mixed(sample, moved, self._noise[kind], draws) for sample in moved]
+        mixed = moved  # of two pairs of frames, what moves would be cut in two places
+        if not self._reader.wants_pairs:
+            mixed = [_mixed(sample, moved, self._noise[kind], draws) for sample in moved]
         return [sample.image for sample in mixed], [dict(sample.target) for sample in mixed]
+
+
+def _earlier_frames(examples: Sequence[Example]) -> dict[str, Example]:
+    """The labelled frame before each frame of a video, by image id; first frames and images have none."""
+    frames = sorted((each for each in examples if each.frame is not None), key=lambda each: (each.uri, each.frame))
+    return {each.image_id: before for before, each in itertools.pairwise(frames) if before.uri == each.uri}
 
 
 def _sampler(examples: Sequence[Example], recipe: TrainingRecipe, kind: int) -> EpochSampler:

@@ -47,37 +47,33 @@ def make_recipe(
     Raises:
         UsageError: for an unknown preset, or a recipe that makes no sense.
     """
-    if preset.endswith(".json"):
-        recipe = _read(preset)
-    else:
-        recipe = _of_model(preset, classes, seed)
+    recipe = _read(preset, steps) if preset.endswith(".json") else _of_model(preset, classes, steps)
     recipe = with_steps(recipe, steps)
-    loop = dataclasses.replace(recipe.loop, seed=seed, ema_decay=ema_decay(steps))
+    loop = dataclasses.replace(recipe.loop, seed=seed)
     whole = recipe.to_json() | {"loop": dataclasses.asdict(loop), "classes": [dataclasses.astuple(c) for c in classes]}
     return TrainingRecipe.from_json(whole | {"name": name or recipe.name} | dict(changes or {}))
 
 
-def _of_model(preset: str, classes: Sequence[ClassInfo], seed: int) -> TrainingRecipe:
+def _of_model(preset: str, classes: Sequence[ClassInfo], steps: int) -> TrainingRecipe:
     """A kind's recipe, or a model as it is, for these classes."""
     recipes = {name: recipe for kind in kinds().values() for name, recipe in kind.recipes.items()}
-    values = dict(recipes[preset](classes)) if preset in recipes else {"architecture": preset}
+    values: dict[str, Any] = dict(recipes[preset](classes)) if preset in recipes else {"architecture": preset}
     architecture = values.pop("architecture")
     if architecture not in {info.name for info in modelkit.list_models()}:
         raise UsageError(
             f"no recipe and no model is called {preset!r}",
             hint=f"recipes: {', '.join(sorted(recipes))}; `visionmill models list` shows the models",
         )
-    config: dict[str, Any] = {
-        **values.pop("config", {}),
-        **find_kind(find_model(architecture).kind).class_counts(classes),
-    }
-    loop = LoopConfig(steps=1000, warmup_steps=50, checkpoint_every=100, seed=seed)
+    config = values.pop("config", {}) | find_kind(find_model(architecture).kind).class_counts(classes)
+    usual = {"steps": 1000, "warmup_steps": 50, "checkpoint_every": 100, "ema_decay": ema_decay(steps)}
+    loop = LoopConfig(**{**usual, **values.pop("loop", {})})
     return TrainingRecipe(preset, architecture, config, tuple(dataclasses.astuple(c) for c in classes), loop, **values)
 
 
-def _read(uri: str) -> TrainingRecipe:
+def _read(uri: str, steps: int) -> TrainingRecipe:
     root, key = split_uri(uri)
     try:
-        return TrainingRecipe.from_json(json.loads(open_store(root).get(key)))
+        recipe = TrainingRecipe.from_json(json.loads(open_store(root).get(key)))
     except json.JSONDecodeError as error:
         raise UsageError(f"{uri} is no recipe: {error}") from error
+    return dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, ema_decay=ema_decay(steps)))

@@ -13,11 +13,13 @@ from infra.errors import UsageError
 from modelkit import ClassInfo
 from modelkit.augmentation import NONE, STRONG, WEAK, Pipeline
 from modelkit.registry import find_model
+from modelkit.training.auxiliary import AuxiliaryConfig
 from modelkit.training.distillation import DistillationConfig
 from modelkit.training.loop import LoopConfig
 from modelkit.training.student import UnlabelledSchedule
 
 Config = Mapping[str, Any]
+_COUNT_WHEN_SET = ("auxiliary", "inference")  # fields younger than runs that are named by a recipe without them
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,9 @@ class TrainingRecipe:
         teacher: weights of the teacher of a distillation; None: labels only.
         teacher_digest: as ``initial_digest``.
         distillation: how much the teacher counts.
+        auxiliary: a head that helps a detector to learn and is dropped at the end; None: there is none.
+        inference: options of the model that the weights get in place of those they were trained with, such as
+            ``{"transform": {"min_size": 224}}``.
     """
 
     name: str
@@ -80,6 +85,8 @@ class TrainingRecipe:
     teacher: str | None = None
     teacher_digest: str | None = None
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    auxiliary: AuxiliaryConfig | None = None
+    inference: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -98,13 +105,18 @@ class TrainingRecipe:
             UsageError: for unknown keys and values that make no sense.
         """
         parts = {"loop": LoopConfig, "schedule": UnlabelledSchedule, "distillation": DistillationConfig}
-        parts |= {"labelled": Noise, "unlabelled": Noise}
+        parts |= {"labelled": Noise, "unlabelled": Noise, "auxiliary": AuxiliaryConfig}
         try:
-            content = {key: parts[key](**inner) if key in parts else inner for key, inner in value.items()}
+            content = {
+                key: parts[key](**inner) if key in parts and inner is not None else inner
+                for key, inner in value.items()
+            }
             content["classes"] = tuple((int(k), str(name), bool(thing)) for k, name, thing in value["classes"])
             recipe = cls(**content)
             for noise in (recipe.labelled, recipe.unlabelled):
                 Pipeline(noise.augmentation)
+            if recipe.auxiliary is not None and recipe.teacher is not None:
+                raise ValueError("a model learns beside a teacher or with an auxiliary head, not both")
         except (TypeError, ValueError, KeyError) as error:
             raise UsageError(f"the recipe makes no sense: {error}") from error
         return recipe
@@ -119,7 +131,8 @@ class TrainingRecipe:
 
         Where weights come from does not count, what they are does: their digests stand for them.
         """
-        content = {**self.to_json(), "sets": [labelled_set, unlabelled_set], "num_workers": num_workers}
+        content = {key: value for key, value in self.to_json().items() if value or key not in _COUNT_WHEN_SET}
+        content |= {"sets": [labelled_set, unlabelled_set], "num_workers": num_workers}
         for weights in ("initial", "teacher"):
             content[weights] = content.pop(f"{weights}_digest")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -133,10 +146,14 @@ def with_steps(recipe: TrainingRecipe, steps: int) -> TrainingRecipe:
         loop,
         steps=steps,
         warmup_steps=max(1, round(loop.warmup_steps * min(1.0, factor))),
+        restart_step=round(loop.restart_step * factor),
         decay_from=round(loop.decay_from * factor),
         checkpoint_every=max(1, min(loop.checkpoint_every, steps)),
     )
-    return dataclasses.replace(recipe, loop=changed)
+    head = recipe.auxiliary
+    if head is not None:
+        head = dataclasses.replace(head, alone=round(head.alone * factor))
+    return dataclasses.replace(recipe, loop=changed, auxiliary=head)
 
 
 PLAIN = Noise(NONE)

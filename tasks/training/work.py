@@ -13,11 +13,12 @@ from torch import Tensor
 
 from infra.store import Store, open_store
 from modelkit import ClassInfo, VisionModel, create_model, load, load_weights, save_weights
-from modelkit.panoptic import PanopticSegmentor
+from modelkit.registry import merge_options
+from modelkit.training.auxiliary import AuxiliaryHead
 from modelkit.training.distillation import Distiller
 from modelkit.training.loop import Trainer, seed_step
 from modelkit.training.processes import Rank
-from modelkit.training.student import StudentTraining, weighted_losses
+from modelkit.training.student import ModelLosses, StudentTraining, weighted_losses
 from modelkit.training.transfer import Adopted, adopt, freeze
 from tasks.engine.model_source import local_model
 from tasks.engine.prepare import environment
@@ -26,10 +27,10 @@ from tasks.training.examples import load_training_set
 from tasks.training.job import TrainingJob, finished_weights
 from tasks.training.layout import checkpoint_key, weights_keys
 from tasks.training.loading import Batch, Batches, ExampleReader
+from tasks.training.recipe import TrainingRecipe
 
 HISTORY_POINTS = 100
 _BUILD_STEP = 0xFFFF
-_DETECTOR = "detector."
 
 
 def train_share(job: TrainingJob, rank: Rank, until: int | None = None) -> None:
@@ -99,9 +100,7 @@ def build_model(job: TrainingJob) -> tuple[VisionModel, Adopted | None]:
     model = create_model(job.recipe.architecture, **job.recipe.config)
     if job.recipe.initial is None:
         return model, None
-    state = _trained(job.recipe.initial).state_dict()
-    if isinstance(model, PanopticSegmentor) and not any(name.startswith(_DETECTOR) for name in state):
-        state = {_DETECTOR + name: tensor for name, tensor in state.items()}  # of a detector, which is one part of it
+    state = model.adoptable(_trained(job.recipe.initial).state_dict())
     return model, adopt(model, state, tuple(job.recipe.initial_parts))
 
 
@@ -110,7 +109,9 @@ def _trained(weights: str) -> VisionModel:
     return load(local_model(weights)).model
 
 
-def _losses_of(job: TrainingJob, model: VisionModel) -> Any:
+def _losses_of(job: TrainingJob, model: VisionModel) -> ModelLosses:
+    if job.recipe.auxiliary is not None:
+        return AuxiliaryHead(model, job.recipe.auxiliary)
     if job.recipe.teacher is None:
         return weighted_losses
     distiller = Distiller(_trained(job.recipe.teacher).to(job.device), job.recipe.distillation)
@@ -151,7 +152,7 @@ def _leave(job: TrainingJob, store: Store, trainer: Trainer, adopted: Adopted | 
     tensors, record = weights_keys(job.fingerprint, job.recipe.name)
     with tempfile.TemporaryDirectory(prefix="visionmill-weights-") as folder:
         save_weights(
-            average.student.cpu(),
+            _as_used(job.recipe, average.student.cpu()),
             folder,
             name=job.recipe.name,
             classes=[ClassInfo(label, name, thing) for label, name, thing in job.recipe.classes],
@@ -161,6 +162,16 @@ def _leave(job: TrainingJob, store: Store, trainer: Trainer, adopted: Adopted | 
         for key in (tensors, record):
             store.put(key, (Path(folder) / key.rpartition("/")[2]).read_bytes())
     store.delete(checkpoint_key(job.fingerprint))
+
+
+def _as_used(recipe: TrainingRecipe, trained: VisionModel) -> VisionModel:
+    """The model with the options that its weights get in place of training's."""
+    if not recipe.inference:
+        return trained
+    config = {key: value for key, value in merge_options(trained.config, recipe.inference).items() if key != "name"}
+    model = create_model(recipe.architecture, **config)
+    model.load_state_dict(trained.state_dict())
+    return model
 
 
 def _lineage(job: TrainingJob, trainer: Trainer, adopted: Adopted | None) -> dict[str, Any]:

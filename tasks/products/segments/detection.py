@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 
 from tasks.product import Kind
-from tasks.products.segments.objects import box_target, count_classes, judge_objects
+from tasks.products.segments.objects import box_target, count_classes, judge_objects, wants_tracks
 
 KIND = Kind(
     name="detection",
     product="segments",
-    target_of=lambda model: box_target,
+    target_of=lambda model: functools.partial(box_target, tracked=wants_tracks(model)),
     judge=functools.partial(judge_objects, with_masks=False),
     recipes={},
     default_recipe="fcos_resnet50_fpn",

@@ -7,15 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelkit import ClassInfo
-from modelkit.training.recipes import digitscape_mask_rcnn
 from tasks.product import Kind
-from tasks.products.segments.objects import count_classes, judge_objects, mask_target
-
-
-def _digitscape(classes: Sequence[ClassInfo]) -> Mapping[str, Any]:
-    """The shipped model's architecture, for scenes of about 160 pixels."""
-    config = {**digitscape_mask_rcnn(1).model}
-    return {"architecture": config.pop("name"), "config": config}
+from tasks.products.segments import digitscape
+from tasks.products.segments.objects import count_classes, judge_objects, mask_target, wants_tracks
 
 
 def _mask_rcnn(classes: Sequence[ClassInfo]) -> Mapping[str, Any]:
@@ -26,9 +20,14 @@ def _mask_rcnn(classes: Sequence[ClassInfo]) -> Mapping[str, Any]:
 KIND = Kind(
     name="instance",
     product="segments",
-    target_of=lambda model: mask_target,
+    target_of=lambda model: functools.partial(mask_target, tracked=wants_tracks(model)),
     judge=functools.partial(judge_objects, with_masks=True),
-    recipes={"digitscape": _digitscape, "mask_rcnn": _mask_rcnn},
+    recipes={
+        "digitscape": digitscape.detector,
+        "digitscape_mask_rcnn": digitscape.shipped,
+        "digitscape_yolact": digitscape.yolact,
+        "mask_rcnn": _mask_rcnn,
+    },
     default_recipe="digitscape",
     class_counts=count_classes,
 )

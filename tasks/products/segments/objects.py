@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modelkit import ClassInfo, Predictor, rle
+from modelkit import ClassInfo, Predictor, VisionModel, rle
 from modelkit.metrics.precision import Kind as Matched
 from modelkit.metrics.precision import coco_evaluator, coco_results, precision_of
 from tasks.evaluation.average_precision import AveragePrecision
@@ -31,10 +31,21 @@ def count_classes(classes: Sequence[ClassInfo]) -> dict[str, int]:
     return {"num_classes": max(each.id for each in classes) + 1}
 
 
-def box_target(example: Example) -> Target:
-    """``boxes, labels``, the weights and ``ignore_boxes``; objects thinner than a pixel become ignored regions."""
+def wants_tracks(model: VisionModel) -> bool:
+    """Whether a model learns who is who in two frames."""
+    return "track_ids" in (model.reference_fields or ())
+
+
+def box_target(example: Example, *, tracked: bool = False) -> Target:
+    """``boxes, labels``, the weights and ``ignore_boxes``; objects thinner than a pixel become ignored regions.
+
+    With ``tracked``, ``track_ids`` come along where all objects have one.
+    """
     kept, thin = _by_thickness(example)
-    return {
+    tracks = [each.track_id for each in kept if each.track_id is not None]
+    is_tracked = tracked and len(tracks) == len(kept)
+    target = {"track_ids": torch.tensor(tracks, dtype=torch.int64)} if is_tracked else {}
+    return target | {
         "boxes": _boxes(each.box_xyxy for each in kept),
         "labels": torch.tensor([each.label for each in kept], dtype=torch.int64),
         "class_weights": torch.tensor([each.class_weight for each in kept], dtype=torch.float32),
@@ -43,7 +54,7 @@ def box_target(example: Example) -> Target:
     }
 
 
-def mask_target(example: Example) -> Target:
+def mask_target(example: Example, *, tracked: bool = False) -> Target:
     """As ``box_target``, with ``masks``; where only a box is known the mask fills it and weighs nothing."""
     kept, _ = _by_thickness(example)
     masks = np.zeros((len(kept), *example.size_hw), np.uint8)
@@ -52,7 +63,7 @@ def mask_target(example: Example) -> Target:
         mask[:] = filled_box(each.box_xyxy, mask.shape) if known is None else pixels_of_mask(known, mask.shape)
     weights = [each.mask_weight if each.rle is not None else 0.0 for each in kept]
     masked = {"masks": torch.from_numpy(masks), "mask_weights": torch.tensor(weights, dtype=torch.float32)}
-    return box_target(example) | masked
+    return box_target(example, tracked=tracked) | masked
 
 
 def _by_thickness(example: Example) -> tuple[list[ExampleObject], list[ExampleObject]]:

@@ -1,33 +1,34 @@
 """The kind `panoptic`: things and stuff, every pixel in at most one of them.
 
-Class ids of things are 1 .. T, those of stuff follow. Void pixels, those of crowds and those of no segment are not
-labelled.
+Class ids of things are 1 .. T, those of stuff follow. Void pixels and those of no segment are not labelled; crowds are
+not learnt from.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from infra.errors import DatasetError, UsageError
+from infra.errors import UsageError
 from modelkit import ClassInfo, Predictor, VisionModel
 from modelkit.metrics import PanopticQuality, panoptic_array
-from modelkit.metrics.panoptic import DIVISOR
 from tasks.evaluation.bootstrap import nanmean
-from tasks.evaluation.evaluate import Row, predictions
+from tasks.evaluation.evaluate import predictions
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Kind, Resampled
-from tasks.products.segments.objects import Target, mask_target
+from tasks.products.segments import digitscape
+from tasks.products.segments.clips import panoptic_truth, video_figures
+from tasks.products.segments.objects import Target, mask_target, wants_tracks
 from tasks.products.segments.painting import IGNORE, label_map, pixels_of_mask
 from tasks.training.examples import Example
 
 
-def panoptic_target(example: Example, num_things: int) -> Target:
+def panoptic_target(example: Example, num_things: int, *, tracked: bool = False) -> Target:
     """As for instances, of the things (class ids 1 .. ``num_things``), and ``semantic``: the class of every pixel.
 
     Where objects overlap, things lie upon stuff.
@@ -38,11 +39,13 @@ def panoptic_target(example: Example, num_things: int) -> Target:
     semantic = label_map([each.label for each in in_order], [each.rle for each in in_order], example.size_hw, None)
     if example.void_rle is not None:
         semantic[pixels_of_mask(example.void_rle, example.size_hw)] = IGNORE
-    return mask_target(dataclasses.replace(example, objects=things)) | {"semantic": torch.from_numpy(semantic)}
+    target = mask_target(dataclasses.replace(example, objects=things), tracked=tracked)
+    return target | {"semantic": torch.from_numpy(semantic)}
 
 
 def _target_of(model: VisionModel) -> Callable[[Example], Target]:
-    return functools.partial(panoptic_target, num_things=int(model.num_things))  # type: ignore[arg-type]
+    num_things = int(model.num_things)  # type: ignore[arg-type]
+    return partial(panoptic_target, num_things=num_things, tracked=wants_tracks(model))
 
 
 def count_classes(classes: Sequence[ClassInfo]) -> dict[str, int]:
@@ -58,7 +61,7 @@ def count_classes(classes: Sequence[ClassInfo]) -> dict[str, int]:
 
 
 def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
-    """Panoptic quality (Kirillov et al. 2019), mean over classes."""
+    """Panoptic quality (Kirillov et al. 2019), mean over classes; of a video model on clips also what it tracks."""
     classes, rows = predictor.weights.classes, labels.table.to_pylist()
     things = {each.id for each in classes if each.is_thing}
     place = {each.id: k for k, each in enumerate(classes)}
@@ -72,13 +75,16 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
         for label, counts in one.counts().items():
             segments[image, place[label]] = counts
         objects += len(row["labels"])
+    figures = {"panoptic": _figures(total, predictor.weights.class_names())}
+    if getattr(predictor.model, "tracks", False):
+        figures |= video_figures(predictor, rows, things)
     return Judgement(
         kind=KIND.name,
-        figures={"panoptic": _figures(total, predictor.weights.class_names())},
+        figures=figures,
         image_ids=tuple(row["image_id"] for row in rows),
         class_names=tuple(each.name for each in classes),
         num_objects=objects,
-        resample=functools.partial(mean_panoptic_quality, segments),
+        resample=partial(mean_panoptic_quality, segments),
     )
 
 
@@ -92,27 +98,6 @@ def _figures(quality: PanopticQuality, names: Mapping[int, str]) -> dict[str, An
         "pq_stuff": scores.stuff.pq,
         "by_class": {names[k]: each.pq for k, each in scores.by_class.items()},
     }
-
-
-def panoptic_truth(row: Row, things: Collection[int]) -> np.ndarray:
-    """(H, W) panoptic array of a labelled item with its crowds; the first object has a pixel that two claim.
-
-    Crowds lie below objects, void above everything.
-
-    Raises:
-        DatasetError: an object without a mask.
-    """
-    size_hw = (row["height"], row["width"])
-    array = np.zeros(size_hw, np.int64)
-    columns = zip(row["labels"], row["rles"], row["is_crowd"], range(1, len(row["labels"]) + 1), strict=True)
-    for label, mask, crowd, number in sorted(columns, key=lambda each: each[2]):
-        if mask is None:
-            raise DatasetError(f"{row['image_id']} has an object without a mask: no panoptic truth")
-        value = label * DIVISOR + (number if label in things else 0)
-        array[pixels_of_mask(mask, size_hw) & (array == 0)] = -value if crowd else value
-    if row["void_rle"] is not None:
-        array[pixels_of_mask(row["void_rle"], size_hw)] = 0
-    return array
 
 
 def mean_panoptic_quality(segments: np.ndarray, weights: np.ndarray) -> Resampled:
@@ -129,21 +114,18 @@ def mean_panoptic_quality(segments: np.ndarray, weights: np.ndarray) -> Resample
     return Resampled(nanmean(by_class, axis=1), by_class, np.zeros((len(weights), 0)))
 
 
-def _digitscape_panoptic(classes: Sequence[ClassInfo]) -> Mapping[str, Any]:
-    """Panoptic FPN around the shipped detector's architecture."""
-    from modelkit.training.panoptic import recipe_of  # brings its judges along
-
-    config = {**recipe_of("panoptic_fpn").model}
-    return {"architecture": config.pop("name"), "config": config}
-
-
 KIND = Kind(
     name="panoptic",
     product="segments",
     target_of=_target_of,
     judge=judge,
-    recipes={"digitscape_panoptic": _digitscape_panoptic},
+    recipes={
+        "digitscape_panoptic": digitscape.panoptic,
+        "digitscape_panoptic_fpn": digitscape.panoptic_fpn,
+        "digitscape_upsnet": digitscape.upsnet,
+        "digitscape_vpsnet": digitscape.vpsnet,
+    },
     default_recipe="digitscape_panoptic",
     class_counts=count_classes,
-    words={"pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
+    words={"vpq": "video PQ", "pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
 )

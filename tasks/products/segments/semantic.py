@@ -6,18 +6,18 @@ Pixels of no object are background where the model has one, else nobody labelled
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from modelkit import ClassInfo, Predictor, VisionModel
+from modelkit import Predictor, VisionModel
 from modelkit.metrics import SemanticQuality
 from tasks.evaluation.bootstrap import nanmean
 from tasks.evaluation.evaluate import Row, predictions
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Kind, Resampled
+from tasks.products.segments import digitscape
 from tasks.products.segments.objects import Target, count_classes
 from tasks.products.segments.painting import IGNORE, label_map, pixels_of_mask
 from tasks.training.examples import Example
@@ -96,22 +96,17 @@ def mean_iou(confusion: np.ndarray, weights: np.ndarray) -> Resampled:
     return Resampled(nanmean(by_class, axis=1), by_class, np.zeros((len(weights), 0)))
 
 
-def _digitscape_unet(classes: Sequence[ClassInfo]) -> Mapping[str, Any]:
-    """A U-Net for scenes of about 160 pixels; their strokes are a few pixels wide, so Dice helps to keep them."""
-    config = {
-        "backbone": {"widths": [16, 32, 64, 96, 128]},
-        "losses": {"dice": 1.0},
-        "transform": {"min_size": 160, "max_size": 320},
-    }
-    return {"architecture": "unet", "config": config}
-
-
 KIND = Kind(
     name="semantic",
     product="segments",
     target_of=_target_of,
     judge=judge,
-    recipes={"digitscape_unet": _digitscape_unet},
+    recipes={
+        "digitscape_unet": digitscape.unet,
+        "digitscape_deeplabv3plus": digitscape.deeplabv3plus,
+        "digitscape_fcn": digitscape.fcn,
+        "digitscape_unet_decoder": digitscape.unet_decoder,
+    },
     default_recipe="digitscape_unet",
     class_counts=count_classes,
     words={"miou": "mean IoU"},

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import modelkit
 from infra.errors import DatasetError, UsageError
 from modelkit import ClassInfo, Instances, create_model, rle, save_weights
-from modelkit.digitscape import Digitscape, write_dataset, write_panoptic
-from modelkit.evaluation import evaluate_digitscape
-from modelkit.evaluation_panoptic import evaluate_panoptic
+from modelkit.digitscape import Digitscape, SceneStyle, write_dataset, write_label_set, write_panoptic
+from modelkit.metrics import PanopticQuality, panoptic_array
+from modelkit.metrics.panoptic import DIVISOR
+from modelkit.metrics.precision import coco_results, precision_of
 from tasks.evaluation.evaluate import evaluate_model, evaluate_predictor
 from tasks.evaluation.figures import groups_of, in_words, main_figure, to_json
 from tasks.labels.label_sets import LabelledItem, LabelledObject, make_label_set
@@ -27,20 +29,17 @@ from tasks.training.presets import make_recipe
 SIZE = (160, 160)
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    write_dataset(folder, Digitscape("test", SIZE, seed=0, dense=False), 8, image_format="png")
-    return folder
-
-
-def test_the_embedded_model_gets_the_figures_of_the_scenes_themselves(dataset: Path) -> None:
-    judged = evaluate_model("digitscape_mask_rcnn", read_label_set(str(dataset / "annotations.json")))
-    direct = evaluate_digitscape(modelkit.load("digitscape_mask_rcnn"), Digitscape("test", SIZE, 0, dense=False), 8)
-    assert judged.figures["mask"] == asdict(direct.mask)
-    assert judged.figures["box"]["ap"] == pytest.approx(direct.box.ap)
-    assert judged.main_figure > 0.4
-    assert judged.num_objects == direct.num_objects and len(judged.image_ids) == 8
+def test_the_embedded_model_gets_the_figures_of_pycocotools(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path, Digitscape("test", SIZE, seed=0, dense=False), 8, image_format="png")
+    judged = evaluate_model("digitscape_mask_rcnn", read_label_set(str(path)))
+    truth, predictor = json.loads(path.read_text()), modelkit.load("digitscape_mask_rcnn")
+    images = [np.asarray(Image.open(tmp_path / each["file_name"])) for each in truth["images"]]
+    found = [line for k, each in enumerate(predictor(images), start=1) for line in coco_results(k, each)]
+    mask, box = precision_of(truth, found, "segm"), precision_of(truth, found, "bbox")
+    assert judged.figures["mask"] == asdict(mask)
+    assert judged.figures["box"]["ap"] == pytest.approx(box.ap)
+    assert judged.main_figure == mask.ap > 0.4
+    assert judged.num_objects == len(truth["annotations"]) and len(judged.image_ids) == 8
     assert json.loads(json.dumps(to_json(judged)))["images"] == 8
 
 
@@ -64,11 +63,11 @@ def square(x1: int, y1: int, x2: int, y2: int) -> bytes:
     return rle.encode(mask)
 
 
-def answer(*objects: tuple[int, float, bytes], is_thing: bool = True) -> Instances:
+def answer(*objects: tuple[int, float, bytes], is_thing: bool = True, size: int = 20) -> Instances:
     rles = [mask for _, _, mask in objects]
     return Instances(
-        (20, 20),
-        rle.bboxes(rles, (20, 20)).astype(np.float32).reshape(-1, 4),
+        (size, size),
+        rle.bboxes(rles, (size, size)).astype(np.float32).reshape(-1, 4),
         np.array([score for _, score, _ in objects], np.float32),
         np.array([label for label, _, _ in objects], np.int32),
         rles,
@@ -77,8 +76,6 @@ def answer(*objects: tuple[int, float, bytes], is_thing: bool = True) -> Instanc
 
 
 def labels_of(folder: Path, *items: tuple[LabelledObject, ...], void: bytes | None = None, classes: Any = None) -> Any:
-    from PIL import Image
-
     rows = []
     for index, objects in enumerate(items):
         path = folder / f"{index}.png"
@@ -174,10 +171,84 @@ def test_a_panoptic_model_gets_the_figures_of_the_scenes_themselves(tmp_path: Pa
     torch.manual_seed(0)
     save_weights(create_model(plan.architecture, **plan.config), tmp_path, name="raw", classes=list(labels.classes))
     predictor = modelkit.load(str(tmp_path / "raw.safetensors"))
-    direct = evaluate_panoptic(predictor, source, 4)
-    judged = evaluate_predictor(predictor, labels)
+    scenes, quality = [source.scene(k) for k in range(4)], PanopticQuality(range(1, 11))
+    for scene, found in zip(scenes, predictor([scene.image_rgb for scene in scenes]), strict=True):
+        quality.add(scene.panoptic_array(DIVISOR), panoptic_array(found))
+    direct, judged = quality.scores(), evaluate_predictor(predictor, labels)
     assert judged.main_figure == pytest.approx(direct.all.pq) and judged.figures["panoptic"]["rq"] == direct.all.rq
     assert json.loads(json.dumps(to_json(judged)))["task"] == "panoptic"
+
+
+@pytest.mark.parametrize(("name", "classes"), [("annotations", 11), ("panoptic", 16)])
+def test_semantic_truth_scores_one_and_nothing_scores_what_the_background_is_worth(
+    name: str, classes: int, tmp_path: Path
+) -> None:
+    """Where stuff is labelled, too, there is no background."""
+    write_label_set(tmp_path, Digitscape("test", (96, 96), dense=False), 3)
+    labels = read_label_set(str(tmp_path / f"{name}.json"))
+    background = 0 if classes == 11 else None
+
+    def judged(answers: list[Instances]) -> dict[str, Any]:
+        oracle = Oracle("semantic", answers, background=background)
+        oracle.weights = replace(oracle.weights, classes=labels.classes)
+        oracle.model.config = {"num_classes": classes}
+        return evaluate_predictor(oracle, labels).figures["semantic"]  # type: ignore[arg-type]
+
+    rows = labels.table.to_pylist()
+    maps = [label_map(row["labels"], row["rles"], (96, 96), 0) for row in rows]
+    segments = [rle.encode_label_map(each, ignore=(0,)) for each in maps]
+    perfect = judged([answer(*((k, 1.0, m) for k, m in each.items()), size=96, is_thing=False) for each in segments])
+    assert perfect["miou"] == perfect["pixel_accuracy"] == 1.0
+    blind = judged([Instances.empty((96, 96)) for _ in rows])
+    assert blind["pixel_accuracy"] == pytest.approx(np.mean([each == 0 for each in maps]))
+    assert (blind["pixel_accuracy"] == 0) == (background is None)
+
+
+def test_a_model_that_tracks_is_judged_on_clips(tmp_path: Path) -> None:
+    """One who knows the truth makes no mistake; one who confuses names in the last frame switches all identities."""
+    write_label_set(tmp_path, CLIPS, 2, num_frames=4)
+    tracks = sum(len(CLIPS.clip(k, 4)[0]) for k in range(2))
+    labels = read_label_set(str(tmp_path / "panoptic.json"))
+    figures = evaluate_predictor(Tracker(labels), labels).figures  # type: ignore[arg-type]
+    assert figures["panoptic"]["pq"] == figures["video"]["vpq"] == figures["video"]["vpq_4"] == 1
+    assert (figures["video"]["id_switches"], figures["video"]["tracks"]) == (0, tracks)
+    swapped = evaluate_predictor(Tracker(labels, swap_last=True), labels).figures["video"]  # type: ignore[arg-type]
+    assert swapped["vpq_1"] == 1 > swapped["vpq_2"] > swapped["vpq_4"] and swapped["id_switches"] == tracks > 2
+
+
+CLIPS = Digitscape("train", (96, 96), 5, SceneStyle(digits=(2, 2), empty_share=0.0, overlap=0.0), dense=False)
+
+
+class Tracker(Oracle):
+    """Says of each frame what its labels say, in the order of the label set or of the clips."""
+
+    def __init__(self, labels: Any, *, swap_last: bool = False) -> None:
+        rows = labels.table.to_pylist()
+        found = [self._said(row, swap_last and row["frame"] == 3) for row in rows]
+        super().__init__("panoptic", found)
+        self.weights = replace(self.weights, classes=labels.classes)
+        self.model.tracks = True
+        self._in_order = iter(found)
+
+    @staticmethod
+    def _said(row: dict[str, Any], swap: bool) -> Instances:
+        order = [k for k, crowd in enumerate(row["is_crowd"]) if not crowd]
+        tracks = np.array([-1 if row["track_ids"][k] is None else row["track_ids"][k] for k in order])
+        swapped = np.where(tracks >= 0, 1 - tracks, tracks) if swap else tracks
+        said = answer(*((row["labels"][k], 0.9, row["rles"][k]) for k in order), size=96)
+        return replace(said, is_thing=np.array([row["is_thing"][k] for k in order]), track_ids=swapped)
+
+    def start(self) -> int:
+        return 0
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        return image
+
+    def step(self, prepared: np.ndarray, state: int) -> tuple[Instances, int]:
+        return next(self._in_order), state + 1
+
+    def finish(self, raw: Instances) -> Instances:
+        return raw
 
 
 def test_unlabelled_pixels_are_ignored_where_a_model_knows_no_background() -> None:

@@ -111,6 +111,7 @@ def test_label_rows_become_examples_and_crowds_ignored_regions() -> None:
         "boxes_xyxy": [[2.0, 2.0, 8.0, 8.0], [0.0, 0.0, 20.0, 10.0]],
         "rles": [square(2, 2, 8, 8), None],
         "is_crowd": [False, True],
+        "track_ids": [5, None],
         "void_rle": None,
     }
     [example] = examples_of_labels([row])
@@ -119,6 +120,7 @@ def test_label_rows_become_examples_and_crowds_ignored_regions() -> None:
     assert example.frame is None
     [frame] = examples_of_labels([{**row, "media": "video", "frame": 4}])
     assert frame.image_id == "a.png#4"
+    assert (frame.objects[0].track_id, example.objects[0].track_id) == (5, None), "an image has no earlier frame"
 
 
 def test_batches_depend_on_step_and_process_only(store_uri: str) -> None:

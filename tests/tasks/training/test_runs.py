@@ -131,7 +131,5 @@ def test_what_cannot_be_trained_is_refused_before_anything_runs(tmp_path: Path) 
         prepare_training(str(tmp_path), dataclasses.replace(recipe(), initial="no such model"), "0" * 64)
     with pytest.raises(UsageError):
         prepare_training(str(tmp_path), dataclasses.replace(recipe(), architecture="nonesuch"), "0" * 64)
-    with pytest.raises(UsageError, match="vpsnet does panoptic in clips"):
-        prepare_training(str(tmp_path), dataclasses.replace(recipe(), architecture="vpsnet"), "0" * 64)
     with pytest.raises(UsageError, match=r"things are \[2\] and stuff \[1\]"):
         make_recipe("panoptic_fpn", [ClassInfo(1, "sky", is_thing=False), ClassInfo(2, "car")], steps=1, seed=0)
