@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ALONE := ray or prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-fast check format bench experiment-selftraining train-demo-model train-semantic train-panoptic train-yolact clean
+.PHONY: help setup lock demo test test-fast check format bench experiment-selftraining train-demo-model ship-demo-model train-semantic train-panoptic train-yolact clean
 
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,17 +60,53 @@ bench: $(STAMP)  ## throughput against bare loops, Ray Data and Daft (notes land
 experiment-selftraining: $(STAMP)  ## student against a supervised model of the same budget (hours; resumable)
 	@$(BIN)/python -m benchmarks.selftraining --controls --equal-images
 
-train-demo-model: $(STAMP)  ## train the shipped model anew (resumable)
-	@$(BIN)/python -m modelkit.training.train_demo_model
+# Label sets of composed scenes, named by the seed of what is trained on; made once.
+SCENES := .train/scenes
+MILL := $(BIN)/visionmill
+TRAINED = $$(ls -t $(1)/training/runs/*/$(2).safetensors | head -1)
 
-train-semantic: $(STAMP)  ## train a semantic model on digitscape and report its mIoU (resumable; MODEL=unet|fcn|deeplabv3plus)
-	@$(BIN)/python -m modelkit.training.semantic --model $(or $(MODEL),deeplabv3plus)
+$(SCENES)/train-1/annotations.json: | $(STAMP)
+	@$(MILL) digitscape $(@D) --style hard --seed 1 --scenes 51200
 
-train-panoptic: $(STAMP)  ## train a panoptic model on digitscape and report its PQ or VPQ (resumable; MODEL=panoptic_fpn|upsnet|vpsnet)
-	@$(BIN)/python -m modelkit.training.panoptic --model $(or $(MODEL),upsnet)
+$(SCENES)/train-%/annotations.json: | $(STAMP)
+	@$(MILL) digitscape $(@D) --style hard --seed $* --scenes 4000
 
-train-yolact: $(STAMP)  ## train a YOLACT on digitscape and report its mask AP (resumable)
-	@$(BIN)/python -m modelkit.training.onestage
+$(SCENES)/pairs/annotations.json: | $(STAMP)
+	@$(MILL) digitscape $(@D) --style hard --seed 11 --scenes 4000 --frames 2
+
+$(SCENES)/test/annotations.json: | $(STAMP)
+	@$(MILL) digitscape $(@D) --split test --scenes 500
+
+$(SCENES)/test-200/annotations.json: | $(STAMP)
+	@$(MILL) digitscape $(@D) --split test --scenes 200
+
+$(SCENES)/val/annotations.json: | $(STAMP)
+	@$(MILL) digitscape $(@D) --split val --seed 2 --scenes 100
+
+$(SCENES)/clips/annotations.json: | $(STAMP)
+	@$(MILL) digitscape $(@D) --split test --scenes 20 --frames 12
+
+train-demo-model: $(SCENES)/train-1/annotations.json $(SCENES)/test/annotations.json  ## train the shipped model anew (hours; resumable)
+	@$(MILL) train $< .train/demo --recipe digitscape_mask_rcnn --steps 3200 --workers 2
+	@$(MILL) evaluate $(call TRAINED,.train/demo,digitscape_mask_rcnn) $(SCENES)/test/annotations.json
+
+ship-demo-model: $(SCENES)/test/annotations.json $(SCENES)/val/annotations.json  ## put what train-demo-model left into the package
+	@$(BIN)/python -m benchmarks.shipping $(call TRAINED,.train/demo,digitscape_mask_rcnn) --test $< --val $(word 2,$^)
+
+train-semantic: MODEL ?= deeplabv3plus
+train-semantic: $(SCENES)/train-21/annotations.json $(SCENES)/test-200/annotations.json  ## train a semantic model and report its mIoU (resumable; MODEL=unet_decoder|fcn|deeplabv3plus)
+	@$(MILL) train $< .train/$(MODEL) --recipe digitscape_$(MODEL) --steps 400
+	@$(MILL) evaluate $(call TRAINED,.train/$(MODEL),digitscape_$(MODEL)) $(word 2,$^)
+
+train-panoptic: MODEL ?= upsnet
+train-panoptic: $(SCENES)/train-11/annotations.json $(SCENES)/pairs/annotations.json $(SCENES)/test-200/annotations.json $(SCENES)/clips/annotations.json  ## train a panoptic model and report its PQ or VPQ (resumable; MODEL=panoptic_fpn|upsnet|vpsnet)
+	@$(MILL) train $(SCENES)/$(if $(filter vpsnet,$(MODEL)),pairs,train-11)/panoptic.json .train/$(MODEL) --recipe digitscape_$(MODEL) --steps 500
+	@for labels in test-200 $(if $(filter vpsnet,$(MODEL)),clips); do \
+		$(MILL) evaluate $(call TRAINED,.train/$(MODEL),digitscape_$(MODEL)) $(SCENES)/$$labels/panoptic.json; done
+
+train-yolact: $(SCENES)/train-21/annotations.json $(SCENES)/test-200/annotations.json  ## train a YOLACT and report its mask AP (resumable)
+	@$(MILL) train $< .train/yolact --recipe digitscape_yolact --steps 500
+	@$(MILL) evaluate $(call TRAINED,.train/yolact,digitscape_yolact) $(word 2,$^)
 
 clean:  ## stop local services and remove what the demo and the benchmarks left
 	-@test ! -x $(BIN)/visionmill || $(BIN)/visionmill down

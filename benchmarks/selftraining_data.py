@@ -18,19 +18,16 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
 
-import modelkit
 from flows.parameters import TrainParameters
 from flows.problems import checked
 from flows.train import run_train
-from modelkit import ClassInfo, create_model, save_weights
+from modelkit import ClassInfo
 from modelkit.digitscape import CLASS_NAMES, Digitscape, SceneStyle, Split, write_dataset
-from modelkit.semantic import BackboneAndHead, SemanticSegmentor
-from modelkit.training.recipes import digitscape_mask_rcnn
+from tasks.products.segments.digitscape import DETECTOR
 from tasks.training.presets import make_recipe
 from tasks.training.recipe import Noise
 
@@ -90,8 +87,7 @@ _NOISE = Noise(
 
 _STYLE = SceneStyle(digits=(2, 4), size_px=(28.0, 60.0), empty_share=0.0, overlap=0.1)
 
-_DIGITSCAPE = digitscape_mask_rcnn(1).model
-_HEADS = {**_DIGITSCAPE["heads"], "mask": {**_DIGITSCAPE["heads"]["mask"], "class_agnostic": True}}
+_HEADS = {**DETECTOR["heads"], "mask": {**DETECTOR["heads"]["mask"], "class_agnostic": True}}
 
 # Instances: 120 labels can certify no .90 (.80 where labels are few, as they are here) of ten classes that began with
 # nothing. With three folds, models of 80 labels, .80 (.70) was certified in one of three divisions; a model of all 120,
@@ -188,26 +184,11 @@ def recipe_of(task: str, data: Path, steps: int) -> Path:
         loop=dataclasses.replace(
             recipe.loop, learning_rate=plan.learning_rate, warmup_steps=max(1, steps // 20), checkpoint_every=100
         ),
-        initial=str(_locator(data, plan) if task == "instance" else _start(data, recipe.architecture, plan)),
+        initial=str(_locator(data, plan)) if task == "instance" else _SHIPPED,
         initial_parts=plan.initial_parts,
     )
     path = data / f"recipe-{steps}.json"
     path.write_text(json.dumps(recipe.to_json()))
-    return path
-
-
-def _start(data: Path, architecture: str, plan: Plan) -> Path:
-    """Weights of a semantic model whose backbone is the shipped detector's; all else of them is never taken over."""
-    path = data / "start.safetensors"
-    if not path.exists():
-        detector = modelkit.load(_SHIPPED)
-        torch.manual_seed(0)
-        model = create_model(architecture, **plan.config, num_classes=len(CLASSES) + 1)
-        prefix = "backbone."
-        tensors = {k.removeprefix(prefix): v for k, v in detector.model.state_dict().items() if k.startswith(prefix)}
-        cast(BackboneAndHead, cast(SemanticSegmentor, model).network).backbone.load_state_dict(tensors)
-        lineage = {"backbone": detector.weights.reference}
-        save_weights(model, data, name="start", classes=CLASSES, lineage=lineage, licence=detector.weights.licence)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with everything a run needs to go on exactly, written atomically.
+"""Checkpoints: one safetensors file with everything a run needs to go on exactly.
 
 Tensors are named ``model.*``, ``ema.*`` and ``optimiser.<index>.<key>``; numbers sit in the header as JSON.
 Randomness is not stored because every step seeds itself from (run seed, step, rank).
@@ -7,15 +7,11 @@ Randomness is not stored because every step seeds itself from (run seed, step, r
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import safetensors.torch
 from torch import Tensor
-
-NAME = "last.safetensors"
 
 
 class CheckpointError(ValueError):
@@ -40,7 +36,7 @@ class Checkpoint:
 
 
 class Checkpoints(Protocol):
-    """Where the last checkpoint of a run is kept: a folder, an object store."""
+    """Where the last checkpoint of a run is kept."""
 
     def load(self) -> Checkpoint | None:
         """The last one saved, or None; raises CheckpointError when it is damaged."""
@@ -49,24 +45,6 @@ class Checkpoints(Protocol):
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the last one, whole or not at all."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class FolderCheckpoints:
-    """Checkpoints in a local folder."""
-
-    folder: Path
-
-    def load(self) -> Checkpoint | None:
-        """See :class:`Checkpoints`."""
-        return load_checkpoint(self.folder)
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        """See :class:`Checkpoints`."""
-        save_checkpoint(self.folder, checkpoint)
-
-    def __str__(self) -> str:
-        return str(self.folder)
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
@@ -88,25 +66,3 @@ def decode_checkpoint(content: bytes, where: str) -> Checkpoint:
     except Exception as error:  # safetensors raises its own base type, json and KeyError theirs
         raise CheckpointError(f"checkpoint {where} is damaged ({error}); delete it to start over") from error
     return Checkpoint(tensors, numbers)
-
-
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write ``folder/last.safetensors``; a crash leaves the previous one whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, draft = folder / NAME, folder / f"{NAME}.{os.getpid()}.part"
-    with draft.open("wb") as file:
-        file.write(encode_checkpoint(checkpoint))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    return path
-
-
-def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The last checkpoint of a folder, or None when there is none.
-
-    Raises:
-        CheckpointError: when the file is damaged.
-    """
-    path = folder / NAME
-    return decode_checkpoint(path.read_bytes(), str(path)) if path.exists() else None

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modelkit.training.checkpoint import Checkpoint, CheckpointError, Checkpoints, FolderCheckpoints
+from modelkit.training.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from modelkit.training.ema import Ema
 from modelkit.training.processes import Rank
 from modelkit.training.transfer import train_mode
@@ -80,8 +78,7 @@ class Trainer:
         model: trained in place.
         losses: see ``Losses``.
         config: how to optimise.
-        folder: where checkpoints live; None keeps nothing (unless ``checkpoints`` says where).
-        checkpoints: where they live when that is no folder.
+        checkpoints: where they live; None keeps nothing.
         fingerprint: names the recipe; a checkpoint of another recipe is refused.
         rank: which of several processes this is.
         rate_scales: factor on the learning rate by prefix of parameter names; the longest prefix that fits counts, and
@@ -97,15 +94,13 @@ class Trainer:
         losses: Losses,
         config: LoopConfig,
         *,
-        folder: Path | None = None,
         checkpoints: Checkpoints | None = None,
         fingerprint: str = "",
         rank: Rank | None = None,
         rate_scales: Mapping[str, float] | None = None,
     ) -> None:
         self.model, self.losses, self.config = model, losses, config
-        self.checkpoints = checkpoints if folder is None else FolderCheckpoints(folder)
-        self.fingerprint, self.rank = fingerprint, rank or Rank()
+        self.checkpoints, self.fingerprint, self.rank = checkpoints, fingerprint, rank or Rank()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimiser = _make_optimiser(model, config, rate_scales or {})
         self.ema = Ema(model, config.ema_decay)
@@ -197,7 +192,7 @@ class Trainer:
         if saved.numbers["fingerprint"] != self.fingerprint:
             raise CheckpointError(
                 f"{self.checkpoints} holds a checkpoint of another recipe ({saved.numbers['fingerprint']!r}, "
-                f"wanted {self.fingerprint!r}); choose another folder or delete it"
+                f"wanted {self.fingerprint!r}); choose another place or delete it"
             )
         self.model.load_state_dict(saved.part("model"))
         self.ema.load(saved.part("ema"), saved.numbers["ema_updates"])
@@ -209,25 +204,6 @@ class Trainer:
         self.step, self.skipped = saved.numbers["step"], saved.numbers["skipped"]
         self.seconds, self.history = saved.numbers["seconds"], saved.numbers["history"]
         self._bad_in_row = saved.numbers["bad_in_row"]
-
-
-def progress_printer(every: int = 20) -> Callable[[Trainer, dict[str, float]], None]:
-    """A ``report`` that prints the mean losses since the last line to standard error."""
-    sums: dict[str, float] = {}
-
-    def report(trainer: Trainer, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value / every
-        if trainer.step % every == 0:
-            shown = "  ".join(f"{name.removeprefix('loss_')} {value:.4g}" for name, value in sums.items())
-            print(
-                f"step {trainer.step}/{trainer.config.steps}  {trainer.seconds:.0f} s  {shown}",
-                file=sys.stderr,
-                flush=True,
-            )
-            sums.clear()
-
-    return report
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -8,9 +8,9 @@ import torch
 
 from modelkit import create_model, rle
 from modelkit.digitscape import Digitscape, SceneStyle
-from modelkit.training.data import collate
 from modelkit.weights import random_weights
 from tests.modelkit.builders import as_tensor, picture, small_yolact
+from tests.modelkit.scenes import image_of, objects_of
 
 
 def test_prototypes_are_138_by_138_by_32_and_there_is_a_row_for_every_prior() -> None:
@@ -58,7 +58,7 @@ def test_a_padded_batch_gives_the_masks_of_its_content() -> None:
 def test_a_scene_is_learnt_by_heart() -> None:
     style = SceneStyle(digits=(2, 2), empty_share=0.0, size_px=(60.0, 80.0), noise_std=0.0, overlap=0.0)
     scene = Digitscape("train", (96, 96), 3, style, dense=False).scene(0)
-    data = collate([scene])
+    image, target = image_of(scene), objects_of(scene)
     torch.manual_seed(0)
     model = create_model(
         "yolact",
@@ -77,14 +77,14 @@ def test_a_scene_is_learnt_by_heart() -> None:
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 160)
     for _ in range(160):
-        losses = model(list(data.images), data.targets)
+        losses = model([image], [target])
         total = torch.stack([model.loss_weights[name] * value for name, value in losses.items()]).sum()
         optimiser.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
         scheduler.step()
-    found = model.eval().predict(list(data.images))[0].finish()
+    found = model.eval().predict([image])[0].finish()
     for label, truth in zip(scene.labels.tolist(), scene.masks, strict=True):
         candidates = [k for k in range(len(found)) if found.labels[k] == label and found.scores[k] > 0.9]
         ious = [rle.iou(found.rles[k], rle.encode(truth), scene.size_hw) for k in candidates]

@@ -17,10 +17,10 @@ from modelkit.layers.warping import warp
 from modelkit.onestage.edge import VideoAnchorDetector, flow_loss
 from modelkit.onestage.flow import FLOW_UNIT, FlowNetMini, flow_from_pixels, flow_in_cells
 from modelkit.registry import build
-from modelkit.training.data import collate
 from modelkit.video import VideoState
 from modelkit.weights import random_weights
 from tests.modelkit.builders import as_tensor, picture, rectangles, small_yolact
+from tests.modelkit.scenes import image_of, objects_of
 
 
 @pytest.fixture(scope="module")
@@ -259,13 +259,12 @@ def test_a_scene_and_the_same_scene_moved_on_are_learnt_by_heart() -> None:
     """The whole system learns: masks of the frame after a key frame come from what the key frame left, and fit."""
     style = SceneStyle(digits=(2, 2), empty_share=0.0, size_px=(60.0, 80.0), noise_std=0.0, overlap=0.0)
     scene = Digitscape("train", (96, 96), 3, style, dense=False).scene(0)
-    data, shift = collate([scene]), 8
-    key = data.images[0]
+    key, target, shift = image_of(scene), objects_of(scene), 8
     frame = key.roll(-shift, 2)
     moved = {
-        "boxes": data.targets[0]["boxes"] - torch.tensor([shift, 0, shift, 0]),
-        "labels": data.targets[0]["labels"],
-        "masks": data.targets[0]["masks"].roll(-shift, 2),
+        "boxes": target["boxes"] - torch.tensor([shift, 0, shift, 0]),
+        "labels": target["labels"],
+        "masks": target["masks"].roll(-shift, 2),
         "reference_image": key,
     }
     torch.manual_seed(0)

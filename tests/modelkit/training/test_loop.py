@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor, multiprocessing, nn
 from torch.nn import functional as F
 
-from modelkit.training.checkpoint import (
-    NAME,
-    Checkpoint,
-    CheckpointError,
-    decode_checkpoint,
-    encode_checkpoint,
-    load_checkpoint,
-)
+from modelkit.training.checkpoint import Checkpoint, CheckpointError, decode_checkpoint, encode_checkpoint
 from modelkit.training.ema import Ema
 from modelkit.training.loop import LoopConfig, Trainer, TrainingDivergedError, seed_step
-from modelkit.training.processes import Rank, run_processes
+from modelkit.training.processes import Rank
 
 CONFIG = LoopConfig(steps=12, learning_rate=0.05, warmup_steps=3, checkpoint_every=4, ema_decay=0.9, seed=7)
+
+
+class Kept:
+    """A file with one checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> Checkpoint | None:
+        return decode_checkpoint(self.path.read_bytes(), str(self.path)) if self.path.exists() else None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        self.path.write_bytes(encode_checkpoint(checkpoint))
 
 
 class Small(nn.Module):
@@ -76,7 +84,7 @@ def test_stopped_and_resumed_equals_not_stopped(tmp_path: Path, optimiser: str, 
     undisturbed.run()
     for stop in (*stops, None):
         model = build()
-        trainer = Trainer(model, losses_of(model), config, folder=tmp_path)
+        trainer = Trainer(model, losses_of(model), config, checkpoints=Kept(tmp_path / "last"))
         torch.manual_seed(12345)  # whatever happened to randomness in between must not matter
         trainer.run(until=stop)
     assert trainer.step == 12
@@ -93,7 +101,7 @@ def test_a_crash_between_checkpoints_costs_only_the_steps_since(tmp_path: Path) 
     undisturbed.run()
 
     model = build()
-    crashing = Trainer(model, losses_of(model), CONFIG, folder=tmp_path)
+    crashing = Trainer(model, losses_of(model), CONFIG, checkpoints=Kept(tmp_path / "last"))
 
     def crash(trainer: Trainer, values: dict[str, float]) -> None:
         if trainer.step == 6:
@@ -102,7 +110,7 @@ def test_a_crash_between_checkpoints_costs_only_the_steps_since(tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         crashing.run(report=crash)
     model = build()
-    resumed = Trainer(model, losses_of(model), CONFIG, folder=tmp_path)
+    resumed = Trainer(model, losses_of(model), CONFIG, checkpoints=Kept(tmp_path / "last"))
     assert resumed.step == 4
     resumed.run()
     assert_same_bits(states(resumed), states(undisturbed))
@@ -110,28 +118,26 @@ def test_a_crash_between_checkpoints_costs_only_the_steps_since(tmp_path: Path) 
 
 def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
     model = build()
-    Trainer(model, losses_of(model), CONFIG, folder=tmp_path).run()
-    before = (tmp_path / NAME).read_bytes()
+    Trainer(model, losses_of(model), CONFIG, checkpoints=Kept(tmp_path / "last")).run()
+    before = (tmp_path / "last").read_bytes()
     model = build()
-    again = Trainer(model, losses_of(model), CONFIG, folder=tmp_path)
+    again = Trainer(model, losses_of(model), CONFIG, checkpoints=Kept(tmp_path / "last"))
     again.run()
     assert again.step == 12
-    assert (tmp_path / NAME).read_bytes() == before
+    assert (tmp_path / "last").read_bytes() == before
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     model = build()
-    Trainer(model, losses_of(model), CONFIG, folder=tmp_path, fingerprint="one").run()
+    Trainer(model, losses_of(model), CONFIG, checkpoints=Kept(tmp_path / "last"), fingerprint="one").run()
     with pytest.raises(CheckpointError, match="another recipe"):
-        Trainer(model, losses_of(model), CONFIG, folder=tmp_path, fingerprint="two")
+        Trainer(model, losses_of(model), CONFIG, checkpoints=Kept(tmp_path / "last"), fingerprint="two")
 
 
-def test_a_damaged_checkpoint_says_what_to_do_and_drafts_are_no_checkpoints(tmp_path: Path) -> None:
-    (tmp_path / f"{NAME}.99.part").write_bytes(b"half written")
-    assert load_checkpoint(tmp_path) is None
-    (tmp_path / NAME).write_bytes(b"half written")
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "last").write_bytes(b"half written")
     with pytest.raises(CheckpointError, match="delete it"):
-        load_checkpoint(tmp_path)
+        Kept(tmp_path / "last").load()
 
 
 def test_steps_with_nan_leave_no_trace_in_weights_or_averages() -> None:
@@ -222,30 +228,6 @@ def test_two_learning_rates_by_the_longest_prefix_that_fits() -> None:
     assert {round(g["lr"], 6) for g in trainer.optimiser.param_groups} == {0.1, 0.05, 0.01}
 
 
-class Kept:
-    """An object store of one checkpoint, as bytes."""
-
-    content: bytes | None = None
-
-    def load(self) -> Checkpoint | None:
-        return None if self.content is None else decode_checkpoint(self.content, "here")
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        self.content = encode_checkpoint(checkpoint)
-
-
-def test_checkpoints_may_live_anywhere() -> None:
-    whole = build()
-    undisturbed = Trainer(whole, losses_of(whole), CONFIG)
-    undisturbed.run()
-    kept = Kept()
-    for stop in (5, None):
-        model = build()
-        trainer = Trainer(model, losses_of(model), CONFIG, checkpoints=kept)
-        trainer.run(until=stop)
-    assert_same_bits(states(trainer), states(undisturbed))
-
-
 class Plain(nn.Module):
     """No statistics over the batch, so that two halves of a batch give the whole batch's gradient."""
 
@@ -266,16 +248,22 @@ def _train_share(folder: Path, rank: Rank) -> None:
         x, y = torch.randn(8, 5, generator=generator), torch.randint(0, 3, (8,), generator=generator)
         return {"loss": F.cross_entropy(model(x[rank.index :: rank.count]), y[rank.index :: rank.count])}
 
-    Trainer(model, losses, CONFIG, folder=folder, rank=rank).run()
+    Trainer(model, losses, CONFIG, checkpoints=Kept(folder / f"of-{rank.count}"), rank=rank).run()
+
+
+def _enter(index: int, folder: Path, count: int) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if os.uname().sysname == "Darwin" else "lo")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=index, world_size=count)
+    _train_share(folder, Rank(index, count))
+    dist.destroy_process_group()
 
 
 def test_two_processes_learn_what_one_learns_from_the_whole_batch(tmp_path: Path) -> None:
-    _train_share(tmp_path / "one", Rank())
-    run_processes(_train_share, (tmp_path / "two",), 2, tmp_path / "meeting")
-    one, two = load_checkpoint(tmp_path / "one"), load_checkpoint(tmp_path / "two")
+    _train_share(tmp_path, Rank())
+    multiprocessing.spawn(_enter, (tmp_path, 2), nprocs=2)
+    one, two = (Kept(tmp_path / f"of-{count}").load() for count in (1, 2))
     assert one is not None
     assert two is not None
     assert two.numbers["step"] == 12
     for name, tensor in one.part("model").items():
         assert torch.allclose(tensor, two.part("model")[name], atol=1e-5), name
-    assert not (tmp_path / "meeting").exists()
