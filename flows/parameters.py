@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tasks.parameters import ARGUMENT, NO_CREDENTIALS, RAY, Option, refuse_secrets
+from tasks.product import default_product, kind_names
 
 LABELS = "Human labels: COCO or Label Studio JSON, CVAT XML, masks, Parquet."
 
@@ -146,9 +147,9 @@ class RetrainParameters(BaseModel):
     max_rounds: Annotated[
         int, Field(ge=1, le=10, description="Looks at the gate set that its level is divided for.")
     ] = 3
-    task: Annotated[
-        Literal["instance", "semantic", "panoptic"], Field(description="What the models of the loop do.")
-    ] = "instance"
+    task: Annotated[str, Field(description="Kind of the models, as `visionmill models list` has it.")] = next(
+        iter(default_product().kinds)
+    )
     recipe: Annotated[
         str | None,
         Field(min_length=1, description="Name of a recipe or model, or URI of a recipe's JSON. Default: by task."),
@@ -205,6 +206,13 @@ class RetrainParameters(BaseModel):
     @classmethod
     def _no_credentials(cls, value: str | None) -> str | None:
         return value if value is None else refuse_secrets(value)
+
+    @field_validator("task")
+    @classmethod
+    def _known_kind(cls, value: str) -> str:
+        if value not in kind_names():
+            raise ValueError(f"there is no kind of model {value!r}; kinds: {', '.join(kind_names())}")
+        return value
 
     @field_validator("tta")
     @classmethod

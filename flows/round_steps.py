@@ -16,6 +16,7 @@ from flows.problems import checked
 from flows.steps import Steps
 from flows.train import carry_out
 from flows.work import own_device
+from infra.errors import UsageError
 from infra.store import Store, open_store
 from modelkit import ClassInfo, Predictor, Weights
 from tasks.labels.label_sets import LabelSet
@@ -91,6 +92,8 @@ def recipe_for(asked: RetrainParameters, classes: Sequence[ClassInfo], *, role: 
 
 def task_for(asked: RetrainParameters, classes: Sequence[ClassInfo]) -> LoopTask:
     """What the loop teaches; refuses a recipe whose model does something else."""
+    if asked.task not in DEFAULT_RECIPES:
+        raise UsageError(f"the loop does not teach {asked.task} models", hint=f"--task {' | '.join(DEFAULT_RECIPES)}")
     recipe = recipe_for(asked, classes, role="teacher")
     return loop_task(asked.task, recipe, recipe.kind, asked.tta)
 

@@ -282,6 +282,11 @@ def find_product(name: str) -> Product:
     return _PRODUCTS[name]
 
 
+def default_product() -> Product:
+    """What commands mean that name none; its first kind is what they mean that name no kind."""
+    return find_product(importlib.import_module("tasks.products").DEFAULT)
+
+
 def resolve(dotted: str) -> Callable[..., Any]:
     """The function behind "module:function".
 
@@ -307,21 +312,23 @@ def lazily(dotted: str) -> Callable[..., Any]:
     return call
 
 
+def kind_names() -> list[str]:
+    """Names of all kinds; none of their modules is imported for it."""
+    _discover()
+    return sorted(_KIND_MODULES.keys() | _KINDS)
+
+
 def kinds() -> dict[str, Kind]:
     """All kinds by name. This imports their modules, and with them torch."""
-    products()
-    return {name: find_kind(name) for name in sorted(_KIND_MODULES.keys() | _KINDS)}
+    return {name: find_kind(name) for name in kind_names()}
 
 
 def find_kind(name: str) -> Kind:
     """The kind of a name. Raises UsageError, which names those that exist."""
+    if name not in kind_names():
+        raise UsageError(f"there is no kind of model {name!r}", hint=f"kinds: {', '.join(kind_names())}")
     if name not in _KINDS:
-        products()
-        if name not in _KINDS and name in _KIND_MODULES:
-            register_kind(importlib.import_module(_KIND_MODULES[name]).KIND)
-    if name not in _KINDS:
-        known = ", ".join(sorted(_KIND_MODULES.keys() | _KINDS))
-        raise UsageError(f"there is no kind of model {name!r}", hint=f"kinds: {known}")
+        register_kind(importlib.import_module(_KIND_MODULES[name]).KIND)
     return _KINDS[name]
 
 

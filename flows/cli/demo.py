@@ -11,8 +11,7 @@ import typer
 
 from flows.cli.console import JsonFlag, Summary, command, people, say
 from flows.problems import checked
-from tasks.product import find_product
-from tasks.products import DEFAULT_PRODUCT
+from tasks.product import default_product
 
 
 @command
@@ -35,7 +34,7 @@ def demo(
     os.environ.update(endpoint.environment())
     say(f"2/4  composing {images} scenes and a video of {frames} frames into {job.SOURCE}", style="bold")
     job.compose_demo_data(images, frames)
-    product = find_product(DEFAULT_PRODUCT)
+    product = default_product()
     say(f"3/4  {product.doing}:  visionmill {product.verb} {job.SOURCE} {job.OUTPUT}", style="bold")
     parameters = checked(product.parameters, source=job.SOURCE, output=job.OUTPUT, shard_items=16)
     run = run_job(product, parameters, orchestrated=True, console=people)

@@ -1,7 +1,4 @@
 """One folder per product; see README.md here."""
 
-DEFAULT_PRODUCT = "segments"
-"""What the demo shows."""
-
-DEFAULT_KIND = "instance"
-"""What the self-training loop teaches where no kind is named."""
+DEFAULT = "segments"
+"""See :func:`tasks.product.default_product`."""

@@ -44,6 +44,10 @@ def test_names_and_defaults_of_all_options_are_those_that_were_published() -> No
         ("train a b --rate-scale x", "--rate-scale 'x' is not PART=FACTOR for example --rate-scale backbone=0.1"),
         ("train s3://k:v@bucket/a b", "labelled: carries credentials; put them into AWS_ACCESS_KEY_ID"),
         (f"{LOOP} --tta vflip", "--tta: must be 'hflip', '0.75x' or '1.25x', got 'vflip'"),
+        (
+            f"{LOOP} --task instanc",
+            "--task: there is no kind of model 'instanc'; kinds: detection, instance, panoptic, ",
+        ),
         (f"{LOOP} --calibration none", "--calibration: must be 'holdout' or 'crossfit', got 'none'"),
         (f"{LOOP} --rounds 9", "9 rounds need as many looks at the gate set"),
     ],
