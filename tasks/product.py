@@ -117,8 +117,9 @@ class Product:
         functions: registers SQL functions. function_words: how each is called.
         query: an example, for people who have just run a job.
         exporters: name -> form.
-        overlay: (image RGB uint8, row) -> image with what was found drawn upon it.
-        panels: open views -> charts and tables of the report.
+        overlay: (image, row, in_strip=) -> picture with what was found drawn upon it; both (H, W, 3) uint8, and the
+            picture's size is the product's choice. In a strip of frames scores and the like would only flicker.
+        panels: open views -> what of the report's page is its own, as ``tasks.report.panels.Panels``.
         sink: writes files beside the rows; None for products that are rows alone.
     """
 
@@ -140,7 +141,7 @@ class Product:
     function_words: tuple[str, ...] = ()
     query: str = "SELECT status, count(*) AS n FROM items GROUP BY status"
     exporters: Mapping[str, Exporter] = field(default_factory=dict)
-    overlay: Callable[[np.ndarray, Mapping[str, Any]], np.ndarray] | None = None
+    overlay: Callable[..., np.ndarray] | None = None
     panels: Callable[..., Any] | None = None
     sink: FileSink | None = None
 

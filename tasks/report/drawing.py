@@ -89,6 +89,18 @@ def _colour(number: int, lightness: float, saturation: float) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def resized(image_rgb_hwc_u8: np.ndarray, *, long_side_px: int = 640) -> np.ndarray:
+    """An (H, W, 3) uint8 picture at the size in which pictures are shown; small ones are enlarged eightfold at most."""
+    height, width = image_rgb_hwc_u8.shape[:2]
+    scale = _scale((height, width), long_side_px)
+    size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(image_rgb_hwc_u8).resize(size_wh, Image.Resampling.LANCZOS))
+
+
+def _scale(size_hw: tuple[int, int], long_side_px: int) -> float:
+    return min(long_side_px / max(size_hw), _MAX_ENLARGEMENT)
+
+
 def draw_instances(
     image_rgb_hwc_u8: np.ndarray, instances: Sequence[DrawnInstance], *, long_side_px: int = 640, labels: bool = True
 ) -> np.ndarray:
@@ -104,10 +116,9 @@ def draw_instances(
         (H', W', 3) uint8.
     """
     height, width = image_rgb_hwc_u8.shape[:2]
-    scale = min(long_side_px / max(height, width), _MAX_ENLARGEMENT)
-    size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
-    resized = Image.fromarray(image_rgb_hwc_u8).resize(size_wh, Image.Resampling.LANCZOS)
-    canvas = np.asarray(resized, np.float32).copy()
+    scale = _scale((height, width), long_side_px)
+    canvas = resized(image_rgb_hwc_u8, long_side_px=long_side_px).astype(np.float32)
+    size_wh = (canvas.shape[1], canvas.shape[0])
     for one in sorted(instances, key=lambda one: (one.is_thing, -_extent(one))):
         if one.rle is not None:
             _paint_mask(canvas, one, (height, width), scale)

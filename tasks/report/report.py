@@ -7,16 +7,16 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from infra.errors import UsageError
 from infra.store import open_store
 from tasks.output.layout import REPORT_KEY, product_prefix
 from tasks.output.views import views_of
 from tasks.report import charts
-from tasks.report.drawing import colour_of, stuff_colour_of
 from tasks.report.page import page_template
+from tasks.report.panels import Panels, panels_of
 from tasks.report.report_data import ReportData, collect
 from tasks.report.report_samples import Gallery, choose_and_load
 
-_SMALL_MULTIPLES = 12
 _TEMPLATE = "report.html.j2"
 
 
@@ -43,55 +43,44 @@ def write_report(output: str, *, samples: int = 24, budget_s: float = 60.0, prod
     store = open_store(output)
     views = views_of(store, product=product)
     try:
-        page = render(collect(views), choose_and_load(views, samples, budget_s=budget_s))
+        if views.product is None:
+            raise UsageError(f"{output} holds no results of a job", hint="run a job first, or check the path")
+        panels = panels_of(views)
+        galleries = choose_and_load(views, panels, samples, budget_s=budget_s)
+        page = render(views.product.name, collect(views), panels, galleries)
     finally:
         views.connection.close()
     store.put(REPORT_KEY, page.encode())
     return ReportPaths(store.uri_of(REPORT_KEY))
 
 
-def render(data: ReportData, galleries: tuple[Gallery, ...]) -> str:
+def render(product: str, data: ReportData, panels: Panels, galleries: tuple[Gallery, ...]) -> str:
     """The page as text. Everything that comes from data is escaped by the template engine."""
     source = data.plan.source if data.plan is not None else data.output
     last = next((run for run in data.runs if run.items_per_s > 0), None)
     return page_template("tasks.report", _TEMPLATE).render(
         data=data,
+        panels=panels,
         galleries=galleries,
         n=charts.number,
         short_source=source.rstrip("/").rsplit("/", 1)[-1] or source,
         charts=_charts(data),
         items_note=_items_note(data),
-        instances_note=_instances_note(data),
         failed_note=f"{100 * data.num_failed / max(data.num_items, 1):.2g} % of all items",
-        classes_note=f"of {len(data.weights['classes'])} known" if data.weights.get("classes") else "",
         speed="-" if last is None else charts.number(last.items_per_s),
         speed_note="no finished run recorded" if last is None else _speed_note(last.pool),
         execution=_plain_rows(data.runs[0].execution if data.runs else {}),
         facts=_facts(data),
-        glob=f"{data.output.rstrip('/')}/{product_prefix('segments')}**/*.parquet",
+        glob=f"{data.output.rstrip('/')}/{product_prefix(product)}**/*.parquet",
         quoted_output=shlex.quote(data.output),
         written_at=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M"),
     )
 
 
 def _charts(data: ReportData) -> dict[str, Any]:
-    status = [(name, count, name) for name, count in data.statuses.items()]
-    colours = [
-        "rgb({},{},{})".format(*(colour_of if each.is_thing else stuff_colour_of)(each.label)) for each in data.classes
-    ]
     stages = sorted(data.stage_seconds.items(), key=lambda pair: -pair[1])
     return {
-        "status": charts.stacked_bar("Items by status", status),
-        "per_item": data.per_item and charts.columns("Items by number of instances", data.per_item),
-        "sizes": data.sizes and charts.columns("Instances by share of their image", data.sizes),
-        "classes": charts.horizontal_bars(
-            "Instances by class", [(each.name, each.instances) for each in data.classes], colours=colours
-        ),
-        "scores": charts.histogram("Scores of all instances", data.histogram, 0, 1),
-        "by_class": [
-            (each, charts.histogram(f"Scores of {each.name}", each.histogram, 0, 1, compact=True))
-            for each in data.classes[:_SMALL_MULTIPLES]
-        ],
+        "status": charts.stacked_bar("Items by status", [(name, count, name) for name, count in data.statuses.items()]),
         "stages": charts.horizontal_bars("Busy seconds by stage", stages, unit="s") if stages else "",
     }
 
@@ -102,11 +91,6 @@ def _items_note(data: ReportData) -> str:
         videos = f"{charts.number(data.videos)} video{'' if data.videos == 1 else 's'}"
         parts.append(f"{charts.number(data.frames)} frames of {videos}")
     return ", ".join(parts)
-
-
-def _instances_note(data: ReportData) -> str:
-    per_item = data.instances / max(data.statuses["ok"], 1)
-    return f"{per_item:.1f} per item, {charts.number(data.empty_items)} items without"
 
 
 def _speed_note(pool: dict[str, Any]) -> str:

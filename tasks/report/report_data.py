@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 from infra.errors import StoreError
@@ -14,8 +12,6 @@ from tasks.output.listing import PlanFacts, plan_of_shards, read_footers, read_p
 from tasks.output.runs import RunRecord, list_runs, read_run
 from tasks.output.views import Views
 
-SCORE_BINS = 20
-MAX_CLASSES = 20
 MAX_REASONS = 12
 MAX_RUNS = 12
 
@@ -33,19 +29,6 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassFacts:
-    """One class: how many instances, in how many items, how sure, and their scores in bins of [0, 1]."""
-
-    label: int
-    name: str
-    is_thing: bool
-    instances: int
-    items: int
-    mean_score: float
-    histogram: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class PlanProgress:
     """The newest plan: what it asked for and what is there."""
 
@@ -59,7 +42,7 @@ class PlanProgress:
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """All that the page says, pictures apart."""
+    """All that the page says of any product's results; see :mod:`tasks.report.panels` for the rest."""
 
     output: str
     fingerprint: str
@@ -70,13 +53,7 @@ class ReportData:
     images: int
     frames: int
     videos: int
-    instances: int
-    empty_items: int
     reasons: tuple[Reason, ...]
-    classes: tuple[ClassFacts, ...]
-    num_classes: int
-    per_item: tuple[tuple[str, int], ...]  # instances per item, in ranges
-    sizes: tuple[tuple[str, int], ...]  # instances by share of their image
     notes: tuple[tuple[str, int], ...]
     plan: PlanProgress | None
     other_versions: int
@@ -92,11 +69,6 @@ class ReportData:
     def num_failed(self) -> int:
         return self.statuses["failed"] + self.statuses["quarantined"]
 
-    @property
-    def histogram(self) -> tuple[int, ...]:
-        """Scores of all classes together (of the listed ones: the page says so when there are more)."""
-        return tuple(map(sum, zip(*(each.histogram for each in self.classes), strict=True))) or (0,) * SCORE_BINS
-
 
 def collect(views: Views) -> ReportData:
     """Ask everything. Works on an output in any state, also an empty one."""
@@ -107,8 +79,7 @@ def collect(views: Views) -> ReportData:
     items = _rows(
         views,
         "SELECT count(*) FILTER (media = 'image'), count(*) FILTER (media = 'video'),"
-        " count(DISTINCT uri) FILTER (media = 'video'), coalesce(sum(len(labels)), 0),"
-        " count(*) FILTER (status = 'ok' AND len(labels) = 0) FROM items",
+        " count(DISTINCT uri) FILTER (media = 'video') FROM items",
     )[0]
     models = _rows(views, "SELECT any_value(model) FROM items")
     return ReportData(
@@ -121,13 +92,7 @@ def collect(views: Views) -> ReportData:
         images=items[0],
         frames=items[1],
         videos=items[2],
-        instances=int(items[3]),
-        empty_items=items[4],
         reasons=_reasons(views),
-        classes=_classes(views),
-        num_classes=_rows(views, "SELECT count(DISTINCT label) FROM instances")[0][0],
-        per_item=_per_item(views),
-        sizes=_sizes(views),
         notes=_notes(views),
         plan=None if plan is None else _progress(views, plan),
         other_versions=sum(bool(version.parts) for version in views.listing.versions) - (newest is not None),
@@ -152,51 +117,6 @@ def _reasons(views: Views) -> tuple[Reason, ...]:
         Reason(stage, kind, count, tuple((example["uri"], example["error"]) for example in examples))
         for stage, kind, count, examples in found
     )
-
-
-def _classes(views: Views) -> tuple[ClassFacts, ...]:
-    """The most frequent classes with their score histograms, in one pass over labels, names and scores."""
-    bins = ", ".join(
-        f"count(*) FILTER (least(CAST(floor(score * {SCORE_BINS}) AS INTEGER), {SCORE_BINS - 1}) = {index})"
-        for index in range(SCORE_BINS)
-    )
-    found = _rows(
-        views,
-        "SELECT label, coalesce(any_value(name), 'class ' || label), bool_or(is_thing), count(*) AS n,"
-        f" count(DISTINCT (uri, frame)), avg(score), [{bins}]"
-        f" FROM instances GROUP BY label ORDER BY n DESC, label LIMIT {MAX_CLASSES}",
-    )
-    return tuple(
-        ClassFacts(label, name, is_thing, count, items, mean, tuple(histogram))
-        for label, name, is_thing, count, items, mean, histogram in found
-    )
-
-
-def _per_item(views: Views) -> tuple[tuple[str, int], ...]:
-    ranges = [(0, 0), (1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32), (33, 64), (65, None)]
-    return _in_ranges(views, ranges, "len(labels)", "items WHERE status = 'ok'")
-
-
-def _in_ranges(
-    views: Views, ranges: Sequence[tuple[int, int | None]], value: str, source: str
-) -> tuple[tuple[str, int], ...]:
-    counts = ", ".join(
-        f"count(*) FILTER ({value} >= {low}" + (")" if high is None else f" AND {value} <= {high})")
-        for low, high in ranges
-    )
-    row = _rows(views, f"SELECT {counts} FROM {source}")[0]
-    names = [f"{low}+" if high is None else str(low) if low == high else f"{low}-{high}" for low, high in ranges]
-    last = max((index for index, count in enumerate(row) if count), default=-1)
-    return tuple(zip(names, row, strict=True))[: last + 1]
-
-
-def _sizes(views: Views) -> tuple[tuple[str, int], ...]:
-    """By the share of the image that the mask covers: comparable between resolutions."""
-    edges = [0.0, 0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 1.01]
-    names = ["< 0.1 %", "0.1-0.5 %", "0.5-2 %", "2-5 %", "5-10 %", "10-25 %", "> 25 %"]
-    counts = ", ".join(f"count(*) FILTER (share >= {low} AND share < {high})" for low, high in pairwise(edges))
-    row = _rows(views, f"SELECT {counts} FROM (SELECT area / (width::DOUBLE * height) AS share FROM instances)")[0]
-    return tuple(zip(names, row, strict=True)) if any(row) else ()
 
 
 def _notes(views: Views) -> tuple[tuple[str, int], ...]:

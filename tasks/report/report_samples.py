@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any
@@ -26,16 +26,14 @@ from tasks.media.reading import EntryReader
 from tasks.output.store_files import open_parquet
 from tasks.output.views import Views
 from tasks.records import Entry
-from tasks.report.drawing import DrawnInstance, draw_instances
+from tasks.report.drawing import resized
+from tasks.report.panels import Panels
 
 _STRIP_FRAMES = 8
 _MAX_FRAMES_TO_REACH = 600  # of a video that are decoded to get at one: a report may take seconds, not hours
 _QUALITY = 82
 
-_COLUMNS = """
-uri, etag, media, frame, pts_s, width, height, status, stage, error_type, error, notes, shard_id,
-labels, names, scores, boxes_xyxy, rles, is_thing, track_ids
-"""
+_LONG_SIDE_PX = 640
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,6 @@ class Sample:
     pts_s: float | None
     status: str
     reason: str
-    instances: int
     summary: str
     picture: str | None
     width_px: int
@@ -65,20 +62,26 @@ class Gallery:
     is_strip: bool = False
 
 
-def choose_and_load(views: Views, samples: int, *, budget_s: float = 60.0) -> tuple[Gallery, ...]:
+def choose_and_load(views: Views, panels: Panels, samples: int, *, budget_s: float = 60.0) -> tuple[Gallery, ...]:
     """About ``samples`` pictures in galleries; after ``budget_s`` seconds the rest are placeholders that say so."""
-    wanted = [gallery for gallery in _choose(views, samples) if gallery[2]]
+    wanted = [gallery for gallery in _choose(views, panels, samples) if gallery[2]]
     rows = {(row["uri"], row["frame"]): row for _, _, group, _ in wanted for row in group}
     entries = _entries_of(views, rows.values())
     deadline = time.monotonic() + budget_s
+    overlay = views.product.overlay if views.product is not None else None
     pictures = dict(_pictures(rows.values(), entries, deadline))
     return tuple(
-        Gallery(title, explanation, tuple(_sample(row, pictures[_key(row)], is_strip) for row in group), is_strip)
+        Gallery(
+            title,
+            explanation,
+            tuple(_sample(row, pictures[_key(row)], panels, overlay, is_strip) for row in group),
+            is_strip,
+        )
         for title, explanation, group, is_strip in wanted
     )
 
 
-def _choose(views: Views, samples: int) -> Iterator[tuple[str, str, list[dict[str, Any]], bool]]:
+def _choose(views: Views, panels: Panels, samples: int) -> Iterator[tuple[str, str, list[dict[str, Any]], bool]]:
     quarter = max(1, samples // 4)
     has_images = bool(views.connection.execute("SELECT 1 FROM items WHERE media = 'image' LIMIT 1").fetchall())
     which = "status = 'ok'" + (" AND media = 'image'" if has_images else "")
@@ -91,22 +94,12 @@ def _choose(views: Views, samples: int) -> Iterator[tuple[str, str, list[dict[st
 
     if samples < 1:
         return
-    found = f"{which} AND len(labels) > 0"
-    yield (
-        "Surest",
-        "items with the highest mean score",
-        fresh(found, "list_avg(scores) DESC, uri, frame", quarter),
-        False,
-    )
-    yield (
-        "Least sure",
-        "items with the lowest mean score: where a closer look pays most",
-        fresh(found, "list_avg(scores), uri, frame", quarter),
-        False,
-    )
+    for ranking in panels.rankings:
+        rows = fresh(f"{which} AND {panels.found}", f"{ranking.order}, uri, frame", quarter)
+        yield ranking.title, ranking.explanation, rows, False
     yield "Ordinary", "items drawn by chance, the same ones each time", fresh(which, "hash(uri), frame", quarter), False
-    for uri in _videos(views, 2):
-        title, frames = f"Video {uri.rsplit('/', 1)[-1]}", _frames_of(views, uri)
+    for uri in _videos(views, panels, 2):
+        title, frames = f"Video {uri.rsplit('/', 1)[-1]}", _frames_of(views, panels, uri)
         if any(tracks for _, tracks in frames):
             said = f"frames of {uri} one after another, where most is going on: a track keeps its colour and its number"
             yield title, said, _rows_of(views, [(uri, frame) for frame in _busiest(frames)]), True
@@ -133,27 +126,25 @@ def _rows_of(views: Views, keys: Sequence[tuple[str, int]]) -> list[dict[str, An
     if not keys:
         return []
     relation = views.connection.sql(
-        f"SELECT {_COLUMNS} FROM items"
-        " WHERE uri IN (SELECT unnest(?::VARCHAR[])) AND frame IN (SELECT unnest(?::INTEGER[]))",
+        "SELECT * FROM items WHERE uri IN (SELECT unnest(?::VARCHAR[])) AND frame IN (SELECT unnest(?::INTEGER[]))",
         params=[[uri for uri, _ in keys], [frame for _, frame in keys]],
     )
     rows = {_key(row): row for row in relation.to_arrow_table().to_pylist()}
     return [rows[key] for key in keys if key in rows]
 
 
-def _videos(views: Views, limit: int) -> list[str]:
+def _videos(views: Views, panels: Panels, limit: int) -> list[str]:
     found = views.connection.execute(
         "SELECT uri FROM items WHERE media = 'video' AND status = 'ok' GROUP BY uri HAVING count(*) > 1"
-        f" ORDER BY sum(len(labels)) > 0 DESC, hash(uri) LIMIT {limit}"
+        f" ORDER BY bool_or({panels.found}) DESC, hash(uri) LIMIT {limit}"
     ).fetchall()
     return [uri for (uri,) in found]
 
 
-def _frames_of(views: Views, uri: str) -> list[tuple[int, frozenset[int]]]:
+def _frames_of(views: Views, panels: Panels, uri: str) -> list[tuple[int, frozenset[int]]]:
     """The frames of a video that have a result, in order, and the ids of the tracks in each."""
     found = views.connection.execute(
-        "SELECT frame, list_filter(coalesce(track_ids, []), lambda track: track IS NOT NULL) FROM items"
-        " WHERE uri = ? AND status = 'ok' ORDER BY frame",
+        f"SELECT frame, {panels.tracks or '[]'} FROM items WHERE uri = ? AND status = 'ok' ORDER BY frame",
         [uri],
     ).fetchall()
     return [(frame, frozenset(tracks)) for frame, tracks in found]
@@ -268,7 +259,10 @@ def _decoded(
         yield _key(row), why
 
 
-def _sample(row: dict[str, Any], pixels: Picture, is_strip: bool) -> Sample:
+Overlay = Callable[..., np.ndarray]
+
+
+def _sample(row: dict[str, Any], pixels: Picture, panels: Panels, overlay: Overlay | None, is_strip: bool) -> Sample:
     reason = "" if row["status"] == "ok" else f"{row['stage']}: {row['error']}"
     problem, picture, width, height = "", None, 0, 0
     if isinstance(pixels, str):
@@ -276,7 +270,9 @@ def _sample(row: dict[str, Any], pixels: Picture, is_strip: bool) -> Sample:
     elif row["status"] == "ok" and pixels.shape[:2] != (row["height"], row["width"]):
         problem = "the source has another size now"
     else:
-        drawn = draw_instances(pixels, _drawn(row, scores=not is_strip), long_side_px=640)
+        drawn = pixels if overlay is None or row["status"] != "ok" else overlay(pixels, row, in_strip=is_strip)
+        if drawn.shape == pixels.shape:  # an overlay may have chosen a size of its own
+            drawn = resized(drawn, long_side_px=_LONG_SIDE_PX)
         height, width = drawn.shape[:2]
         picture = data_uri(drawn)
     return Sample(
@@ -285,43 +281,12 @@ def _sample(row: dict[str, Any], pixels: Picture, is_strip: bool) -> Sample:
         pts_s=row["pts_s"],
         status=row["status"],
         reason=reason,
-        instances=len(row["labels"] or ()),
-        summary=_summary(row),
+        summary=panels.summary(row) if row["status"] == "ok" else "",
         picture=picture,
         width_px=width,
         height_px=height,
         problem=problem,
     )
-
-
-def _drawn(row: dict[str, Any], *, scores: bool) -> list[DrawnInstance]:
-    """``scores``: whether they are written; side by side in a strip they would only flicker."""
-    return [
-        DrawnInstance(
-            name=row["names"][index],
-            label=label,
-            score=row["scores"][index] if scores else None,
-            box_xyxy=tuple(row["boxes_xyxy"][index]),
-            rle=row["rles"][index] if row["rles"] is not None else None,
-            track_id=row["track_ids"][index] if row["track_ids"] is not None else None,
-            is_thing=row["is_thing"][index],
-        )
-        for index, label in enumerate(row["labels"] or ())
-    ]
-
-
-def _summary(row: dict[str, Any]) -> str:
-    """``3 × disc, 1 × box; mean score 0.82``: the alternative text of a picture, too."""
-    if row["status"] != "ok":
-        return ""
-    names: dict[str, int] = {}
-    for name in row["names"] or ():
-        names[name] = names.get(name, 0) + 1
-    if not names:
-        return "nothing found"
-    listed = sorted(names.items(), key=lambda pair: (-pair[1], pair[0]))
-    said = ", ".join(f"{count} × {name}" for name, count in listed[:4]) + (", ..." if len(listed) > 4 else "")
-    return f"{said}; mean score {np.mean(row['scores']):.2f}"
 
 
 def data_uri(image_rgb_hwc_u8: np.ndarray) -> str:

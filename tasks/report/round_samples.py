@@ -123,7 +123,6 @@ class _Drawer:
             first["frame_index"],
             (first["height"], first["width"]),
             _summary(rows),
-            len(rows),
             lambda pixels: draw_instances(pixels, objects, long_side_px=_LONG_SIDE_PX),
         )
 
@@ -152,7 +151,6 @@ class _Drawer:
             int(frame) if frame else None,
             size_hw,
             f"{kinds}; weight {data['disagreement']:.2f}",
-            sum(map(len, sides.values())),
             both,
         )
 
@@ -168,7 +166,6 @@ class _Drawer:
         frame: int | None,
         size_hw: tuple[int, int],
         summary: str,
-        count: int,
         draw: Callable[[np.ndarray], np.ndarray],
     ) -> Sample:
         problem, picture, width, height = "", None, 0, 0
@@ -190,7 +187,6 @@ class _Drawer:
             pts_s=None,
             status="ok",
             reason="",
-            instances=count,
             summary=summary,
             picture=picture,
             width_px=width,

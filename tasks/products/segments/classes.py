@@ -13,11 +13,11 @@ def classes_of(views: Views) -> dict[int, str]:
         "SELECT label, any_value(name) FROM instances WHERE label IS NOT NULL GROUP BY label ORDER BY label"
     ).fetchall()
     found = {int(label): str(name) if name is not None else f"class {label}" for label, name in rows}
-    return dict(sorted((found | _known(views)).items()))
+    return dict(sorted((found | known_classes(views)).items()))
 
 
-def _known(views: Views) -> dict[int, str]:
-    """From one part's footer: all parts of a version are of one model."""
+def known_classes(views: Views) -> dict[int, str]:
+    """Class id -> name of all that the newest version's model knows, as the footer of a part of it says."""
     newest = views.listing.newest
     for _, footer in read_footers(views.listing.store, newest.parts[:1] if newest is not None else ()):
         if not isinstance(footer, Exception):

@@ -47,5 +47,7 @@ PRODUCT = register(
                 "a row per instance, Parquet in a folder per class", lazily(f"{_HERE}.export_flat:write_flat")
             ),
         },
+        overlay=lazily(f"{_HERE}.overlay:overlay"),
+        panels=lazily(f"{_HERE}.panels:panels"),
     )
 )
