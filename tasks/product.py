@@ -29,10 +29,8 @@ if TYPE_CHECKING:  # types only: this module is imported by every command and mu
 
     from infra.store import Store
     from modelkit import ClassInfo, Predictor, VisionModel
-    from tasks.labels.label_sets import LabelSet
     from tasks.parameters import JobParameters
     from tasks.records import Entry
-    from tasks.training.examples import Example
 
 ENTRY_POINTS = "visionmill.products"
 
@@ -228,8 +226,8 @@ class Kind:
 
     name: str
     product: str
-    target_of: Callable[[VisionModel], Callable[[Example], dict[str, Any]]]
-    judge: Callable[[Predictor, LabelSet], Judgement]
+    target_of: Callable[[VisionModel], Callable[[Any], dict[str, Any]]]
+    judge: Callable[[Predictor, Any], Judgement]
     recipes: Mapping[str, Callable[[Sequence[ClassInfo]], Mapping[str, Any]]]
     default_recipe: str
     class_counts: Callable[[Sequence[ClassInfo]], dict[str, int]]

@@ -8,23 +8,31 @@ import typer
 
 from flows.cli.console import JsonFlag, Summary, answers, command, people, say, table
 from infra.errors import UsageError
+from tasks.product import products
 
 OutputArgument = Annotated[str, typer.Argument(help="Output of a job: folder or s3:// prefix.")]
 ProductFlag = Annotated[str | None, typer.Option(help="Whose results, where the output holds those of several.")]
 
 FORMATS = ("table", "csv", "json")
+_PRODUCTS = products().values()
+_VIEWS = ", ".join(
+    dict.fromkeys(["items", *(view for each in _PRODUCTS for view in each.views), "failures", "all_items"])
+)
+_FUNCTIONS = ", ".join(words for each in _PRODUCTS for words in each.function_words)
+_FORMS = {name: form for each in _PRODUCTS for name, form in each.exporters.items()}
+_FORM_WORDS = "; ".join(f"{name}: {form.words}" for name, form in _FORMS.items()) + "."
 
 
 @command
 def query(
     output: OutputArgument,
-    sql: Annotated[str, typer.Argument(help="SQL over the views items, instances, failures, all_items.")],
+    sql: Annotated[str, typer.Argument(help=f"SQL over the views {_VIEWS}; functions: {_FUNCTIONS}.")],
     format: Annotated[str, typer.Option(metavar="table|csv|json", help="How rows are printed on stdout.")] = "table",
     max_rows: Annotated[int, typer.Option(help="Rows shown in a table; csv and json print all.")] = 100,
     product: ProductFlag = None,
     as_json: JsonFlag = False,
 ) -> Summary:
-    """Ask the results in SQL (DuckDB). Masks: mask_area(rle), mask_iou(a, b, h, w), mask_polygon(rle, h, w)."""
+    """Ask the results in SQL (DuckDB)."""
     from tasks.output.query import run_query
 
     if format not in FORMATS:
@@ -105,10 +113,8 @@ def report(
 @command
 def export(
     output: OutputArgument,
-    destination: Annotated[str, typer.Argument(help="File or folder (coco: a .json file), local or s3://.")],
-    to: Annotated[
-        str, typer.Option("--to", metavar="coco|yolo|flat", help="coco, yolo, or flat (a row per instance).")
-    ],
+    destination: Annotated[str, typer.Argument(help="File or folder, as the form has it, local or s3://.")],
+    to: Annotated[str, typer.Option("--to", metavar="|".join(_FORMS), help=_FORM_WORDS)],
     product: ProductFlag = None,
 ) -> Summary:
     """Export the newest results for other tools. Failed items are left out and counted."""
@@ -133,7 +139,7 @@ def export(
 @command
 def verify(
     output: OutputArgument,
-    deep: Annotated[bool, typer.Option("--deep", help="Also decode every mask.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every column and check what was found.")] = False,
     product: ProductFlag = None,
 ) -> Summary:
     """Recount: every planned item has exactly one row in its shard, every footer is true. Exit code 1 if not."""

@@ -90,7 +90,7 @@ class Handover:
             StoreError: as the store reports.
             StateError: the object is damaged.
         """
-        from modelkit.video import VideoState
+        from modelkit.video import VideoState  # torch: seconds that a driver without clips need not wait
 
         try:
             with open_parquet(self._store, part_key(self._version, shard_id)) as part:

@@ -20,7 +20,7 @@ def run_as_decided(predictor: Any, job: JobSpec) -> None:
     """Give a worker's predictor the execution that the run measured as fastest; rows do not depend on success."""
     if job.execution is None or job.predictor_factory is not None:
         return
-    from modelkit.compile.decision import Decision, apply
+    from modelkit.compile.decision import Decision, apply  # torch: seconds that a plain worker need not wait
 
     problem = apply(predictor, Decision.from_json(job.execution), compile_cache())
     if problem is not None:

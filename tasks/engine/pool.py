@@ -95,7 +95,7 @@ def run_pool(
     Raises:
         ServiceError: the session can never run such workers.
     """
-    from tasks.engine.ray_worker_group import RayCrew
+    from tasks.engine.ray_worker_group import RayCrew  # Ray: seconds that a run in this process need not wait
 
     session.require(num_workers=1 if workers == "auto" else workers, num_gpus=num_gpus)
     crew = RayCrew(job, session, num_gpus=num_gpus, num_slots=None if workers == "auto" else workers)

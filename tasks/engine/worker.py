@@ -351,7 +351,7 @@ class Worker:
 
 def load_predictor(job: JobSpec) -> Any:
     """The job's model on its device, by ``modelkit.load``; weights given as a URI are fetched once per machine."""
-    import modelkit
+    import modelkit  # torch: seconds that a predictor of another making need not wait
 
     options = dict(job.model_options)
     if isinstance(options.get("weights"), str):

@@ -25,6 +25,8 @@ from tasks.labels.shapes import (
     polygons_to_rle,
     rectangle_to_rle,
 )
+from tasks.media.images import decode_image
+from tasks.records import ItemFailure
 
 Json = dict[str, Any]
 _KINDS = {
@@ -130,9 +132,6 @@ def _uri(name: str, root: str) -> str:
 
 
 def _measured(uri: str) -> tuple[int, int]:
-    from tasks.media.images import decode_image
-    from tasks.records import ItemFailure
-
     root, key = split_uri(uri)
     decoded = decode_image(open_store(root).get(key), name=uri)
     if isinstance(decoded, ItemFailure):

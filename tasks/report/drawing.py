@@ -37,7 +37,7 @@ Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnInstance:
+class DrawnObject:
     """One instance to draw.
 
     Args:
@@ -101,8 +101,8 @@ def _scale(size_hw: tuple[int, int], long_side_px: int) -> float:
     return min(long_side_px / max(size_hw), _MAX_ENLARGEMENT)
 
 
-def draw_instances(
-    image_rgb_hwc_u8: np.ndarray, instances: Sequence[DrawnInstance], *, long_side_px: int = 640, labels: bool = True
+def draw_objects(
+    image_rgb_hwc_u8: np.ndarray, instances: Sequence[DrawnObject], *, long_side_px: int = 640, labels: bool = True
 ) -> np.ndarray:
     """A picture with its instances on it.
 
@@ -132,12 +132,12 @@ def draw_instances(
     return np.asarray(picture)
 
 
-def _extent(one: DrawnInstance) -> float:
+def _extent(one: DrawnObject) -> float:
     x0, y0, x1, y1 = one.box_xyxy
     return (x1 - x0) * (y1 - y0)
 
 
-def _paint_mask(canvas: np.ndarray, one: DrawnInstance, size_hw: tuple[int, int], scale: float) -> None:
+def _paint_mask(canvas: np.ndarray, one: DrawnObject, size_hw: tuple[int, int], scale: float) -> None:
     """Blend one mask into its own corner of the canvas."""
     assert one.rle is not None
     x0, y0, x1, y1 = bbox(one.rle, size_hw).astype(int).tolist()
@@ -181,7 +181,7 @@ def _eroded(mask: Image.Image) -> Image.Image:
 def _write_labels(
     pen: ImageDraw.ImageDraw,
     size_wh: tuple[int, int],
-    instances: Sequence[DrawnInstance],
+    instances: Sequence[DrawnObject],
     scale: float,
     size_hw: tuple[int, int],
 ) -> None:
@@ -201,7 +201,7 @@ def _write_labels(
 def _write_beside(
     pen: ImageDraw.ImageDraw,
     size_wh: tuple[int, int],
-    one: DrawnInstance,
+    one: DrawnObject,
     scale: float,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     taken: list[Box],
@@ -224,7 +224,7 @@ def _write_beside(
 def _write_inside(
     pen: ImageDraw.ImageDraw,
     size_wh: tuple[int, int],
-    one: DrawnInstance,
+    one: DrawnObject,
     size_hw: tuple[int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     taken: list[Box],

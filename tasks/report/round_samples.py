@@ -17,7 +17,7 @@ from tasks.labels.shapes import brush_to_rle
 from tasks.loop.disagreements import disagreements_key
 from tasks.media.reading import EntryReader
 from tasks.output.views import Views
-from tasks.report.drawing import DrawnInstance, draw_instances
+from tasks.report.drawing import DrawnObject, draw_objects
 from tasks.report.report_samples import Gallery, Sample, data_uri
 
 Row = dict[str, Any]
@@ -109,7 +109,7 @@ class _Drawer:
         """An item with its candidates of one decision."""
         first = rows[0]
         objects = [
-            DrawnInstance(
+            DrawnObject(
                 name=row["class_name"],
                 label=row["class_id"],
                 score=row["score_cal"],
@@ -123,7 +123,7 @@ class _Drawer:
             first["frame_index"],
             (first["height"], first["width"]),
             _summary(rows),
-            lambda pixels: draw_instances(pixels, objects, long_side_px=_LONG_SIDE_PX),
+            lambda pixels: draw_objects(pixels, objects, long_side_px=_LONG_SIDE_PX),
         )
 
     def task(self, task: Row) -> Sample:
@@ -140,7 +140,7 @@ class _Drawer:
         }
 
         def both(pixels: np.ndarray) -> np.ndarray:
-            left, right = (draw_instances(pixels, found, long_side_px=_LONG_SIDE_PX) for found in sides.values())
+            left, right = (draw_objects(pixels, found, long_side_px=_LONG_SIDE_PX) for found in sides.values())
             gap = np.full((left.shape[0], _GAP_PX, 3), 255, np.uint8)
             return np.concatenate([left, gap, right], axis=1)
 
@@ -154,11 +154,11 @@ class _Drawer:
             both,
         )
 
-    def _region(self, region: Row, size_hw: tuple[int, int]) -> DrawnInstance:
+    def _region(self, region: Row, size_hw: tuple[int, int]) -> DrawnObject:
         mask = brush_to_rle(region["value"]["rle"], size_hw)
         [name] = region["value"]["brushlabels"]
         x0, y0, x1, y1 = (float(value) for value in rle.bbox(mask, size_hw))
-        return DrawnInstance(name, self._class_ids.get(name, 0), region["score"], (x0, y0, x1, y1), mask)
+        return DrawnObject(name, self._class_ids.get(name, 0), region["score"], (x0, y0, x1, y1), mask)
 
     def _sample(
         self,

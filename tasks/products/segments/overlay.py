@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.report.drawing import DrawnInstance, draw_instances
+from tasks.report.drawing import DrawnObject, draw_objects
 
 _LONG_SIDE_PX = 640
 
@@ -20,12 +20,12 @@ def overlay(image_rgb_hwc_u8: np.ndarray, row: Mapping[str, Any], *, in_strip: b
         row: of ``items``.
         in_strip: side by side with its neighbours in time: there scores would only flicker.
     """
-    return draw_instances(image_rgb_hwc_u8, _drawn(row, scores=not in_strip), long_side_px=_LONG_SIDE_PX)
+    return draw_objects(image_rgb_hwc_u8, _drawn(row, scores=not in_strip), long_side_px=_LONG_SIDE_PX)
 
 
-def _drawn(row: Mapping[str, Any], *, scores: bool) -> list[DrawnInstance]:
+def _drawn(row: Mapping[str, Any], *, scores: bool) -> list[DrawnObject]:
     return [
-        DrawnInstance(
+        DrawnObject(
             name=row["names"][index],
             label=label,
             score=row["scores"][index] if scores else None,
