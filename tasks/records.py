@@ -9,6 +9,9 @@ Media = Literal["image", "video"]
 Stage = Literal["inventory", "fetch", "decode", "infer", "encode", "commit"]
 Status = Literal["ok", "failed", "quarantined"]
 
+UNKNOWN_ETAG = "unknown:"  # begins the etag of an item whose listing states none
+MISSING_ETAG = "missing:"  # begins the etag of an item that is named somewhere, but was not found
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -29,6 +32,14 @@ class Entry:
     end_frame: int | None = None  # video: one past the last frame; None = to the end
     first_pts: int | None = None  # video: pts of first_frame in stream time base, to seek to; None = from the start
     problem: str | None = None  # why listing it failed (broken tar, missing shard): a failed row of stage inventory
+
+
+def etag_to_pin(entry: Entry) -> str | None:
+    """The etag to demand of the object that is read for ``entry`` (a member's tar); None when the listing knew none."""
+    etag = entry.etag
+    if entry.container is not None and entry.offset is not None:
+        etag = etag.rsplit(":", 2)[0]
+    return None if etag.startswith((UNKNOWN_ETAG, MISSING_ETAG)) else etag
 
 
 @dataclass(frozen=True, slots=True)

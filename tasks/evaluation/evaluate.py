@@ -15,9 +15,8 @@ from tasks.evaluation.figures import SCORE_FLOOR
 from tasks.labels.label_sets import LabelSet
 from tasks.media.decoding import DecodeOptions, decode_entry
 from tasks.media.reading import EntryReader
-from tasks.output.entries import MISSING_ETAG
 from tasks.product import Judgement, find_kind
-from tasks.records import Entry
+from tasks.records import MISSING_ETAG, Entry
 
 _BATCH = 8
 

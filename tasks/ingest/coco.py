@@ -21,7 +21,8 @@ from infra.store import Store, absolute_uri, folder_of, open_store, resolve_name
 from tasks.ingest.json_stream import JsonBrokenError, iter_array
 from tasks.ingest.spill import workbench
 from tasks.media.endings import kind_of
-from tasks.output.entries import BATCH_ROWS, INVENTORY_SCHEMA, MISSING_ETAG, Row, Skipped, batches_of, is_unicode
+from tasks.output.entries import BATCH_ROWS, INVENTORY_SCHEMA, Row, Skipped, batches_of, is_unicode
+from tasks.records import MISSING_ETAG
 
 _JOIN = f"""
     SELECT n.uri, coalesce(o.etag, '{MISSING_ETAG}') AS etag, coalesce(o.size_bytes, 0)::BIGINT AS size_bytes, n.media,

@@ -22,7 +22,8 @@ from infra.errors import DatasetError
 from infra.store import Store, open_store, split_uri
 from tasks.ingest.tar_sources import TarTask
 from tasks.media.endings import kinds_of, reason_to_skip
-from tasks.output.entries import BATCH_ROWS, INVENTORY_SCHEMA, UNKNOWN_ETAG, Skipped
+from tasks.output.entries import BATCH_ROWS, INVENTORY_SCHEMA, Skipped
+from tasks.records import UNKNOWN_ETAG
 
 _TYPES: dict[str, pa.DataType] = {
     "uri": pa.string(),

@@ -13,7 +13,8 @@ from infra.errors import AccessDenied, ObjectChanged, ObjectGone, StoreError
 from infra.store import ObjectInfo, Store
 from tasks.ingest.tar_index import TarBrokenError, tar_members
 from tasks.media.endings import kind_of, reason_to_skip
-from tasks.output.entries import MEMBER_SEPARATOR, MISSING_ETAG, Row, Skipped, batches_of, member_etag
+from tasks.output.entries import MEMBER_SEPARATOR, Row, Skipped, batches_of, member_etag
+from tasks.records import MISSING_ETAG
 
 TAR_THREADS = 8
 HEADER_READ_BYTES = 16 << 10  # a header, the name headers before it, and often the next small members

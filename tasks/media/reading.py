@@ -17,8 +17,7 @@ from typing import BinaryIO
 from infra.errors import ObjectChanged, StoreError
 from infra.redaction import redact
 from infra.store import Store, is_local, open_store, split_uri
-from tasks.output.entries import etag_to_pin
-from tasks.records import Entry, ItemFailure
+from tasks.records import Entry, ItemFailure, etag_to_pin
 
 BLOCK_BYTES = (
     1 << 20

@@ -18,10 +18,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from tasks.records import Entry, Media
+from tasks.records import UNKNOWN_ETAG, Media
 
-UNKNOWN_ETAG = "unknown:"
-MISSING_ETAG = "missing:"
 MEMBER_SEPARATOR = "!/"  # container!/member
 BATCH_ROWS = 32_768
 
@@ -107,11 +105,3 @@ def member_etag(tar_etag: str, offset: int, length: int) -> str:
 def unknown_etag(size_bytes: int) -> str:
     """The etag of an item whose listing states none."""
     return f"{UNKNOWN_ETAG}{size_bytes}"
-
-
-def etag_to_pin(entry: Entry) -> str | None:
-    """The etag to demand of the object that is read for ``entry`` (a member's tar); None when the listing knew none."""
-    etag = entry.etag
-    if entry.container is not None and entry.offset is not None:
-        etag = etag.rsplit(":", 2)[0]
-    return None if etag.startswith((UNKNOWN_ETAG, MISSING_ETAG)) else etag

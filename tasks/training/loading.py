@@ -27,9 +27,8 @@ from modelkit.training.sampling import EpochSampler, MixedSampler, repeat_factor
 from modelkit.transform import Geometry
 from tasks.media.decoding import DecodeOptions, decode_entry
 from tasks.media.reading import EntryReader
-from tasks.output.entries import MISSING_ETAG
 from tasks.product import find_kind
-from tasks.records import Entry
+from tasks.records import MISSING_ETAG, Entry
 from tasks.training.examples import Example
 from tasks.training.recipe import Noise, TrainingRecipe
 

@@ -16,8 +16,7 @@ import pytest
 
 from infra.errors import DatasetError
 from infra.store import Store
-from tasks.output.entries import etag_to_pin
-from tasks.records import Entry
+from tasks.records import Entry, etag_to_pin
 from tests.tasks.ingest.helpers import fill, listed, tar_of
 
 

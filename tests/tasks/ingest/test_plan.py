@@ -13,9 +13,8 @@ from tasks.ingest import plan as plan_module
 from tasks.ingest import selection
 from tasks.ingest.inventory import take_inventory
 from tasks.ingest.plan import Plan, PlanOptions, committed_shards, load_plan, open_plan
-from tasks.output.entries import etag_to_pin
 from tasks.output.layout import part_key, plan_key, plans_prefix
-from tasks.records import Shard, Version
+from tasks.records import Shard, Version, etag_to_pin
 from tests.tasks.ingest.helpers import commit, fill, listing, planned, tar_of, version_of
 from tests.tasks.media.test_video_index import CASES, write_video
 

@@ -10,8 +10,7 @@ import pytest
 
 from infra.errors import AccessDenied, BucketMissing, DatasetError, StoreUnavailable, UsageError, VisionmillError
 from infra.store import open_store
-from tasks.output.entries import etag_to_pin
-from tasks.records import Entry
+from tasks.records import Entry, etag_to_pin
 from tests.tasks.ingest.helpers import fill, listed, tar_of
 
 AWKWARD = [
