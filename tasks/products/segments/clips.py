@@ -15,9 +15,8 @@ from modelkit.metrics.panoptic import DIVISOR
 from tasks.evaluation.evaluate import Row
 from tasks.media.decoding import DecodeOptions, decode_entry
 from tasks.media.reading import EntryReader
-from tasks.output.entries import MISSING_ETAG
 from tasks.products.segments.painting import pixels_of_mask
-from tasks.records import Entry
+from tasks.records import MISSING_ETAG, Entry
 
 _WINDOWS = (1, 2, 3, 4)
 
