@@ -30,7 +30,6 @@ EXCUSED = {
     "tasks/loop/selection.py": "kinds of the loop",
     "tasks/loop/teaching.py": "kinds of the loop",
     "tasks/report/round_data.py": "kinds of the loop",
-    "tasks/training/work.py": "distillation of a family",
     # flows, which become one flow for all products
     "flows/cli/training.py": "kinds of the loop",
     "flows/parameters.py": "kinds of the loop; parameters of one product",
