@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from modelkit.registry import temporary_registrations
+from modelkit import registry
 from tasks import product
 from tests.toys import dominant_colour
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _toys() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch, temporary_registrations():
-        patch.setattr(product, "_KINDS", dict(product._KINDS))
+    with product.temporary_registrations(), registry.temporary_registrations():
         dominant_colour.register()
         yield
