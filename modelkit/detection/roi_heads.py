@@ -120,7 +120,7 @@ class BoxHead(RoIHead):
         labels = torch.cat(samples.labels)
         wanted = torch.cat(self.coder.encode(self._matched_boxes(samples), samples.boxes))
         positive = torch.where(labels > 0)[0]
-        deltas = raw["box_deltas"].reshape(len(labels), -1, 4)[positive, labels[positive]]
+        deltas = raw["box_deltas"].unflatten(1, (-1, 4))[positive, labels[positive]]
         box_loss = F.smooth_l1_loss(deltas, wanted[positive], beta=1 / 9, reduction="none").sum(1)
         class_loss = F.cross_entropy(raw["class_logits"], labels, reduction="none")
         count = max(1, len(labels))

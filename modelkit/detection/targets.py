@@ -70,6 +70,11 @@ def object_weights(target: Mapping[str, Any], key: str) -> Tensor:
     return weights
 
 
+def mask_pixel_weights(target: Mapping[str, Any]) -> Tensor:
+    """(n,) float: how much the pixels of each object's mask count for a class by pixel: both must be believed."""
+    return torch.minimum(object_weights(target, "class_weights"), object_weights(target, "mask_weights"))
+
+
 def in_ignored_region(boxes: Tensor, target: Mapping[str, Any], iou_threshold: float) -> Tensor:
     """(b,) bool: whether a box lies in an ignored region.
 

@@ -104,7 +104,8 @@ class AnchorDetector(VisionModel):
         Args:
             images: each (3, H, W) float in [0, 1].
             targets: one dict per image: ``boxes`` (n, 4) float xyxy in pixels of the image, ``labels`` (n,) long from
-                1, ``masks`` (n, H, W) uint8, optionally ``iscrowd`` (n,) bool. n may be 0.
+                1, ``masks`` (n, H, W) uint8, optionally ``iscrowd`` (n,) bool. n may be 0. Optional: ``ignore_boxes``
+                and weights by object, see ``modelkit.detection.targets``.
 
         Raises:
             TargetError: when targets are missing or malformed.

@@ -19,6 +19,7 @@ from modelkit.onestage.losses import (
     check_masks,
     classification_loss,
     mask_loss,
+    prior_weights,
     semantic_loss,
 )
 from modelkit.onestage.masks import assemble_masks
@@ -165,9 +166,12 @@ class YolactHead(nn.Module):
         labels, matched = (torch.stack(each) for each in zip(*pairs, strict=True))
         boxes = torch.stack([_take(t["boxes"].to(priors), m) for t, m in zip(targets, matched, strict=True)])
         semantic = self.semantic(features[self.levels[0]]).float()
+        class_weights, box_weights = (
+            prior_weights(key, labels, matched, targets) for key in ("class_weights", "box_weights")
+        )
         return {
-            "loss_classifier": classification_loss(raw["logits"], labels, self.negatives_per_positive),
-            "loss_box_reg": box_loss(raw["deltas"], labels, boxes, priors),
+            "loss_classifier": classification_loss(raw["logits"], labels, self.negatives_per_positive, class_weights),
+            "loss_box_reg": box_loss(raw["deltas"], labels, boxes, priors, box_weights),
             "loss_mask": mask_loss(
                 raw["prototypes"], raw["coefficients"], labels, matched, targets, padded_hw, self.masks_to_train
             ),

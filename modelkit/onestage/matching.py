@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_area, box_iou
 
+from modelkit.detection.targets import in_ignored_region
 from modelkit.errors import ConfigError
 
 NEUTRAL = -1
@@ -36,11 +37,12 @@ class SSDMatcher:
 
         Args:
             priors_xyxy: in the unit of the target's boxes.
-            target: ``boxes`` (n, 4), ``labels`` (n,) from 1, optionally ``iscrowd`` (n,) bool.
+            target: ``boxes`` (n, 4), ``labels`` (n,) from 1, optionally ``iscrowd`` (n,) bool, ``ignore_boxes``.
 
         Returns:
             (labels, matched): (P,) long; the object's label, 0 = background, -1 = neutral; and the object's index in
-            the target, which means nothing where the label is not positive.
+            the target, which means nothing where the label is not positive. Priors in ignored regions that would be
+            background are neutral.
         """
         crowd = crowd_of(target)
         objects = torch.nonzero(~crowd)[:, 0]
@@ -53,6 +55,7 @@ class SSDMatcher:
         if crowd.any():
             inside = _share_inside(priors_xyxy, target["boxes"][crowd].to(priors_xyxy)).amax(1)
             labels[(labels <= 0) & (inside > self.crowd_iou)] = NEUTRAL
+        labels[(labels == 0) & in_ignored_region(priors_xyxy, target, self.negative_iou)] = NEUTRAL
         return labels, matched
 
     def _match(self, priors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

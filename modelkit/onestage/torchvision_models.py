@@ -1,7 +1,7 @@
 """torchvision's one-stage detectors by their own names: RetinaNet, FCOS and SSD, boxes only.
 
-Their networks, losses and decoding are torchvision's; here they are cut into ``dense`` and ``decode``, and images go
-through our transform.
+Their networks, matching and decoding are torchvision's; here they are cut into ``dense`` and ``decode``, images go
+through our transform, and the losses know ignored regions and weights.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
-from torchvision.ops import FrozenBatchNorm2d, box_iou
+from torchvision.ops import FrozenBatchNorm2d
 
 from modelkit.base import VisionModel
 from modelkit.detection.targets import check_targets
 from modelkit.detection.two_stage import Detections
 from modelkit.errors import ConfigError, TargetError
+from modelkit.onestage.torchvision_losses import assign, losses_of
 from modelkit.registry import Config, register_model
 from modelkit.transform import Geometry, ImageTransform
 
@@ -61,7 +62,7 @@ class TorchvisionDetector(VisionModel):
         Args:
             images: each (3, H, W) float in [0, 1].
             targets: one dict per image: ``boxes`` (n, 4) float xyxy in pixels of the image, ``labels`` (n,) long from
-                1. n may be 0.
+                1. n may be 0. Optional: ``ignore_boxes`` and weights by object, see ``modelkit.detection.targets``.
 
         Raises:
             TargetError: when targets are missing or malformed.
@@ -73,18 +74,9 @@ class TorchvisionDetector(VisionModel):
         resized = [self.transform.target(t, g) for t, g in zip(targets, geometries, strict=True)]
         raw = self.dense(batch)
         outputs, anchors, per_level = self._outputs(raw, geometries)
-        arguments: list[Any] = [resized, outputs, anchors]
-        if isinstance(self.network, SSD):
-            arguments.append([self._match(each, target) for each, target in zip(anchors, resized, strict=True)])
-        elif "loss_centerness" in self.loss_weights:
-            arguments.append(per_level)
-        losses = self.network.compute_loss(*arguments)
+        assigned = assign(self.network, outputs, anchors, per_level, resized)
+        losses = losses_of(self.network, outputs, assigned)
         return {f"loss_{_LOSS_NAMES[name]}": value for name, value in losses.items()}
-
-    def _match(self, anchors: Tensor, target: Mapping[str, Any]) -> Tensor:
-        if len(target["boxes"]) == 0:
-            return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
-        return self.network.proposal_matcher(box_iou(target["boxes"].to(anchors), anchors))
 
     def dense(self, batch: Tensor) -> dict[str, Tensor]:
         """The head's outputs (N, anchors, ...) by torchvision's names, and one channel of every map, ``map.<k>``

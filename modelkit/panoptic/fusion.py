@@ -76,13 +76,19 @@ class FusionHead(nn.Module, ABC):
         return table[semantic]
 
     def loss(
-        self, logits: Tensor, wanted: Tensor, targets: Sequence[Mapping[str, Any]], mask_logits: MaskLogits
+        self,
+        logits: Tensor,
+        wanted: Tensor,
+        weights: Tensor | None,
+        targets: Sequence[Mapping[str, Any]],
+        mask_logits: MaskLogits,
     ) -> dict[str, Tensor]:
         """Named scalars, unweighted; none for a head without parameters in the game.
 
         Args:
             logits: (N, C, h, w) of the semantic head.
             wanted: (N, H, W) long, as ``semantic_target`` gives it, on the padded canvas.
+            weights: (N, H, W) float, how much each pixel counts, or None: all fully.
             targets: target dicts in resized pixels.
             mask_logits: runs the mask head.
         """

@@ -17,7 +17,7 @@ from modelkit.detection.two_stage import TwoStageDetector
 from modelkit.errors import TargetError
 from modelkit.panoptic.fusion import FusionHead
 from modelkit.panoptic.segments import PanopticMap, Regions
-from modelkit.panoptic.targets import complete_target
+from modelkit.panoptic.targets import complete_target, pixel_weights
 from modelkit.registry import Config, build
 from modelkit.semantic.losses import pixel_loss
 from modelkit.semantic.targets import check_semantic, padded
@@ -65,7 +65,9 @@ class PanopticSegmentor(VisionModel):
         Args:
             images: each (3, H, W) float in [0, 1].
             targets: one dict per image: those of a detector with masks, and ``semantic`` (H, W) long class ids, 0 and
-                255 unlabelled; or ``panoptic`` and ``segments``, see ``complete_target``.
+                255 unlabelled; or ``panoptic`` and ``segments``, see ``complete_target``. Optional: what detectors
+                take, and ``semantic_weights`` (H, W). A pixel counts the least of these and of the class and mask
+                weights of the objects that it belongs to.
 
         Raises:
             TargetError: when targets are missing or malformed.
@@ -104,9 +106,23 @@ class PanopticSegmentor(VisionModel):
         semantic = padded([target["semantic"] for target in targets], geometries[0].padded_hw, IGNORE)
         wanted = self.fusion.semantic_target(semantic)
         logits = raw["semantic_logits"]
-        losses["loss_semantic"] = pixel_loss(logits, wanted)
-        losses.update(self.fusion.loss(logits, wanted, targets, functools.partial(self.detector.mask_logits, raw)))
+        weights = self._pixel_weights(targets, wanted)
+        losses["loss_semantic"] = pixel_loss(logits, wanted, weights)
+        run_masks = functools.partial(self.detector.mask_logits, raw)
+        losses.update(self.fusion.loss(logits, wanted, weights, targets, run_masks))
         return losses
+
+    @staticmethod
+    def _pixel_weights(targets: Sequence[Mapping[str, Any]], wanted: Tensor) -> Tensor | None:
+        """(N, H, W) on the padded canvas, or None where every pixel of every image counts fully."""
+        maps = [pixel_weights(target) for target in targets]
+        if all(each is None for each in maps):
+            return None
+        full = [
+            torch.ones_like(target["semantic"], dtype=torch.float32) if each is None else each
+            for target, each in zip(targets, maps, strict=True)
+        ]
+        return padded(full, wanted.shape[-2:], 0.0).to(wanted.device)
 
     def dense(self, batch: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) normalised to pyramid maps, proposal maps and ``semantic_logits`` (N, C, h, w)."""

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
 from modelkit.carriers.targets import IGNORE
+from modelkit.detection.targets import mask_pixel_weights
 from modelkit.errors import TargetError
 
 
@@ -48,3 +50,17 @@ def complete_target(target: Mapping[str, Any]) -> dict[str, Any]:
         "masks": stacked.to(torch.uint8),
     }
     return {**made, **{name: value for name, value in target.items() if name not in ("panoptic", "segments")}}
+
+
+def pixel_weights(target: Mapping[str, Any]) -> Tensor | None:
+    """(H, W) float: how much each pixel counts, the least of ``semantic_weights`` and what its objects' pixels weigh.
+
+    None where all count fully.
+    """
+    sure = mask_pixel_weights(target)
+    if "semantic_weights" not in target and bool((sure == 1).all()):
+        return None
+    weights = target.get("semantic_weights", torch.ones_like(target["semantic"], dtype=torch.float32)).clone()
+    for mask, weight in zip(target["masks"].bool(), sure.tolist(), strict=True):
+        weights[mask] = weights[mask].clamp(max=weight)
+    return weights

@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from modelkit.detection.pooling import PyramidRoIAlign
 from modelkit.detection.roi_heads import RoIHead, pooled_levels
-from modelkit.detection.targets import Samples
+from modelkit.detection.targets import Samples, object_weights
 from modelkit.errors import TargetError
 from modelkit.layers.backbones import Backbone
 from modelkit.registry import register
@@ -31,6 +31,7 @@ class TrackHead(RoIHead):
     """
 
     needs = "positive"
+    teaches = "class_weights"
 
     def __init__(
         self,
@@ -59,6 +60,8 @@ class TrackHead(RoIHead):
     def loss(self, raw: Mapping[str, Tensor], samples: Samples) -> dict[str, Tensor]:
         """``loss_track``: mean cross-entropy of each region over "new" and the m objects of the reference frame.
 
+        A region counts as much as the class weight of its object says; those of weight 0 are not looked at.
+
         The targets hold ``track_ids`` (n,) long, ``reference_embeddings`` (m, channels) and ``reference_track_ids``.
 
         Raises:
@@ -76,7 +79,8 @@ class TrackHead(RoIHead):
                 continue
             same = target["track_ids"][matched][:, None] == target["reference_track_ids"][None]
             wanted = F.pad(same.int(), (1, 0)).argmax(1)  # 0, "new", where nothing is the same
-            total = total + F.cross_entropy(match_logits(found, reference), wanted, reduction="sum")
+            each = F.cross_entropy(match_logits(found, reference), wanted, reduction="none")
+            total = total + (each * object_weights(target, self.teaches).to(each)[matched]).sum()
             count += len(found)
         return {"loss_track": total / max(1, count)}
 

@@ -22,6 +22,7 @@ from torchvision.ops import nms, roi_align
 
 from modelkit.carriers import SizeHW
 from modelkit.carriers.targets import IGNORE
+from modelkit.detection.targets import mask_pixel_weights
 from modelkit.errors import ConfigError
 from modelkit.panoptic.fusion import FusionHead, MaskLogits, Window, clip_to_canvas, full_size
 from modelkit.panoptic.segments import PanopticMap, Regions
@@ -79,14 +80,24 @@ class PanopticFusionHead(FusionHead):
         return list(range(self.num_stuff, self.num_stuff + self.num_things)) + list(range(self.num_stuff))
 
     def loss(
-        self, logits: Tensor, wanted: Tensor, targets: Sequence[Mapping[str, Any]], mask_logits: MaskLogits
+        self,
+        logits: Tensor,
+        wanted: Tensor,
+        weights: Tensor | None,
+        targets: Sequence[Mapping[str, Any]],
+        mask_logits: MaskLogits,
     ) -> dict[str, Tensor]:
         """``loss_panoptic``: mean cross-entropy of Z on the logits' own grid, from the true boxes and classes.
 
         With ``roi_semantic`` also ``loss_semantic_roi``: that of semantic scores on 28 x 28 cells of every true box.
         Pooling the scores equals scoring the pooled features, as UPSNet does it, for scores are linear in them.
+
+        Cells count as ``weights`` says, in a mean over all that are labelled; objects that weigh nothing take no part.
         """
-        kept = [self._draw(len(target["labels"])).to(logits.device) for target in targets]
+        kept = [
+            self._draw(len(target["labels"])).to(logits.device) & (mask_pixel_weights(target) > 0).to(logits.device)
+            for target in targets
+        ]
         boxes = [target["boxes"][k] for target, k in zip(targets, kept, strict=True)]
         labels = [target["labels"][k] for target, k in zip(targets, kept, strict=True)]
         total, count = logits.sum() * 0, 0
@@ -96,11 +107,15 @@ class PanopticFusionHead(FusionHead):
                 logits[index].float(), self.num_stuff, self._scaled(regions, logits, wanted), self.unknown
             )
             target = self.panoptic_target(wanted[index], targets[index]["masks"], kept[index], logits.shape[-2:])
-            total = total + F.cross_entropy(z[None], target[None], ignore_index=_UNCOUNTED, reduction="sum")
             count += int((target != _UNCOUNTED).sum())
+            on_grid = None if weights is None else at_cells(weights[index], logits.shape[-2:])
+            if on_grid is not None:  # objects that weigh nothing have no channel, and cells of theirs no place
+                target[on_grid == 0] = _UNCOUNTED
+            total = total + _summed_cross_entropy(z[None], target[None], _UNCOUNTED, on_grid)
         losses = {"loss_panoptic": total / max(1, count)}
         if self.roi_semantic:
-            losses["loss_semantic_roi"] = _roi_loss(logits.float(), wanted, [target["boxes"] for target in targets])
+            boxes = [target["boxes"] for target in targets]
+            losses["loss_semantic_roi"] = _roi_loss(logits.float(), wanted, boxes, weights)
         return losses
 
     def _draw(self, n: int) -> Tensor:
@@ -137,11 +152,7 @@ class PanopticFusionHead(FusionHead):
         for mask, is_kept in zip(masks.bool(), kept.tolist(), strict=True):
             content[mask] = channel if is_kept else unknown
             channel += is_kept
-        rows, columns = (
-            (2 * torch.arange(cells, device=target.device) + 1) * side // (2 * cells)
-            for cells, side in zip(size_hw, target.shape, strict=True)
-        )
-        return target[rows[:, None], columns]
+        return at_cells(target, size_hw)
 
     def decode(self, logits: Tensor, regions: Regions, geometry: Geometry) -> tuple[PanopticMap, Regions]:
         """See ``FusionHead``."""
@@ -185,7 +196,23 @@ class PanopticFusionHead(FusionHead):
         return table[slots]
 
 
-def _roi_loss(logits: Tensor, wanted: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+def at_cells(values: Tensor, size_hw: Sequence[int]) -> Tensor:
+    """(H, W) to (*size_hw): each cell takes the value at its centre."""
+    rows, columns = (
+        (2 * torch.arange(cells, device=values.device) + 1) * side // (2 * cells)
+        for cells, side in zip(size_hw, values.shape, strict=True)
+    )
+    return values[rows[:, None], columns]
+
+
+def _summed_cross_entropy(logits: Tensor, target: Tensor, ignored: int, weights: Tensor | None) -> Tensor:
+    """Of (N, C, ...) against (N, ...), each place times its weight, if there are any."""
+    if weights is None:
+        return F.cross_entropy(logits, target, ignore_index=ignored, reduction="sum")
+    return (F.cross_entropy(logits, target, ignore_index=ignored, reduction="none") * weights).sum()
+
+
+def _roi_loss(logits: Tensor, wanted: Tensor, boxes: Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
     """Mean cross-entropy of logits (N, C, h, w) pooled from boxes against the map (N, H, W) at the cells' centres."""
     # Aligned, as the cells' centres are: else logits would be asked for half a cell (two pixels) beside their place.
     if not sum(map(len, boxes)):
@@ -193,15 +220,18 @@ def _roi_loss(logits: Tensor, wanted: Tensor, boxes: Sequence[Tensor]) -> Tensor
     scale = logits.shape[-1] / wanted.shape[-1]
     found = roi_align(logits, [each.to(logits) for each in boxes], _ROI_CELLS, scale, 2, aligned=True)
     share = (torch.arange(_ROI_CELLS, device=logits.device) + 0.5) / _ROI_CELLS
-    crops = []
-    for image, each in zip(wanted, boxes, strict=True):
+    crops, counts = [], []
+    for index, each in enumerate(boxes):
+        image = wanted[index]
         columns, rows = (
             (low[:, None] + share * (high - low)[:, None]).long().clamp(0, side - 1)
             for low, high, side in ((each[:, 0], each[:, 2], image.shape[1]), (each[:, 1], each[:, 3], image.shape[0]))
         )
         crops.append(image[rows[:, :, None], columns[:, None, :]])
+        if weights is not None:
+            counts.append(weights[index][rows[:, :, None], columns[:, None, :]])
     target = torch.cat(crops)
-    total = F.cross_entropy(found, target, ignore_index=IGNORE, reduction="sum")
+    total = _summed_cross_entropy(found, target, IGNORE, torch.cat(counts) if counts else None)
     return total / (target != IGNORE).sum().clamp(min=1)
 
 

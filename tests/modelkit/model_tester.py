@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from modelkit import ClassInfo, VisionModel, create_model, load_weights, save_weights
+from modelkit.carriers.targets import IGNORE
 from modelkit.registry import model_names
 from modelkit.weights import random_weights
 from tests.modelkit.builders import (
@@ -41,6 +43,7 @@ _RCNN = {
 }
 _ONE_STAGE = {"num_classes": 4, "transform": SMALL_TRANSFORM, "score_threshold": 0.0, "detections_per_image": 20}
 _SSD = {**_ONE_STAGE, "transform": {"min_size": 64, "max_size": 64}}
+_ELSEWHERE_IGNORED = {"ignore_boxes": torch.tensor([[-1000.0, -1000.0, 1000.0, 1000.0]])}
 _TOLERANCE = 2e-3  # relative, of stored statistics: normal draws and kernels differ in last bits between processors
 
 
@@ -145,6 +148,39 @@ class ModelTester:
         assert not unreached
         assert not infinite
 
+    def ignored_regions_and_weights_count_as_promised(self) -> None:
+        """``docs/training.md``: a gradient of exactly 0 from what is ignored or weighs nothing; half counts half."""
+        whole = rectangles(64, 80, [[8, 8, 30, 40], [40, 20, 70, 60]], [1, 2])
+        elsewhere = torch.where(whole["masks"].amax(0) > 0, whole["semantic"], IGNORE)
+        sure = whole | _ELSEWHERE_IGNORED | {"semantic": elsewhere}
+        nothing = rectangles(64, 80, [], []) | _ELSEWHERE_IGNORED | {"semantic": torch.full((64, 80), IGNORE)}
+        assert not self._learns(nothing)
+        assert not self._learns(_weighing(sure, 0.0))
+        with torch.no_grad():
+            plain, ones, half = (self._labelled(each) for each in (sure, _weighing(sure, 1.0), _weighing(sure, 0.5)))
+            with_background = self._labelled(whole)
+        assert any(float(value) > 0 for value in plain.values())
+        assert plain != with_background, "what is not ignored is background, and teaches that"
+        for name, value in plain.items():
+            assert float(ones[name]) == pytest.approx(float(value), rel=1e-5), name
+            if name != "loss_dice":  # a ratio of pixels; only those of weight 0 are left out of it
+                assert float(half[name]) == pytest.approx(0.5 * float(value), rel=1e-4, abs=1e-7), name
+
+    def _labelled(self, target: dict[str, Tensor], model: VisionModel | None = None) -> dict[str, Tensor]:
+        """Losses that come of labels, of a batch of one picture twice."""
+        torch.manual_seed(0)
+        image = self.images()[0]
+        losses = (model or copy.deepcopy(self.model).train())([image, image], [dict(target), dict(target)])
+        return {name: value for name, value in losses.items() if name != "loss_feature_matching"}
+
+    def _learns(self, target: dict[str, Tensor]) -> bool:
+        """Whether any parameter gets a gradient that is not exactly 0."""
+        model = copy.deepcopy(self.model).train()
+        sum(self._labelled(target, model).values(), torch.zeros(())).backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+        return any(bool((gradient != 0).any()) for gradient in gradients)
+
     def images_without_objects_give_finite_losses(self) -> None:
         nothing = rectangles(64, 80, [], [])
         losses = copy.deepcopy(self.model).train()(self.images(), [nothing, nothing])
@@ -231,6 +267,14 @@ class ModelTester:
         assert stored.keys() == actual.keys()
         for name, expected in stored.items():
             assert _agree(actual[name], expected), f"{name}: {actual[name]} instead of {expected}"
+
+
+def _weighing(target: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """The target with every object and every labelled pixel of this weight."""
+    by_object = torch.full((len(target["boxes"]),), weight)
+    by_pixel = torch.full(target["semantic"].shape, weight)
+    weights = dict.fromkeys(("class_weights", "box_weights", "mask_weights"), by_object)
+    return {**target, **weights, "semantic_weights": by_pixel}
 
 
 def summary(model: VisionModel, images: list[Tensor]) -> dict[str, list[float]]:

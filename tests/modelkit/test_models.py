@@ -23,6 +23,10 @@ def test_losses_are_named_finite_and_reach_every_trainable_parameter(tester: Mod
     tester.losses_are_named_finite_and_reach_every_trainable_parameter()
 
 
+def test_ignored_regions_and_weights_count_as_promised(tester: ModelTester) -> None:
+    tester.ignored_regions_and_weights_count_as_promised()
+
+
 def test_images_without_objects_give_finite_losses(tester: ModelTester) -> None:
     tester.images_without_objects_give_finite_losses()
 

@@ -149,6 +149,7 @@ def track_loss(target_ids: list[int], reference_ids: list[int], reference: Tenso
     head = TrackHead(FPN(SlimResNetBackbone(widths=[8, 8, 8, 8]), channels=8), 3, channels=2)
     n = len(target_ids)
     target = {
+        "boxes": torch.zeros(n, 4),
         "track_ids": torch.tensor(target_ids, dtype=torch.int64),
         "reference_track_ids": torch.tensor(reference_ids, dtype=torch.int64),
         "reference_embeddings": reference,
