@@ -53,13 +53,15 @@ def import_(
 ) -> Summary:
     """Turn a published checkpoint into safetensors + record; every tensor is checked, nothing is unpickled."""
     import modelkit
+    from tasks.product import find_kind, find_product
 
     record = modelkit.import_weights(name, file, destination)
     say(
         f"imported {file.name} as {name}: {record.num_parameters:,} parameters, digest {record.digest[:12]}",
         style="green",
     )
-    say(f"use it:  visionmill segment SOURCE OUTPUT --model {destination}")
+    verb = find_product(find_kind(record.task).product).verb
+    say(f"use it:  visionmill {verb} SOURCE OUTPUT --model {destination}")
     return {"model": record.to_json(), "path": str(destination)}
 
 
