@@ -45,11 +45,6 @@ class TrainingJob:
         return self.recipe.fingerprint(self.labelled_set, self.unlabelled_set, self.num_workers)
 
     @property
-    def kind(self) -> str:
-        """What the model does."""
-        return self.recipe.kind
-
-    @property
     def device(self) -> str:
         """Where the model lives."""
         return "cuda" if self.use_gpu else "cpu"

@@ -122,7 +122,7 @@ def _losses_of(job: TrainingJob, model: VisionModel) -> ModelLosses:
 def _batches(job: TrainingJob, store: Store, model: VisionModel, rank: Rank) -> Batches:
     labelled = load_training_set(store, job.labelled_set)
     unlabelled = [] if job.unlabelled_set is None else load_training_set(store, job.unlabelled_set)
-    return Batches(ExampleReader(model, job.kind), labelled, unlabelled, job.recipe, rank)
+    return Batches(ExampleReader(model, job.recipe.kind), labelled, unlabelled, job.recipe, rank)
 
 
 def _losses(module: StudentTraining, batches: Batches, step: int, device: str) -> dict[str, Tensor]:
