@@ -188,28 +188,28 @@ class Batches:
             self._ahead = following, self._thread.submit(self._make, following, mixed(following))
         return ready
 
-    def _hosts(self, examples: Sequence[Example]) -> Sequence[Example]:
-        """Those that have a frame before them, if any has: the first frames of videos are references only."""
-        return [each for each in examples if each.image_id in self._earlier] or examples
-
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
+    def _hosts(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Those that have a frame before them, if any has: the first frames of videos are references only."""
+        return [each for each in examples if each.image_id in self._earlier] or examples
+
     def _make(self, step: int, mixed: bool) -> StepBatches:
         picked = self._sampler.pick(step, self._rank, mixed=mixed)
-        kinds = ((_LABELLED, picked.labelled), (_UNLABELLED, picked.unlabelled))
-        labelled, unlabelled = (self._noisy(kind, indices, step) for kind, indices in kinds)
+        wanted = ((_LABELLED, picked.labelled), (_UNLABELLED, picked.unlabelled))
+        labelled, unlabelled = (self._noisy(which, indices, step) for which, indices in wanted)
         return StepBatches(labelled, unlabelled)
 
-    def _noisy(self, kind: int, indices: list[int], step: int) -> Batch:
-        draws = generator_of(self._recipe.loop.seed, step, self._rank.index, kind)
-        chosen = [self._examples[kind][index] for index in indices]
+    def _noisy(self, which: int, indices: list[int], step: int) -> Batch:
+        draws = generator_of(self._recipe.loop.seed, step, self._rank.index, which)
+        chosen = [self._examples[which][index] for index in indices]
         plain = [self._reader.read(each, self._earlier.get(each.image_id)) for each in chosen]
-        moved = [self._pipelines[kind](sample, draws) for sample in plain]
+        moved = [self._pipelines[which](sample, draws) for sample in plain]
         mixed = moved  # of two pairs of frames, what moves would be cut in two places
         if not self._reader.wants_pairs:
-            mixed = [_mixed(sample, moved, self._noise[kind], draws) for sample in moved]
+            mixed = [_mixed(sample, moved, self._noise[which], draws) for sample in moved]
         return [sample.image for sample in mixed], [dict(sample.target) for sample in mixed]
 
 
@@ -219,11 +219,11 @@ def _earlier_frames(examples: Sequence[Example]) -> dict[str, Example]:
     return {each.image_id: before for before, each in itertools.pairwise(frames) if before.uri == each.uri}
 
 
-def _sampler(examples: Sequence[Example], recipe: TrainingRecipe, kind: int) -> EpochSampler:
+def _sampler(examples: Sequence[Example], recipe: TrainingRecipe, which: int) -> EpochSampler:
     repeats: list[float] = []
     if recipe.repeat_threshold > 0:
         repeats = repeat_factors([[each.label for each in one.objects] for one in examples], recipe.repeat_threshold)
-    return EpochSampler(len(examples), recipe.loop.seed * 2 + kind, repeats)
+    return EpochSampler(len(examples), recipe.loop.seed * 2 + which, repeats)
 
 
 def _mixed(host: Sample, batch: Sequence[Sample], noise: Noise, draws: torch.Generator) -> Sample:
@@ -240,7 +240,7 @@ def _mixed(host: Sample, batch: Sequence[Sample], noise: Noise, draws: torch.Gen
     return cutmix(host, other, draws) if cut else host
 
 
-def generator_of(seed: int, step: int, rank: int, kind: int) -> torch.Generator:
-    """Randomness of one batch: a function of run, step, process and kind of labels."""
-    state = np.random.SeedSequence([seed, step, rank, kind, 0xA06]).generate_state(1, np.uint64)[0]
+def generator_of(seed: int, step: int, rank: int, which: int) -> torch.Generator:
+    """Randomness of one batch: a function of run, step, process and whose labels they are."""
+    state = np.random.SeedSequence([seed, step, rank, which, 0xA06]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
