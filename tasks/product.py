@@ -2,8 +2,8 @@
 
 A *product* is what a job writes (``segments``): its columns, views, exports, pictures. A *kind* is what a model does
 (``instance``): what it learns from, how it is judged, how the loop teaches it. Each is one record of typed callables,
-made in a folder below ``tasks/products`` (see the README there) or in any installed package that names an entry point
-of the group ``visionmill.products``, and found here by name.
+made in a folder below ``tasks/products`` (see the README there) or in any installed package that names its record in an
+entry point of the group ``visionmill.products``, and found here by name.
 
 The command line asks for every product before it knows what to do. So a record names its code instead of importing it:
 :func:`lazily` gives a function that is imported when it is first called.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,23 +35,7 @@ if TYPE_CHECKING:  # types only: this module is imported by every command and mu
 
 ENTRY_POINTS = "visionmill.products"
 
-
-class Found(Protocol):
-    """What a model found in one item, as ``Predictor.finish`` gives it: one of modelkit's carriers."""
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Rows and columns of the source image."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that it holds, about: for limits on bytes in flight."""
-        ...
-
-    def __len__(self) -> int:
-        """How many things were found."""
-        ...
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +91,9 @@ class Product:
         schemas: id (``segments.v1``) -> its own columns, which follow the common ones; every id ever published.
         parameters: of the job: a class derived from ``tasks.parameters.JobParameters``, which tells how a field is
             marked that changes rows.
-        options: parameters -> keywords of ``modelkit.load``.
+        columns: (carriers by row, None for a failed row; class id -> name) -> column name -> Arrow array or list.
         kinds: name -> module that holds its ``KIND``; what models of these kinds find, this product stores.
-        columns: (found by row, None for a failed row; class id -> name) -> column name -> Arrow array.
+        options: parameters -> keywords of ``modelkit.load``.
         check: a table of ok rows -> one line per thing that cannot be.
         categories: column paths with a dictionary. encodings: column path -> Parquet encoding.
         views: name -> SELECT over ``items``, which has the columns of all schemas (null where a version has none).
@@ -128,10 +113,10 @@ class Product:
     schema: str
     schemas: Callable[[], Mapping[str, Sequence[pa.Field]]]
     parameters: type[JobParameters]
-    options: Callable[[Any], dict[str, Any]]
-    kinds: Mapping[str, str]
     columns: Callable[[Sequence[Any], Mapping[int, str]], Mapping[str, Any]]
-    check: Callable[[pa.Table], Iterator[str]]
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    options: Callable[[Any], dict[str, Any]] | None = None
+    check: Callable[[pa.Table], Iterator[str]] | None = None
     categories: tuple[str, ...] = ()
     encodings: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[str, str] = field(default_factory=dict)
@@ -269,7 +254,13 @@ def _discover() -> None:
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"tasks.products.{module.name}")
     for point in entry_points(group=ENTRY_POINTS):
-        point.load()
+        try:
+            product = point.load()
+        except Exception as error:  # noqa: BLE001 - somebody else's code; what it spoils is its own product alone
+            logger.warning("%s of an installed package (%s) cannot be imported: %s", point.value, ENTRY_POINTS, error)
+            continue
+        if isinstance(product, Product):
+            register(product)
 
 
 def find_product(name: str) -> Product:

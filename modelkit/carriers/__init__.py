@@ -37,6 +37,11 @@ class Carrier(Protocol):
         """Of the source image."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that they hold, about: for limits on bytes in flight."""
+        ...
+
     def __len__(self) -> int:
         """How many things were found."""
         ...

@@ -17,7 +17,7 @@ from tasks.engine.job import JobSpec, PredictorSpec
 from tasks.engine.model_source import local_model
 from tasks.output.layout import make_version
 from tasks.parameters import JobParameters
-from tasks.product import Product
+from tasks.product import Product, products
 from tasks.records import Version
 
 
@@ -59,10 +59,11 @@ def prepare_job(
         predictor: another one than ``modelkit.load`` makes; part of the version, too.
 
     Raises:
-        UsageError: an unknown model, weights that do not fit it.
+        UsageError: an unknown model, weights that do not fit it, a model that finds what the product does not store.
         StoreError: the output can't be written to: missing bucket, wrong credentials, no space.
     """
     record, decode = describe_model(parameters.model, parameters.weights), parameters.decode_options()
+    _check_kind(record, product)
     version = make_version(
         product.name,
         model=record.reference,
@@ -83,7 +84,7 @@ def prepare_job(
         batch_size=parameters.batch_size or (1 if device == "cpu" else 8),  # on a CPU larger ones only cost memory
         memory_bytes=parameters.memory_bytes,
         decode=decode,
-        model_options=product.options(parameters) | ({"weights": parameters.weights} if parameters.weights else {}),
+        model_options=_model_options(product, parameters),
         max_consecutive_failures=parameters.max_consecutive_failures,
         carries_state=modelkit.is_video_model(record),
         driver_commits=not capabilities.conditional_create,
@@ -91,6 +92,23 @@ def prepare_job(
         predictor_options={} if predictor is None else dict(predictor.options),
     )
     return PreparedJob(job, record, store, capabilities)
+
+
+def _model_options(product: Product, parameters: JobParameters) -> dict[str, Any]:
+    own = {} if product.options is None else product.options(parameters)
+    return own | ({"weights": parameters.weights} if parameters.weights else {})
+
+
+def _check_kind(record: modelkit.Weights, product: Product) -> None:
+    """Refuse a model whose results another product stores."""
+    if record.kind in product.kinds:
+        return
+    others = [each.verb for each in products().values() if record.kind in each.kinds]
+    raise UsageError(
+        f"{record.name} is a model of the kind {record.kind!r}, which `visionmill {product.verb}` does not store"
+        f" (it stores {', '.join(product.kinds) or 'none'})",
+        hint=f"use `visionmill {others[0]}`" if others else "choose another model",
+    )
 
 
 def describe_model(model: str, weights: str | None) -> modelkit.Weights:

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from modelkit.carriers import Carrier
 from tasks.output.schema import schema_named
-from tasks.product import Found, find_product
+from tasks.product import find_product
 from tasks.records import Entry, ItemFailure, Status, Version
 
 _ROW_OVERHEAD_BYTES = 500  # Python objects and short strings of a row, about
@@ -42,7 +43,7 @@ class Row:
     status: Status
     notes: tuple[str, ...] = ()
     failure: ItemFailure | None = None
-    found: Found | None = None
+    found: Carrier | None = None
     processed_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
     @property
@@ -61,7 +62,7 @@ class RowOrigin:
     class_names: Mapping[int, str]
 
 
-def ok_row(entry: Entry, frame: ItemFrame, found: Found) -> Row:
+def ok_row(entry: Entry, frame: ItemFrame, found: Carrier) -> Row:
     """The row of an item in which a model found ``found`` (perhaps nothing).
 
     Raises:

@@ -1,0 +1,118 @@
+"""A product that no file of ours names goes through everything: its verb, query, export, report and verify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from modelkit import registry
+from tasks import product
+from tasks.output.encoding import write_parquet
+from tests.flows.command import ROOT, end, start, visionmill
+from tests.toys.palette import PRODUCT, MainColours
+
+QUICK = ("--ray", "none", "--no-prefect", "--compile", "off", "--json")
+UNTRAINED = ("--model", "main_colours", "--weights", "random:0")
+RED, BLUE = (224, 32, 32), (32, 32, 224)
+
+
+@pytest.fixture
+def palette() -> Iterator[None]:
+    """The toy product and its model, registered as an installed package would do it."""
+    with product.temporary_registrations(), registry.temporary_registrations():
+        registry.register_model("main_colours", architecture="MainColours", kind="palette")(MainColours)
+        product.register(PRODUCT)
+        yield
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A quarter, a half and the whole of a picture is red, the rest of it blue; and a file that is no picture."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, red in (("a", 16), ("b", 32), ("c", 64)):
+        pixels = np.full((64, 64, 3), BLUE, np.uint8)
+        pixels[:red] = RED
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    (folder / "d.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_a_product_that_no_file_names_goes_through_everything(palette: None, pictures: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    painted = visionmill("paint", pictures, output, *QUICK, "--min-share", "0.3")
+    counts = {"in_inventory": 4, "rows": 4, "ok": 3, "failed": 1, "quarantined": 0, "colours": 4}
+    assert painted.summary["items"] == counts
+    assert "FROM colours" in painted.stderr.splitlines()[-1], "the example is over the product's views"
+    (part,) = output.glob("palette/**/*.parquet")
+    assert pq.read_schema(part).names[-2:] == ["colours", "shares"]
+    assert b'"min_share": 0.3' in pq.read_metadata(part).metadata[b"visionmill.version"]
+
+    sql = "SELECT parse_filename(uri) AS name, colour, share FROM colours ORDER BY ALL"
+    assert [tuple(row.values()) for row in visionmill("query", output, sql, "--json").summary["rows"]] == [
+        ("a.png", "#2020e0", 0.75), ("b.png", "#2020e0", 0.5), ("b.png", "#e02020", 0.5), ("c.png", "#e02020", 1.0),
+    ]  # fmt: skip
+    assert visionmill("query", output, "SELECT count(*) AS n FROM failures", "--json").summary["rows"] == [{"n": 1}]
+
+    exported = visionmill("export", output, tmp_path / "site" / "colours.css", "--to", "css", "--json").summary
+    assert (exported["num_colours"], exported["num_items"], exported["num_skipped"]) == (2, 3, 1)
+    assert "color: #2020e0" in (tmp_path / "site" / "colours.css").read_text()
+
+    page = (output / "report" / "index.html").read_text()
+    assert "Palettes of in" in page and page.count("data:image/webp") == 3 and "Plainest" in page and "#2020e0" in page
+
+    verified = visionmill("verify", output, "--deep", "--json").summary
+    assert (verified["num_rows"], verified["problems"]) == (4, [])
+    assert visionmill("paint", pictures, output, *QUICK, "--min-share", "0.3").summary["outcome"] == "nothing_to_do"
+
+
+def test_what_the_product_says_cannot_be_is_a_problem_of_verify(palette: None, pictures: Path, tmp_path: Path) -> None:
+    visionmill("paint", pictures, tmp_path / "out", *QUICK, "--no-report")
+    (part,) = (tmp_path / "out").glob("palette/**/*.parquet")
+    opened = pq.ParquetFile(part)
+    rows = opened.read().to_pylist()
+    rows[0]["shares"] = [0.2, 0.9]
+    table = pa.Table.from_pylist(rows, schema=opened.schema_arrow)
+    kept = {name.decode(): value.decode() for name, value in opened.metadata.metadata.items() if b"visionmill" in name}
+    part.write_bytes(write_parquet(table, kept, PRODUCT))
+    said = visionmill("verify", tmp_path / "out", "--deep", "--json", exit_code=1).summary["problems"]
+    assert len(said) == 1 and "shares [0.2" in said[0]
+
+
+def test_another_products_model_is_refused_with_the_verb_that_takes_it(
+    palette: None, pictures: Path, tmp_path: Path
+) -> None:
+    said = visionmill("segment", pictures, tmp_path / "out", *QUICK, *UNTRAINED, exit_code=2)
+    assert "'palette'" in said.summary["error"] and "visionmill paint" in said.summary["hint"]
+
+
+def test_an_output_of_two_products_is_asked_about_one_of_them(palette: None, pictures: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    visionmill("paint", pictures, output, *QUICK, "--no-report")
+    visionmill("segment", pictures, output, *QUICK, "--no-report")
+    refused = visionmill("query", output, "SELECT 1", "--json", exit_code=2).summary
+    assert "palette and segments" in refused["error"] and "--product" in refused["hint"]
+    for name, view in (("palette", "colours"), ("segments", "instances")):
+        told = visionmill("query", output, f"SELECT count(*) AS n FROM {view}", "--product", name, "--json").summary
+        assert told["rows"][0]["n"] >= 0
+        assert visionmill("report", output, "--product", name, "--samples", "0", "--json").summary["ok"]
+    both = visionmill("verify", output, "--deep", "--json").summary
+    assert (both["num_rows"], both["problems"]) == (8, [])
+
+
+def test_the_product_of_an_installed_package_is_found_by_its_entry_point(tmp_path: Path) -> None:
+    record = tmp_path / "palette-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: palette\nVersion: 1.0\n")
+    (record / "entry_points.txt").write_text("[visionmill.products]\npalette = tests.toys.palette:PRODUCT\n")
+    said = end(start("paint", "--help", PYTHONPATH=f"{ROOT}:{tmp_path}")).stdout
+    assert "Paint a whole dataset." in said and "--min-share" in said
+    (record / "entry_points.txt").write_text("[visionmill.products]\npalette = tests.toys.nowhere:PRODUCT\n")
+    said = end(start("query", tmp_path, "SELECT 1", PYTHONPATH=f"{ROOT}:{tmp_path}"), exit_code=2).stderr
+    assert "tests.toys.nowhere" in said and "holds no results" in said, "a broken one is told, and spoils no other"
