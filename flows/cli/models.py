@@ -60,7 +60,7 @@ def import_(
         f"imported {file.name} as {name}: {record.num_parameters:,} parameters, digest {record.digest[:12]}",
         style="green",
     )
-    verb = find_product(find_kind(record.task).product).verb
+    verb = find_product(find_kind(record.kind).product).verb
     say(f"use it:  visionmill {verb} SOURCE OUTPUT --model {destination}")
     return {"model": record.to_json(), "path": str(destination)}
 
