@@ -18,7 +18,8 @@ from infra.redaction import redact
 from tasks.media.images import decode_image, failure
 from tasks.media.options import DecodeOptions
 from tasks.media.reading import EntryReader, fetch_failure
-from tasks.media.video import BrokenVideoError, decode_video
+from tasks.media.video import decode_video
+from tasks.media.video_gaps import VideoGap
 from tasks.records import Entry, ItemFailure
 
 Fetched = bytes | BinaryIO | ItemFailure
@@ -66,7 +67,7 @@ def fetch_entry(entry: Entry, reader: EntryReader) -> Fetched:
 
 
 def decode_fetched(entry: Entry, fetched: Fetched, options: DecodeOptions) -> Iterator[Frame]:
-    """The frames of an entry in order; a failure is the last one. At least one, unless a stride skips a whole range.
+    """The frames of an entry in order, a failure for each run that is missing. At least one, unless a stride skips all.
 
     Nothing is raised for what the data or the store do; a reader is closed at the end.
     """
@@ -96,12 +97,14 @@ def _image_frame(entry: Entry, data: bytes, options: DecodeOptions) -> Frame:
 def _video_frames(entry: Entry, source: BinaryIO, options: DecodeOptions) -> Iterator[Frame]:
     reached = entry.first_frame
     try:
-        for frame in decode_video(source, entry, stride=options.stride, max_pixels=options.max_pixels):
-            height, width = frame.rgb_hwc_u8.shape[:2]
-            yield Frame(frame.index, frame.pts_s, frame.rgb_hwc_u8, (height, width), frame.notes)
-            reached = frame.index + 1
-    except BrokenVideoError as error:
-        yield _failed(error.index, failure(error.error_type, error.message), error.pts_s)
+        for item in decode_video(source, entry, options):
+            if isinstance(item, VideoGap):
+                yield _failed(item.first, failure(item.error_type, item.message), item.from_s)
+                reached = item.first + 1 if item.last is None else item.last + 1
+            else:
+                height, width = item.rgb_hwc_u8.shape[:2]
+                yield Frame(item.index, item.pts_s, item.rgb_hwc_u8, (height, width), item.notes)
+                reached = item.index + 1
     except StoreError as error:
         yield _failed(reached, fetch_failure(error))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import simplejpeg
 
+_START_OF_IMAGE = b"\xff\xd8"
 _END, _START = b"\xff\xd9", b"\xff\xda"  # of the image, and of a scan
 # libjpeg's warnings (jerror.h). Everything else that it says is an error: the pixels behind it were never written.
 _DAMAGE = ("Corrupt JPEG data", "Inconsistent progression", "Premature end")
@@ -90,6 +91,23 @@ def complaint_about_cmyk(data: bytes, size_hw: tuple[int, int]) -> str | None:
     except ValueError as error:
         return str(error) if str(error).startswith(_DAMAGE) else None
     return None
+
+
+def complaint_about_frame(data: bytes) -> tuple[str | None, str | None]:
+    """libjpeg's words about damage, and about what is odd, of one picture of a Motion JPEG; FFmpeg's decoder has none.
+
+    Cameras pad their pictures and leave out their end: neither is damage there.
+    """
+    if _START_OF_IMAGE not in data[:64]:
+        return "the packet holds no JPEG", None
+    try:
+        simplejpeg.decode_jpeg(data + _END, "GRAY", strict=True)
+    except ValueError as error:
+        words = str(error)
+        if "extraneous bytes" in words:
+            return None, f"libjpeg: {words}"
+        return (words, None) if words.startswith(_DAMAGE) else (None, None)
+    return None, None
 
 
 def _is_complete(data: bytes) -> bool:

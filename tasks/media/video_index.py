@@ -8,13 +8,16 @@ that an edit list hides are not counted. Where the index is missing or incomplet
 may have none) all packets are read once without decoding any.
 
 Every cut is tried: a seek to its pts must arrive at the keyframe or before it. A video whose frames cannot be counted
-for sure this way stays in one piece.
+for sure this way stays in one piece: where a packet may be no frame (fields, hidden packets), where the clock restarts,
+where the container says that data were lost, and where a file stores no presentation times and does not need to.
+
+What a header says about the number of frames is an estimate of work; where the file is too small for it to be true, the
+packets are counted.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -25,13 +28,19 @@ import numpy as np
 from av.index import IndexEntry
 from av.video.stream import VideoStream
 
+from tasks.media.video_fields import may_be_fields
 from tasks.media.video_files import open_container
+from tasks.media.video_packets import Times, is_not_coded, packets_of
+from tasks.media.video_streams import chosen_stream
 
 LEADING_WINDOW = 40  # packets after a keyframe among which its leading frames lie: twice the largest reorder depth (16)
 READ_BYTES = 1 << 20
 
 # One packet is one shown frame. VP8 is missing on purpose: its packets may hold frames that are never shown.
 _COUNTABLE = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg", "mpeg4", "msmpeg4v3", "mpeg2video", "prores", "ffv1"})
+
+_HOLDS_FRAMES = ("mov", "matroska")  # containers whose packets are frames, also where those are stored as two fields
+_LEAST_BYTES = 16  # of a frame in a file, about: a claim of more frames is not believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +107,24 @@ def cut_video(file: BinaryIO, frames_per_piece: int) -> list[Piece]:
             container has no complete index.
         frames_per_piece: frames after which the next keyframe begins a new piece.
     """
+    size_bytes = file.seek(0, io.SEEK_END)
+    file.seek(0)
     try:
         with open_container(file) as container:
-            stream = next(iter(container.streams.video), None)
-            if stream is None:
-                return [_whole(0)]
-            count = _estimated_frames(container, stream)
-            if 0 < count < 1.5 * frames_per_piece or not _is_countable(container, stream):
+            stream = chosen_stream(container)
+            if stream is None or stream.codec_context is None:
+                return [_whole(1)]  # one failed row
+            count = _estimated_frames(container, stream, size_bytes)
+            if 0 < count < 1.5 * frames_per_piece:
                 return [_whole(count)]
+            if not _is_countable(container, stream):
+                return [_whole(count or _scanned(file)[1])]
             keyframes, total = _indexed(container, stream, frames_per_piece) or _scanned(file)
             if not keyframes or keyframes[0].frame != 0 or total < 1.5 * frames_per_piece:
                 return [_whole(total or count)]
             file.seek(0)
             with open_container(file) as fresh:
-                return _pieces(_tried(fresh, fresh.streams.video[0], keyframes, frames_per_piece), total)
+                return _pieces(_tried(fresh, chosen_stream(fresh), keyframes, frames_per_piece), total)
     except (av.error.FFmpegError, EOFError, ValueError):
         return [_whole(0)]
 
@@ -120,22 +133,25 @@ def _whole(num_frames: int) -> Piece:
     return Piece(0, None, None, num_frames)
 
 
-def _estimated_frames(container: av.container.InputContainer, stream: VideoStream) -> int:
-    """From the header alone; 0 if it does not say."""
-    if stream.frames:
-        return stream.frames
+def _estimated_frames(container: av.container.InputContainer, stream: VideoStream, size_bytes: int) -> int:
+    """From the header alone; 0 if it does not say, or says what a file of this size cannot hold."""
+    count = stream.frames
     rate = stream.average_rate or stream.guessed_rate
-    if not rate:
-        return 0
-    if stream.duration and stream.time_base:
-        return int(stream.duration * stream.time_base * rate)
-    return int(container.duration / av.time_base * rate) if container.duration else 0
+    if not count and rate and stream.duration and stream.time_base:
+        count = int(stream.duration * stream.time_base * rate)
+    elif not count and rate and container.duration:
+        count = int(container.duration / av.time_base * rate)
+    return count if count <= size_bytes // _LEAST_BYTES else 0
 
 
 def _is_countable(container: av.container.InputContainer, stream: VideoStream) -> bool:
+    """Whether each packet is one frame, and the order of showing is known."""
     codec = stream.codec_context
-    if container.format.name == "avi" and codec.has_b_frames:
-        return False  # AVI stores no pts: what the demuxer makes up is not the presentation order
+    is_h264 = codec.name == "h264"
+    if container.format.name == "avi" and (codec.has_b_frames or is_h264):
+        return False  # AVI stores no presentation times
+    if is_h264 and not set(_HOLDS_FRAMES) & set(container.format.name.split(",")) and may_be_fields(container, stream):
+        return False
     return codec.name in _COUNTABLE or stream.codec.canonical_name in _COUNTABLE
 
 
@@ -146,6 +162,8 @@ def _indexed(
     entries = list(stream.index_entries)
     if not stream.frames or len(entries) != stream.frames:
         return None
+    if _hides_frames(stream, [entry.size for entry in entries]):
+        return [], len(entries)
     shown_before = 0
     next_cut = 0
     keyframes: list[Keyframe] = []
@@ -186,15 +204,17 @@ def _keyframe_at(
 ) -> Keyframe | None:
     """Look at the packets of the keyframe that is decoded at ``timestamp``; None if the index does not lead to it."""
     container.seek(target, stream=stream, backward=True)
-    packets = container.demux(stream)
+    packets, times = packets_of(container, stream, _never), Times(container, stream)
     key = next((packet for packet in packets if packet.dts is None or packet.dts >= timestamp), None)
-    if key is None or not key.is_keyframe or key.pts is None or key.dts != timestamp:
+    time = None if key is None else times.of(key)
+    if key is None or time is None or not key.is_keyframe or key.dts != timestamp:
         return None
     leading = 0
     for _, packet in zip(range(LEADING_WINDOW), packets, strict=False):
-        if packet.size and packet.pts is not None and packet.pts < key.pts and not packet.is_discard:
+        shown = times.of(packet)
+        if packet.size and shown is not None and shown < time and not packet.is_discard:
             leading += 1
-    return Keyframe(shown_before + leading, key.pts)
+    return Keyframe(shown_before + leading, time)
 
 
 def _scanned(file: BinaryIO) -> tuple[list[Keyframe], int]:
@@ -202,46 +222,57 @@ def _scanned(file: BinaryIO) -> tuple[list[Keyframe], int]:
 
     The file is opened anew: a seek to the start may silently pass over packets before the first keyframe.
     """
-    times: list[int] = []
+    shown: list[int] = []
     keys: list[int] = []
-    first_is_key: bool | None = None
+    sizes: list[int] = []
+    is_sure, latest = True, None
     file.seek(0)
     with open_container(file) as container:
-        for packet in _packets(container, container.streams.video[0]):
+        stream = chosen_stream(container)
+        times = Times(container, stream)
+        errors: list[Exception] = []
+        for packet in packets_of(container, stream, lambda error: errors.append(error) is not None):
             if packet.is_discard:
                 continue
-            if packet.pts is None:
-                return [], 0
-            first_is_key = packet.is_keyframe if first_is_key is None else first_is_key
-            times.append(packet.pts)
+            time, decoded = times.of(packet), times.of_decoding(packet)
+            restarts = latest is not None and decoded is not None and decoded < latest
+            is_sure = is_sure and time is not None and not packet.is_corrupt and not restarts
+            is_sure = is_sure and (bool(shown) or packet.is_keyframe)
+            latest = decoded if decoded is not None else latest
+            shown.append(time or 0)
+            sizes.append(packet.size)
             if packet.is_keyframe:
-                keys.append(packet.pts)
-    ordered = np.sort(np.array(times, np.int64))
-    if not keys or not first_is_key or (np.diff(ordered) == 0).any():
-        return [], len(times)
+                keys.append(time or 0)
+        is_sure = is_sure and not errors and not _hides_frames(stream, sizes)
+    ordered = np.sort(np.array(shown, np.int64))
+    if not keys or not is_sure or (np.diff(ordered) == 0).any():
+        return [], len(shown)
     frames = np.searchsorted(ordered, np.array(keys, np.int64))
-    return [Keyframe(int(frame), pts) for frame, pts in zip(frames, keys, strict=True)], len(times)
+    return [Keyframe(int(frame), pts) for frame, pts in zip(frames, keys, strict=True)], len(shown)
 
 
-def _packets(container: av.container.InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Packets with data, up to the end or to where the file breaks."""
-    try:
-        yield from (packet for packet in container.demux(stream) if packet.size)
-    except av.error.InvalidDataError:
-        return
+def _never(error: Exception) -> bool:
+    """Nothing is read on behind damage."""
+    return False
+
+
+def _hides_frames(stream: VideoStream, sizes: list[int]) -> bool:
+    """Whether some packets may show nothing, by their sizes alone."""
+    return stream.codec_context.name == "mpeg4" and any(is_not_coded(size) for size in sizes)
 
 
 def _tried(
     container: av.container.InputContainer, stream: VideoStream, keyframes: list[Keyframe], frames_per_piece: int
 ) -> list[Keyframe]:
     """The first keyframe, and of the others those that are far enough apart and that a seek does not overshoot."""
-    chosen = [keyframes[0]]
+    chosen, times = [keyframes[0]], Times(container, stream)
     for keyframe in keyframes[1:]:
         if keyframe.frame - chosen[-1].frame < frames_per_piece:
             continue
         container.seek(keyframe.pts, stream=stream, backward=True)
-        arrived = next(container.demux(stream), None)
-        if arrived is not None and arrived.pts is not None and arrived.is_keyframe and arrived.pts <= keyframe.pts:
+        arrived = next(packets_of(container, stream, _never), None)
+        time = None if arrived is None else times.of(arrived)
+        if arrived is not None and time is not None and arrived.is_keyframe and time <= keyframe.pts:
             chosen.append(keyframe)
     return chosen
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from infra.errors import StoreError
 from infra.store import ObjectInfo, Store
+from tasks.media.video_gaps import last_missing
 from tasks.output.encoding import PartFacts
 from tasks.output.schema import schema_named
 from tasks.output.store_files import open_parquet
@@ -136,7 +137,10 @@ def _check_entries(entries: list[Entry], rows: list[RowFacts], stride: int) -> I
 
 
 def _check_frames(entry: Entry, rows: list[RowFacts], stride: int) -> Iterator[str]:
-    """Frames come without a gap from the first wanted one to the end, or to the row that says why not."""
+    """Frames come without a gap from the first wanted one to the end, or to the row that says why not.
+
+    A failed row may stand for several frames and names the last of them.
+    """
     where = f"{entry.uri!r} from frame {entry.first_frame}"
     first_wanted = -(-entry.first_frame // stride) * stride
     if entry.end_frame is not None and first_wanted >= entry.end_frame:
@@ -149,8 +153,10 @@ def _check_frames(entry: Entry, rows: list[RowFacts], stride: int) -> Iterator[s
         late = row["frame"] > expected
         if late or (row["status"] == "ok" and row["frame"] != expected):
             yield f"{where}: frame {expected} is missing before frame {row['frame']}"
-        expected = row["frame"] // stride * stride + stride
-    if entry.end_frame is not None and expected < entry.end_frame and rows[-1]["status"] == "ok":
+        gap_end = None if row["status"] == "ok" else last_missing(row["error"] or "")
+        expected = (row["frame"] if gap_end is None else gap_end) // stride * stride + stride
+    is_explained = rows[-1]["status"] != "ok" and gap_end is None
+    if entry.end_frame is not None and expected < entry.end_frame and not is_explained:
         yield f"{where}: ends before frame {expected} of {entry.end_frame} without a reason"
 
 

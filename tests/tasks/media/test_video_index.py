@@ -222,7 +222,7 @@ def test_sound_without_pictures_is_one_uncut_piece(tmp_path: Path) -> None:
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     with (tmp_path / "a.mp4").open("rb") as file:
-        assert cut_video(file, 60) == [Piece(0, None, None, 0)]
+        assert cut_video(file, 60) == [Piece(0, None, None, 1)]
 
 
 def test_a_slice_reads_as_a_file_of_its_own() -> None:

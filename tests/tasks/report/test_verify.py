@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -115,6 +116,29 @@ def test_changed_rows_are_found(one: tuple[FakeOutput, str], name: str) -> None:
     rewrite(output.store, key, change)
     problems = check(output).problems
     assert any(says in problem and problem.startswith(key) for problem in problems), problems
+
+
+def with_a_gap(rows: list[dict[str, Any]], first: int, last: int, told: int) -> None:
+    """Frames ``first`` to ``last`` of the clip become one failed row, which says that they end at ``told``."""
+    found = ("width", "height", "labels", "names", "scores", "boxes_xyxy", "areas", "rles", "is_thing", "track_ids")
+    rows[3 + first].update(dict.fromkeys(found))
+    error = f"frames {first} to {told} are missing, from 1.000 s to 2.000 s: the data were lost"
+    rows[3 + first].update(status="failed", stage="decode", error_type="FramesMissing", error=error, notes=[])
+    del rows[4 + first : 4 + last]
+
+
+@pytest.mark.parametrize(
+    ("last", "told", "says"),
+    [(3, 3, ""), (4, 4, ""), (3, 2, "frame 3 is missing before frame 4"), (4, 3, "ends before frame 4 of 5 without a")],
+)
+def test_a_failed_row_stands_for_the_frames_that_it_names_and_for_no_others(
+    one: tuple[FakeOutput, str], last: int, told: int, says: str
+) -> None:
+    output, key = one
+    items = {"rows": 8 - (last - 1), "ok": 7 - (last - 1), "failed": 1, "quarantined": 0}
+    rewrite(output.store, key, lambda rows: with_a_gap(rows, 1, last, told), items=json.dumps(items))
+    problems = check(output, deep=True).problems
+    assert [says in problem for problem in problems] == ([True] if says else []), problems
 
 
 @pytest.mark.parametrize(
