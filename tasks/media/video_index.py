@@ -124,7 +124,9 @@ def cut_video(file: BinaryIO, frames_per_piece: int) -> list[Piece]:
                 return [_whole(total or count)]
             file.seek(0)
             with open_container(file) as fresh:
-                return _pieces(_tried(fresh, chosen_stream(fresh), keyframes, frames_per_piece), total)
+                return _pieces(
+                    _tried(fresh, cast(VideoStream, chosen_stream(fresh)), keyframes, frames_per_piece), total
+                )
     except (av.error.FFmpegError, EOFError, ValueError):
         return [_whole(0)]
 
@@ -228,10 +230,15 @@ def _scanned(file: BinaryIO) -> tuple[list[Keyframe], int]:
     is_sure, latest = True, None
     file.seek(0)
     with open_container(file) as container:
-        stream = chosen_stream(container)
+        stream = cast(VideoStream, chosen_stream(container))
         times = Times(container, stream)
         errors: list[Exception] = []
-        for packet in packets_of(container, stream, lambda error: errors.append(error) is not None):
+
+        def give_up(error: Exception) -> bool:
+            errors.append(error)
+            return False
+
+        for packet in packets_of(container, stream, give_up):
             if packet.is_discard:
                 continue
             time, decoded = times.of(packet), times.of_decoding(packet)
