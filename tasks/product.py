@@ -158,6 +158,7 @@ class Judgement:
         num_objects: labelled ones.
         resample: (b, images) non-negative weights -> the main figure, in which an image of weight n counts as if it
             were there n times.
+        notes: sentences about what the figures leave out.
     """
 
     kind: str
@@ -166,6 +167,7 @@ class Judgement:
     class_names: tuple[str, ...]
     num_objects: int
     resample: Callable[[np.ndarray], Resampled]
+    notes: tuple[str, ...] = ()
 
     @property
     def main_figure(self) -> float:

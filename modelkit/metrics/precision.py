@@ -1,4 +1,8 @@
-"""Average precision by pycocotools, on any truth in COCO's form."""
+"""Average precision as COCO defines it, on any truth in COCO's form.
+
+Figures are computed by faster-coco-eval, whose numbers are pycocotools' own (the tests hold them against each other);
+pycocotools itself gives the matches of single images, which the bootstrap needs and faster-coco-eval does not show.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import faster_coco_eval
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -24,7 +29,7 @@ class Precision:
     Args:
         ap: mean over IoU .50:.05:.95 and classes.
         ap50, ap75: at one IoU.
-        ap_small, ap_medium, ap_large: by mask area below 32**2, below 96**2, above.
+        ap_small, ap_medium, ap_large: by the area that the truth states, below 32**2, below 96**2, above.
         by_class: ap per class name.
     """
 
@@ -64,28 +69,41 @@ def coco_evaluator(truth: dict[str, Any], found: Sequence[dict[str, Any]], kind:
         found: result entries, see :func:`coco_results`.
         kind: masks or boxes.
     """
+    entries = _entries(found, kind)
+    return _evaluated(COCO, COCOeval, truth, entries, kind) if entries else None
+
+
+def _entries(found: Sequence[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
+    """loadRes derives areas from boxes when there are any, which would shift the size classes of masks."""
+    other, needed = ("bbox", "segmentation") if kind == "segm" else ("segmentation", "bbox")
+    return [{k: v for k, v in entry.items() if k != other} for entry in found if needed in entry]
+
+
+def _evaluated(coco: Any, evaluation: Any, truth: dict[str, Any], entries: Sequence[dict[str, Any]], kind: Kind) -> Any:
+    """An evaluator of either library after ``evaluate()``; neither may change the caller's truth."""
     with _silence():
-        dataset = COCO()
-        dataset.dataset = truth
+        dataset = coco()
+        dataset.dataset = truth | {"annotations": [dict(each) for each in truth["annotations"]]}
         dataset.createIndex()
-        # loadRes derives areas from boxes when there are any, which would shift the size classes of masks
-        other = "bbox" if kind == "segm" else "segmentation"
-        entries = [{k: v for k, v in entry.items() if k != other} for entry in found]
-        entries = [entry for entry in entries if kind == "bbox" or "segmentation" in entry]
-        if not entries:
-            return None
-        evaluator = COCOeval(dataset, dataset.loadRes(entries), kind)
+        evaluator = evaluation(dataset, dataset.loadRes(entries), kind)
         evaluator.evaluate()
         return evaluator
 
 
 def precision_of(truth: dict[str, Any], found: Sequence[dict[str, Any]], kind: Kind) -> Precision:
-    """Score one kind; see :func:`coco_evaluator`."""
+    """Score one kind.
+
+    Args:
+        truth: ``images, annotations, categories`` as in COCO's files; ``area`` decides about sizes.
+        found: result entries, see :func:`coco_results`.
+        kind: masks or boxes.
+    """
     names = [category["name"] for category in sorted(truth["categories"], key=lambda category: int(category["id"]))]
-    evaluator = coco_evaluator(truth, found, kind)
-    if evaluator is None:
+    entries = _entries(found, kind)
+    if not entries:
         none = -1.0 if not truth["annotations"] else 0.0
         return Precision(none, none, none, none, none, none, dict.fromkeys(names, none))
+    evaluator = _evaluated(faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster, truth, entries, kind)
     with _silence():
         evaluator.accumulate()
         evaluator.summarize()

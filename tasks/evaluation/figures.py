@@ -23,6 +23,7 @@ def to_json(judgement: Judgement) -> dict[str, Any]:
         "images": len(judgement.image_ids),
         "objects": judgement.num_objects,
         "score_floor": SCORE_FLOOR,
+        **({"notes": list(judgement.notes)} if judgement.notes else {}),
         **judgement.figures,
     }
 

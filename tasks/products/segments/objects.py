@@ -1,10 +1,11 @@
 """What the kinds that find objects share: targets of boxes and masks, and average precision of what was found.
 
-pycocotools judges: at most 100 detections an image, areas those of masks, crowds count neither way.
+COCO's rules judge: at most 100 detections an image, boxes and areas as the labels state them, crowds count neither way.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +20,7 @@ from modelkit.metrics.precision import coco_evaluator, coco_results, precision_o
 from tasks.evaluation.average_precision import AveragePrecision
 from tasks.evaluation.evaluate import Row, predictions
 from tasks.labels.label_sets import LabelSet
-from tasks.product import Judgement
+from tasks.product import Judgement, Resampled
 from tasks.products.segments.painting import filled_box, pixels_of_mask
 from tasks.training.examples import Box, Example, ExampleObject
 
@@ -80,7 +81,10 @@ def _boxes(boxes: Iterable[Box]) -> Tensor:
 
 
 def judge_objects(predictor: Predictor, labels: LabelSet, *, with_masks: bool) -> Judgement:
-    """AP of masks (where they are judged and all labels have some) and of boxes."""
+    """AP of masks (where they are judged and any object has one) and of boxes.
+
+    Where only some objects have masks, the others count neither way in AP of masks, as crowds that fill their boxes.
+    """
     truth: dict[str, Any] = {
         "info": {},
         "images": [],
@@ -93,18 +97,57 @@ def judge_objects(predictor: Predictor, labels: LabelSet, *, with_masks: bool) -
         truth["images"].append({"id": number, "height": row["height"], "width": row["width"]})
         truth["annotations"] += _annotations(number, row, len(truth["annotations"]) + 1)
         found += coco_results(number, instances)
-    has_masks = with_masks and all("segmentation" in each for each in truth["annotations"])
-    groups: dict[str, Matched] = {"mask": "segm", "box": "bbox"} if has_masks else {"box": "bbox"}
-    evaluator = coco_evaluator(truth, found or [_nothing(truth)], next(iter(groups.values())))
-    assert evaluator is not None  # there is something to count
+    bare = sum("segmentation" not in each for each in truth["annotations"])
+    has_masks = with_masks and (bare < len(truth["annotations"]) or not bare)
+    judged: dict[str, tuple[dict[str, Any], Matched]] = {"box": (truth, "bbox")}
+    if has_masks:
+        judged = {"mask": (_with_all_masks(truth), "segm"), **judged}
     return Judgement(
         kind=predictor.weights.kind,
-        figures={name: asdict(precision_of(truth, found, matched)) for name, matched in groups.items()},
+        figures={name: asdict(precision_of(known, found, matched)) for name, (known, matched) in judged.items()},
         image_ids=tuple(row["image_id"] for row in rows),
         class_names=tuple(each.name for each in labels.classes),
         num_objects=len(truth["annotations"]),
-        resample=AveragePrecision(evaluator),
+        resample=_Resampling(*next(iter(judged.values())), found or [_nothing(truth)]),
+        notes=_notes(bare, len(truth["annotations"])) if with_masks else (),
     )
+
+
+def _notes(bare: int, objects: int) -> tuple[str, ...]:
+    if not bare:
+        return ()
+    if bare == objects:
+        return ("no object has a mask, so that only boxes are judged",)
+    return (f"{bare} of {objects} objects have a box but no mask: they count neither way in AP of masks",)
+
+
+def _with_all_masks(truth: dict[str, Any]) -> dict[str, Any]:
+    sizes = {each["id"]: (each["height"], each["width"]) for each in truth["images"]}
+    return truth | {"annotations": [_masked(each, sizes[each["image_id"]]) for each in truth["annotations"]]}
+
+
+def _masked(annotation: dict[str, Any], size_hw: tuple[int, int]) -> dict[str, Any]:
+    if "segmentation" in annotation:
+        return annotation
+    x, y, width, height = annotation["bbox"]
+    filled = rle.encode(filled_box((x, y, x + width, y + height), size_hw))
+    return annotation | {"segmentation": {"size": list(size_hw), "counts": filled}, "iscrowd": 1}
+
+
+class _Resampling:
+    """Resamples of AP; images are matched once, when the first is asked for, since most judgements never are."""
+
+    def __init__(self, truth: dict[str, Any], matched: Matched, found: Sequence[dict[str, Any]]) -> None:
+        self._asked = truth, found, matched
+
+    def __call__(self, weights: np.ndarray) -> Resampled:
+        return self._metric(weights)
+
+    @functools.cached_property
+    def _metric(self) -> AveragePrecision:
+        evaluator = coco_evaluator(*self._asked)
+        assert evaluator is not None  # there is something to count
+        return AveragePrecision(evaluator)
 
 
 def _nothing(truth: dict[str, Any]) -> dict[str, Any]:
