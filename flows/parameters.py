@@ -12,16 +12,52 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tasks.parameters import ARGUMENT, NO_CREDENTIALS, RAY, Option, refuse_secrets
+from tasks.parameters import ARGUMENT, MODEL, NO_CREDENTIALS, RAY, Option, refuse_secrets
 from tasks.product import default_product, kind_names
 
 LABELS = "Human labels: COCO or Label Studio JSON, CVAT XML, masks, Parquet."
 
 
-class TrainParameters(BaseModel):
-    """Parameters of ``train_model``."""
+class LabelParameters(BaseModel):
+    """How files of labels are read, whichever a command is given."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images_root: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="Where the images lie that the labels name. Default: found in the usual layouts.",
+        ),
+    ] = None
+    classes: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="File with the classes to use, id: name or a list of names; the labels' are matched by name.",
+        ),
+    ] = None
+    allow_dropped: Annotated[
+        bool, Field(description="Go on although labels cannot be read, images are missing, or no object teaches.")
+    ] = False
+
+    @field_validator("images_root", "classes")
+    @classmethod
+    def _no_credentials_in_uris(cls, value: str | None) -> str | None:
+        return value if value is None else refuse_secrets(value)
+
+
+class EvaluateParameters(LabelParameters):
+    """What ``visionmill evaluate`` is asked with."""
+
+    model: Annotated[str, ARGUMENT, Field(min_length=1, description=MODEL)]
+    labelled: Annotated[str, ARGUMENT, Field(min_length=1, description=LABELS)]
+    weights: Annotated[str | None, Field(description="Other weights for the model: a file, or random:SEED.")] = None
+    device: Annotated[str, Field(description="cpu, or cuda.")] = "cpu"
+
+
+class TrainParameters(LabelParameters):
+    """Parameters of ``train_model``."""
 
     labelled: Annotated[str, ARGUMENT, Field(min_length=1, json_schema_extra=NO_CREDENTIALS, description=LABELS)]
     output: Annotated[
@@ -123,10 +159,8 @@ class DigitscapeParameters(BaseModel):
         return int(rows), int(columns or rows)
 
 
-class RetrainParameters(BaseModel):
+class RetrainParameters(LabelParameters):
     """Parameters of ``retrain_model``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     labelled: Annotated[str, Field(min_length=1, json_schema_extra=NO_CREDENTIALS, description=LABELS)]
     unlabelled: Annotated[

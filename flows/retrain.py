@@ -15,7 +15,8 @@ from pathlib import Path
 from prefect import flow
 from rich.console import Console
 
-from flows.parameters import RetrainParameters
+from flows.labels import labels_of
+from flows.parameters import LabelParameters, RetrainParameters
 from flows.recording import prepare_recording, without_secrets
 from flows.round_steps import Loop, task_for
 from flows.rounds import RoundOutcome, begin, turn
@@ -24,7 +25,6 @@ from flows.summary import Summary
 from infra.errors import UsageError
 from infra.store import Store, open_store
 from tasks.ingest.inventory import take_inventory
-from tasks.labels.reading import read_label_set
 from tasks.loop.champion import read_pointer
 from tasks.loop.data import LoopData, prepare_data
 from tasks.loop.due import remember_labels
@@ -87,7 +87,7 @@ def _retrain(parameters: RetrainParameters, step: Steps, console: Console | None
 
 def divide(parameters: RetrainParameters, store: Store) -> LoopData:
     """Who is L, C, G, T and U. The labels of U, if there are any, are never looked for."""
-    labels = read_label_set(parameters.labelled)
+    labels = labels_of(parameters.labelled, parameters)
     with tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
         inventory = take_inventory(parameters.unlabelled, folder=Path(folder))
         data = prepare_data(
@@ -125,7 +125,7 @@ def _check_people(data: LoopData, splits: Sequence[str]) -> None:
 
 def name_of(parameters: RetrainParameters, data: LoopData) -> str:
     """Names a loop by what decides its outcome; see :mod:`tasks.loop.journal`."""
-    decisive = parameters.model_dump(exclude={"ray", "output", "require_approval"})
+    decisive = parameters.model_dump(exclude={"ray", "output", "require_approval", *LabelParameters.model_fields})
     content = canonical_json([decisive, data.manifest.manifest_sha256])
     return f"retrain-{hashlib.sha256(content).hexdigest()[:16]}"
 
@@ -149,6 +149,7 @@ def _summary(loop: Loop, outcomes: list[RoundOutcome], seconds: float) -> Summar
     return {
         "run_id": loop.run_id,
         "output": loop.store.uri,
+        "labels": loop.data.labels.to_json(),
         "splits": loop.data.manifest.counts,
         "kept_out_of_unlabelled": loop.data.manifest.leakage,
         "champion": None if champion is None else champion.model_id,

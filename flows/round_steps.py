@@ -11,6 +11,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from flows.job import run_job
+from flows.labels import labels_named
 from flows.parameters import RetrainParameters
 from flows.problems import checked
 from flows.steps import Steps
@@ -20,7 +21,6 @@ from infra.errors import UsageError
 from infra.store import Store, open_store
 from modelkit import ClassInfo, Predictor, Weights
 from tasks.labels.label_sets import LabelSet
-from tasks.labels.reading import read_label_set
 from tasks.loop import champion as champions
 from tasks.loop.audits import audit_of, audit_table
 from tasks.loop.candidates import RoundCandidates, Teacher, read_candidates
@@ -113,7 +113,15 @@ def job_for(loop: Loop, labels: LabelSet, *, role: str, pseudo: str | None = Non
     asked = loop.parameters
     recipe = recipe_for(asked, loop.data.labels.classes, role=role)
     labelled = save_training_set(loop.store, examples_of_labels(labels.table.to_pylist()))
-    return prepare_training(loop.store.uri, recipe, labelled, pseudo, num_workers=asked.workers, use_gpu=asked.gpus)
+    return prepare_training(
+        loop.store.uri,
+        recipe,
+        labelled,
+        pseudo,
+        num_workers=asked.workers,
+        use_gpu=asked.gpus,
+        file_ids=loop.data.labels.file_ids,
+    )
 
 
 def infer(loop: Loop, champion: champions.Model) -> None:
@@ -244,7 +252,7 @@ def audit_accepted(loop: Loop, selection: Selection, thresholds: ThresholdSet, s
     """What people (or hidden truth) say about a sample of the accepted labels; None while nobody has looked."""
     if loop.parameters.audit is None or selection.accepted.num_rows == 0:
         return None
-    truth = read_label_set(loop.parameters.audit)
+    truth = labels_named(loop.parameters.audit, loop.parameters, loop.data.labels.classes)
     known = set(truth.table["image_id"].to_pylist())
     accepted = selection.accepted.filter(
         pa.array([image_id in known for image_id in selection.accepted["image_id"].to_pylist()])

@@ -11,6 +11,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.labels import labels_of
 from flows.parameters import TrainParameters
 from flows.recording import prepare_recording, without_secrets
 from flows.steps import Steps, orchestrated_steps, plain_steps
@@ -22,7 +23,6 @@ from modelkit import Weights
 from tasks.evaluation.evaluate import evaluate_model
 from tasks.evaluation.figures import to_json
 from tasks.labels.label_sets import LabelSet
-from tasks.labels.reading import read_label_set
 from tasks.product import Judgement
 from tasks.training.examples import examples_of_labels, save_training_set
 from tasks.training.job import TrainingJob, prepare_training
@@ -52,13 +52,16 @@ def train_model(parameters: TrainParameters) -> Summary:
 
 def _train(parameters: TrainParameters, step: Steps) -> Summary:
     began = time.monotonic()
-    labels = step("read labels", read_label_set, parameters.labelled)
+    labels = step("read labels", labels_of, parameters.labelled, parameters)
+    held_out = None
+    if parameters.evaluate is not None:  # read before anything is trained: what is wrong with it shows now
+        held_out = step("read labels", labels_of, parameters.evaluate, parameters)
     job = step("prepare training", prepare, parameters, labels)
     uri, record = step("train", carry_out, job, parameters.ray)
-    judged = None
-    if parameters.evaluate is not None:
-        judged = step("evaluate", _evaluate, uri, parameters)
-    return _summary(job, uri, record, judged, time.monotonic() - began)
+    judged = None if held_out is None else step("evaluate", _evaluate, uri, held_out, parameters)
+    summary = _summary(job, uri, record, judged, time.monotonic() - began)
+    told = {"labels": labels.to_json(), "held_out": None if held_out is None else held_out.to_json()}
+    return {**told, **summary}
 
 
 def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
@@ -73,7 +76,12 @@ def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
     )
     labelled_set = save_training_set(open_store(parameters.output), examples_of_labels(labels.table.to_pylist()))
     return prepare_training(
-        parameters.output, recipe, labelled_set, num_workers=parameters.workers, use_gpu=parameters.gpus
+        parameters.output,
+        recipe,
+        labelled_set,
+        num_workers=parameters.workers,
+        use_gpu=parameters.gpus,
+        file_ids=labels.file_ids,
     )
 
 
@@ -99,9 +107,8 @@ def carry_out(job: TrainingJob, ray: str | None) -> tuple[str, Weights]:
         return train_on_ray(job, session)
 
 
-def _evaluate(model: str, parameters: TrainParameters) -> Judgement:
-    assert parameters.evaluate is not None  # else nobody calls this
-    return evaluate_model(model, read_label_set(parameters.evaluate), device=own_device(parameters.gpus))
+def _evaluate(model: str, held_out: LabelSet, parameters: TrainParameters) -> Judgement:
+    return evaluate_model(model, held_out, device=own_device(parameters.gpus))
 
 
 def _summary(job: TrainingJob, uri: str, record: Weights, judged: Judgement | None, seconds: float) -> Summary:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.table import Table
 
 from flows.cli.console import JsonFlag, PrefectFlag, Summary, answers, command, people, say
-from flows.parameters import LABELS, DigitscapeParameters, RetrainParameters, TrainParameters
+from flows.parameters import DigitscapeParameters, EvaluateParameters, RetrainParameters, TrainParameters
 
 
 @command
@@ -32,29 +31,31 @@ def train(parameters: TrainParameters, prefect: PrefectFlag = True) -> Summary:
     summary = run_train(parameters, orchestrated=prefect)
     say(f"{summary['kind']} {summary['model']} in {summary['steps']} steps, {summary['seconds']:.1f} s", style="green")
     say(f"weights: {summary['weights']}")
+    tell_labels(summary["labels"])
     if summary["metrics"]:
+        tell_labels(summary["held_out"])
         _tell(summary["metrics"])
     return summary
 
 
 @command
-def evaluate(
-    model: Annotated[str, typer.Argument(help="Name of a model, or file or folder of its weights.")],
-    labelled: Annotated[str, typer.Argument(help=LABELS)],
-    weights: Annotated[str | None, typer.Option(help="Other weights for the model: a file, or random:SEED.")] = None,
-    images_root: Annotated[str | None, typer.Option(help="Where the images lie that the labels name.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
-    as_json: JsonFlag = False,
-) -> Summary:
-    """Judge a model on labelled images: AP by class and size (pycocotools), mean IoU, or panoptic quality."""
+def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summary:
+    """Judge a model on labelled images: AP by class and size (COCO's), mean IoU, or panoptic quality."""
+    from flows.labels import labels_of
     from tasks.evaluation.evaluate import evaluate_model
     from tasks.evaluation.figures import to_json
-    from tasks.labels.reading import read_label_set
 
-    labels = read_label_set(labelled, images_root=images_root)
-    metrics = to_json(evaluate_model(model, labels, weights=weights, device=device))
+    labels = labels_of(parameters.labelled, parameters)
+    tell_labels(labels.to_json())
+    judged = evaluate_model(parameters.model, labels, weights=parameters.weights, device=parameters.device)
+    metrics = to_json(judged)
     _tell(metrics, to_people=as_json)
-    return {"model": model, "labelled": labelled, "metrics": metrics}
+    return {
+        "model": parameters.model,
+        "labelled": parameters.labelled,
+        "labels": labels.to_json(),
+        "metrics": metrics,
+    }
 
 
 @command
@@ -74,8 +75,24 @@ def retrain(parameters: RetrainParameters, prefect: PrefectFlag = True) -> Summa
         )
         for reason in gate["reasons"]:
             say(f"  {reason}", style="yellow")
+    tell_labels(summary["labels"])
     say(f"champion: {summary['champion']}  {summary['champion_weights']}")
     return summary
+
+
+def tell_labels(labels: dict[str, Any]) -> None:
+    """What a file of labels lost on the way, and what its classes are called here."""
+    from tasks.labels.losses import lost_in_words
+
+    for reason, count in labels["left_out"].items():
+        say(f"labels left out: {count} x {reason}", style="dim")
+    for line in lost_in_words(labels["dropped"], labels["first_dropped"]):
+        say(f"labels dropped: {line}", style="yellow")
+    if labels["file_ids"]:
+        ids = ", ".join(f"{file_id} -> {label}" for label, file_id in list(labels["file_ids"].items())[:10])
+        say(f"class ids of the file -> here: {ids}", style="dim")
+    if set(labels["sources"]) == {"model"}:
+        say("no label was made or corrected by a person: they are a model's own", style="yellow")
 
 
 def _tell(metrics: dict[str, Any], *, to_people: bool = True) -> None:
@@ -92,6 +109,8 @@ def _tell(metrics: dict[str, Any], *, to_people: bool = True) -> None:
         table.add_row(f"class {name}", *(_shown(by_class.get(name)) for by_class in classes))
     console.print(table)
     console.print(f"{metrics['images']} images, {metrics['objects']} objects")
+    for note in metrics.get("notes", ()):
+        say(note, style="yellow")
 
 
 def _shown(value: float | None) -> str:

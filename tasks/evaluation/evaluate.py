@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from infra.errors import DatasetError, UsageError
 from modelkit import Instances, Predictor
 from tasks.engine.model_source import local_model
 from tasks.evaluation.figures import SCORE_FLOOR
-from tasks.labels.label_sets import LabelSet
+from tasks.labels.label_sets import LabelSet, relabelled
 from tasks.media.decoding import DecodeOptions, decode_entry
 from tasks.media.reading import EntryReader
 from tasks.product import Judgement, find_kind
@@ -21,7 +22,7 @@ from tasks.records import MISSING_ETAG, Entry
 _BATCH = 8
 
 Row = Mapping[str, Any]
-"""One row of ``labels.v1``."""
+"""One row of a label set."""
 
 
 def evaluate_model(model: str, labels: LabelSet, *, weights: str | None = None, device: str = "cpu") -> Judgement:
@@ -29,7 +30,7 @@ def evaluate_model(model: str, labels: LabelSet, *, weights: str | None = None, 
 
     Args:
         model, weights: as ``modelkit.load`` takes them, or URIs.
-        labels: with classes of the model's ids and names.
+        labels: with classes of the model's names.
 
     Raises:
         UsageError: an unknown model, or one of an unknown kind.
@@ -46,20 +47,31 @@ def evaluate_model(model: str, labels: LabelSet, *, weights: str | None = None, 
 
 def evaluate_predictor(predictor: Predictor, labels: LabelSet) -> Judgement:
     """The same with a predictor that is loaded already."""
-    _check_classes(predictor, labels)
-    return find_kind(predictor.weights.kind).judge(predictor, labels)
+    return find_kind(predictor.weights.kind).judge(predictor, with_classes_of(predictor, labels))
 
 
-def _check_classes(predictor: Predictor, labels: LabelSet) -> None:
-    """A class map that differs in a name relabels silently, so it is refused."""
-    known = predictor.weights.class_names()
-    wrong = [
-        f"{each.id} is {known.get(each.id, 'unknown')!r} to the model and {each.name!r} in the labels"
-        for each in labels.classes
-        if known.get(each.id) != each.name
-    ]
-    if wrong:
-        raise DatasetError(f"the classes are not those of {predictor.weights.name}: {'; '.join(wrong[:5])}")
+def with_classes_of(predictor: Predictor, labels: LabelSet) -> LabelSet:
+    """The labels under the class ids of the model: a class is the same where its name is.
+
+    Raises:
+        DatasetError: a class of the labels has a name that the model does not know, or knows twice.
+    """
+    names = [each.name for each in predictor.weights.classes]
+    known = {each.name: each.id for each in predictor.weights.classes if names.count(each.name) == 1}
+    if wrong := [each for each in labels.classes if each.name not in known]:
+        by_id = predictor.weights.class_names()
+        said = [f"{each.id} is {by_id.get(each.id, 'unknown')!r} to the model and {each.name!r} in the labels"
+                for each in wrong[:5]]  # fmt: skip
+        raise DatasetError(
+            f"the classes are not those of {predictor.weights.name}: {'; '.join(said)}",
+            hint="--classes names a file with the classes to judge; those that are not in it are left out.",
+        )
+    ids = {each.id: known[each.name] for each in labels.classes}
+    if all(old == new for old, new in ids.items()):
+        return labels
+    classes = sorted((replace(each, id=ids[each.id]) for each in labels.classes), key=lambda each: each.id)
+    file_ids = {ids[label]: labels.file_ids.get(label, label) for label in ids}
+    return relabelled(labels, ids, classes, file_ids)
 
 
 def predictions(

@@ -1,193 +1,195 @@
-"""Label sets from COCO JSON: instances (polygons, run lengths, boxes) and panoptic (a PNG of segment ids per image).
+"""Label sets from COCO JSON: instances (polygons, run lengths, boxes); panoptic files are handed to their own reader.
 
-Files are read array by array, so a file of gigabytes is never held whole. An image with an integer ``frame`` is that
-frame, from 0 on, of the video ``file_name`` (of the video ``uri`` where there is one, as in our own exports). Pixels of
-a panoptic PNG that no segment names are void: COCO has it so, and nobody said that they are background.
+Files are read array by array, so a file of gigabytes is never held whole. What the file states counts, as it does for
+pycocotools: ``bbox`` is the box and ``area`` the area, whatever the mask. Without them the mask tells both. An image
+with an integer ``frame`` is that frame, from 0 on, of the video ``file_name``; ``uri``, as our own exports write it,
+says where image or video lie, unless an images' root is given.
 """
 
 from __future__ import annotations
 
 import io
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import numpy as np
-from PIL import Image
-
-from infra.errors import DatasetError, StoreError
-from infra.store import Store, absolute_uri, folder_of, open_store, resolve_name, split_uri
-from modelkit import ClassInfo, rle
+from infra.errors import DatasetError
+from infra.store import Store, open_store, split_uri
 from tasks.ingest.json_stream import JsonBrokenError, iter_array
-from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
-from tasks.labels.shapes import ShapeError, coco_segmentation_to_rle
+from tasks.labels.class_map import ClassMap, FileClass, key_of, map_classes
+from tasks.labels.coco_panoptic import read_panoptic, track_numbers
+from tasks.labels.images import find_images_root, image_uri
+from tasks.labels.label_sets import SOURCES, LabelledItem, LabelledObject, LabelSet, make_label_set
+from tasks.labels.losses import NO_BOX, Losses
+from tasks.labels.shapes import BoxError, ShapeError, box_xyxy, coco_segmentation_to_rle
 
 Json = dict[str, Any]
 
 
-def read_coco(uri: str, *, images_root: str | None = None, masks_root: str | None = None) -> LabelSet:
+def read_coco(
+    uri: str,
+    *,
+    images_root: str | None = None,
+    masks_root: str | None = None,
+    classes: Sequence[FileClass] | None = None,
+) -> LabelSet:
     """The label set of a COCO file.
 
     Args:
         uri: the JSON file.
-        images_root: what ``file_name`` is relative to; the JSON's own folder unless given.
+        images_root: what ``file_name`` is relative to; found by :func:`tasks.labels.images.find_images_root`.
         masks_root: of a panoptic file, the folder of its PNGs; the JSON's name without ``.json`` unless given.
-
-    Returns:
-        Annotations that cannot be drawn or whose image is not listed are left out and counted in ``skipped``.
+        classes: use these, by name.
 
     Raises:
         DatasetError: no COCO file, nothing usable in it, or a class or image id used twice.
     """
     root, key = split_uri(uri)
-    store = open_store(root)
-    classes = _classes(store, key)
-    images = _images(store, key, absolute_uri(images_root) if images_root else folder_of(uri))
-    skipped: Counter[str] = Counter()
-    by_image: dict[int, list[Json]] = {}
+    file = _File(open_store(root), key)
+    known = map_classes(file.classes(), classes)
+    images = file.images(images_root)
+    losses = Losses()
+    by_image: dict[str, list[Json]] = {}
     is_panoptic = False
-    for annotation in _array(store, key, "annotations"):
+    for annotation in file.array("annotations"):
         is_panoptic = is_panoptic or "segments_info" in annotation
-        if annotation.get("image_id") in images:
-            by_image.setdefault(annotation["image_id"], []).append(annotation)
+        if (image_id := key_of(annotation.get("image_id"))) in images:
+            by_image.setdefault(image_id, []).append(annotation)
         else:
-            skipped["annotation of an image that is not listed"] += 1
+            losses.leave_out("annotation of an image that is not listed")
     if is_panoptic:
         folder = (masks_root or uri.removesuffix(".json")).rstrip("/")
-        return _panoptic(images, by_image, classes, skipped, folder)
+        return read_panoptic(images, by_image, known, losses, folder)
+    tracks = track_numbers(each for annotations in by_image.values() for each in annotations)
+    reader = _Reader(known, losses, tracks)
     items = [
-        replace(item, objects=tuple(_objects(by_image.get(image_id, []), item.size_hw, skipped)))
+        replace(item, objects=tuple(reader.objects(by_image.get(image_id, []), item)))
         for image_id, item in images.items()
     ]
-    return make_label_set(items, classes, origin_format="coco", skipped=skipped)
+    return make_label_set(items, known.classes, origin_format="coco", losses=losses, file_ids=known.file_ids)
 
 
-def _array(store: Store, key: str, name: str) -> Iterator[Json]:
-    uri = store.uri_of(key)
-    with store.open(key) as stream, io.TextIOWrapper(stream, "utf-8-sig") as text:
+@dataclass(frozen=True, slots=True)
+class _File:
+    store: Store
+    key: str
+
+    @property
+    def uri(self) -> str:
+        return self.store.uri_of(self.key)
+
+    def array(self, name: str) -> Iterator[Json]:
+        with self.store.open(self.key) as stream, io.TextIOWrapper(stream, "utf-8-sig") as text:
+            try:
+                for element in iter_array(text, name):
+                    if not isinstance(element, dict):
+                        raise DatasetError(f"{self.uri}: '{name}' must hold objects, found {type(element).__name__}")
+                    yield cast(Json, element)
+            except (JsonBrokenError, UnicodeDecodeError) as error:
+                hint = "Is it a whole COCO annotation file?"
+                raise DatasetError(f"{self.uri} cannot be read: {error}", hint=hint) from error
+
+    def classes(self) -> list[FileClass]:
+        found = [
+            FileClass(str(each["name"]), _file_id(each["id"]), bool(each["isthing"]) if "isthing" in each else None)
+            for each in self.array("categories")
+            if each.get("id") is not None and "name" in each
+        ]
+        if not found:
+            raise DatasetError(f"{self.uri} names no classes", hint="A COCO file has an array 'categories'.")
+        return found
+
+    def images(self, images_root: str | None) -> dict[str, LabelledItem]:
+        """By image id, items without objects."""
+        listed: dict[str, LabelledItem] = {}
+        for each in self.array("images"):
+            try:
+                image_id, name = key_of(each["id"]), str(each["file_name"])
+                size_hw = (int(each["height"]), int(each["width"]))
+                frame = int(each["frame"]) if each.get("frame") is not None else None
+            except (KeyError, TypeError, ValueError) as error:
+                raise DatasetError(f"{self.uri}: an image without id, name or size: {each}") from error
+            if image_id in listed:
+                raise DatasetError(f"{self.uri}: the image id {image_id} is listed twice")
+            if frame is not None or images_root is None:
+                name = str(each.get("uri") or name)
+            listed[image_id] = LabelledItem(name, size_hw, frame=frame)
+        root = find_images_root(self.uri, [item.uri for item in listed.values()], images_root)
+        return {image_id: self._placed(item, root) for image_id, item in listed.items()}
+
+    def _placed(self, item: LabelledItem, root: str) -> LabelledItem:
+        uri = image_uri(root, item.uri)
+        if uri is None:
+            raise DatasetError(f"{self.uri}: the image {item.uri} leads out of the bucket")
+        return replace(item, uri=uri)
+
+
+def _file_id(value: Any) -> int | str:
+    return int(key_of(value)) if key_of(value).lstrip("-").isdecimal() else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Annotations -> objects; what cannot be read is counted."""
+
+    known: ClassMap
+    losses: Losses
+    tracks: Mapping[str, int]
+
+    def objects(self, annotations: Sequence[Json], item: LabelledItem) -> Iterator[LabelledObject]:
+        for each in annotations:
+            where = f"annotation {each.get('id', 'without an id')} of {item.image_id}"
+            try:
+                key = key_of(each["category_id"])
+                if key not in self.known.ids:
+                    self.losses.drop("annotation of a class that the file does not name", f"class {key}, {where}")
+                elif (label := self.known.ids[key]) is None:
+                    self.losses.leave_out("annotation of a class that was not asked for")
+                else:
+                    yield self._object(each, label, item.size_hw, where)
+            except BoxError as error:
+                self.losses.drop(NO_BOX, f"{where}: {error}")
+            except ShapeError as error:
+                self.losses.drop("annotation whose shape cannot be drawn", f"{where}: {error}")
+            except (KeyError, TypeError, ValueError):
+                self.losses.drop("annotation without class or box", where)
+
+    def _object(self, each: Json, label: int, size_hw: tuple[int, int], where: str) -> LabelledObject:
+        box = box_xyxy(*each["bbox"]) if each.get("bbox") else None
+        mask = None
         try:
-            for element in iter_array(text, name):
-                if not isinstance(element, dict):
-                    raise DatasetError(f"{uri}: '{name}' must hold objects, found {type(element).__name__}")
-                yield cast(Json, element)
-        except (JsonBrokenError, UnicodeDecodeError) as error:
-            raise DatasetError(f"{uri} cannot be read: {error}", hint="Is it a whole COCO annotation file?") from error
+            mask = coco_segmentation_to_rle(each["segmentation"], size_hw) if each.get("segmentation") else None
+        except ShapeError as error:
+            if box is None:
+                raise
+            self.losses.drop("mask that cannot be drawn (its box is kept)", f"{where}: {error}")
+        if mask is None and box is None:
+            raise KeyError("bbox")
+        track = each.get("track_id")
+        return LabelledObject(
+            label=label,
+            rle=mask,
+            box_xyxy=box,
+            area=_area(each.get("area")),
+            is_crowd=bool(int(each.get("iscrowd") or 0)),
+            track_id=None if track is None else self.tracks[key_of(track)],
+            source=_source(each),
+            origin_id=str(each.get("id", "")),
+        )
 
 
-def _classes(store: Store, key: str) -> list[ClassInfo]:
-    found = [
-        ClassInfo(int(each["id"]), str(each["name"]), bool(each.get("isthing", 1)))
-        for each in _array(store, key, "categories")
-        if "id" in each and "name" in each
-    ]
-    if not found:
-        raise DatasetError(f"{store.uri_of(key)} names no classes", hint="A COCO file has an array 'categories'.")
-    return found
+def _source(each: Json) -> str:
+    """Our own word for it; other tools' ``source`` means something else. People state no confidence."""
+    if each.get("source") in SOURCES:
+        return str(each["source"])
+    return "model" if "score" in each else "human"
 
 
-def _images(store: Store, key: str, root: str) -> dict[int, LabelledItem]:
-    """By image id, items without objects."""
-    images: dict[int, LabelledItem] = {}
-    for each in _array(store, key, "images"):
-        try:
-            image_id, size_hw = each["id"], (int(each["height"]), int(each["width"]))
-            frame = int(each["frame"]) if "frame" in each else None
-            video = each.get("uri") if frame is not None else None
-            name = resolve_name(root, video or each["file_name"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(f"{store.uri_of(key)}: an image without id, name or size: {each}") from error
-        if image_id in images or name is None:
-            raise DatasetError(f"{store.uri_of(key)}: image {image_id} is listed twice, or leads out of the bucket")
-        images[image_id] = LabelledItem(name, size_hw, frame=frame)
-    return images
-
-
-def _objects(annotations: list[Json], size_hw: tuple[int, int], skipped: Counter[str]) -> Iterator[LabelledObject]:
-    for each in annotations:
-        try:
-            yield _object(each, size_hw)
-        except ShapeError:
-            skipped["annotation whose shape cannot be drawn"] += 1
-        except (KeyError, TypeError, ValueError):
-            skipped["annotation without class or box"] += 1
-
-
-def _object(each: Json, size_hw: tuple[int, int]) -> LabelledObject:
-    segmentation = each.get("segmentation")
-    mask = coco_segmentation_to_rle(segmentation, size_hw) if segmentation else None
-    box = None
-    if mask is None:
-        x, y, width, height = (float(value) for value in each["bbox"])
-        box = (x, y, x + width, y + height)
-    return LabelledObject(
-        label=int(each["category_id"]),
-        rle=mask,
-        box_xyxy=box,
-        area=round(float(each["area"])) if "area" in each else None,
-        is_crowd=bool(each.get("iscrowd", 0)),
-        track_id=each.get("track_id"),
-        source=str(each.get("source", "model" if "score" in each else "human")),  # people state no confidence
-        origin_id=str(each.get("id", "")),
-    )
-
-
-def _panoptic(
-    images: dict[int, LabelledItem],
-    by_image: dict[int, list[Json]],
-    classes: list[ClassInfo],
-    skipped: Counter[str],
-    masks_root: str,
-) -> LabelSet:
-    """Images without an annotation of theirs are not labelled: panoptic files have one for every image."""
-    read = _png_reader(masks_root)
-    items = []
-    for image_id, item in images.items():
-        if image_id not in by_image:
-            skipped["panoptic image without an annotation"] += 1
-            continue
-        (annotation, *more) = by_image[image_id]
-        skipped["second panoptic annotation of an image"] += len(more)
-        ids = segment_ids(read(str(annotation["file_name"])))
-        if ids.shape != item.size_hw:
-            raise DatasetError(
-                f"{annotation['file_name']} is {ids.shape}, its image {item.image_id} {item.size_hw} (rows, columns)"
-            )
-        masks = rle.encode_label_map(ids)
-        objects = []
-        for segment in annotation["segments_info"]:
-            mask = masks.pop(int(segment["id"]), None)
-            if mask is None:
-                skipped["panoptic segment without pixels"] += 1
-                continue
-            objects.append(
-                LabelledObject(
-                    label=int(segment["category_id"]),
-                    rle=mask,
-                    is_crowd=bool(segment.get("iscrowd", 0)),
-                    track_id=segment.get("track_id"),
-                    origin_id=str(segment["id"]),
-                )
-            )
-        void = np.isin(ids, list(masks)) if masks else None  # what no segment claimed
-        void_rle = rle.encode(void) if void is not None else None
-        items.append(replace(item, objects=tuple(objects), void_rle=void_rle))
-    return make_label_set(items, classes, origin_format="coco_panoptic", skipped=+skipped)
-
-
-def segment_ids(rgb_hwc: np.ndarray) -> np.ndarray:
-    """(H, W) int64 segment ids of a COCO panoptic picture: R + 256 G + 65536 B."""
-    red, green, blue = (rgb_hwc[:, :, channel].astype(np.int64) for channel in range(3))
-    return red + 256 * green + 65536 * blue
-
-
-def _png_reader(folder: str) -> Callable[[str], np.ndarray]:
-    def read(name: str) -> np.ndarray:
-        store, key = open_store(folder), name
-        try:
-            with Image.open(io.BytesIO(store.get(key)), formats=("PNG",)) as picture:
-                return np.asarray(picture.convert("RGB"))
-        except (OSError, StoreError) as error:
-            raise DatasetError(f"{folder}/{name} is no readable panoptic picture: {error}") from error
-
-    return read
+def _area(value: Any) -> float | None:
+    """A stated area; None for what is no number, as absent."""
+    try:
+        area = float(value)
+    except (TypeError, ValueError):
+        return None
+    return area if math.isfinite(area) and area >= 0 else None

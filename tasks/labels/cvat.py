@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from infra.errors import DatasetError
-from infra.store import absolute_uri, folder_of, open_store, resolve_name, split_uri
-from modelkit import ClassInfo
+from infra.store import open_store, split_uri
+from tasks.labels.class_map import ClassMap, FileClass, map_classes
+from tasks.labels.images import find_images_root, image_uri
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
+from tasks.labels.losses import NO_BOX, Losses
 from tasks.labels.shapes import (
+    BoxError,
     ShapeError,
     box_mask_to_rle,
+    box_xyxy,
     ellipse_to_rle,
     polygons_to_rle,
     rectangle_to_rle,
@@ -21,6 +26,7 @@ from tasks.labels.shapes import (
 
 Element = ElementTree.Element
 _SHAPES = ("polygon", "mask", "box", "ellipse")
+_NO_AREA = ("polyline", "points", "skeleton", "tag", "attribute")  # nothing of them can be segmented
 # CVAT's attribute says who drew the shape; an automatic one that a person kept stays the model's
 _SOURCES = {"manual": "human", "auto": "model", "semi-auto": "model_then_human", "consensus": "human"}
 
@@ -29,33 +35,42 @@ def read_cvat(
     uri: str,
     *,
     images_root: str | None = None,
-    classes: Sequence[ClassInfo] | None = None,
+    classes: Sequence[FileClass] | None = None,
     video_uri: str | None = None,
 ) -> LabelSet:
     """The label set of an export.
 
     Args:
         uri: ``annotations.xml``.
-        images_root: what image names are relative to; the XML's own folder unless given.
-        classes: what the labels' names mean; without, names get the ids 1, 2, ... in alphabetical order.
+        images_root: what image names are relative to; found by :func:`tasks.labels.images.find_images_root`.
+        classes: use these, by name; without, the labels of the task have the ids 1, 2, ... in its own order, whether
+            they occur or not. A file without such a list has them in alphabetical order.
         video_uri: of a video export, the video; else its name in the XML below the images' root.
 
     Returns:
         In a video, only frames with a shape are labelled: the XML does not say whether the others were looked at.
-        ``skipped`` counts shapes that are not used.
 
     Raises:
         DatasetError: no such export, a document type in it, or nothing usable.
     """
     root_uri, key = split_uri(uri)
     document = _parsed(open_store(root_uri).get(key), uri)
-    names = sorted({shape.get("label", "") for shape in document.iter() if shape.tag in (*_SHAPES, "track")} - {""})
-    classes = classes if classes is not None else [ClassInfo(k + 1, name) for k, name in enumerate(names)]
-    ids = {each.name: each.id for each in classes}
-    folder = absolute_uri(images_root) if images_root else folder_of(uri)
-    skipped: Counter[str] = Counter()
-    items = list(_images(document, folder, ids, skipped)) + list(_tracks(document, folder, ids, skipped, video_uri))
-    return make_label_set(items, classes, origin_format="cvat", skipped=skipped)
+    reader = _Reader(map_classes(_classes(document), classes), Losses())
+    names = [each.get("name", "") for each in document.iter("image")] or [document.findtext(".//source") or ""]
+    folder = find_images_root(uri, names, images_root)
+    items = [*_images(document, folder, reader), *_tracks(document, folder, reader, video_uri)]
+    return make_label_set(items, reader.known.classes, origin_format="cvat", losses=reader.losses)
+
+
+def _classes(document: Element) -> list[FileClass]:
+    """The labels of the task, project or job that can have a shape of an area; else the names that occur."""
+    listed = [
+        label.findtext("name") or ""
+        for label in document.iterfind("./meta//labels/label")
+        if label.find("parent") is None and label.findtext("type") not in _NO_AREA
+    ]
+    occurring = sorted({shape.get("label", "") for shape in document.iter() if shape.tag in (*_SHAPES, "track")})
+    return [FileClass(name) for name in dict.fromkeys(listed or occurring) if name]
 
 
 def _parsed(data: bytes, uri: str) -> Element:
@@ -70,72 +85,121 @@ def _parsed(data: bytes, uri: str) -> Element:
     return document
 
 
-def _images(document: Element, folder: str, ids: Mapping[str, int], skipped: Counter[str]) -> Iterator[LabelledItem]:
+def _images(document: Element, folder: str, reader: _Reader) -> Iterator[LabelledItem]:
     for image in document.iter("image"):
-        name = resolve_name(folder, image.get("name", ""))
+        name = image_uri(folder, image.get("name", ""))
         if name is None or not image.get("name"):
             raise DatasetError(f"the image {image.get('name')!r} leads out of the bucket, or has no name")
-        size_hw = (int(image.get("height", 0)), int(image.get("width", 0)))
-        shapes = [_object(shape, shape.get("label", ""), size_hw, ids, skipped) for shape in image]
+        size_hw = _size(image.get("height"), image.get("width"), name)
+        shapes = [reader.object(shape, shape.get("label", ""), size_hw, f"image {name}") for shape in image]
         yield LabelledItem(name, size_hw, tuple(shape for shape in shapes if shape is not None))
 
 
-def _tracks(
-    document: Element, folder: str, ids: Mapping[str, int], skipped: Counter[str], video_uri: str | None
-) -> Iterator[LabelledItem]:
+def _size(height: str | None, width: str | None, name: str) -> tuple[int, int]:
+    """Raises DatasetError for what is no size."""
+    try:
+        size_hw = int(height or 0), int(width or 0)
+    except ValueError:
+        size_hw = 0, 0
+    if min(size_hw) < 1:
+        raise DatasetError(f"{name} has no size in the XML: height {height}, width {width}")
+    return size_hw
+
+
+def _tracks(document: Element, folder: str, reader: _Reader, video_uri: str | None) -> Iterator[LabelledItem]:
     tracks = document.findall("track")
     if not tracks:
         return
     size = document.find(".//original_size")
-    source = video_uri or resolve_name(folder, document.findtext(".//source") or "")
-    if size is None or not source or not (video_uri or document.findtext(".//source")):
+    stated = document.findtext(".//source")
+    source = video_uri or image_uri(folder, stated or "")
+    if size is None or not source or not (video_uri or stated):
         raise DatasetError("a CVAT export of a video needs <original_size> and <source>", hint="Give the video's URI.")
-    size_hw = (int(size.findtext("height") or 0), int(size.findtext("width") or 0))
+    size_hw = _size(size.findtext("height"), size.findtext("width"), source)
     frames: dict[int, list[LabelledObject]] = {}
-    for track in tracks:
+    for number, track in enumerate(tracks):
         for shape in track:
             if shape.get("outside") == "1":
                 continue
-            found = _object(shape, track.get("label", ""), size_hw, ids, skipped, track)
+            where = f"frame {shape.get('frame')} of track {track.get('id')}"
+            found = reader.object(shape, track.get("label", ""), size_hw, where, (number, track))
             if found is not None:
-                frames.setdefault(int(shape.get("frame", 0)), []).append(found)
+                frames.setdefault(_whole(shape.get("frame"), 0), []).append(found)
     for frame, objects in sorted(frames.items()):
         yield LabelledItem(source, size_hw, tuple(objects), frame=frame)
 
 
-def _object(
-    shape: Element,
-    name: str,
-    size_hw: tuple[int, int],
-    ids: Mapping[str, int],
-    skipped: Counter[str],
-    track: Element | None = None,
-) -> LabelledObject | None:
-    if shape.tag not in _SHAPES:
-        skipped[f"shape of kind {shape.tag}"] += 1
+def _whole(text: str | None, default: int) -> int:
+    """A whole number of the XML, or what stands for one that is none."""
+    return int(text) if text is not None and text.strip().isdecimal() else default
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Shapes -> objects; what cannot be read is counted."""
+
+    known: ClassMap
+    losses: Losses
+
+    def object(
+        self, shape: Element, name: str, size_hw: tuple[int, int], where: str, track: tuple[int, Element] | None = None
+    ) -> LabelledObject | None:
+        """The object of one shape.
+
+        Args:
+            shape: the element. name: its label's.
+            size_hw: of the image. where: it is, for counts.
+            track: place and element of its track.
+        """
+        if shape.tag in _NO_AREA:
+            self.losses.leave_out(f"shape of kind {shape.tag}")
+        elif shape.tag not in _SHAPES:
+            self.losses.drop(f"shape of kind {shape.tag}", where)
+        elif name not in self.known.ids:
+            self.losses.drop("shape with an unknown label", f"{name!r}, {where}")
+        elif (label := self.known.ids[name]) is None:
+            self.losses.leave_out("shape of a class that was not asked for")
+        else:
+            return self._object(shape, label, size_hw, where, track)
         return None
-    if name not in ids:
-        skipped["shape with an unknown label"] += 1
+
+    def _object(
+        self, shape: Element, label: int, size_hw: tuple[int, int], where: str, track: tuple[int, Element] | None
+    ) -> LabelledObject | None:
+        try:
+            box, mask = _box(shape), _mask(shape, size_hw)
+        except BoxError as error:
+            self.losses.drop(NO_BOX, f"{where}: {error}")
+            return None
+        except (ShapeError, TypeError, ValueError) as error:
+            self.losses.drop("shape that cannot be drawn", f"{shape.tag} in {where}: {error}")
+            return None
+        origin = shape if track is None else track[1]
+        return LabelledObject(
+            label=label,
+            rle=mask,
+            box_xyxy=box,
+            track_id=None if track is None else _whole(track[1].get("id"), track[0]),
+            source=_SOURCES.get(origin.get("source", "manual"), "human"),
+            origin_id=origin.get("id", ""),
+        )
+
+
+def _number(shape: Element, name: str) -> float:
+    return float(shape.get(name) or "nan")
+
+
+def _box(shape: Element) -> tuple[float, float, float, float] | None:
+    """The box as it was drawn; None for other shapes and turned boxes, whose masks tell. Raises BoxError."""
+    if shape.tag != "box":
         return None
-    try:
-        mask = _mask(shape, size_hw)
-    except (ShapeError, TypeError, ValueError):
-        skipped["shape that cannot be drawn"] += 1
-        return None
-    origin = shape if track is None else track
-    return LabelledObject(
-        label=ids[name],
-        rle=mask,
-        track_id=None if track is None else int(track.get("id", 0)),
-        source=_SOURCES.get(origin.get("source", "manual"), "human"),
-        origin_id=origin.get("id", ""),
-    )
+    x0, y0, x1, y1 = (_number(shape, name) for name in ("xtl", "ytl", "xbr", "ybr"))
+    box = box_xyxy(x0, y0, x1 - x0, y1 - y0)
+    return None if float(shape.get("rotation") or 0.0) else box
 
 
 def _mask(shape: Element, size_hw: tuple[int, int]) -> bytes:
-    def number(name: str) -> float:
-        return float(shape.get(name) or "nan")
-
+    number = functools.partial(_number, shape)
     if shape.tag == "polygon":
         pairs = (pair.split(",") for pair in shape.get("points", "").split(";"))
         return polygons_to_rle([[float(value) for pair in pairs for value in pair]], size_hw)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from infra.errors import DatasetError
 from modelkit import rle
+from tasks.labels.class_map import FileId
+from tasks.labels.losses import Losses
 from tasks.labels.schema import LABELS
 from tasks.output.layout import canonical_json
 from tasks.output.tables import content_digest, table_of
@@ -28,8 +32,8 @@ class LabelledObject:
     Args:
         label: class id.
         rle: compressed run lengths on the item's canvas; None where only a box is known.
-        box_xyxy: source pixels; None takes the mask's tight box.
-        area: stated area in pixels; None takes the mask's or the box's.
+        box_xyxy: source pixels, as its origin states it; None takes the mask's tight box.
+        area: in pixels, as its origin states it; None takes the mask's or the box's.
         is_crowd: a region of many objects.
         source: who made it; an edit of a prediction is "model_then_human", never "human".
     """
@@ -37,7 +41,7 @@ class LabelledObject:
     label: int
     rle: bytes | None
     box_xyxy: tuple[float, float, float, float] | None = None
-    area: int | None = None
+    area: float | None = None
     is_crowd: bool = False
     track_id: int | None = None
     source: str = "human"
@@ -79,21 +83,42 @@ class LabelSet:
     Args:
         table: ``labels.v1``, sorted by image_id, each item once.
         classes: in the order of their ids.
-        skipped: what the origin held but could not be used, by reason.
+        losses: what the origin held and is not here.
+        file_ids: class id -> what the origin called it, where any differs (see :mod:`tasks.labels.class_map`).
     """
 
     table: pa.Table
     classes: tuple[ClassInfo, ...]
-    skipped: Mapping[str, int] = field(default_factory=dict)
+    losses: Losses = field(default_factory=Losses)
+    file_ids: Mapping[int, FileId] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """What the origin held and is not here, by reason."""
+        return {**self.losses.left_out, **self.losses.dropped}
 
     @property
     def label_set_id(self) -> str:
         """SHA-256 of rows and class map, hex."""
         content = f"{class_map_sha256(self.classes)}\n{content_digest(self.table)}"
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """What people should know of it before they trust what it teaches or judges; plain JSON."""
+        return {
+            "label_set_id": self.label_set_id,
+            "images": len(self),
+            "objects": sum(map(len, self.table["labels"].to_pylist())),
+            "sources": dict(sorted(Counter(chain.from_iterable(self.table["sources"].to_pylist())).items())),
+            "classes": {str(each.id): each.name for each in self.classes},
+            "file_ids": {str(label): file_id for label, file_id in self.file_ids.items()},
+            "left_out": dict(self.losses.left_out),
+            "dropped": dict(self.losses.dropped),
+            "first_dropped": dict(self.losses.first),
+        }
 
     def only(self, image_ids: Iterable[str]) -> LabelSet:
         """The rows of some items, in the same order."""
@@ -119,7 +144,8 @@ def make_label_set(
     classes: Sequence[ClassInfo],
     *,
     origin_format: str,
-    skipped: Mapping[str, int] | None = None,
+    losses: Losses | None = None,
+    file_ids: Mapping[int, FileId] | None = None,
 ) -> LabelSet:
     """Items as a label set, sorted and checked.
 
@@ -138,7 +164,7 @@ def make_label_set(
     if not rows:
         raise DatasetError("no labelled items", hint="Items count as labelled only when somebody finished them.")
     table = table_of(LABELS, [rows[image_id] for image_id in sorted(rows)])
-    return LabelSet(table, ordered, dict(skipped or {}))
+    return LabelSet(table, ordered, losses or Losses(), dict(file_ids or {}))
 
 
 def _row(item: LabelledItem, classes: Mapping[int, ClassInfo], origin_format: str) -> dict[str, object]:
@@ -182,12 +208,43 @@ def _box(each: LabelledObject, size_hw: tuple[int, int]) -> list[float]:
     return [float(value) for value in rle.bbox(each.rle, size_hw)]
 
 
-def _area(each: LabelledObject, box: Sequence[float]) -> int:
-    if each.rle is not None:
-        return rle.area(each.rle)
+def _area(each: LabelledObject, box: Sequence[float]) -> float:
     if each.area is not None:
         return each.area
-    return round(max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0))
+    if each.rle is not None:
+        return float(rle.area(each.rle))
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def relabelled(
+    labels: LabelSet,
+    ids: Mapping[int, int | None],
+    classes: Sequence[ClassInfo],
+    file_ids: Mapping[int, FileId] | None = None,
+) -> LabelSet:
+    """The same objects under other class ids.
+
+    Args:
+        labels: the label set.
+        ids: old class id -> new one; None leaves the objects out.
+        classes: the new ones, with ids and names.
+        file_ids: what the origin calls the new ids.
+    """
+    table, names = labels.table, {each.id: each.name for each in classes}
+    old = table["labels"].to_pylist()
+    new = [ids[label] for row in old for label in row]
+    kept = pa.array([label is not None for label in new])
+    left = [label for label in new if label is not None]
+    lengths = [sum(ids[label] is not None for label in row) for row in old]
+    offsets = pa.array([0, *accumulate(lengths)], pa.int32())
+    changed = {"labels": left, "names": [names[label] for label in left]}
+    for each in LABELS.schema:
+        if pa.types.is_list(each.type):
+            flat = table[each.name].combine_chunks().flatten().filter(kept)
+            values = pa.array(changed.get(each.name, flat), each.type.value_type)
+            column = pa.ListArray.from_arrays(offsets, values).cast(each.type)
+            table = table.set_column(table.schema.get_field_index(each.name), each, column)
+    return replace(labels, table=table, classes=tuple(classes), file_ids=dict(file_ids or {}))
 
 
 def regroup(labels: LabelSet, groups: Mapping[str, str]) -> LabelSet:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import io
 import json
 import urllib.parse
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from infra.errors import DatasetError
-from infra.store import absolute_uri, folder_of, is_local, open_store, resolve_name, split_uri
-from modelkit import ClassInfo
+from infra.store import is_local, open_store, split_uri
+from tasks.labels.class_map import ClassMap, FileClass, map_classes
+from tasks.labels.images import find_images_root, image_uri
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
+from tasks.labels.losses import NO_BOX, Losses
 from tasks.labels.shapes import (
+    BoxError,
     ShapeError,
+    box_xyxy,
     brush_to_rle,
     ellipse_to_rle,
     polygons_to_rle,
@@ -29,43 +33,41 @@ from tasks.media.images import decode_image
 from tasks.records import ItemFailure
 
 Json = dict[str, Any]
-_KINDS = {
-    "rectanglelabels": "rectangle",
-    "polygonlabels": "polygon",
-    "brushlabels": "brush",
-    "ellipselabels": "ellipse",
-}
+_SHAPES = ("rectangle", "polygon", "brush", "ellipse")
+# What hangs on a region or on the whole task, and points: nothing of these can be segmented.
+_NO_AREA = ("labels", "choices", "textarea", "rating", "number", "datetime", "taxonomy", "ranker", "relation",
+            "pairwise", "keypoint", "keypointlabels")  # fmt: skip
 _UPLOADS = "data/upload/"
 _LOCAL_FILES = "/data/local-files/"
 
 
 def read_label_studio(
-    uri: str, *, images_root: str | None = None, classes: Sequence[ClassInfo] | None = None
+    uri: str, *, images_root: str | None = None, classes: Sequence[FileClass] | None = None
 ) -> LabelSet:
     """The label set of an export (``JSON``, not ``JSON-MIN``).
 
     Args:
         uri: the export: an array of tasks.
-        images_root: where images lie whose task names them by a path; the export's own folder unless given.
-        classes: what the labels' names mean; without, names get the ids 1, 2, ... in alphabetical order.
+        images_root: where images lie whose task names them by a path; found by
+            :func:`tasks.labels.images.find_images_root`.
+        classes: use these, by name; without, names get the ids 1, 2, ... in alphabetical order of those that occur
+            anywhere in the file, for an export does not hold the list of labels.
 
     Returns:
-        Of a task with several finished annotations the newest counts. Tasks without one are not labelled. What is left
-        out is counted in ``skipped``: unfinished tasks, cancelled annotations, regions of other kinds or unknown names.
+        Of a task with several finished annotations the newest counts. Tasks without one are not labelled.
 
     Raises:
         DatasetError: no export, or nothing usable in it.
     """
     tasks = _tasks(uri)
-    skipped: Counter[str] = Counter()
-    finished = [(task, found) for task in tasks if (found := _newest(task, skipped)) is not None]
-    if classes is None:
-        names = sorted({name for _, annotation in finished for name in _names(annotation)})
-        classes = [ClassInfo(k + 1, name) for k, name in enumerate(names)]
-    ids = {each.name: each.id for each in classes}
-    root = absolute_uri(images_root) if images_root else folder_of(uri)
-    items = [_item(task, annotation, root, ids, skipped) for task, annotation in finished]
-    return make_label_set(items, classes, origin_format="label_studio", skipped=skipped)
+    losses = Losses()
+    known = map_classes([FileClass(name) for name in sorted(_names(tasks))], classes)
+    finished = [(task, found) for task in tasks if (found := _newest(task, losses)) is not None]
+    names = [_name(task) for task, _ in finished]
+    root = find_images_root(uri, [_path(name) for name in names if is_local(name)], images_root)
+    reader = _Reader(known, losses)
+    items = [reader.item(task, found, _uri(name, root)) for (task, found), name in zip(finished, names, strict=True)]
+    return make_label_set(items, known.classes, origin_format="label_studio", losses=losses)
 
 
 def _tasks(uri: str) -> list[Json]:
@@ -79,53 +81,47 @@ def _tasks(uri: str) -> list[Json]:
     return content
 
 
-def _newest(task: Json, skipped: Counter[str]) -> Json | None:
-    annotations = [each for each in task.get("annotations", []) if isinstance(each, dict)]
+def _newest(task: Json, losses: Losses) -> Json | None:
+    annotations = [each for each in task.get("annotations") or () if isinstance(each, dict)]
     kept = [each for each in annotations if not each.get("was_cancelled")]
-    skipped["cancelled annotation"] += len(annotations) - len(kept)
+    losses.leave_out("cancelled annotation", len(annotations) - len(kept))
     if not kept:
-        skipped["task without a finished annotation"] += 1
+        losses.leave_out("task without a finished annotation")
         return None
     return max(kept, key=lambda each: (str(each.get("updated_at", "")), str(each.get("id", ""))))
 
 
-def _names(annotation: Json) -> Iterator[str]:
-    for region in annotation.get("result", []):
-        if region.get("type") in _KINDS:
-            yield from region.get("value", {}).get(region["type"], [])[:1]
+def _names(tasks: Sequence[Json]) -> set[str]:
+    """Labels of regions of all annotations and predictions, also those that do not count."""
+    results = [part for task in tasks for name in ("annotations", "predictions") for part in task.get(name) or ()]
+    regions = [region for part in results if isinstance(part, dict) for region in part.get("result") or ()]
+    kinds = [*(f"{shape}labels" for shape in _SHAPES), "labels"]
+    return {str(name) for region in regions for kind in kinds for name in (region.get("value") or {}).get(kind) or ()}
 
 
-def _item(task: Json, annotation: Json, root: str, ids: Mapping[str, int], skipped: Counter[str]) -> LabelledItem:
-    regions = annotation.get("result", [])
-    name = next((str(value) for key, value in task["data"].items() if key in ("image", "img", "url")), None)
-    name = name or next((str(value) for value in task["data"].values() if isinstance(value, str)), None)
+def _name(task: Json) -> str:
+    """What the task calls its image."""
+    data = task["data"]
+    name = next((str(value) for key, value in data.items() if key in ("image", "img", "url")), None)
+    name = name or next((str(value) for value in data.values() if isinstance(value, str)), None)
     if name is None:
         raise DatasetError(f"task {task.get('id')} names no image", hint="Its 'data' needs a key 'image'.")
-    uri = _uri(name, root)
-    sizes = {
-        (int(each["original_height"]), int(each["original_width"])) for each in regions if "original_width" in each
-    }
-    meta = task.get("meta") or {}
-    if not sizes and "height" in meta and "width" in meta:
-        sizes = {(int(meta["height"]), int(meta["width"]))}
-    if not sizes:
-        sizes = {_measured(uri)}  # nothing was found on it, so that no region states the size
-    if len(sizes) != 1:
-        raise DatasetError(f"the regions of task {task.get('id')} are on images of different sizes: {sorted(sizes)}")
-    (size_hw,) = sizes
-    predicted = {each.get("id"): each for one in task.get("predictions", []) for each in one.get("result", [])}
-    objects = [_object(region, size_hw, ids, predicted, skipped) for region in regions]
-    return LabelledItem(uri, size_hw, tuple(each for each in objects if each is not None))
+    return name
+
+
+def _path(name: str) -> str:
+    """Below the images' root; names are URLs of Label Studio, so they are decoded, once."""
+    if name.startswith(_LOCAL_FILES):
+        return urllib.parse.parse_qs(urllib.parse.urlsplit(name).query).get("d", [""])[0].lstrip("/")
+    return urllib.parse.unquote(name).lstrip("/").removeprefix(_UPLOADS)
 
 
 def _uri(name: str, root: str) -> str:
     """The image's URI: s3:// stays; uploads and local files are paths below the root."""
     if not is_local(name):
         return name
-    if name.startswith(_LOCAL_FILES):
-        name = urllib.parse.parse_qs(urllib.parse.urlsplit(name).query).get("d", [""])[0]
-    path = urllib.parse.unquote(name).lstrip("/").removeprefix(_UPLOADS)
-    resolved = resolve_name(root, path)
+    path = _path(name)
+    resolved = image_uri(root, path)
     if "://" in name or resolved is None or not path:
         raise DatasetError(f"the image {name!r} cannot be found", hint="Use s3:// or paths below the images' root.")
     return resolved
@@ -139,37 +135,103 @@ def _measured(uri: str) -> tuple[int, int]:
     return decoded.size_hw
 
 
-def _object(
-    region: Json, size_hw: tuple[int, int], ids: Mapping[str, int], predicted: Mapping[Any, Json], skipped: Counter[str]
-) -> LabelledObject | None:
-    kind = region.get("type")
-    if kind not in _KINDS:
-        skipped[f"region of type {kind}"] += 1
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Regions -> objects; what cannot be read is counted."""
+
+    known: ClassMap
+    losses: Losses
+
+    def item(self, task: Json, annotation: Json, uri: str) -> LabelledItem:
+        """One labelled image. Raises DatasetError when its regions are on images of different sizes."""
+        regions = [region for region in annotation.get("result") or () if isinstance(region, dict)]
+        size_hw = _size(task, regions, uri)
+        results = [part for part in task.get("predictions") or () if isinstance(part, dict)]
+        predicted = {each.get("id"): each for part in results for each in part.get("result") or ()}
+        labels = {each.get("id"): each["value"]["labels"] for each in regions if _value(each).get("labels")}
+        objects = [self.object(each, size_hw, labels, predicted, f"task {task.get('id')}") for each in regions]
+        return LabelledItem(uri, size_hw, tuple(each for each in objects if each is not None))
+
+    def object(
+        self,
+        region: Json,
+        size_hw: tuple[int, int],
+        labels: Mapping[Any, Sequence[str]],
+        predicted: Mapping[Any, Json],
+        task: str,
+    ) -> LabelledObject | None:
+        """The object of a region.
+
+        Args:
+            region: with its own labels (``RectangleLabels``), or a shape whose labels stand in a region of the same id
+                (``Labels`` beside ``Rectangle``).
+            size_hw: of the image.
+            labels: by id of the region. predicted: regions of predictions by id.
+            task: for counts.
+        """
+        kind = str(region.get("type"))
+        shape, where = kind.removesuffix("labels"), f"region {region.get('id')} of {task}"
+        names = _value(region).get(kind if kind != shape else "labels") or labels.get(region.get("id")) or ()
+        if kind in _NO_AREA:
+            if kind != "labels":
+                self.losses.leave_out(f"region of type {kind}")
+        elif shape not in _SHAPES:
+            self.losses.drop(f"region of type {kind}", where)
+        elif not names or names[0] not in self.known.ids:
+            self.losses.drop("region without a label", where)
+        elif (label := self.known.ids[names[0]]) is None:
+            self.losses.leave_out("region of a class that was not asked for")
+        else:
+            return self._object(region, shape, label, size_hw, _source(region, predicted), where)
         return None
-    value = region.get("value", {})
-    names = value.get(kind, [])
-    if not names or names[0] not in ids:
-        skipped["region with an unknown label"] += 1
-        return None
-    try:
-        mask = _mask(_KINDS[kind], value, size_hw)
-    except (ShapeError, KeyError, TypeError, ValueError):
-        skipped["region whose shape cannot be drawn"] += 1
-        return None
-    return LabelledObject(ids[names[0]], mask, source=_source(region, predicted), origin_id=str(region.get("id", "")))
+
+    def _object(
+        self, region: Json, shape: str, label: int, size_hw: tuple[int, int], source: str, where: str
+    ) -> LabelledObject | None:
+        try:
+            box, mask = _drawn(shape, _value(region), size_hw)
+        except BoxError as error:
+            self.losses.drop(NO_BOX, f"{where}: {error}")
+            return None
+        except (ShapeError, KeyError, TypeError, ValueError) as error:
+            self.losses.drop("region whose shape cannot be drawn", f"{where}: {error}")
+            return None
+        return LabelledObject(label, mask, box, source=source, origin_id=str(region.get("id", "")))
 
 
-def _mask(kind: str, value: Json, size_hw: tuple[int, int]) -> bytes:
-    """Positions are per cent of the image's sides."""
+def _value(region: Json) -> Json:
+    value = region.get("value")
+    return value if isinstance(value, dict) else {}
+
+
+def _size(task: Json, regions: Sequence[Json], uri: str) -> tuple[int, int]:
+    """As the regions state it, else the task; else the image is opened. What does not state one says null."""
+    sizes = {
+        (int(each["original_height"]), int(each["original_width"]))
+        for each in regions
+        if each.get("original_width") and each.get("original_height")
+    }
+    meta = task.get("meta") or {}
+    if not sizes and meta.get("height") and meta.get("width"):
+        sizes = {(int(meta["height"]), int(meta["width"]))}
+    if len(sizes) > 1:
+        raise DatasetError(f"the regions of task {task.get('id')} are on images of different sizes: {sorted(sizes)}")
+    return sizes.pop() if sizes else _measured(uri)
+
+
+def _drawn(shape: str, value: Json, size_hw: tuple[int, int]) -> tuple[tuple[float, float, float, float] | None, bytes]:
+    """The box as it was drawn (of rectangles that are not turned) and the mask. Positions are per cent of the sides."""
     per_x, per_y = size_hw[1] / 100.0, size_hw[0] / 100.0
-    if kind == "brush":
-        return brush_to_rle(value["rle"], size_hw)
-    if kind == "polygon":
-        return polygons_to_rle([[part for x, y in value["points"] for part in (x * per_x, y * per_y)]], size_hw)
-    corner, turn = (value["x"] * per_x, value["y"] * per_y), float(value.get("rotation", 0.0))
-    if kind == "ellipse":
-        return ellipse_to_rle(corner, (value["radiusX"] * per_x, value["radiusY"] * per_y), turn, size_hw)
-    return rectangle_to_rle(corner, (value["width"] * per_x, value["height"] * per_y), turn, size_hw)
+    if shape == "brush":
+        return None, brush_to_rle(value["rle"], size_hw)
+    if shape == "polygon":
+        return None, polygons_to_rle([[part for x, y in value["points"] for part in (x * per_x, y * per_y)]], size_hw)
+    (x, y), turn = (value["x"] * per_x, value["y"] * per_y), float(value.get("rotation") or 0.0)
+    if shape == "ellipse":
+        return None, ellipse_to_rle((x, y), (value["radiusX"] * per_x, value["radiusY"] * per_y), turn, size_hw)
+    width, height = value["width"] * per_x, value["height"] * per_y
+    box = box_xyxy(x, y, width, height)
+    return None if turn else box, rectangle_to_rle((x, y), (width, height), turn, size_hw)
 
 
 def _source(region: Json, predicted: Mapping[Any, Json]) -> str:

@@ -7,15 +7,17 @@ the palette of a PNG is for people and changes nothing.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from infra.errors import DatasetError, StoreError
 from infra.store import Store, open_store
-from modelkit import ClassInfo, rle
+from modelkit import rle
+from tasks.labels.class_map import FileClass, map_classes
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
+from tasks.labels.losses import Losses
 from tasks.media.endings import kind_of
 
 VOID_ID = 255
@@ -23,17 +25,20 @@ _MODES = ("L", "P", "I", "I;16", "1")
 
 
 def read_mask_folder(
-    images_uri: str, masks_uri: str, classes: Sequence[ClassInfo], *, void_id: int = VOID_ID
+    images_uri: str,
+    masks_uri: str,
+    found: Sequence[FileClass],
+    *,
+    classes: Sequence[FileClass] | None = None,
+    void_id: int = VOID_ID,
 ) -> LabelSet:
     """Pair images with masks by name; every class of a mask becomes one object.
 
     Args:
         images_uri, masks_uri: two folders.
-        classes: what the ids in the masks mean.
+        found: what the ids in the masks mean.
+        classes: use these, by name.
         void_id: pixels that nobody labelled.
-
-    Returns:
-        ``skipped`` counts images without a mask and masks without an image.
 
     Raises:
         DatasetError: a mask that is no picture of ids, or holds an id without a class: names file and id.
@@ -41,34 +46,33 @@ def read_mask_folder(
     images, masks = open_store(images_uri), open_store(masks_uri)
     image_keys = {_stem(info.key): info.key for info in images.list() if kind_of(info.key) == "image"}
     mask_keys = {_stem(info.key): info.key for info in masks.list() if info.key.lower().endswith(".png")}
-    known = {each.id for each in classes}
+    known, losses = map_classes(found, classes, are_things=False), Losses()
+    ids = {int(key): label for key, label in known.ids.items()}
     items = [
-        _item(images.uri_of(image_keys[stem]), masks, mask_keys[stem], known, void_id)
+        _item(images.uri_of(image_keys[stem]), masks, mask_keys[stem], ids, void_id)
         for stem in sorted(image_keys.keys() & mask_keys.keys())
     ]
-    skipped = {
-        "image without a mask": len(image_keys.keys() - mask_keys.keys()),
-        "mask without an image": len(mask_keys.keys() - image_keys.keys()),
-    }
-    counted = {reason: count for reason, count in skipped.items() if count}
-    return make_label_set(items, classes, origin_format="mask_folder", skipped=counted)
+    losses.leave_out("image without a mask", len(image_keys.keys() - mask_keys.keys()))
+    losses.leave_out("mask without an image", len(mask_keys.keys() - image_keys.keys()))
+    return make_label_set(items, known.classes, origin_format="mask_folder", losses=losses, file_ids=known.file_ids)
 
 
 def _stem(key: str) -> str:
     return key.rpartition(".")[0]
 
 
-def _item(uri: str, masks: Store, key: str, known: set[int], void_id: int) -> LabelledItem:
+def _item(uri: str, masks: Store, key: str, known: Mapping[int, int | None], void_id: int) -> LabelledItem:
     ids = _ids(masks, key)
     found = rle.encode_label_map(ids)
     void = found.pop(void_id, None) if void_id not in known else None
-    strangers = sorted(found.keys() - known)
+    strangers = sorted(found.keys() - known.keys())
     if strangers:
         raise DatasetError(
             f"{masks.uri_of(key)} holds the ids {strangers[:5]}, which have no class",
             hint=f"Name them, or paint what nobody labelled with {void_id}.",
         )
-    objects = tuple(LabelledObject(label=label, rle=mask, origin_id=key) for label, mask in found.items())
+    labelled = [(label, mask) for pixel, mask in found.items() if (label := known[pixel]) is not None]
+    objects = tuple(LabelledObject(label=label, rle=mask, origin_id=key) for label, mask in labelled)
     return LabelledItem(uri, (ids.shape[0], ids.shape[1]), objects, void_rle=void)
 
 

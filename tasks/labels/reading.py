@@ -1,17 +1,19 @@
-"""The one door for label sets: the content says which format it is."""
+"""The one door for label sets: the content says which format it is, and what it lost is counted and refused here."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from infra.errors import DatasetError, UsageError
 from infra.store import open_store, split_uri
 from modelkit import ClassInfo
+from tasks.labels.class_map import FileClass, as_file_classes, read_classes
 from tasks.labels.coco import read_coco
 from tasks.labels.cvat import read_cvat
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.label_studio import read_label_studio
+from tasks.labels.losses import refuse_losses
 from tasks.labels.mask_folder import read_mask_folder
 from tasks.labels.stored import read_stored
 
@@ -19,22 +21,42 @@ _BEGINNING_BYTES = 64
 CLASSES_FILE = "classes.json"  # of a folder of masks: {"1": "road", ...}
 
 
-def read_label_set(uri: str, *, images_root: str | None = None, classes: Sequence[ClassInfo] | None = None) -> LabelSet:
+def read_label_set(
+    uri: str,
+    *,
+    images_root: str | None = None,
+    classes: Sequence[ClassInfo] | str | None = None,
+    allow_dropped: bool = False,
+) -> LabelSet:
     """Read human labels: COCO JSON, a folder with ``images/`` and ``masks/``, our Parquet, Label Studio or CVAT.
 
     Args:
-        uri: the file, or the folder of masks (which then holds ``classes.json`` unless ``classes`` are given).
-        images_root: where the images lie that the file names.
-        classes: the class map; formats that carry their own ids ignore it.
+        uri: the file, or the folder of masks (which holds ``classes.json`` unless ``classes`` are given).
+        images_root: where the images lie that the file names; without, the usual layouts are tried.
+        classes: use these classes and ids; the file's are matched by name. A text is the URI of a file, see
+            :func:`tasks.labels.class_map.read_classes`.
+        allow_dropped: take what is there, whatever was lost or is missing.
 
     Raises:
-        DatasetError: nothing usable, or a format that is not known.
+        DatasetError: nothing usable, a format that is not known, or too much that cannot be read (see
+            :func:`tasks.labels.losses.refuse_losses`).
         UsageError: a folder of masks without a class map.
     """
+    wanted = (
+        read_classes(classes) if isinstance(classes, str) else None if classes is None else as_file_classes(classes)
+    )
+    labels = _read(uri, images_root, wanted)
+    if not allow_dropped:
+        crowds = sum(map(sum, labels.table["is_crowd"].to_pylist()))
+        refuse_losses(uri, labels.losses, sum(map(len, labels.table["labels"].to_pylist())), crowds)
+    return labels
+
+
+def _read(uri: str, images_root: str | None, classes: Sequence[FileClass] | None) -> LabelSet:
     root, key = split_uri(uri.rstrip("/"))
     suffix = key.rpartition(".")[2].lower() if "." in key.rpartition("/")[2] else ""
     if suffix == "parquet":
-        return read_stored(uri)
+        return read_stored(uri, classes=classes)
     if suffix == "xml":
         return read_cvat(uri, images_root=images_root, classes=classes)
     if suffix == "json":
@@ -44,17 +66,22 @@ def read_label_set(uri: str, *, images_root: str | None = None, classes: Sequenc
         )
         if start.startswith(b"["):
             return read_label_studio(uri, images_root=images_root, classes=classes)
-        return read_coco(uri, images_root=images_root)
+        return read_coco(uri, images_root=images_root, classes=classes)
     if suffix:
         raise DatasetError(f"{uri} is no format of labels", hint="COCO or Label Studio JSON, CVAT XML, our Parquet.")
     folder = uri.rstrip("/")
-    return read_mask_folder(f"{folder}/images", f"{folder}/masks", classes or _classes_of(folder))
+    found = _classes_of(folder, classes)
+    return read_mask_folder(f"{folder}/images", f"{folder}/masks", found, classes=classes)
 
 
-def _classes_of(folder: str) -> list[ClassInfo]:
+def _classes_of(folder: str, classes: Sequence[FileClass] | None) -> Sequence[FileClass]:
+    """What the ids in the masks of a folder mean: its own file says it, or whoever asks."""
     store = open_store(folder)
-    try:
-        names = json.loads(store.get(CLASSES_FILE))
-        return [ClassInfo(int(label), str(name), is_thing=False) for label, name in names.items()]
-    except (AttributeError, ValueError) as error:
-        raise UsageError(f"{folder}/{CLASSES_FILE} must be an object of id: name ({error})") from error
+    if classes is not None and CLASSES_FILE not in {info.key for info in store.list(CLASSES_FILE)}:
+        return [each if each.id is not None else replace(each, id=number) for number, each in enumerate(classes, 1)]
+    found = read_classes(store.uri_of(CLASSES_FILE))
+    if any(each.id is None for each in found):
+        raise UsageError(
+            f"{store.uri_of(CLASSES_FILE)} must be an object of id: name, the ids being those of the masks"
+        )
+    return found

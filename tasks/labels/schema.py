@@ -17,7 +17,7 @@ ITEM = (
 
 LABELS = TableSpec(
     "labels",
-    1,
+    2,
     pa.schema(
         [
             *ITEM,
@@ -29,12 +29,15 @@ LABELS = TableSpec(
             required("names", TEXTS, "class name per object"),
             required(
                 "boxes_xyxy",
-                pa.list_(pa.list_(pa.float32())),
-                "x0, y0, x1, y1 per object; origin at the top-left corner of the source image",
+                pa.list_(pa.list_(pa.float64())),
+                "x0, y0, x1, y1 per object as its origin states them, else of the mask; (0, 0) is the top-left corner",
                 unit="px",
             ),
             required(
-                "areas", pa.list_(pa.int64()), "mask area per object; the stated or box area without a mask", unit="px"
+                "areas",
+                pa.list_(pa.float64()),
+                "area per object as its origin states it; where it does not, of the mask or else of the box",
+                unit="px",
             ),
             required(
                 "rles",

@@ -16,14 +16,30 @@ class ShapeError(ValueError):
     """A shape that cannot be drawn: too few points, run lengths of another canvas, an unknown form."""
 
 
+class BoxError(ShapeError):
+    """A box that is none: a side is no number or negative, so the whole file is to be doubted."""
+
+
+def box_xyxy(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    """A box by its corner and size as a file states them. Raises BoxError."""
+    sides = [float(value) for value in (x, y, width, height)]
+    if not np.isfinite(sides).all() or min(sides[2:]) < 0:
+        raise BoxError(f"{sides} is no box")
+    return sides[0], sides[1], sides[0] + sides[2], sides[1] + sides[3]
+
+
 def polygons_to_rle(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> bytes:
-    """The union of polygons, each flat ``[x0, y0, x1, y1, ...]`` in pixels, by COCO's own rule of rasterising."""
-    usable = [[float(value) for value in polygon] for polygon in polygons]
-    for polygon in usable:
-        if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
-            raise ShapeError(f"a polygon needs three points of x and y, got {len(polygon)} numbers")
+    """The union of polygons, each flat ``[x0, y0, x1, y1, ...]`` in pixels, by COCO's own rule of rasterising.
+
+    Parts of one or two points cover nothing, as in pycocotools. Raises ShapeError when no part has three, or one is not
+    made of pairs of numbers.
+    """
+    parts = [[float(value) for value in polygon] for polygon in polygons]
+    if any(len(part) % 2 or not np.isfinite(part).all() for part in parts):
+        raise ShapeError("a polygon is made of pairs of numbers")
+    usable = [part for part in parts if len(part) >= 6]
     if not usable:
-        raise ShapeError("no polygon")
+        raise ShapeError("no polygon has three points")
     drawn = coco_mask.frPyObjects(usable, *size_hw)
     return bytes(coco_mask.merge(drawn)["counts"])
 
@@ -98,7 +114,7 @@ def box_mask_to_rle(
 
 
 def brush_to_rle(packed: Sequence[int], size_hw: tuple[int, int]) -> bytes:
-    """Label Studio's brush strokes: a bit stream of runs over the bytes of an RGBA image; alpha is the mask.
+    """Label Studio's brush strokes: a bit stream of runs over the bytes of an RGBA image; alpha above 0 is the mask.
 
     The stream holds: 32 bits number of values, 5 bits word length - 1, four times 4 bits length - 1 of the run
     lengths' own fields; then runs of: 1 bit "all equal", 2 bits which field, the length - 1, and one word for equal
@@ -121,7 +137,7 @@ def brush_to_rle(packed: Sequence[int], size_hw: tuple[int, int]) -> bytes:
             raise ShapeError("brush strokes run over the end of the image")
         values[at:end] = bits.take(word) if equal else bits.words(end - at, word)
         at = end
-    return rle.encode(values.reshape(*size_hw, 4)[:, :, 3] > 127)
+    return rle.encode(values.reshape(*size_hw, 4)[:, :, 3] > 0)
 
 
 def rle_to_brush(mask: bytes, size_hw: tuple[int, int]) -> list[int]:

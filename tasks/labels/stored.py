@@ -1,11 +1,13 @@
-"""Label sets as one Parquet object: the rows of ``labels.v1``, and in the footer what they are and their classes.
+"""Label sets as one Parquet object: the rows of ``labels.v2``, and in the footer what they are and their classes.
 
-The footer holds ``visionmill.schema`` (``labels.v1``) and ``visionmill.classes``, JSON [[id, name, is_thing], ...].
+The footer holds ``visionmill.schema`` (``labels.v2``; ``labels.v1``, whose areas were whole numbers, is read, too) and
+``visionmill.classes``, JSON [[id, name, is_thing], ...].
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,22 +15,48 @@ import pyarrow.parquet as pq
 from infra.errors import DatasetError
 from infra.store import open_store, split_uri
 from modelkit import ClassInfo
-from tasks.labels.label_sets import LabelSet
+from tasks.labels.class_map import FileClass, as_file_classes, map_classes
+from tasks.labels.label_sets import LabelSet, relabelled
 from tasks.labels.schema import LABELS
+from tasks.labels.shapes import BoxError, box_xyxy
 from tasks.output.tables import SCHEMA_KEY, checked
 
 CLASSES_KEY = b"visionmill.classes"
 
 
-def read_stored(uri: str) -> LabelSet:
-    """The label set in a Parquet object. Raises DatasetError when it is none, as a job's own rows are."""
+_READABLE = ("labels.v1", LABELS.schema_id)
+
+
+def read_stored(uri: str, *, classes: Sequence[FileClass] | None = None) -> LabelSet:
+    """The label set in a Parquet object.
+
+    Args:
+        uri: the object.
+        classes: use these, by name.
+
+    Raises:
+        DatasetError: it is none, as a job's own rows are; or a box in it is none.
+    """
     root, key = split_uri(uri)
     try:
         table = pq.read_table(pa.BufferReader(open_store(root).get(key)))
         metadata = table.schema.metadata or {}
-        if metadata.get(SCHEMA_KEY, b"").decode() != LABELS.schema_id:
+        if metadata.get(SCHEMA_KEY, b"").decode() not in _READABLE:
             raise ValueError(f"it holds {metadata.get(SCHEMA_KEY, b'no schema of ours').decode()}")
-        classes = tuple(ClassInfo(*each) for each in json.loads(metadata[CLASSES_KEY]))
-        return LabelSet(checked(LABELS, table.replace_schema_metadata(None)), classes)
-    except (pa.ArrowException, KeyError, ValueError) as error:
+        found = [ClassInfo(*each) for each in json.loads(metadata[CLASSES_KEY])]
+        labels = LabelSet(checked(LABELS, table.replace_schema_metadata(None)), tuple(found))
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{uri} is no stored label set: {error}") from error
+    _check_boxes(labels, uri)
+    known = map_classes(as_file_classes(found), classes)
+    ids = {each.id: known.ids[str(each.id)] for each in found}
+    return relabelled(labels, ids, known.classes, known.file_ids)
+
+
+def _check_boxes(labels: LabelSet, uri: str) -> None:
+    for row in labels.table.select(["image_id", "boxes_xyxy", "origin_ids"]).to_pylist():
+        for (x0, y0, x1, y1), name in zip(row["boxes_xyxy"], row["origin_ids"], strict=True):
+            try:
+                box_xyxy(x0, y0, x1 - x0, y1 - y0)
+            except BoxError as error:
+                raise DatasetError(f"{uri}: object {name!r} of {row['image_id']}: {error}") from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import modelkit
@@ -13,6 +14,7 @@ from infra.store import Store, open_store
 from modelkit.registry import find_model
 from modelkit.weights import Weights
 from tasks.engine.prepare import describe_model
+from tasks.labels.class_map import FileId
 from tasks.output.layout import canonical_json
 from tasks.product import find_kind
 from tasks.training.layout import run_key, weights_keys
@@ -30,6 +32,7 @@ class TrainingJob:
         unlabelled_set: id of the one of pseudo-labels, or None.
         num_workers: processes that share the work; part of the run's identity.
         use_gpu: one GPU for each.
+        file_ids: class id -> what the file of labels calls it, where any differs; goes into the weights' lineage.
     """
 
     recipe: TrainingRecipe
@@ -38,6 +41,7 @@ class TrainingJob:
     unlabelled_set: str | None = None
     num_workers: int = 1
     use_gpu: bool = False
+    file_ids: Mapping[str, FileId] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -67,6 +71,7 @@ def prepare_training(
     *,
     num_workers: int = 1,
     use_gpu: bool = False,
+    file_ids: Mapping[int, FileId] | None = None,
 ) -> TrainingJob:
     """Find the weights that are begun from, check the recipe, and write down what will be done.
 
@@ -86,7 +91,8 @@ def prepare_training(
     }
     recipe = TrainingRecipe.from_json(dataclasses.replace(recipe, **digests).to_json())
     store = open_store(output)
-    job = TrainingJob(recipe, store.uri, labelled_set, unlabelled_set, num_workers, use_gpu)
+    names = {str(label): file_id for label, file_id in (file_ids or {}).items()}
+    job = TrainingJob(recipe, store.uri, labelled_set, unlabelled_set, num_workers, use_gpu, names)
     store.put_if_absent(run_key(job.fingerprint), canonical_json(job.to_json()))
     return job
 

@@ -190,5 +190,6 @@ def _lineage(job: TrainingJob, trainer: Trainer, adopted: Adopted | None) -> dic
         "training_seconds": round(trainer.seconds, 1),
         "num_workers": job.num_workers,
         "environment": environment(),
+        **({"file_ids": dict(job.file_ids)} if job.file_ids else {}),
         "history": trainer.history,
     }

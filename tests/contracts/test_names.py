@@ -17,6 +17,7 @@ OWN = "tasks/products/"  # where they are at home; modelkit's families, which ar
 EXCUSED = {
     # words of the field that mean something else
     "tasks/labels/coco.py": "COCO calls one of its formats panoptic, and its lists segments_info",
+    "tasks/labels/coco_panoptic.py": "the reader of that format",
     "tasks/labels/digitscape.py": "and so is the second file called that scenes are labelled by",
     "tasks/media/jpeg.py": "a JPEG file is made of segments",
     # the loop, which is being gathered into kinds: these go as it is

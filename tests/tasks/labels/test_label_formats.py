@@ -46,15 +46,15 @@ def test_coco_reads_polygons_both_run_lengths_and_bare_boxes(tmp_path: Path) -> 
         {"size": [HEIGHT, WIDTH], "counts": counts.decode()},
     ]
     annotations = [
-        {"id": k, "image_id": 7, "category_id": 1, "segmentation": form, "bbox": [0, 0, 1, 1], "area": 5, "iscrowd": 0}
-        for k, form in enumerate(forms)
+        {"id": k, "image_id": 7, "category_id": 1, "segmentation": form, "iscrowd": 0} for k, form in enumerate(forms)
     ]
+    annotations[0] |= {"bbox": [0, 0, 1, 1], "area": 5}
     annotations.append({"id": 9, "image_id": 7, "category_id": 2, "bbox": [4, 5, 6, 7], "area": 30, "iscrowd": 1})
     labels = read_label_set(coco_file(tmp_path, annotations))
     first, second = labels.table.to_pylist()
     assert first["rles"][:3] == [rectangle(2, 3, 10, 9)] * 3 and first["rles"][3] is None
-    assert first["boxes_xyxy"][0] == [2, 3, 10, 9] and first["boxes_xyxy"][3] == [4, 5, 10, 12]
-    assert first["areas"] == [48, 48, 48, 30]  # of the mask, never what the file says of it
+    assert first["boxes_xyxy"] == [[0, 0, 1, 1], [2, 3, 10, 9], [2, 3, 10, 9], [4, 5, 10, 12]]
+    assert first["areas"] == [5, 48, 48, 30]  # as the file states them, else the mask's
     assert first["is_crowd"] == [False, False, False, True] and first["names"] == ["disc", "disc", "disc", "box"]
     assert second["labels"] == [] and second["uri"] == str(tmp_path / "sub/b.png")  # looked at, nothing found
     assert [each.name for each in labels.classes] == ["disc", "box"]
@@ -67,12 +67,15 @@ def test_coco_counts_what_it_cannot_use(tmp_path: Path) -> None:
         {"id": 3, "image_id": 99, "category_id": 1, "bbox": [0, 0, 1, 1]},
         {"id": 4, "image_id": 7, "bbox": [0, 0, 1, 1]},
     ]
-    labels = read_label_set(coco_file(tmp_path, broken))
-    assert labels.skipped == {
-        "annotation of an image that is not listed": 1,
-        "annotation whose shape cannot be drawn": 2,
+    labels = read_label_set(coco_file(tmp_path, broken), allow_dropped=True)
+    assert labels.losses.left_out == {"annotation of an image that is not listed": 1}
+    assert labels.losses.dropped == {
+        "mask that cannot be drawn (its box is kept)": 1,
+        "annotation whose shape cannot be drawn": 1,
         "annotation without class or box": 1,
     }
+    assert labels.losses.first["annotation without class or box"] == f"annotation 4 of {tmp_path}/a.png"
+    assert labels.table["boxes_xyxy"].to_pylist() == [[[0, 0, 1, 1]], []]
 
 
 def test_a_class_that_the_file_does_not_name_is_refused(tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_panoptic_pixels_that_no_segment_names_are_void(tmp_path: Path) -> None:
     Image.fromarray(ids).save(tmp_path / "labels" / "a.png")
     segments = [{"id": 266, "category_id": 1}, {"id": 11, "category_id": 2, "iscrowd": 1}, {"id": 5, "category_id": 1}]
     uri = coco_file(tmp_path, [{"image_id": 7, "file_name": "a.png", "segments_info": segments}])
-    labels = read_label_set(uri)
+    labels = read_label_set(uri, allow_dropped=True)
     (row,) = labels.table.to_pylist()
     assert row["areas"] == [20 * HEIGHT, 30 * HEIGHT] and row["is_crowd"] == [False, True]
     assert rle.area(row["void_rle"]) == (WIDTH - 50) * HEIGHT
@@ -117,9 +120,10 @@ def test_mask_folder_pairs_by_name_and_refuses_ids_without_a_class(tmp_path: Pat
     (tmp_path / "classes.json").write_text('{"1": "road"}')
     with pytest.raises(DatasetError, match=r"\[2\]"):
         read_label_set(str(tmp_path))
-    (tmp_path / "classes.json").write_text('["road"]')
-    with pytest.raises(UsageError):
-        read_label_set(str(tmp_path))
+    for content in ('["road"]', '"road"'):
+        (tmp_path / "classes.json").write_text(content)
+        with pytest.raises(UsageError, match="id: name"):
+            read_label_set(str(tmp_path))
 
 
 def packed_brush(mask: np.ndarray) -> list[int]:
@@ -168,7 +172,7 @@ def test_label_studio_shapes_are_per_cent_and_brushes_are_bit_streams(tmp_path: 
     (row,) = labels.table.to_pylist()
     assert row["rles"] == [rectangle(8, 12, 24, 36)] * 3
     assert row["uri"] == str(tmp_path / "1/a.png")
-    assert labels.skipped == {"cancelled annotation": 0, "region of type choices": 1}
+    assert labels.skipped == {"region of type choices": 1}
 
 
 def test_label_studio_never_takes_a_prediction_for_a_persons_label(tmp_path: Path) -> None:
@@ -202,7 +206,7 @@ def test_label_studio_takes_the_newest_finished_annotation_and_leaves_unfinished
         {"data": {"image": "c.png"}, "annotations": []},
     ]
     labels = read_label_set(studio_file(tmp_path, tasks))
-    assert [row["boxes_xyxy"][0][2] for row in labels.table.to_pylist()] == [6.0]
+    assert [row["boxes_xyxy"][0][2] for row in labels.table.to_pylist()] == pytest.approx([6.4])
     assert labels.skipped == {"cancelled annotation": 1, "task without a finished annotation": 2}
 
 
