@@ -5,7 +5,8 @@
 
 Only ways that the weights' record tolerates are tried. Compiling costs tens of seconds on a cold disk cache, so it is
 tried only where the work that remains pays for it; graphs are kept in ``cache_dir``, where other workers and later runs
-find them. Shapes are fixed: one graph for each bucket at one batch size. Whatever fails leaves the eager way in force,
+find them. Shapes are fixed: one graph for each bucket at one batch size. Which buckets have graphs is part of the
+decision, because a graph's last digits are not those of the eager way. Whatever fails leaves the eager way in force,
 and the reason says so.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from modelkit.carriers import SizeHW
 from modelkit.compile.execution import ExecutionChoice, ForwardFn, eager_forward
-from modelkit.compile.graphs import CompiledForward, machine_identity, missing_compiler
+from modelkit.compile.graphs import MAX_GRAPHS, CompiledForward, machine_identity, missing_compiler
 from modelkit.predictor import Predictor, Prepared
 from modelkit.weights import write_whole
 
@@ -53,6 +55,7 @@ class Decision:
         compile_s: seconds that compiling (or loading from the disk cache) took; None if it was not tried.
         batch_size: images of the compiled graphs.
         bucket: padded rows and columns that were measured.
+        buckets: those that have compiled graphs, the measured one first; images of others are run eagerly.
         threads: of torch while measuring; graphs are compiled for this number.
     """
 
@@ -62,6 +65,7 @@ class Decision:
     compile_s: float | None = None
     batch_size: int = 1
     bucket: SizeHW | None = None
+    buckets: tuple[SizeHW, ...] = ()
     threads: int = 1
 
     @property
@@ -79,6 +83,7 @@ class Decision:
         content = {key: given for key, given in value.items() if key != "mode"}
         content["choice"] = ExecutionChoice(**content["choice"])
         content["bucket"] = None if content["bucket"] is None else tuple(content["bucket"])
+        content["buckets"] = tuple((rows, columns) for rows, columns in content.get("buckets", ()))
         return cls(**content)
 
 
@@ -97,6 +102,7 @@ def choose_execution(
     *,
     workers: int = 1,
     policy: Policy = "auto",
+    seen: Sequence[SizeHW] = (),
 ) -> Decision:
     """Measure on a sample and leave the predictor running the chosen way.
 
@@ -108,6 +114,8 @@ def choose_execution(
         workers: that share the remaining items.
         policy: "auto" as described above; "off": eager float32, nothing is measured; "on": compiled in the fastest
             tolerated number format whatever the work that remains, unless it fails.
+        seen: buckets of some of the images, one for each that was looked at; those that are frequent enough to repay it
+            get graphs, too.
 
     Returns:
         The decision, to be handed to :func:`apply` in every other worker.
@@ -127,14 +135,14 @@ def choose_execution(
     refusal = _why_not_compile(trial, eager, work_s, cache_dir, policy)
     if refusal is not None or cache_dir is None:
         return _settle(predictor, trial.decision(eager, f"eager: {refusal}"), None)
-    return _with_compiled(trial, eager, Path(cache_dir))
+    return _with_compiled(trial, eager, Path(cache_dir), _work_by_bucket(work_s, seen))
 
 
 def apply(predictor: Predictor, decision: Decision, cache_dir: Path | str | None) -> str | None:
     """Make a worker's predictor run as decided; compiled graphs come from ``cache_dir``.
 
     Returns:
-        None, or why this worker stays eager although compiled was decided.
+        None, or why this worker stays eager, with all images or those of some buckets, although compiled was decided.
     """
     choice = decision.choice
     if not choice.compiled:
@@ -144,12 +152,12 @@ def apply(predictor: Predictor, decision: Decision, cache_dir: Path | str | None
     if cache_dir is None or decision.bucket is None:
         return "no cache folder was given for compiled graphs"
     forward = compiled_forward(predictor, decision, Path(cache_dir))
-    if not forward.is_on_disk(decision.bucket) and (problem := missing_compiler(predictor.device)):
-        return problem
-    if problem := forward.compile_now(decision.bucket):
-        return problem
-    predictor.use(choice, forward)
-    return None
+    buckets = decision.buckets or (decision.bucket,)
+    compiler = missing_compiler(predictor.device)
+    tried = [compiler if compiler and not forward.is_on_disk(each) else forward.compile_now(each) for each in buckets]
+    if forward.buckets:
+        predictor.use(choice, forward)
+    return next((problem for problem in tried if problem is not None), None)
 
 
 def compiled_forward(predictor: Predictor, decision: Decision, cache_dir: Path) -> CompiledForward:
@@ -163,7 +171,6 @@ def compiled_forward(predictor: Predictor, decision: Decision, cache_dir: Path) 
         bf16=decision.choice.dtype == "bfloat16",
         batch_size=decision.batch_size,
         memory_format=decision.choice.memory_format,
-        patience_s=decision.compile_s,
     )
 
 
@@ -230,7 +237,13 @@ class _Trial:
                 best = choice
         return best
 
-    def decision(self, choice: ExecutionChoice, reason: str, compile_s: float | None = None) -> Decision:
+    def decision(
+        self,
+        choice: ExecutionChoice,
+        reason: str,
+        compile_s: float | None = None,
+        buckets: Sequence[SizeHW] = (),
+    ) -> Decision:
         """The record of it."""
         return Decision(
             choice=choice,
@@ -239,6 +252,7 @@ class _Trial:
             compile_s=None if compile_s is None else round(compile_s, 2),
             batch_size=len(self.sample),
             bucket=self.sample[0].bucket,
+            buckets=tuple(buckets),
             threads=torch.get_num_threads(),
         )
 
@@ -275,8 +289,30 @@ def _compiled(trial: _Trial, eager: ExecutionChoice, cache_dir: Path) -> Compile
     return compiled_forward(trial.predictor, trial.decision(choice, ""), cache_dir)
 
 
-def _with_compiled(trial: _Trial, eager: ExecutionChoice, cache_dir: Path) -> Decision:
-    """Compile in the eager winner's formats, check against it, time both, keep the faster."""
+def _work_by_bucket(work_s: float, seen: Sequence[SizeHW]) -> dict[SizeHW, float]:
+    """Seconds of each worker that go into images of a bucket; the most frequent first."""
+    return {bucket: work_s * count / len(seen) for bucket, count in Counter(seen).most_common()}
+
+
+def _worth_graphs(
+    forward: CompiledForward, work_s: Mapping[SizeHW, float], measured: SizeHW, faster: float, compile_s: float
+) -> list[SizeHW]:
+    """The measured bucket, and of the others those for which compiling saves twice what it costs."""
+    cost_s = {bucket: _LOADING_S if forward.is_on_disk(bucket) else compile_s for bucket in work_s}
+    worth = [
+        bucket
+        for bucket, seconds in work_s.items()
+        if bucket != measured and seconds * (1 - 1 / faster) >= _PAYS_TWICE * cost_s[bucket]
+    ]
+    return [measured, *worth][:MAX_GRAPHS]
+
+
+def _with_compiled(trial: _Trial, eager: ExecutionChoice, cache_dir: Path, work_s: Mapping[SizeHW, float]) -> Decision:
+    """Compile in the eager winner's formats, check against it, time both, keep the faster.
+
+    Args:
+        work_s: seconds that the images of each bucket will take.
+    """
     compiled = ExecutionChoice(eager.channels_last, eager.dtype, compiled=True)
     predictor = trial.predictor
     predictor.use(eager)
@@ -297,9 +333,10 @@ def _with_compiled(trial: _Trial, eager: ExecutionChoice, cache_dir: Path) -> De
         reason = f"eager: compiled is not clearly faster ({faster:.2f} times)"
         return _settle(predictor, trial.decision(eager, reason, compile_s), None)
     reason = f"compiled: {faster:.2f} times as fast as {name_of(eager)}, the fastest eager way"
-    known_s = _recall(cache_dir, trial, eager).get("compile_s")
-    forward.patience_s = max(compile_s, known_s or 0.0)  # other buckets have to be compiled, not loaded
-    return _settle(predictor, trial.decision(compiled, reason, forward.patience_s), forward)
+    costs_s = max(compile_s, _recall(cache_dir, trial, eager).get("compile_s", 0.0))  # it may have been loaded just now
+    buckets = _worth_graphs(forward, work_s, trial.sample[0].bucket, faster, costs_s)
+    compiled_buckets = [bucket for bucket in buckets if forward.compile_now(bucket) is None]
+    return _settle(predictor, trial.decision(compiled, reason, compile_s, compiled_buckets), forward)
 
 
 def _difference(

@@ -23,7 +23,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +36,7 @@ from modelkit.compile.execution import ForwardFn
 from modelkit.errors import ConfigError
 from modelkit.weights import write_whole
 
-_MAX_GRAPHS = 16  # buckets compiled in one process; each holds a packed copy of the weights
+MAX_GRAPHS = 16  # buckets compiled in one process; each holds a packed copy of the weights
 _TRIAL = Path(__file__).with_name("graph_trial.py")
 _CRASHES = {-number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)}
 _TRIAL_LIMIT_S = 300.0  # torch 2.11 tries a compiler for each vector extension first: 60 s on a cold cache
@@ -90,9 +89,8 @@ class CompiledForward:
     """A forward function (``modelkit.compile.execution.ForwardFn``) that runs compiled graphs where it has them.
 
     One graph for each bucket, always at ``batch_size`` images: larger batches are cut, smaller ones filled up, so that
-    an image's result never depends on how many others came with it. A bucket without a graph runs eagerly, until it has
-    cost as much time as compiling would (then compiling is at worst twice as expensive as the best hindsight), or until
-    another process has left the graph on disk.
+    an image's result never depends on how many others came with it. A bucket without a graph runs eagerly, always: a
+    graph's last digits are others, so none may appear while work goes on.
 
     Args:
         dense: ``VisionModel.dense``.
@@ -103,7 +101,6 @@ class CompiledForward:
         bf16: run under autocast to bfloat16.
         batch_size: images of a graph.
         memory_format: of the batches.
-        patience_s: eager seconds after which a further bucket is compiled; None: never.
     """
 
     def __init__(
@@ -117,17 +114,13 @@ class CompiledForward:
         bf16: bool,
         batch_size: int,
         memory_format: torch.memory_format,
-        patience_s: float | None = None,
     ) -> None:
         prepare_cache(cache_dir)
         self._dense, self._eager = dense, eager
         self._cache_dir, self._identity = cache_dir, dict(identity)
         self._device, self._bf16, self._batch_size = device, bf16, batch_size
         self._memory_format = memory_format
-        self.patience_s = patience_s
-        self.problems: dict[SizeHW, str] = {}
         self._graphs: dict[SizeHW, ForwardFn] = {}
-        self._eager_s: dict[SizeHW, float] = {}
 
     @property
     def buckets(self) -> list[SizeHW]:
@@ -152,24 +145,21 @@ class CompiledForward:
         """
         if bucket in self._graphs:
             return None
-        if len(self._graphs) >= _MAX_GRAPHS:
-            self.problems[bucket] = f"{_MAX_GRAPHS} buckets are compiled already"
-            return self.problems[bucket]
+        if len(self._graphs) >= MAX_GRAPHS:
+            return f"{MAX_GRAPHS} buckets are compiled already"
         path = self.path(bucket)
         try:
             import torch._inductor  # seconds, which who stays eager need not spend
 
             with _one_at_a_time(path):
                 if problem := _refusal(path):
-                    self.problems[bucket] = problem
                     return problem
                 if not path.exists():
                     self._compile(bucket, path)
             graph = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
             graph(self._example(bucket))
         except Exception as error:  # noqa: BLE001 - a compiler may fail in any way; eager always works
-            self.problems[bucket] = f"compiling failed: {_first_line(error)}"
-            return self.problems[bucket]
+            return f"compiling failed: {_first_line(error)}"
         self._graphs[bucket] = graph
         return None
 
@@ -209,20 +199,8 @@ class CompiledForward:
 
     def __call__(self, batch: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) as the model's ``dense``."""
-        bucket = (batch.shape[2], batch.shape[3])
-        if bucket in self._graphs or (self._wants_graph(bucket) and self.compile_now(bucket) is None):
-            return self._in_pieces(self._graphs[bucket], batch)
-        begin = time.perf_counter()
-        raw = self._eager(batch)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self._eager_s[bucket] = self._eager_s.get(bucket, 0.0) + time.perf_counter() - begin
-        return raw
-
-    def _wants_graph(self, bucket: SizeHW) -> bool:
-        if self.patience_s is None or bucket in self.problems:
-            return False
-        return self._eager_s.get(bucket, 0.0) > self.patience_s or self.is_on_disk(bucket)
+        graph = self._graphs.get((batch.shape[2], batch.shape[3]))
+        return self._eager(batch) if graph is None else self._in_pieces(graph, batch)
 
     def _in_pieces(self, graph: ForwardFn, batch: Tensor) -> dict[str, Tensor]:
         wanted = self._batch_size

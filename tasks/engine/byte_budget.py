@@ -10,17 +10,16 @@ from collections.abc import Callable
 class Credits:
     """A semaphore that counts bytes, first come, first served; an amount above the limit passes alone.
 
-    All methods but :meth:`waiting` take the lock that was given, so that a pipeline can look at several edges at once.
+    All methods take the lock that was given, so that a pipeline can look at several edges at once.
 
     Args:
         limit_bytes: how many bytes may be out at once.
         lock: the pipeline's one lock (re-entrant).
-        on_wait: called with the lock held when somebody has to wait: whoever holds back credits should let go.
+        idle: how many of the bytes that are out nobody works on, because they wait for more to come; where that is all
+            of them, the next amount passes. Whoever changes the answer calls :meth:`wake`.
     """
 
-    def __init__(
-        self, limit_bytes: int, lock: threading.RLock | None = None, *, on_wait: Callable[[], None] | None = None
-    ):
+    def __init__(self, limit_bytes: int, lock: threading.RLock | None = None, *, idle: Callable[[], int] | None = None):
         if limit_bytes < 1:
             raise ValueError(f"a byte budget must be positive, got {limit_bytes}")
         self.limit_bytes = limit_bytes
@@ -29,7 +28,7 @@ class Credits:
         self.largest_bytes = 0  # the largest single amount: what may pass alone above the limit
         self._changed = threading.Condition(lock)
         self._queue: deque[object] = deque()
-        self._on_wait = on_wait
+        self._idle = idle
 
     def acquire(self, amount_bytes: int, cancelled: Callable[[], bool] = bool) -> bool:
         """Wait until ``amount_bytes`` fit and take them; False (nothing taken) once ``cancelled()`` says so.
@@ -43,8 +42,6 @@ class Credits:
                 while self._queue[0] is not ticket or not self._fits(amount_bytes):
                     if cancelled():
                         return False
-                    if self._on_wait is not None:
-                        self._on_wait()
                     self._changed.wait()
                 if cancelled():
                     return False
@@ -75,12 +72,9 @@ class Credits:
         with self._changed:
             self._changed.notify_all()
 
-    def waiting(self) -> bool:
-        """Whether somebody waits for credits right now."""
-        return bool(self._queue)
-
     def _fits(self, amount_bytes: int) -> bool:
-        return self.used_bytes == 0 or self.used_bytes + amount_bytes <= self.limit_bytes
+        idle_bytes = 0 if self._idle is None else self._idle()
+        return self.used_bytes == idle_bytes or self.used_bytes + amount_bytes <= self.limit_bytes
 
     def _add(self, amount_bytes: int) -> None:
         self.used_bytes += amount_bytes

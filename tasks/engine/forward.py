@@ -17,7 +17,11 @@ class DeviceLostError(Exception):
 
 
 class BatchLimits:
-    """The largest batch that may be tried, per bucket (shape): starts at the wish, sinks after out-of-memory errors."""
+    """The largest batch that may be tried, per bucket (shape): the wish, after out-of-memory errors a half of it, ...
+
+    Only these sizes are remembered, whatever size failed, and batches are cut by halves. So where one size does not fit
+    all items keep the same company, whether that was found out just now or earlier: their last digits depend on it.
+    """
 
     def __init__(self, wanted: int) -> None:
         if wanted < 1:
@@ -31,11 +35,13 @@ class BatchLimits:
         """Items that may go together in this bucket."""
         return self._ceilings.get(bucket, self._wanted)
 
-    def shrink(self, bucket: Hashable, failed: int) -> int:
-        """A batch of ``failed`` items did not fit: remember and return half of it (at least 1)."""
+    def shrink(self, bucket: Hashable, failed: int) -> None:
+        """A batch of ``failed`` items did not fit."""
+        size = self._wanted
+        while size >= failed and size > 1:
+            size = (size + 1) // 2
         with self._lock:
-            self._ceilings[bucket] = min(self(bucket), max(1, failed // 2))
-            return self._ceilings[bucket]
+            self._ceilings[bucket] = min(self(bucket), size)
 
     def note(self, fitted: int) -> None:
         """A batch of so many items went through."""
@@ -52,18 +58,16 @@ def forward(
 ) -> list[Any]:
     """One output per value, in order; an exception stands where a value has none.
 
-    Out of memory: the cache is freed, the same values go again in batches half as large, and the bucket's limit stays
-    there; a single value that does not fit gets the error. Any other error of a batch: its values go one by one, so
-    that only the guilty one gets it.
+    Out of memory: the cache is freed, the same values go again in two halves, and the bucket's limit stays below; a
+    single value that does not fit gets the error. Any other error of a batch: its values go one by one, so that only
+    the guilty one gets it.
 
     Raises:
         DeviceLostError: when the device's context is broken.
     """
-    size = max(1, min(len(values), limits(bucket)))
-    if size < len(values):
-        return [
-            out for at in range(0, len(values), size) for out in forward(model, values[at : at + size], bucket, limits)
-        ]
+    if len(values) > max(1, limits(bucket)):
+        half = (len(values) + 1) // 2
+        return forward(model, values[:half], bucket, limits) + forward(model, values[half:], bucket, limits)
     try:
         outputs = list(model(values))
         if len(outputs) != len(values):

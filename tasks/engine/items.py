@@ -7,9 +7,10 @@ from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from infra.redaction import redact
+from tasks.engine.batching import Group
 from tasks.engine.clips import Clip, runs_of
 from tasks.engine.heartbeat import Mark
-from tasks.engine.job import Assignment, Quarantine
+from tasks.engine.job import Assignment, JobSpec, Quarantine
 from tasks.media.decoding import Fetched, Frame
 from tasks.output.rows import Row
 from tasks.records import Entry, ItemFailure, Status
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from modelkit.video import VideoState
 
 _READER_BYTES = 8 << 20  # what an open video holds in blocks, about
+_GROUP_BATCHES = 4  # an image finds company among so many batches' worth of neighbours: sizes are mixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +136,44 @@ def fetched_bytes(task: Task) -> int:
     return 0 if fetched is None or isinstance(fetched, ItemFailure) else expected_bytes(task)
 
 
-def bucket_of(item: Item) -> Hashable | None:
-    """What may share a batch; frames of a clip share none, they only keep their order."""
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A bucket whose items go one by one, because each fills a batch's worth of memory."""
+
+    bucket: Hashable
+
+
+def bucket_of(item: Item, most_bytes: int) -> Hashable | None:
+    """What may share a batch; frames of a clip share none, they only keep their order.
+
+    Args:
+        most_bytes: larger prepared items go alone.
+    """
     if item.prepared is None:
         return None
-    return item.prepared.bucket if item.task.clip is None else item.task.clip
+    if item.task.clip is not None:
+        return item.task.clip
+    bucket: Hashable = item.prepared.bucket
+    return Alone(bucket) if item.prepared.nbytes > most_bytes else bucket
+
+
+def batch_limit(bucket: Hashable, wanted: int) -> int:
+    """Items of a bucket that may share a batch."""
+    return 1 if isinstance(bucket, Clip | Alone) else wanted
+
+
+def most_bytes_in_batch(job: JobSpec) -> int:
+    """Size of a prepared item up to which a whole group that waits for company fits into a worker's memory."""
+    return job.memory_bytes // 2 // (_GROUP_BATCHES * job.batch_size)
+
+
+def group_of(position: int, task: Task, batch_size: int) -> Group:
+    """Who may share a batch with an entry: the frames of a video among themselves, images with their neighbours."""
+    if task.entry.media == "video":
+        return position, position + 1
+    size = _GROUP_BATCHES * batch_size
+    first = position // size * size
+    return first, first + size
 
 
 def item_bytes(item: Item) -> int:

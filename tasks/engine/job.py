@@ -41,6 +41,7 @@ class JobSpec:
         output_uri: where parts are committed.
         device: "cpu" or "cuda".
         batch_size: largest batch; on a CPU 1 makes rows independent of timing and costs nothing.
+        batch_item_bytes: prepared items above this size share no batch; None: as large as a worker's memory allows.
         memory_bytes: bytes in flight inside one worker: fetched, decoded, raw results and rows together.
         shards_in_flight: 2 lets the next shard fill the pipeline while this one drains and commits.
         model_options: handed to ``modelkit.load`` as keywords (min_score, weights, ...).
@@ -62,6 +63,7 @@ class JobSpec:
     run_id: str
     device: Literal["cpu", "cuda"] = "cpu"
     batch_size: int = 1
+    batch_item_bytes: int | None = None
     memory_bytes: int = 512 << 20
     fetch_threads: int = 8
     decode_threads: int = 2

@@ -6,20 +6,20 @@
 
 Why it cannot lock up: credits belong to an edge. They are taken before an output is made and given back when the
 next stage is through with it, so each stage waits only for stages further down, and the last one waits for nobody
-(results are counted but never waited for; what waits for them is the *admission* of younger jobs). A batch that
-is not full lets go as soon as a producer starves for the bytes it holds.
+(results are counted but never waited for; what waits for them is the *admission* of younger jobs). Bytes that only wait
+for company in a batch stop nobody: where all that is out on an edge does so, one more output passes above the limit.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.engine.batching import Batcher
+from tasks.engine.batching import Batcher, Group
 from tasks.engine.byte_budget import Credits, SizeEstimate
 
 _END = object()
@@ -50,7 +50,9 @@ class BatchStage:
 
     Args:
         bucket_of: what may share a batch; None passes the value by, straight to the next stage.
-        limit_of: largest batch of a bucket; may change at any time.
+        limit_of: largest batch of a bucket.
+        group_of: position of a submitted value and the value -> among which values its outputs may find company, see
+            :mod:`tasks.engine.batching`.
     """
 
     name: str
@@ -59,7 +61,7 @@ class BatchStage:
     budget_bytes: int
     bucket_of: Callable[[Any], Hashable | None]
     limit_of: Callable[[Hashable], int]
-    linger_s: float = 0.05
+    group_of: Callable[[int, Any], Group]
     threads: int = field(default=1, init=False)
 
 
@@ -82,6 +84,7 @@ class _Parcel:
     job: Job
     path: tuple[int, ...]  # index of the submitted value, then of each output of a stage that yields many
     value: Any
+    group: Group
     credits: Credits | None = None
     size_bytes: int = 0
 
@@ -98,6 +101,8 @@ class Job:
         self.pending = deque(enumerate(values))
         self.one_by_one = one_by_one
         self.alive = [0] * pipeline.num_stages  # parcels at or waiting for each stage
+        self.groups = [pipeline.group_of(at, value, one_by_one) for at, value in self.pending]
+        self.arriving = Counter(self.groups)  # values and parcels of a group that are not at the batch stage yet
         self.done: list[tuple[tuple[int, ...], Any]] = []
         self.kept_bytes = 0
         self.stage_seconds: dict[str, float] = dict.fromkeys(pipeline.stage_names, 0.0)
@@ -142,16 +147,11 @@ class Job:
         """Whether nothing of the job is on the way any more."""
         return not self.pending and not any(self.alive)
 
-    def is_past(self, stage: int) -> bool:
-        """Whether nothing of the job can still arrive at ``stage``."""
-        return not self.pending and not any(self.alive[:stage])
-
 
 class Pipeline:
     """The stages with their threads; lives as long as its worker and serves several jobs at once, oldest first.
 
-    At most one stage may be a :class:`BatchStage`, and neither the first nor the last. Values of two jobs may share
-    a batch, so that a shard's tail costs no half-empty batches.
+    At most one stage may be a :class:`BatchStage`, and neither the first nor the last.
     """
 
     def __init__(self, stages: Sequence[Stage | BatchStage]) -> None:
@@ -164,12 +164,16 @@ class Pipeline:
         self._ready = [threading.Condition(self._lock) for _ in stages]
         self._finished = threading.Condition(self._lock)
         self._queues: list[deque[_Parcel]] = [deque() for _ in stages]
-        self._credits = [Credits(s.budget_bytes, self._lock, on_wait=self._wake_batcher) for s in stages]
+        self._in_company_bytes = 0  # of parcels that wait for others to share a batch
+        self._credits = [
+            Credits(stage.budget_bytes, self._lock, idle=self._idle_bytes if i + 1 == self._batch_at else None)
+            for i, stage in enumerate(stages)
+        ]
         self._estimates = [SizeEstimate(stage.budget_bytes) for stage in stages]
         self._batcher: Batcher[_Parcel] | None = None
         if self._batch_at is not None:
             batch: Any = stages[self._batch_at]
-            self._batcher = Batcher(batch.limit_of, linger_s=batch.linger_s)
+            self._batcher = Batcher(batch.limit_of)
         self._jobs: list[Job] = []
         self._counter = 0
         self._closed = False
@@ -216,6 +220,14 @@ class Pipeline:
             self._notify_all()
             return job
 
+    def group_of(self, position: int, value: Any, one_by_one: bool) -> Group:
+        """Among which values of its job the outputs of a value may find company in a batch."""
+        if self._batch_at is None or one_by_one:
+            return position, position + 1
+        stage = self._stages[self._batch_at]
+        assert isinstance(stage, BatchStage)
+        return stage.group_of(position, value)
+
     def wait(self, job: Job) -> None:
         """Return when the job is finished; when it was cancelled, as soon as nobody works on it any more."""
         with self._finished:
@@ -241,6 +253,7 @@ class Pipeline:
                     self._retire(parcel, i)
             if self._batcher is not None and self._batch_at is not None:
                 for parcel in self._batcher.drop(lambda p: p.job is job):
+                    self._in_company_bytes -= parcel.size_bytes
                     self._retire(parcel, self._batch_at)
             self._notify_all()
 
@@ -285,34 +298,36 @@ class Pipeline:
                     for parcel in parcels:
                         self._retire(parcel, i)
                     if self._batcher is not None and self._batch_at is not None:
-                        self._ready[self._batch_at].notify_all()  # a tail may have become one just now
+                        self._ready[self._batch_at].notify_all()  # a group may be complete just now
 
     def _take(self, i: int) -> list[_Parcel]:
         """Wait for input; [] when the pipeline is closed."""
         with self._lock:
             while not self._closed:
-                parcels, due_s = self._next(i)
+                parcels = self._next(i)
                 if parcels:
                     return parcels
                 start, running = time.monotonic(), bool(self._jobs)
-                self._ready[i].wait(due_s)
+                self._ready[i].wait()
                 if running:
                     self.clocks[self._stages[i].name].starved_s += time.monotonic() - start
         return []
 
-    def _next(self, i: int) -> tuple[list[_Parcel], float | None]:
+    def _next(self, i: int) -> list[_Parcel]:
         if i == 0:
-            return self._admit(), None
+            return self._admit()
         if i != self._batch_at or self._batcher is None:
-            return ([self._queues[i].popleft()] if self._queues[i] else []), None
-        now, batcher, stage = time.monotonic(), self._batcher, self._stages[i]
+            return [self._queues[i].popleft()] if self._queues[i] else []
+        stage = self._stages[i]
         while self._queues[i]:
             parcel = self._queues[i].popleft()
-            batcher.add(stage.bucket_of(parcel.value), parcel, now)  # type: ignore[union-attr]
-        starving = self._credits[i - 1].waiting()  # a producer lacks the bytes that are held here
-        return batcher.pick(now, lambda first: starving or first.job.one_by_one or first.job.is_past(i)), (
-            batcher.next_due_s(now)
-        )
+            self._batcher.add(stage.bucket_of(parcel.value), parcel)  # type: ignore[union-attr]
+            self._in_company_bytes += parcel.size_bytes
+        parcels = self._batcher.pick(lambda one: not one.job.arriving[one.group])
+        self._in_company_bytes -= sum(parcel.size_bytes for parcel in parcels)
+        if not parcels:
+            self._credits[i - 1].wake()
+        return parcels
 
     def _admit(self) -> list[_Parcel]:
         """The next value that may enter: of the oldest job always, of younger ones while there is room for results."""
@@ -322,7 +337,7 @@ class Pipeline:
             if job.pending and not (job.one_by_one and any(job.alive)):
                 index, value = job.pending.popleft()
                 job.alive[0] += 1
-                return [_Parcel(job, (index,), value)]
+                return [_Parcel(job, (index,), value, job.groups[index])]
         return []
 
     def _step(self, i: int, parcels: list[_Parcel]) -> None:
@@ -410,7 +425,9 @@ class Pipeline:
                 if target == self._batch_at and self._stages[target].bucket_of(output) is None:  # type: ignore[union-attr]
                     target += 1
                 job.alive[target] += 1
-                self._queues[target].append(_Parcel(job, path, output, self._credits[i], size))
+                if self._is_before_batch(target):
+                    job.arriving[parcel.group] += 1
+                self._queues[target].append(_Parcel(job, path, output, parcel.group, self._credits[i], size))
                 self._ready[target].notify()
 
     # --- with the lock held
@@ -418,6 +435,8 @@ class Pipeline:
     def _retire(self, parcel: _Parcel, i: int) -> None:
         """A stage is through with a parcel: its bytes are free, and its job may be finished."""
         parcel.job.alive[i] -= 1
+        if self._is_before_batch(i):
+            parcel.job.arriving[parcel.group] -= 1
         if parcel.credits is not None:
             parcel.credits.release(parcel.size_bytes)
         if parcel.job.is_finished():
@@ -425,9 +444,11 @@ class Pipeline:
         if parcel.job.one_by_one:
             self._ready[0].notify_all()
 
-    def _wake_batcher(self) -> None:
-        if self._batch_at is not None:
-            self._ready[self._batch_at].notify_all()
+    def _is_before_batch(self, i: int) -> bool:
+        return self._batch_at is not None and i < self._batch_at
+
+    def _idle_bytes(self) -> int:
+        return self._in_company_bytes
 
     def _note_peak(self) -> None:
         self.peak_bytes = max(self.peak_bytes, sum(credits.used_bytes for credits in self._credits))

@@ -29,13 +29,16 @@ from tasks.engine.heartbeat import Heartbeat, Mark, Pulse
 from tasks.engine.items import (
     Item,
     Task,
+    batch_limit,
     bucket_of,
     expected_bytes,
     failure_of,
     fetched_bytes,
+    group_of,
     is_untouchable,
     item_bytes,
     left_alone_item,
+    most_bytes_in_batch,
     row_bytes,
     size_of,
     tasks_of,
@@ -146,7 +149,15 @@ class Worker:
         return [
             Stage("fetch", self._fetch, fetched_bytes, memory // 4, threads=job.fetch_threads, expect=expected_bytes),
             Stage("decode", self._decode, item_bytes, memory // 2, threads=job.decode_threads, many=True),
-            BatchStage("infer", self._infer, item_bytes, memory // 8, bucket_of=bucket_of, limit_of=self._limit_of),
+            BatchStage(
+                "infer",
+                self._infer,
+                item_bytes,
+                memory // 8,
+                bucket_of=self._bucket_of,
+                limit_of=lambda bucket: batch_limit(bucket, job.batch_size),
+                group_of=lambda position, task: group_of(position, task, job.batch_size),
+            ),
             Stage("encode", self._encode, row_bytes, memory // 8, threads=job.encode_threads),
         ]
 
@@ -200,7 +211,7 @@ class Worker:
         clip, prepared = items[0].task.clip, [item.prepared for item in items]
         with self.pulse.working("infer", [item.mark for item in items]), self._model_in_use:
             infer = self._predictor.infer if clip is None else lambda frames: [clip.step(self._predictor, *frames)]
-            raws = forward(infer, prepared, bucket_of(items[0]), self._limits)
+            raws = forward(infer, prepared, self._bucket_of(items[0]), self._limits)
         return [
             item.failed(failure_of("infer", raw))
             if isinstance(raw, Exception)
@@ -208,8 +219,8 @@ class Worker:
             for item, raw in zip(items, raws, strict=True)
         ]
 
-    def _limit_of(self, bucket: Hashable) -> int:
-        return 1 if isinstance(bucket, Clip) else self._limits(bucket)
+    def _bucket_of(self, item: Item) -> Hashable | None:
+        return bucket_of(item, self.job.batch_item_bytes or most_bytes_in_batch(self.job))
 
     def _encode(self, item: Item) -> Row:
         row = None

@@ -293,19 +293,31 @@ def test_batches_of_any_size_run_through_graphs_of_one_size(cache_dir: Path) -> 
     assert predictor.forward_fn.buckets == [BUCKET]
 
 
+TALL, RARE = (64, 32), (32, 32)
+
+
 @pytest.mark.timeout(900)
-def test_another_bucket_stays_eager_until_it_has_cost_as_much_as_compiling(cache_dir: Path) -> None:
-    predictor = tiny_predictor()
-    assert apply(predictor, GRAPH, cache_dir) is None
-    forward = predictor.forward_fn
-    assert isinstance(forward, compiled.CompiledForward)
-    tall = prepared(predictor, 1, (64, 32))
-    predictor.infer(tall)
-    predictor.infer(tall)
-    assert forward.buckets == [BUCKET]  # without a patience nothing further is compiled
-    forward.patience_s = 1e-9
-    predictor.infer(tall)
-    assert forward.buckets == [BUCKET, (64, 32)]
+def test_which_buckets_have_graphs_is_decided_once_and_the_others_stay_eager(
+    fixed_times: dict[str, float], cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph's last digits are its own: had it come while work went on, rows would depend on when."""
+    monkeypatch.setattr(compilation, "_LOADING_S", 1.0)
+    predictor = tiny_predictor(Tolerates())
+    assert compiled_forward_for(predictor, cache_dir).compile_now(TALL) is None
+    seen = [BUCKET] * 50 + [TALL] * 49 + [RARE]
+    decision = choose_execution(predictor, prepared(predictor, 2), 1_000, cache_dir, policy="on", seen=seen)
+    assert decision.buckets == (BUCKET, TALL), decision.reason
+    worker = tiny_predictor(Tolerates())
+    assert apply(worker, Decision.from_json(json.loads(json.dumps(decision.to_json()))), cache_dir) is None
+    for _ in range(3):
+        worker.infer(prepared(worker, 1, RARE))
+    assert isinstance(worker.forward_fn, compiled.CompiledForward)
+    assert worker.forward_fn.buckets == [BUCKET, TALL]
+
+
+def compiled_forward_for(predictor: Predictor, cache_dir: Path) -> compiled.CompiledForward:
+    """Graphs as :data:`GRAPH` has them."""
+    return compilation.compiled_forward(predictor, GRAPH, cache_dir)
 
 
 _LOADING = """

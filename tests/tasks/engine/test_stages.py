@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -11,9 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.engine.forward import BatchLimits, forward
 from tasks.engine.pipeline import BatchStage, JobCancelledError, Pipeline, Stage
 
 KB = 1000
+
+
+def blocks_of(size: int) -> Any:
+    """Groups of so many neighbouring values."""
+    return lambda at, value: (at // size * size, at // size * size + size)
 
 
 def four_stages(
@@ -27,8 +34,10 @@ def four_stages(
     size_bytes: int = KB,
     budget_bytes: int = 8 * KB,
     threads: int = 2,
+    many: bool = False,
 ) -> Pipeline:
-    """A pipeline of the worker's shape; every stage passes its value on unless told otherwise."""
+    """A pipeline of the worker's shape; every stage passes its value on unless told otherwise. ``many``: of each value
+    come many, which share batches among themselves only."""
 
     def size_of(value: Any) -> int:
         return size_bytes
@@ -44,7 +53,7 @@ def four_stages(
                 budget_bytes,
                 bucket_of=bucket_of or (lambda v: "one"),
                 limit_of=lambda bucket: batch,
-                linger_s=0.01,
+                group_of=lambda at, value: (at, at + 1) if many else blocks_of(4 * batch)(at, value),
             ),
             Stage("encode", encode or (lambda v: v), lambda v: 10, budget_bytes, threads=threads),
         ]
@@ -125,7 +134,7 @@ def test_legs_overlap_instead_of_adding_up(pipelines: Any) -> None:
 
 
 def test_bytes_in_flight_stay_below_the_bound_when_a_later_leg_is_slow(pipelines: Any) -> None:
-    pipeline = pipelines(encode=lambda v: time.sleep(0.005) or v, budget_bytes=5 * KB, threads=4)
+    pipeline = pipelines(encode=lambda v: time.sleep(0.005) or v, budget_bytes=5 * KB, threads=4, batch=1)
     worst = 0
     with pipeline.submit(range(100)) as job:
         while job.num_done < 100:
@@ -139,16 +148,74 @@ def test_bytes_in_flight_stay_below_the_bound_when_a_later_leg_is_slow(pipelines
 
 
 def test_an_item_larger_than_the_budget_passes_alone(pipelines: Any) -> None:
-    pipeline = pipelines(size_bytes=50 * KB, budget_bytes=8 * KB, threads=4)
+    pipeline = pipelines(size_bytes=50 * KB, budget_bytes=8 * KB, threads=4, batch=1)
     assert results_of(pipeline, list(range(10))) == list(range(10))
     assert pipeline.peak_bytes <= 3 * 50 * KB + 10 * 10
 
 
-def test_a_batch_that_cannot_fill_lets_go_of_the_bytes_others_wait_for(pipelines: Any) -> None:
+def test_bytes_that_only_wait_for_company_stop_nobody(pipelines: Any) -> None:
     pipeline = pipelines(bucket_of=lambda v: v, batch=64, budget_bytes=3 * KB)  # every item in a bucket of its own
     start = time.monotonic()
     assert results_of(pipeline, list(range(40))) == list(range(40))
     assert time.monotonic() - start < 1.0
+    assert pipeline.bytes_in_flight == 0
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["images", "frames"])
+def test_who_shares_a_batch_depends_on_places_and_never_on_timing(pipelines: Any, many: bool) -> None:
+    """The last digits of a result depend on its company; so company must be the same when a shard is done again."""
+
+    def companies(seed: int, budget_bytes: int) -> set[tuple[Any, ...]]:
+        chance, seen = random.Random(seed), []
+
+        def dawdle(v: Any) -> Any:
+            time.sleep(chance.random() / 200)
+            return v
+
+        def frames(v: int) -> Iterator[tuple[int, int]]:
+            yield from ((v, dawdle(n)) for n in range(v % 7 + 1))
+
+        pipeline = pipelines(
+            fetch=dawdle,
+            decode=frames if many else lambda v: [dawdle((v, 0))],
+            infer=lambda values: seen.append(tuple(values)) or values,
+            bucket_of=lambda v: None if v[0] % 5 == 4 else (v[0] * v[0] + v[1] // 5) % 3,
+            batch=4,
+            budget_bytes=budget_bytes,
+            threads=3,
+            many=many,
+        )
+        with pipeline.submit(range(40)) as one, pipeline.submit(range(40, 60)) as other:
+            one.results()
+            one.close()  # younger jobs wait outside while results fill the budget
+            other.results()
+        return set(seen)
+
+    undisturbed = companies(0, 99 * KB)
+    assert max(map(len, undisturbed)) == 4
+    for seed in range(1, 5):
+        assert companies(seed, KB if seed % 2 else 99 * KB) == undisturbed
+
+
+def test_where_a_batch_does_not_fit_the_same_items_stay_together_whenever_that_is_found_out() -> None:
+    def companies(limits: BatchLimits, sizes: list[int]) -> list[tuple[int, ...]]:
+        seen: list[tuple[int, ...]] = []
+
+        def model(values: list[int]) -> list[int]:
+            if len(values) > 2:
+                raise MemoryError("out of memory")
+            seen.append(tuple(values))
+            return values
+
+        for size in sizes:
+            assert forward(model, list(range(size)), "bucket", limits) == list(range(size))
+        return seen
+
+    fresh, informed = BatchLimits(10), BatchLimits(10)
+    companies(informed, [6, 10, 3])
+    assert informed("bucket") == 2
+    for size in range(1, 11):
+        assert companies(BatchLimits(10), [size]) == companies(informed, [size]) == companies(fresh, [size])
 
 
 def test_younger_jobs_wait_outside_while_results_fill_the_budget(pipelines: Any) -> None:
@@ -262,7 +329,7 @@ def test_whatever_breaks_where_every_job_ends_and_every_byte_comes_back(
                 budget_bytes,
                 bucket_of=lambda v: None if v[0] == "bypass" else v[1] % 2,
                 limit_of=lambda bucket: batch,
-                linger_s=0.002,
+                group_of=blocks_of(3),
             ),
             Stage("encode", encode, lambda v: 5, budget_bytes, threads=threads),
         ]
