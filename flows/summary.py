@@ -38,6 +38,7 @@ def summary_of(prepared: PreparedJob, inventory: Inventory, record: RunRecord, r
         "left_out": inventory.skipped,
         "errors": record.errors,
         "error_sample": list(record.error_sample)[:5],
+        "notes": record.pool.get("notes", []),
         "shards": record.shards,
         "seconds": record.seconds,
         "items_per_s": record.items_per_s,

@@ -16,6 +16,7 @@ from infra.errors import UsageError
 from infra.machine import cpu_slots
 from infra.ray_session import RaySession, ray_session
 from tasks.engine.calibrate import choose_for_run
+from tasks.engine.plan_execution import follow_plan
 from tasks.engine.pool import run_pool, run_serial
 from tasks.engine.pool_outcome import PoolOutcome
 from tasks.engine.prepare import PreparedJob
@@ -37,12 +38,14 @@ class WorkerNeeds:
         workers: how many, or "auto": as many as fit and have work.
         num_gpus: of each worker; 0 computes on processors.
         policy: of compiled inference.
+        batch_size: images in a forward pass; None: by device, or as the plan began.
     """
 
     ray: str | None
     workers: int | Literal["auto"]
     num_gpus: float
     policy: Literal["auto", "on", "off"]
+    batch_size: int | None = None
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
@@ -60,7 +63,7 @@ def needs_of(parameters: JobParameters) -> WorkerNeeds:
         gpus = _share_of_gpu(parameters.workers) if parameters.ray in (None, SERIAL) else 0.0
     if parameters.ray == SERIAL and parameters.workers not in ("auto", 1):
         raise UsageError("--ray none runs one worker in this process", hint="leave out --workers, or leave out --ray")
-    return WorkerNeeds(parameters.ray, parameters.workers, gpus, parameters.compile)
+    return WorkerNeeds(parameters.ray, parameters.workers, gpus, parameters.compile, parameters.batch_size)
 
 
 def _share_of_gpu(workers: int | Literal["auto"]) -> float:
@@ -102,7 +105,7 @@ def _gpu_bytes() -> int:
 def carry_out(
     plan: Plan, prepared: PreparedJob, needs: WorkerNeeds, *, console: Console | None, orchestrated: bool
 ) -> tuple[PreparedJob, PoolOutcome]:
-    """Start (or join) Ray, choose how the model is run, and work the plan off.
+    """Start (or join) Ray, run the model as the plan's first run chose to, and work the plan off.
 
     Returns:
         The job with its execution filled in, and what came of the pool. An error that ended the run early is in the
@@ -110,22 +113,30 @@ def carry_out(
     """
     with _session(needs) as session:
         num_workers = _num_workers(needs, session, plan)
-        execution = choose_for_run(
-            plan, prepared.job, needs.policy, workers=num_workers, session=session, num_gpus=needs.num_gpus
+        followed = follow_plan(
+            plan,
+            prepared.job,
+            policy=needs.policy,
+            batch_size=needs.batch_size,
+            choose=lambda: choose_for_run(
+                plan, prepared.job, needs.policy, workers=num_workers, session=session, num_gpus=needs.num_gpus
+            ),
         )
-        prepared = dataclasses.replace(prepared, job=dataclasses.replace(prepared.job, execution=execution))
+        prepared = dataclasses.replace(prepared, job=followed.job)
         doing = find_product(prepared.version.product).doing
         with progress_display(console, doing, orchestrated=orchestrated) as listen:
             if session is None:
-                return prepared, run_serial(plan, prepared.job, on_progress=listen)
-            outcome = run_pool(
-                plan,
-                prepared.job,
-                session=session,
-                workers=needs.workers,
-                num_gpus=needs.num_gpus,
-                on_progress=listen,
-            )
+                outcome = run_serial(plan, prepared.job, on_progress=listen)
+            else:
+                outcome = run_pool(
+                    plan,
+                    prepared.job,
+                    session=session,
+                    workers=needs.workers,
+                    num_gpus=needs.num_gpus,
+                    on_progress=listen,
+                )
+        outcome.notes[:0] = followed.notes
     return prepared, outcome
 
 

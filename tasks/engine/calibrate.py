@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from tasks.media.reading import EntryReader
 from tasks.records import Entry, Shard
 
 MIN_ITEMS = 64  # fewer are done before a process that measures has started
-_SAMPLE_ENTRIES = 16  # tried until one can be decoded
+_SAMPLE_ENTRIES = 32  # of a shard, to see which shapes are frequent
 
 
 def choose_for_run(
@@ -31,7 +32,7 @@ def choose_for_run(
     session: RaySession | None,
     num_gpus: float,
 ) -> dict[str, Any]:
-    """The decision for all workers of a run, as JSON for ``JobSpec.execution``.
+    """The decision for all workers of a plan, as JSON for ``JobSpec.execution``.
 
     Args:
         plan: what is left of it decides whether measuring and compiling repay.
@@ -83,20 +84,25 @@ def _measure(job: JobSpec, shard: Shard, items: int, workers: int, policy: Polic
         torch.set_num_threads(1)
     try:
         predictor = load_predictor(job)
-        image = _sample_image(job, shard)
-        if image is None:
+        found = [(predictor.prepare(image), frames) for image, frames in _sample_images(job, shard)]
+        if not found:
             return Decision(reason="no readable item to measure on").to_json()
-        sample = [predictor.prepare(image)] * job.batch_size
-        return choose_execution(predictor, sample, items, compile_cache(), workers=workers, policy=policy).to_json()
+        seen = [prepared.bucket for prepared, frames in found for _ in range(frames)]
+        frequent, _ = Counter(seen).most_common(1)[0]
+        sample = [prepared for prepared, _ in found if prepared.bucket == frequent][:1] * job.batch_size
+        return choose_execution(
+            predictor, sample, items, compile_cache(), workers=workers, policy=policy, seen=seen
+        ).to_json()
     finally:
         torch.set_num_threads(threads)
 
 
-def _sample_image(job: JobSpec, shard: Shard) -> Any:
+def _sample_images(job: JobSpec, shard: Shard) -> Iterator[tuple[Any, int]]:
+    """Images (H, W, 3) uint8 of a shard, and how many items each stands for: of a video its first frame."""
     reader = EntryReader()
-    for entry in shard.entries[:_SAMPLE_ENTRIES]:
+    step = max(1, len(shard.entries) // _SAMPLE_ENTRIES)
+    for entry in shard.entries[::step][:_SAMPLE_ENTRIES]:
         for frame in decode_entry(entry, reader, job.decode):
             if frame.image_rgb_hwc_u8 is not None:
-                return frame.image_rgb_hwc_u8
+                yield frame.image_rgb_hwc_u8, _frames(entry, job.decode.stride)
             break
-    return None

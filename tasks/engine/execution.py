@@ -1,14 +1,11 @@
-"""A worker's side of the run's decision: run the model as decided, or plainly if that fails here."""
+"""A worker's side of the decision: run the model as decided, or plainly if that fails here."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from infra.settings import settings
 from tasks.engine.job import JobSpec
-
-logger = logging.getLogger(__name__)
 
 
 def compile_cache() -> str:
@@ -16,12 +13,11 @@ def compile_cache() -> str:
     return str(settings().cache_dir / "compiled")
 
 
-def run_as_decided(predictor: Any, job: JobSpec) -> None:
-    """Give a worker's predictor the execution that the run measured as fastest; rows do not depend on success."""
+def run_as_decided(predictor: Any, job: JobSpec) -> str | None:
+    """Run the model as the job says; why that is not possible here, or None. Then rows differ in the last digits."""
     if job.execution is None or job.predictor_factory is not None:
-        return
+        return None
     from modelkit.compile.decision import Decision, apply  # torch: seconds that a plain worker need not wait
 
     problem = apply(predictor, Decision.from_json(job.execution), compile_cache())
-    if problem is not None:
-        logger.warning("this worker stays eager: %s", problem)
+    return None if problem is None else f"a worker runs uncompiled what others ran compiled: {problem}"

@@ -139,12 +139,13 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker that is ready: where it is, and what its start took."""
+    """A worker that is ready: where it is, what its start took, and why it computes in another way than it should."""
 
     pid: int
     node_id: str
     pulse_folder: str
     start_s: float
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,6 +266,8 @@ class _PoolRun:
         self.ready[event.worker] = now_s
         self.start_deaths.clear()
         self.outcome.worker_start_s.append(now_s - asked_s)
+        if event.info.problem is not None and event.info.problem not in self.outcome.notes:
+            self.outcome.notes.append(event.info.problem)
         self.meter.worker_ready(now_s)
 
     def _done(self, event: Done, now_s: float) -> None:

@@ -34,6 +34,7 @@ class PoolOutcome:
         worker_start_s: seconds from asking for a worker to its being ready, of each.
         idle_share: of the workers' time with a shard in hand, in which the model did nothing.
         peak_rss_bytes: largest resident memory seen of one worker; ``peak_in_flight_bytes``: of its counted bytes.
+        notes: why rows of this run may differ in the last digits from those before.
         drained: stopped on request. ``error``: why it stopped early otherwise.
         attempts: the ledger.
     """
@@ -57,6 +58,7 @@ class PoolOutcome:
     quarantined_items: list[tuple[str, ItemFailure]] = field(default_factory=list)
     lost_workers: list[Lost] = field(default_factory=list)
     recycled_workers: int = 0
+    notes: list[str] = field(default_factory=list)
     worker_start_s: list[float] = field(default_factory=list)
     peak_rss_bytes: int = 0
     peak_in_flight_bytes: int = 0
@@ -98,6 +100,7 @@ class PoolOutcome:
             "idle_share": round(self.idle_share, 4),
             "peak_rss_bytes": self.peak_rss_bytes,
             "peak_in_flight_bytes": self.peak_in_flight_bytes,
+            "notes": self.notes,
         }
 
     def add(self, receipt: Receipt, outcome: Outcome) -> None:

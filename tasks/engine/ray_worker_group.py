@@ -32,9 +32,9 @@ class RayWorker:
         """Load the model."""
         import ray
 
-        self._worker = Worker(job)
+        worker = self._worker = Worker(job)
         node_id = ray.get_runtime_context().get_node_id()
-        return WorkerInfo(os.getpid(), node_id, str(self._worker.pulse.folder), self._worker.start_s)
+        return WorkerInfo(os.getpid(), node_id, str(worker.pulse.folder), worker.start_s, worker.problem)
 
     def process(self, assignment: Assignment) -> Outcome:
         """See :meth:`Worker.process`."""

@@ -73,6 +73,10 @@ class _Encoded:
 class Worker:
     """One model, one pipeline. Loads the model when made; :meth:`process` may be called from two threads at once.
 
+    Attributes:
+        start_s: seconds that making it took.
+        problem: why it does not run the model as the job says; None if it does.
+
     Raises:
         VersionMismatch: the weights found here are not those of the job's version.
         UsageError: the predictor factory does not exist.
@@ -92,11 +96,10 @@ class Worker:
         self._output = open_store(job.output_uri)
         self._handover = Handover(self._output, job.version)
         self._predictor = resolve(job.predictor_factory)(job) if job.predictor_factory else load_predictor(job)
-        if own_process and job.device == "cpu":
-            _take_one_thread()
+        self._threads_before = _take_one_thread() if job.device == "cpu" else None
         _check_digest(self._predictor, job)
         self._product = find_product(job.version.product)  # the predictor's module may have registered it just now
-        run_as_decided(self._predictor, job)
+        self.problem = run_as_decided(self._predictor, job)
         self._model_in_use = threading.Lock()
         self._limits = BatchLimits(job.batch_size)
         self._streak = FailureStreak(job.max_consecutive_failures)
@@ -137,10 +140,12 @@ class Worker:
         """What the threads are busy with; callable from any other thread."""
         return self.pulse.read()
 
-    def close(self) -> None:
-        """End the threads and remove the pulse."""
-        self.pipeline.close()
+    def close(self, *, timeout_s: float = 5.0) -> None:
+        """End the threads, remove the pulse, and leave torch's threads to this process as they were."""
+        self.pipeline.close(timeout_s=timeout_s)
         self.pulse.close()
+        if self._threads_before is not None:
+            sys.modules["torch"].set_num_threads(self._threads_before)
 
     # --- the stages
 
@@ -370,11 +375,18 @@ def load_predictor(job: JobSpec) -> Any:
     return modelkit.load(local_model(job.model), device=job.device, **options)
 
 
-def _take_one_thread() -> None:
-    """Torch on a CPU: workers are there to use the other cores. A predictor that did without torch goes on without."""
+def _take_one_thread() -> int | None:
+    """Torch on a CPU: workers are there to use the other cores, and other numbers of threads give other last digits.
+
+    Returns:
+        How many it had; None where the predictor did without torch.
+    """
     torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(1)
+    if torch is None:
+        return None
+    before: int = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return before
 
 
 def _check_digest(predictor: Any, job: JobSpec) -> None:

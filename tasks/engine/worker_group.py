@@ -129,8 +129,7 @@ class LocalCrew:
     def dismiss(self, worker: str) -> None:
         """See :class:`Crew`."""
         if self._worker is not None and worker == self._name:
-            self._worker.pipeline.close(timeout_s=0.5)
-            self._worker.pulse.close()
+            self._worker.close(timeout_s=0.5)
             self._worker, self._name = None, ""
 
     def beats(self) -> dict[str, Heartbeat]:
@@ -149,7 +148,7 @@ class LocalCrew:
             self._events.put(Raised(name, None, error))
             return
         self._worker = worker
-        info = WorkerInfo(os.getpid(), "local", str(worker.pulse.folder), worker.start_s)
+        info = WorkerInfo(os.getpid(), "local", str(worker.pulse.folder), worker.start_s, worker.problem)
         self._events.put(Ready(name, info))
 
     def _report(self, worker: str, assignment: Assignment, process: Callable[[Assignment], Outcome]) -> None:

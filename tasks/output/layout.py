@@ -2,6 +2,7 @@
 
     <product>/version=<fingerprint>/part-<shard id>.parquet  rows; one object per committed shard
     _plans/version=<fingerprint>/<n>.parquet                 what was asked
+    _plans/version=<fingerprint>/<n>.execution.json          how its rows are computed, as far as digits depend on it
     _states/version=<fingerprint>/<shard id>/<attempt id>.safetensors
                                                              what a clip leaves for the next shard, until that is done
     _runs/<run id>.json                                      what came of it
@@ -33,6 +34,7 @@ _PART = re.compile(
     r"(?P<product>[a-z][a-z0-9_]*)/version=(?P<fingerprint>[0-9a-f]{16})/part-(?P<shard>[A-Za-z0-9._-]+)\.parquet"
 )
 _PLAN = re.compile(r"_plans/version=(?P<fingerprint>[0-9a-f]{16})/(?P<number>\d{6,})\.parquet")
+_EXECUTION = re.compile(r"_plans/version=[0-9a-f]{16}/\d{6,}\.execution\.json")
 _RUN = re.compile(r"_runs/(?P<run_id>[A-Za-z0-9._-]+)\.json")
 
 
@@ -176,6 +178,16 @@ def parse_plan_key(key: str) -> PlanName | None:
     """What a plan's key says, or None when it is no plan."""
     match = _PLAN.fullmatch(key)
     return None if match is None else PlanName(fingerprint=match["fingerprint"], number=int(match["number"]))
+
+
+def execution_key(version: Version, n: int) -> str:
+    """How the rows of plan ``n`` are computed."""
+    return plan_key(version, n).removesuffix(".parquet") + ".execution.json"
+
+
+def is_execution_key(key: str) -> bool:
+    """Whether a key names what :func:`execution_key` does."""
+    return _EXECUTION.fullmatch(key) is not None
 
 
 def states_prefix(version: Version, shard_id: str | None = None) -> str:

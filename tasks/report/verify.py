@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from infra.errors import StoreError
 from infra.store import ObjectInfo, Store, open_store
 from tasks.ingest.plan import load_plan
-from tasks.output.layout import PLANS_FOLDER, parse_plan_key
+from tasks.output.layout import PLANS_FOLDER, is_execution_key, parse_plan_key
 from tasks.output.listing import ListedVersion, held_products, list_committed, product_in, read_plan_facts
 from tasks.product import find_product
 from tasks.records import Entry, Shard, Version
@@ -75,7 +75,7 @@ def verify(output: str, *, deep: bool = False, product: str | None = None) -> Ve
     for name in held if len(held) > 1 else [product_in(store, product).name]:
         _check_product(store, name, tally, deep=deep)
     for info in store.list(PLANS_FOLDER):
-        if parse_plan_key(info.key) is None:
+        if parse_plan_key(info.key) is None and not is_execution_key(info.key):
             tally.problem(f"{info.key}: an object among the plans that is none")
     return VerifyReport(
         num_rows=tally.counts.total(),
