@@ -226,11 +226,15 @@ def iou(a: bytes, b: bytes, size_hw: tuple[int, int]) -> float:
     return float(ious([a], [b])[0])
 
 
-def to_polygons(rle: bytes, size_hw: tuple[int, int]) -> list[np.ndarray]:
+def to_polygons(rle: bytes, size_hw: tuple[int, int], *, inset: float = 0.0) -> list[np.ndarray]:
     """Outlines of a mask along the cracks between pixels, one per piece of foreground (pieces touch along edges).
 
     A hole is joined to the outline around it by a cut of no width, so that every piece is one closed polygon, as COCO
     and YOLO want it. Rasterised by ``pycocotools.mask.frPyObjects`` and merged they give the same mask again, exactly.
+
+    Args:
+        rle: compressed run lengths. size_hw: rows and columns of the canvas.
+        inset: see :func:`modelkit.rle.polygons.outlines`.
 
     Returns:
         (k, 2) float64 arrays of x, y; (0, 0) is the top-left corner of the top-left pixel; the last point is not the
@@ -240,4 +244,4 @@ def to_polygons(rle: bytes, size_hw: tuple[int, int]) -> list[np.ndarray]:
     _check_canvas(counts, size_hw)
     x0, y0, x1, y1 = bbox(rle, size_hw).astype(int).tolist()
     crop = decode(rle, size_hw)[y0:y1, x0:x1]
-    return [outline + np.array([x0, y0], float) for outline in outlines(crop)]
+    return [outline + np.array([x0, y0], float) for outline in outlines(crop, inset)]

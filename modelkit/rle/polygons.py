@@ -10,16 +10,36 @@ from __future__ import annotations
 import numpy as np
 
 
-def outlines(mask: np.ndarray) -> list[np.ndarray]:
+def outlines(mask: np.ndarray, inset: float = 0.0) -> list[np.ndarray]:
     """(k, 2) float64 rings of x, y corner coordinates, one per 4-connected piece of an (H, W) bool mask.
 
     Holes are joined to the ring around them by a horizontal cut of no width (its two sides coincide).
+
+    Args:
+        mask: what to outline.
+        inset: move every corner so far (less than half a pixel) into the pixel that it belongs to. Coordinates that are
+            then cut to whole numbers are those of the pixels along the outline, which fills to the mask again in
+            rasterisers that draw the outline, too (``cv2.fillPoly``).
     """
     if not mask.any():
         return []
     corners, after = _linked_corners(mask)
     rings = _rings(after)
-    return _joined(mask, corners, rings)
+    if not inset:
+        return _joined(mask, corners, rings, corners)
+    return _joined(mask, corners, rings, corners + inset * _inwards(corners, after), inset)
+
+
+def _inwards(corners: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(c, 2) of -1 and 1: on which side of a corner the foreground of its vertical and of its horizontal edge lies.
+
+    A ring has foreground on its right: to the left of an edge that runs down, below one that runs right.
+    """
+    before = np.empty_like(after)
+    before[after] = np.arange(len(after))
+    arriving, leaving = corners - corners[before], corners[after] - corners
+    steps = np.sign(arriving + leaving)  # one of the two edges is horizontal, the other vertical
+    return np.stack([-steps[:, 1], steps[:, 0]], axis=1)
 
 
 def _linked_corners(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,19 +103,21 @@ def _signed_area(points: np.ndarray) -> float:
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
 
 
-def _joined(mask: np.ndarray, corners: np.ndarray, rings: list[list[int]]) -> list[np.ndarray]:
-    """Rings around foreground with the holes inside them spliced in, as coordinate arrays."""
+def _joined(
+    mask: np.ndarray, corners: np.ndarray, rings: list[list[int]], places: np.ndarray, inset: float = 0.0
+) -> list[np.ndarray]:
+    """Rings around foreground with the holes inside them spliced in, as arrays of the corners' places."""
     outer: list[list[int]] = []
     holes: list[list[int]] = []
     for ring in rings:
         (outer if _signed_area(corners[ring]) > 0 else holes).append(ring)
     if not holes:
-        return [corners[ring].astype(float) for ring in outer]
+        return [places[ring].astype(float) for ring in outer]
     after = np.empty(len(corners), np.int64)
     for ring in rings:
         after[ring] = np.roll(ring, -1)
     cuts = _cuts(mask, corners, after, holes)
-    return [_walk(ring[0], corners.tolist(), after.tolist(), cuts) for ring in outer]
+    return [_walk(ring[0], corners, places, after, cuts, inset) for ring in outer]
 
 
 def _cuts(
@@ -125,9 +147,18 @@ def _cuts(
 
 
 def _walk(
-    start: int, corners: list[list[int]], after: list[int], cuts: dict[int, list[tuple[int, int, int]]]
+    start: int,
+    corners: np.ndarray,
+    places: np.ndarray,
+    after: np.ndarray,
+    cuts: dict[int, list[tuple[int, int, int]]],
+    inset: float,
 ) -> np.ndarray:
-    """One ring with everything that is cut into it; an explicit stack, because holes can hang on holes without end."""
+    """One ring with everything that is cut into it; an explicit stack, because holes can hang on holes without end.
+
+    Inside the foreground a cut runs through the row of pixels below it, on both ways, up to the pixel beside the hole.
+    """
+    follow, x_of, place = after.tolist(), corners[:, 0].tolist(), places.tolist()
     points: list[tuple[float, float]] = []
     stack: list[tuple[float, float] | tuple[int, int, int]] = [(start, start, 0)]  # points, or steps (corner, home, 0)
     while stack:
@@ -136,11 +167,13 @@ def _walk(
             points.append(step)
             continue
         corner, home, _ = step
-        points.append((corners[corner][0], corners[corner][1]))
-        if after[corner] != home:
-            stack.append((after[corner], home, 0))
+        points.append((place[corner][0], place[corner][1]))
+        if follow[corner] != home:
+            stack.append((follow[corner], home, 0))
         elif home != start:  # around a hole: back to where the cut meets it
-            stack.append((corners[home][0], corners[home][1]))
+            stack.append((place[home][0], place[home][1]))
         for x, y, hole in reversed(cuts.get(corner, [])):
-            stack += [(x, y), (hole, hole, 0), (x, y)]
+            leaving = (x + inset, y + inset)
+            arriving = [(x_of[hole] - inset, y + inset)] if inset else []
+            stack += [leaving, *arriving, (hole, hole, 0), *arriving, leaving]
     return np.array(points, float)

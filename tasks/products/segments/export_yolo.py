@@ -1,13 +1,18 @@
 """YOLO segmentation labels: ``labels/<image>.txt`` with one line per instance, ``data.yaml`` and ``images.csv``.
 
-A line is ``class x0 y0 x1 y1 ...``, a polygon in fractions of width and height. Two things that YOLO's form cannot say:
+A line is ``class x0 y0 x1 y1 ...``, a polygon in fractions of width and height. Trainers cut its points to whole pixels
+and fill what they enclose, the outline included (``cv2.fillPoly`` on int32), COCO's tools fill between the cracks of
+pixels. So the outline runs through the pixels of the mask's edge, just inside their outer cracks: both fill it exactly.
+Two things that YOLO's form cannot say:
 
 - An instance of several parts is still one line: the parts are joined by bridges of no width between their nearest
-  corners (as Ultralytics' own converter does), so the number of instances is kept. Holes are joined the same way.
+  corners (as Ultralytics' own converter does), so the number of instances is kept; trainers draw them one pixel wide.
+  Holes are joined by bridges, too, which lie in the mask.
 - Images that differ only in their extension would share a label file; their labels keep the extension (``a.jpg.txt``),
   and ``images.csv`` says which label file belongs to which uri and frame.
 
 Classes are counted from 0 without gaps, in the order of the model's ids. An image without instances has an empty file.
+``data.yaml`` says that a model made the labels, and which.
 """
 
 from __future__ import annotations
@@ -27,10 +32,12 @@ from infra.store import Store
 from modelkit.rle import to_polygons
 from tasks.output.naming import common_root, relative_name, without_extension
 from tasks.output.views import Views
-from tasks.products.segments.classes import classes_of
+from tasks.products.segments.classes import classes_of, model_of
 
 _BATCH_ROWS = 500
 _PUT_THREADS = 16
+INSET = 0.05
+"""Pixels from the crack: survives seven digits and float32 in pictures of 10,000 px, and COCO's grid of a fifth."""
 _ITEMS = """
 SELECT uri, media, frame, width, height, labels, boxes_xyxy, rles
 FROM items WHERE status = 'ok' ORDER BY uri, frame
@@ -55,7 +62,7 @@ def write_yolo(views: Views, store: Store) -> tuple[int, int]:
                 instances += len(lines)
                 files += 1
         store.put_file_if_absent("images.csv", path)
-    store.put("data.yaml", data_yaml(list(classes.values())).encode())
+    store.put("data.yaml", data_yaml(list(classes.values()), model_of(views)).encode())
     return instances, files + 2
 
 
@@ -87,10 +94,14 @@ def label_lines(row: dict[str, Any], numbers: dict[int, int]) -> list[str]:
     lines = []
     for index, label in enumerate(row["labels"] or ()):
         counts = row["rles"][index] if row["rles"] is not None else None
-        polygon = _box(row["boxes_xyxy"][index]) if counts is None else joined(to_polygons(counts, (height, width)))
+        polygon = (
+            _box(row["boxes_xyxy"][index])
+            if counts is None
+            else joined(to_polygons(counts, (height, width), inset=INSET))
+        )
         if len(polygon):
             fractions = (polygon / [width, height]).clip(0, 1).reshape(-1)
-            lines.append(" ".join([str(numbers[label]), *(f"{value:.6g}" for value in fractions)]))
+            lines.append(" ".join([str(numbers[label]), *(f"{value:.7g}" for value in fractions)]))
     return lines
 
 
@@ -116,9 +127,10 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     return path
 
 
-def data_yaml(names: Sequence[str]) -> str:
+def data_yaml(names: Sequence[str], model: str = "") -> str:
     """What trainers read first. Strings are written as JSON, which YAML includes, so no name can break the file."""
     lines = ["# labels only: put the images beside them, in images/, under the names in images.csv"]
+    lines += ["source: model", f"model: {json.dumps(model)}"]  # so that nobody takes them for people's
     lines += ["path: .", "train: images", "val: images", f"nc: {len(names)}", "names:"]
     return "\n".join(lines + [f"  {number}: {json.dumps(name)}" for number, name in enumerate(names)]) + "\n"
 

@@ -13,13 +13,16 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy.ndimage import gaussian_filter, label
+from skimage import draw
 
 from infra.errors import UsageError
 from infra.store import Store, open_store
 from modelkit.rle import encode, to_polygons
+from tasks.output.runs import RunRecord, write_run
 from tasks.output.views import views_of
 from tasks.products.segments.export_flat import write_flat
-from tasks.products.segments.export_yolo import data_yaml, joined
+from tasks.products.segments.export_yolo import data_yaml, joined, label_lines
 from tasks.report.export import export
 from tests.tasks.output.fake_output import FakeOutput, Item, masks_of
 
@@ -136,6 +139,70 @@ def test_yolo_labels_of_images_that_differ_in_extension_only_do_not_collide(outp
     assert len(set(names)) == 5
     assert {"labels/x.jpg.txt", "labels/x.png.txt", "labels/y.txt"} <= set(names)
     assert all((tmp_path / "yolo" / name).is_file() for name in names)
+
+
+def blobs(rng: np.random.Generator) -> np.ndarray:
+    """A random mask of smooth shapes, with holes and thin places, in a picture of any size."""
+    size = rng.integers(8, 100, 2)
+    field = gaussian_filter(rng.normal(size=size), rng.uniform(0.6, 5))
+    return np.asarray(field > np.quantile(field, rng.uniform(0.3, 0.95)))
+
+
+def as_trainers_fill(points: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """What ``cv2.fillPoly`` does with int32 points, as Ultralytics calls it: what they enclose, and the outline."""
+    whole = points.astype(np.int32)
+    filled = draw.polygon2mask(size_hw, whole[:, ::-1])
+    for (x0, y0), (x1, y1) in zip(whole, np.roll(whole, -1, axis=0), strict=True):
+        filled[draw.line(y0, x0, y1, x1)] = True
+    return np.asarray(filled, bool)
+
+
+def test_outlines_give_the_masks_again_to_trainers_and_to_coco() -> None:
+    """A line of YOLO is text, then float32; masks of one part with any number of holes come back whole."""
+    rng = np.random.default_rng(0)
+    pieces = 0
+    for _ in range(60):
+        mask = blobs(rng)
+        parts, _ = label(mask)  # pieces touch along edges
+        for number in range(1, parts.max() + 1):
+            part = parts == number
+            height, width = part.shape
+            row = {"height": height, "width": width, "labels": [7], "rles": [encode(part)], "boxes_xyxy": [[0] * 4]}
+            [text] = label_lines(row, {7: 0})
+            fractions = np.array(text.split()[1:], np.float32).reshape(-1, 2)
+            points = fractions * np.array([width, height], np.float32)
+            by_trainer = as_trainers_fill(points, (height, width))
+            drawn = coco_mask.frPyObjects([points.reshape(-1).tolist()], height, width)
+            by_coco = coco_mask.decode(drawn)[..., 0].astype(bool)
+            assert (by_trainer & part).sum() >= 0.97 * (by_trainer | part).sum()
+            assert (by_coco & part).sum() >= 0.99 * (by_coco | part).sum()
+            pieces += 1
+    assert pieces > 300
+
+
+def test_exports_say_that_a_model_made_them_and_which(filled: FakeOutput, tmp_path: Path) -> None:
+    import yaml
+
+    export(filled.store.uri, "coco", str(tmp_path / "c.json"))
+    export(filled.store.uri, "yolo", str(tmp_path / "yolo"))
+    content = json.loads((tmp_path / "c.json").read_text())
+    described = yaml.safe_load((tmp_path / "yolo/data.yaml").read_text())
+    assert {each["source"] for each in content["annotations"]} == {"model"}
+    for said in (content["info"], described):
+        assert said["source"] == "model" and said["model"] == filled.version.model
+
+
+def test_categories_have_the_ids_of_the_labels_that_the_model_learnt_from(filled: FakeOutput, tmp_path: Path) -> None:
+    version = {"fingerprint": filled.version.fingerprint}
+    weights = {"lineage": {"file_ids": {"0": 10, "1": "b", "2": 12, "3": 13}}}
+    times = {"started_at": "", "finished_at": "", "seconds": 0.0}
+    record = RunRecord("20260101T000000Z-000000", "segments", "in", "out", version, 1, False, outcome="done",
+                       exit_code=0, weights=weights, **times)  # fmt: skip
+    write_run(filled.store, record)
+    export(filled.store.uri, "coco", str(tmp_path / "c.json"))
+    content = json.loads((tmp_path / "c.json").read_text())
+    assert [each["id"] for each in content["categories"]] == [10, "b", 12, 13]
+    assert {each["category_id"] for each in content["annotations"]} <= {10, "b", 12, 13}
 
 
 def test_parts_of_an_instance_are_joined_to_one_polygon_that_draws_the_same() -> None:
