@@ -68,10 +68,13 @@ def folder_of(uri: str) -> str:
 def resolve_name(root: str, name: str) -> str | None:
     """The URI of a file name relative to ``root``, an :func:`absolute_uri`; URIs of buckets and absolute paths stay.
 
-    ``..`` is followed inside the file system or the bucket; None if it leads out of the bucket.
+    ``..`` is followed inside the file system or the bucket; None if it leads out of the bucket. A backslash divides
+    folders, as on Windows, unless a file is called so.
     """
     if not is_local(name):
         return name
+    if "\\" in name and not (is_local(root) and os.path.lexists(os.path.join(root, name))):
+        name = name.replace("\\", "/")
     if not {".", "..", ""} & set(name.split("/")):
         return f"{root.rstrip('/')}/{name}"
     if is_local(root):

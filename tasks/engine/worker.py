@@ -170,7 +170,7 @@ class Worker:
         if is_untouchable(task):
             return task
         with self.pulse.working("fetch", [Mark(task.assignment.shard.shard_id, task.index)]):
-            return replace(task, fetched=fetch_entry(task.entry, self._reader))
+            return replace(task, fetched=fetch_entry(task.entry, self._reader, self.job.decode))
 
     def _decode(self, task: Task) -> Iterator[Item]:
         yield from self._decode_one(task)

@@ -1,8 +1,8 @@
 """A COCO annotation file as a listing of its images; annotations are not read here.
 
-``file_name`` is relative to the images' root: the JSON's own folder unless another is given. COCO files know no etags,
-so the root is listed once and joined by name; a named image that is not there stays in the inventory and ends as a
-failed row.
+``file_name`` is relative to the images' root: the JSON's own folder, or where COCO's own layout has the images, unless
+another is given. COCO files know no etags, so the root is listed once and joined by name; a named image that is not
+there stays in the inventory and ends as a failed row.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.errors import DatasetError
+from infra.errors import BucketMissing, DatasetError
 from infra.store import Store, absolute_uri, folder_of, open_store, resolve_name, split_uri
 from tasks.ingest.json_stream import JsonBrokenError, iter_array
 from tasks.ingest.spill import workbench
@@ -40,25 +41,54 @@ def coco_pieces(
         DatasetError: no COCO file, or none of its images exists below the root.
     """
     uri = store.uri_of(key)
-    root = absolute_uri(images_root) if images_root else folder_of(uri)
-    with workbench(folder) as (connection, scratch):
-        names_path, objects_path = scratch / "names.parquet", scratch / "objects.parquet"
-        common = _Prefix()
-        named = _write(names_path, (common.seen(row) for row in _named(store, key, root, skipped)))
-        if not named:
-            raise DatasetError(f"{uri} names no images", hint="A COCO file has a top-level array 'images'.")
-        _write(objects_path, _objects(root, common.text))
-        paths = [str(names_path), str(objects_path)]
-        counted = f"SELECT count(*) FROM ({_JOIN}) WHERE etag <> '{MISSING_ETAG}'"
-        [(found,)] = connection.execute(counted, paths).fetchall()
-        if not found:
-            raise DatasetError(
-                f"none of the {named} images named in {uri} exists below {root}",
-                hint="Say where they are with the images' root (file_name is relative to it).",
+    roots = [absolute_uri(images_root)] if images_root else usual_roots(uri)
+    for root in roots:
+        with workbench(folder) as (connection, scratch):
+            paths, named, found = _looked_up(
+                connection, scratch, store, key, root, skipped if root == roots[0] else None
             )
-        reader = connection.sql(_JOIN, params=paths).to_arrow_reader(BATCH_ROWS)
-        for batch in cast(pa.RecordBatchReader, reader):
-            yield batch.cast(INVENTORY_SCHEMA)
+            if not named:
+                raise DatasetError(f"{uri} names no images", hint="A COCO file has a top-level array 'images'.")
+            if not found:
+                continue
+            reader = connection.sql(_JOIN, params=paths).to_arrow_reader(BATCH_ROWS)
+            for batch in cast(pa.RecordBatchReader, reader):
+                yield batch.cast(INVENTORY_SCHEMA)
+            return
+    raise DatasetError(
+        f"none of the {named} images named in {uri} exists below {', '.join(roots)}",
+        hint="Say where they are with the images' root (file_name is relative to it).",
+    )
+
+
+def usual_roots(uri: str) -> list[str]:
+    """Where the images of an annotation file are looked for: its own folder, then where COCO's own layout has them.
+
+    ``x/annotations/instances_val2017.json`` -> ``x/annotations``, ``x/val2017``, ``x/images/val2017``, ``x/images``,
+    ``x``; and the same beside the file.
+    """
+    folder, _, name = uri.rpartition("/")
+    stem = name.rpartition(".")[0]
+    subset = stem.partition("_")[2] if "_" in stem else stem
+    above = folder.rpartition("/")[0] or folder
+    beside = [f"{base}/{part}" for base in (above, folder) for part in (subset, f"images/{subset}", "images")]
+    return list(dict.fromkeys([folder_of(uri), *beside, above]))
+
+
+def _looked_up(
+    connection: duckdb.DuckDBPyConnection, scratch: Path, store: Store, key: str, root: str, skipped: Skipped | None
+) -> tuple[list[str], int, int]:
+    """The files of :data:`_JOIN` for one root, how many images are named, and how many of them are there."""
+    names_path, objects_path = scratch / "names.parquet", scratch / "objects.parquet"
+    common = _Prefix()
+    named = _write(names_path, (common.seen(row) for row in _named(store, key, root, skipped or Skipped())))
+    try:
+        _write(objects_path, _objects(root, common.text))
+    except BucketMissing:  # no such folder
+        _write(objects_path, iter(()))
+    paths = [str(names_path), str(objects_path)]
+    [(found,)] = connection.execute(f"SELECT count(*) FROM ({_JOIN}) WHERE etag <> '{MISSING_ETAG}'", paths).fetchall()
+    return paths, named, found
 
 
 class _Prefix:

@@ -36,6 +36,7 @@ _TYPES: dict[str, pa.DataType] = {
     "length": pa.int64(),
     "problem": pa.string(),
 }
+_SCHEME = r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://"
 LISTING_ENDINGS = (".parquet", ".csv", ".csv.gz")
 
 
@@ -51,9 +52,19 @@ def listing_pieces(store: Store, key: str, skipped: Skipped) -> Iterator[pa.Reco
     try:
         for batch in read(store, key, uri):
             yield from to_pieces(_completed(batch, base), skipped, keep_others=True)
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"the listing {uri} cannot be read: it is no UTF-8 text ({error.reason} at byte {error.start})"
+            f"{', but UTF-16' if _starts_as_utf16(store, key) else ''}",
+            hint="Save it as UTF-8.",
+        ) from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(f"the listing {uri} cannot be read: {first_line}", hint="Check the file.") from error
+
+
+def _starts_as_utf16(store: Store, key: str) -> bool:
+    return store.read_range(key, 0, 2) in (b"\xff\xfe", b"\xfe\xff")
 
 
 def to_pieces(items: pa.RecordBatch, skipped: Skipped, *, keep_others: bool) -> Iterator[pa.RecordBatch | TarTask]:
@@ -66,10 +77,11 @@ def to_pieces(items: pa.RecordBatch, skipped: Skipped, *, keep_others: bool) -> 
     """
     listed = pc.greater(pc.utf8_length(pc.fill_null(items["uri"], "")), 0)
     skipped.add("line without a uri", [], items.num_rows - pc.sum(listed).as_py() if items.num_rows else 0)
-    items = items.filter(listed)
+    items = _with_foreign_schemes(items.filter(listed))
     kinds = kinds_of(items["uri"])
     known = pc.is_in(items["media"], pa.array(["image", "video"]))
     is_tar = pc.and_(pc.and_(pc.equal(kinds, "tar"), pc.is_null(items["container"])), pc.invert(known))
+    is_tar = pc.and_(is_tar, pc.is_null(items["problem"]))
     other = pc.and_(pc.equal(kinds, "other"), pc.invert(known))
     media = pc.if_else(known, items["media"], pc.if_else(pc.equal(kinds, "video"), "video", "image"))
     items = items.set_column(items.schema.get_field_index("media"), "media", media)
@@ -85,6 +97,18 @@ def to_pieces(items: pa.RecordBatch, skipped: Skipped, *, keep_others: bool) -> 
         root, key = split_uri(line["uri"])
         stated = bool(line["size_bytes"]) and not line["etag"].startswith(UNKNOWN_ETAG)
         yield TarTask(open_store(root), key, line["etag"] if stated else None, line["size_bytes"])
+
+
+def _with_foreign_schemes(items: pa.RecordBatch) -> pa.RecordBatch:
+    """Lines that point where nothing is read from get a problem, and so end as failed rows."""
+    problems = items["problem"]
+    for name in ("container", "uri"):
+        scheme = pc.struct_field(pc.extract_regex(pc.fill_null(items[name], ""), _SCHEME), "scheme")
+        is_foreign = pc.and_(pc.is_valid(scheme), pc.not_equal(pc.fill_null(scheme, "s3"), "s3"))
+        words = pc.binary_join_element_wise("nothing is read from", pc.fill_null(scheme, ""), " ")
+        words = pc.binary_join_element_wise(words, "addresses: only from folders and s3://", ":// ")
+        problems = pc.if_else(pc.and_(is_foreign, pc.is_null(problems)), words, problems)
+    return items.set_column(items.schema.get_field_index("problem"), "problem", problems)
 
 
 def _parquet(store: Store, key: str, uri: str) -> Iterator[pa.RecordBatch]:

@@ -13,6 +13,8 @@ from typing import BinaryIO
 BLOCK_BYTES = 512
 MAX_META_BYTES = 1 << 20  # a name or pax header longer than this is damage, not a name
 _REGULAR = frozenset(b"07\0")
+_FOLDER = ord("5")
+_SPECIAL = {ord("1"): "a link to another member", ord("2"): "a link"}
 _NO_DATA = frozenset(b"123456")  # links, devices, folders, pipes: no data follows, whatever the size field says
 
 
@@ -27,11 +29,15 @@ class TarBrokenError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """One regular file inside a tar; ``offset`` and ``length`` are bytes inside the archive."""
+    """One member of a tar; ``offset`` and ``length`` are bytes inside the archive.
+
+    ``left_out`` says why it holds no data of its own, None for a regular file.
+    """
 
     name: str
     offset: int
     length: int
+    left_out: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class _Header:
 
 
 def tar_members(file: BinaryIO, size_bytes: int) -> Iterator[TarMember]:
-    """Regular members in archive order.
+    """Members in archive order, but for folders; an archive may end without its end mark, at the end of a member.
 
     Args:
         file: seekable reader of the whole archive.
@@ -59,6 +65,8 @@ def tar_members(file: BinaryIO, size_bytes: int) -> Iterator[TarMember]:
     pax: dict[bytes, bytes] = {}
     pax_global: dict[bytes, bytes] = {}
     while True:
+        if position == size_bytes and long_name is None and not pax:
+            return  # written by something that leaves the end mark out
         header = _read_header(file, position, size_bytes)
         if header is None:
             return
@@ -82,7 +90,11 @@ def tar_members(file: BinaryIO, size_bytes: int) -> Iterator[TarMember]:
                 raise TarBrokenError(position, f"the archive ends inside the member {name!r}", name)
             if header.kind in _REGULAR and not name.endswith("/") and not _is_sparse(fields):
                 yield TarMember(name, data, size)
+            elif header.kind not in _REGULAR or _is_sparse(fields):
+                yield TarMember(name, data, size, "a sparse file")
             data += _padded(size)
+        elif header.kind != _FOLDER:
+            yield TarMember(name, data, 0, _SPECIAL.get(header.kind, "no regular file"))
         position, long_name, pax = data, None, {}
 
 

@@ -78,22 +78,32 @@ def _index(task: TarTask) -> tuple[list[pa.RecordBatch], Skipped]:
 
 
 def _rows(store: Store, info: ObjectInfo, skipped: Skipped) -> Iterator[Row]:
+    """The items of a tar; of members that share a name the last counts, as when it is unpacked."""
     tar_uri = store.uri_of(info.key)
     prefix = tar_uri + MEMBER_SEPARATOR
+    items: dict[str, Row] = {}
+    broken: TarBrokenError | None = None
     with store.open(info.key, block_bytes=HEADER_READ_BYTES) as file:
         try:
             for member in tar_members(file, info.size_bytes):
                 kind = kind_of(member.name)
-                if kind in ("image", "video"):
-                    etag = member_etag(info.etag, member.offset, member.length)
-                    yield Row(prefix + member.name, etag, member.length, kind, tar_uri, member.offset, member.length)
-                else:
-                    skipped.add("tar member: " + reason_to_skip(member.name), [prefix + member.name], 1)
-        except TarBrokenError as broken:
-            name = broken.name if broken.name is not None else f"@{broken.offset}"
-            etag = member_etag(info.etag, broken.offset, 0)
-            yield Row(prefix + name, etag, 0, "image", tar_uri, broken.offset, 0, f"broken tar: {broken}")
+                if kind not in ("image", "video") or member.left_out is not None:
+                    reason = member.left_out or reason_to_skip(member.name)
+                    skipped.add("tar member: " + reason, [prefix + member.name], 1)
+                    continue
+                if items.pop(member.name, None) is not None:
+                    skipped.add("tar member: a later one has the same name", [prefix + member.name], 1)
+                etag = member_etag(info.etag, member.offset, member.length)
+                place = (tar_uri, member.offset, member.length)
+                items[member.name] = Row(prefix + member.name, etag, member.length, kind, *place)
+        except TarBrokenError as error:
+            broken = error
         except StoreError:
             raise
         except OSError as error:  # a local disk that fails under the reader
             raise StoreError(f"{tar_uri} cannot be read: {error.strerror or error}") from error
+    yield from items.values()
+    if broken is not None:
+        name = broken.name if broken.name is not None else f"@{broken.offset}"
+        etag = member_etag(info.etag, broken.offset, 0)
+        yield Row(prefix + name, etag, 0, "image", tar_uri, broken.offset, 0, f"broken tar: {broken}")

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from infra.errors import StoreError
+from infra.errors import StoreError, UsageError
 from infra.redaction import redact
 from tasks.media.images import decode_image, failure
 from tasks.media.options import DecodeOptions
@@ -22,6 +22,7 @@ from tasks.media.video import decode_video
 from tasks.media.video_gaps import VideoGap
 from tasks.records import Entry, ItemFailure
 
+_DEFAULTS = DecodeOptions()
 Fetched = bytes | BinaryIO | ItemFailure
 
 
@@ -51,18 +52,19 @@ class Frame:
         return 0 if self.image_rgb_hwc_u8 is None else self.image_rgb_hwc_u8.nbytes
 
 
-def fetch_entry(entry: Entry, reader: EntryReader) -> Fetched:
+def fetch_entry(entry: Entry, reader: EntryReader, options: DecodeOptions = _DEFAULTS) -> Fetched:
     """The bytes of an image, a seekable reader of a video, or the failure. Never raises for what the store answers.
 
-    What listing showed to be unreadable (a broken tar, a shard that is named and not there) is not asked for again.
+    What listing showed to be unreadable (a broken tar, a shard that is named and not there) is not asked for again,
+    and an image that is larger than the limit is not asked for at all.
     """
     if entry.problem is not None:
         return ItemFailure("inventory", "ListedUnreadable", " ".join(redact(entry.problem).split())[:500])
     if entry.media == "image":
-        return reader.fetch(entry)
+        return reader.fetch(entry, options.max_file_bytes)
     try:
         return reader.open(entry)
-    except StoreError as error:
+    except (StoreError, UsageError) as error:
         return fetch_failure(error)
 
 
@@ -84,7 +86,7 @@ def decode_fetched(entry: Entry, fetched: Fetched, options: DecodeOptions) -> It
 
 def decode_entry(entry: Entry, reader: EntryReader, options: DecodeOptions) -> Iterator[Frame]:
     """Fetch and decode in one go."""
-    return decode_fetched(entry, fetch_entry(entry, reader), options)
+    return decode_fetched(entry, fetch_entry(entry, reader, options), options)
 
 
 def _image_frame(entry: Entry, data: bytes, options: DecodeOptions) -> Frame:

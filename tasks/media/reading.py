@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from infra.errors import ObjectChanged, StoreError
+from infra.errors import ObjectChanged, StoreError, UsageError
 from infra.redaction import redact
 from infra.store import Store, is_local, open_store, split_uri
+from tasks.media.options import MAX_FILE_BYTES
 from tasks.records import Entry, ItemFailure, etag_to_pin
 
 BLOCK_BYTES = (
@@ -79,15 +80,26 @@ class EntryReader:
                 self._stores[root] = self._open_root(root)
             return self._stores[root]
 
-    def fetch(self, entry: Entry) -> bytes | ItemFailure:
-        """All bytes of an entry, or why there are none. Never raises for what the store answers."""
+    def fetch(self, entry: Entry, max_bytes: int = MAX_FILE_BYTES) -> bytes | ItemFailure:
+        """All bytes of an entry, or why there are none. Never raises for what the store answers.
+
+        Args:
+            max_bytes: a larger entry is a failure and is not read. Where the listing states no size, or none that the
+                store confirms, the store is asked for it first.
+        """
         try:
             where = Location.of(entry)
             store = self.store_at(where.root)
+            size = where.length if where.length is not None else entry.size_bytes
+            if where.length is None and (size <= 0 or where.etag is None):
+                size = store.info(where.key).size_bytes
+            if size > max_bytes:
+                words = f"the file has {size} bytes; the limit is {max_bytes}"
+                return ItemFailure(stage="fetch", error_type="TooManyBytes", error=words)
             if where.length is None:
                 return store.get(where.key, etag=where.etag)
             return store.read_range(where.key, where.offset, where.length, etag=where.etag)
-        except StoreError as error:
+        except (StoreError, UsageError) as error:
             return fetch_failure(error)
 
     def open(self, entry: Entry) -> BinaryIO:
@@ -174,7 +186,7 @@ class BlockReader(io.RawIOBase):
             self._blocks.popitem(last=False)
 
 
-def fetch_failure(error: StoreError) -> ItemFailure:
+def fetch_failure(error: StoreError | UsageError) -> ItemFailure:
     """A store's refusal as the failure of one item; without secrets."""
     words = error.message
     if isinstance(error, ObjectChanged):

@@ -81,11 +81,31 @@ def test_lines_without_a_uri_are_counted(tmp_path: Path) -> None:
 
 
 def test_an_inventory_is_a_listing_that_gives_itself(store_uri: str, tmp_path: Path) -> None:
-    fill(store_uri, {"a.jpg": b"1", "t.tar": tar_of({"x.jpg": b"12", "y.mp4": b"3"})[:2048], "v.mov": b"1"})
+    fill(store_uri, {"a.jpg": b"1", "t.tar": tar_of({"x.jpg": b"12", "y.mp4": b"3"})[:2000], "v.mov": b"1"})
     first, lines = listed(store_uri, tmp_path / "one")
     again, same = listed(str(first.path), tmp_path / "two")
     assert same == lines
     assert (again.num_images, again.num_videos, again.num_problems) == (2, 2, 1)
+
+
+def test_a_line_that_points_elsewhere_is_a_line_with_a_problem(tmp_path: Path) -> None:
+    store = fill(str(tmp_path), {"l.csv": b"uri\nhttps://x.invalid/a.jpg\ngs://b/t.tar\nimg/a.jpg\ns3://b/c.jpg\n"})
+    inventory, lines = listed(str(tmp_path / "l.csv"), tmp_path / "work")
+    assert {line["uri"]: line["problem"] for line in lines} == {
+        "https://x.invalid/a.jpg": "nothing is read from https:// addresses: only from folders and s3://",
+        "gs://b/t.tar": "nothing is read from gs:// addresses: only from folders and s3://",
+        store.uri_of("img/a.jpg"): None,
+        "s3://b/c.jpg": None,
+    }
+    assert inventory.num_problems == 2
+
+
+def test_a_listing_that_is_no_utf8_names_itself_and_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_bytes("uri\nmüll.jpg\n".encode("utf-16"))
+    with pytest.raises(DatasetError, match="no UTF-8 text .*, but UTF-16") as caught:
+        listed(str(tmp_path / "l.csv"), tmp_path / "work")
+    assert str(tmp_path / "l.csv") in caught.value.message
+    assert caught.value.hint == "Save it as UTF-8."
 
 
 def test_a_listed_tar_stands_for_its_members(store_uri: str, tmp_path: Path) -> None:
@@ -221,6 +241,23 @@ def test_a_coco_file_with_an_images_root(store_uri: str, tmp_path: Path, name: s
     store = fill(store_uri, {"train/1.jpg": b"one", "annotations/i.json": coco(name)})
     _, lines = listed(store.uri_of("annotations/i.json"), tmp_path / "work", images_root=store.uri_of("train/"))
     assert [(line["uri"], line["size_bytes"]) for line in lines] == [(store.uri_of("train/1.jpg"), 3)]
+
+
+@pytest.mark.parametrize("place", ["val2017", "images/val2017", "images", "annotations/val2017", ""])
+def test_images_in_the_usual_layout_are_found_by_themselves(store_uri: str, tmp_path: Path, place: str) -> None:
+    image = f"{place}/1.jpg".lstrip("/")
+    store = fill(store_uri, {image: b"one", "annotations/instances_val2017.json": coco("1.jpg", "gone.jpg")})
+    _, lines = listed(store.uri_of("annotations/instances_val2017.json"), tmp_path / "work")
+    assert {line["uri"]: line["etag"] == "missing:" for line in lines} == {
+        store.uri_of(image): False,
+        store.uri_of(image.replace("1.jpg", "gone.jpg")): True,
+    }
+
+
+def test_names_with_backslashes_are_paths(store_uri: str, tmp_path: Path) -> None:
+    store = fill(store_uri, {"val/1.jpg": b"one", "i.json": coco("val\\1.jpg", "val/1.jpg")})
+    _, lines = listed(store.uri_of("i.json"), tmp_path / "work")
+    assert {(line["uri"], line["size_bytes"]) for line in lines} == {(store.uri_of("val/1.jpg"), 3)}
 
 
 def test_a_wrong_images_root_is_one_clear_error(store_uri: str, tmp_path: Path) -> None:

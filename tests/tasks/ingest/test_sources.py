@@ -122,6 +122,19 @@ def test_a_broken_tar_keeps_its_members_up_to_the_break_and_one_line_that_says_w
     assert (inventory.num_images, inventory.num_problems) == (3, 1)
 
 
+def test_of_members_with_one_name_the_last_is_an_item_and_the_others_are_counted(
+    store_uri: str, tmp_path: Path
+) -> None:
+    once, again = tar_of({"a.jpg": b"old", "b.jpg": b"b"}), tar_of({"a.jpg": b"newer"})
+    store = fill(store_uri, {"t.tar": once[: 4 * 512] + again})
+    inventory, lines = listed(store_uri, tmp_path / "work")
+    assert [(line["uri"], line["length"]) for line in lines] == [
+        (store.uri_of("t.tar!/a.jpg"), 5),
+        (store.uri_of("t.tar!/b.jpg"), 1),
+    ]
+    assert inventory.skipped == {"tar member: a later one has the same name": 1}
+
+
 def test_a_brace_expansion_names_shards_and_a_missing_one_becomes_a_line(store_uri: str, tmp_path: Path) -> None:
     store = fill(store_uri, {f"s-{i:03d}.tar": tar_of({f"{i}.jpg": b"1"}) for i in (0, 1, 3)})
     _, lines = listed(f"{store_uri}/s-{{000..003}}.tar", tmp_path / "work")

@@ -38,7 +38,7 @@ def test_a_name_that_is_no_utf8_is_shown_escaped() -> None:
     assert [member.name for member in index(out.getvalue())] == ["caf\\xe9.jpg"]
 
 
-def test_folders_and_links_are_no_members() -> None:
+def test_folders_are_no_members_and_links_say_that_they_are_links() -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for name, kind in (("d", tarfile.DIRTYPE), ("l.jpg", tarfile.SYMTYPE), ("h.jpg", tarfile.LNKTYPE)):
@@ -49,7 +49,11 @@ def test_folders_and_links_are_no_members() -> None:
         info = tarfile.TarInfo("a.jpg")
         info.size = 3
         tar.addfile(info, io.BytesIO(b"abc"))
-    assert [member.name for member in index(out.getvalue())] == ["a.jpg"]
+    assert {member.name: member.left_out for member in index(out.getvalue())} == {
+        "l.jpg": "a link",
+        "h.jpg": "a link to another member",
+        "a.jpg": None,
+    }
 
 
 def test_sizes_in_base_256_are_read() -> None:
@@ -78,12 +82,16 @@ def test_the_index_agrees_with_the_standard_library(members: dict[str, bytes], f
     assert [(member.name, member.offset, member.length) for member in index(data)] == expected
 
 
+def test_an_archive_without_an_end_mark_ends_with_its_last_member() -> None:
+    data = tar_of({"a.jpg": b"x" * 1000, "b.jpg": b"y" * 1000})
+    assert [member.name for member in index(data[: 512 * 6])] == ["a.jpg", "b.jpg"]
+
+
 @pytest.mark.parametrize(
     ("cut", "whole", "reason"),
     [
         (512 * 3 + 100, ["a.jpg"], "inside a header"),
         (512 * 4 + 100, ["a.jpg"], "ends inside the member 'b.jpg'"),
-        (512 * 3, ["a.jpg"], "without its end mark"),
         (0, [], "empty"),
         (200, [], "inside a header"),
     ],

@@ -10,6 +10,7 @@ import pytest
 
 from infra.store import Store, open_store
 from tasks.media import reading
+from tasks.media.decoding import DecodeOptions, fetch_entry
 from tasks.media.reading import BLOCK_BYTES, BlockReader, EntryReader
 from tasks.output.entries import member_etag, unknown_etag
 from tasks.records import Entry, ItemFailure
@@ -113,6 +114,33 @@ def test_members_of_a_tar_are_read_in_place_and_pinned_to_the_tar(store_uri: str
     failure = reader.fetch(entries[0])
     assert isinstance(failure, ItemFailure)
     assert failure.error_type == "ObjectChanged"
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_an_image_beyond_the_limit_is_a_failed_item_and_is_not_read(tmp_path: Path, stated: bool) -> None:
+    path = tmp_path / "sparse.jpg"
+    with path.open("wb") as file:
+        file.truncate(40 << 30)
+    size = path.stat().st_size
+    etag = f"{path.stat().st_mtime_ns}-{size}" if stated else unknown_etag(0)
+    failure = EntryReader().fetch(Entry(str(path), etag, size if stated else 0, "image"))
+    assert isinstance(failure, ItemFailure)
+    assert (failure.stage, failure.error_type) == ("fetch", "TooManyBytes")
+    assert failure.error == f"the file has {40 << 30} bytes; the limit is {1 << 30}"
+    member = Entry(f"{path}!/a.jpg", "e:0:9", 9, "image", container=str(path), offset=0, length=1 << 40)
+    assert isinstance(EntryReader().fetch(member), ItemFailure)
+    entry = Entry(str(path), etag, size, "image")
+    small = fetch_entry(entry, EntryReader(), DecodeOptions(max_file_bytes=10))
+    assert isinstance(small, ItemFailure)
+    assert small.error.endswith("the limit is 10")
+
+
+def test_an_address_that_nothing_is_read_from_is_a_failed_item() -> None:
+    for media in ("image", "video"):
+        entry = Entry("gs://bucket/a.jpg", unknown_etag(0), 0, media)  # type: ignore[arg-type]
+        failure = fetch_entry(entry, EntryReader())
+        assert isinstance(failure, ItemFailure)
+        assert "gs" in failure.error
 
 
 def test_an_entry_whose_listing_knew_no_etag_is_read_unpinned(store_uri: str) -> None:
