@@ -102,7 +102,7 @@ def test_a_line_that_points_elsewhere_is_a_line_with_a_problem(tmp_path: Path) -
 
 def test_a_listing_that_is_no_utf8_names_itself_and_its_encoding(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_bytes("uri\nmüll.jpg\n".encode("utf-16"))
-    with pytest.raises(DatasetError, match="no UTF-8 text .*, but UTF-16") as caught:
+    with pytest.raises(DatasetError, match=r"no UTF-8 text .*, but UTF-16") as caught:
         listed(str(tmp_path / "l.csv"), tmp_path / "work")
     assert str(tmp_path / "l.csv") in caught.value.message
     assert caught.value.hint == "Save it as UTF-8."
