@@ -44,7 +44,7 @@ from tasks.loop.schemas import AUDITS, MODELS
 from tasks.output import tables
 from tasks.product import Judgement
 
-SHARES = {"L": 120 / 220, "G": 100 / 220}
+SHARES = {"train": 120 / 220, "gate": 100 / 220}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def carry_out(setting: Setting, work: Path, step: Steps = plain_steps) -> dict[s
 def _audit(output: Path, set_id: str) -> dict[str, int]:
     """Labels that hidden truth was asked about, and how many of them are wrong."""
     rows = tables.read(open_store(str(output)), AUDITS).to_pylist()
-    total = next((row for row in rows if row["train_set_id"] == set_id and row["class_name"] is None), None)
+    total = next((row for row in rows if row["train_set_id"] == set_id and row["name"] is None), None)
     return {"n": 0, "errors": 0} if total is None else {"n": total["n"], "errors": total["n_errors"]}
 
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.selftraining_data import ensure_data, truth_of
 from flows.retrain import divide
-from flows.round_steps import Loop, task_for, train_supervised
+from flows.round_steps import Running, train_supervised
 from flows.steps import plain_steps
 from infra.store import open_store
 from tasks.evaluation.evaluate import evaluate_predictor
 from tasks.labels.reading import read_label_set
 from tasks.loop.judging import load_predictor
+from tasks.loop.loops import Loop, methods_for
 
 if TYPE_CHECKING:  # it imports this module
     from benchmarks.selftraining import Setting
@@ -43,7 +44,7 @@ def measure_equal_images(settings: Sequence[Setting], work: Path) -> list[dict[s
 
 
 def _carry_out(setting: Setting, work: Path) -> dict[str, Any]:
-    """Train it as the loop trains its teacher, which is the baseline, and judge it on T; resumable."""
+    """Train it as the loop trains its teacher, which is the baseline, and judge it on sealed labels; resumable."""
     from benchmarks.selftraining import parameters_of
 
     data, output = ensure_data(setting.task, work), work / "loops" / f"equal-images-{setting.name}"
@@ -56,8 +57,9 @@ def _carry_out(setting: Setting, work: Path) -> dict[str, Any]:
     parameters = parameters.model_copy(update={"recipe": str(stated)})
     store = open_store(str(output))
     divided = divide(parameters, store)
-    task = task_for(parameters, divided.labels.classes)
-    loop = Loop(parameters, store, divided, task, f"equal-images-{setting.name}", plain_steps, None)
-    uri, _ = train_supervised(loop, divided.split("L"), role="teacher")
+    methods = methods_for(parameters, divided.labels.classes)
+    loop = Loop(parameters, store, divided, methods, f"equal-images-{setting.name}")
+    running = Running(parameters, loop, plain_steps, None)
+    uri, _ = train_supervised(running, divided.split("train"), role="teacher")
     judged = evaluate_predictor(load_predictor(uri), read_label_set(str(truth_of(data, "test"))))
     return {"images_a_step": images, "test": judged.main_figure}

@@ -49,11 +49,11 @@ def changed_steps(changes: Mapping[str, Change]) -> Steps:
 def shuffled(selection: Selection) -> Selection:
     """Every image's pseudo-labels on the image that follows it, round and round; nothing else changes."""
     labels = selection.labels
-    places = {row["image_id"]: row for row in labels.select(["image_id", "media_uri", "frame_index"]).to_pylist()}
+    places = {row["image_id"]: row for row in labels.select(["image_id", "uri", "frame"]).to_pylist()}
     names = sorted(places)
     following = dict(zip(names, [*names[1:], *names[:1]], strict=True))
     moved = [places[following[name]] for name in labels["image_id"].to_pylist()]
-    for column in ("image_id", "media_uri", "frame_index"):
+    for column in ("image_id", "uri", "frame"):
         place, field = labels.schema.get_field_index(column), labels.schema.field(column)
         labels = labels.set_column(place, field, pa.array([row[column] for row in moved], field.type))
     return Selection(labels, selection.images)
@@ -64,7 +64,7 @@ def poisoned(data: LoopData) -> LoopData:
     classes = [each.id for each in data.labels.classes]
     following = dict(zip(classes, [*classes[1:], *classes[:1]], strict=True))
     names = {each.id: each.name for each in data.labels.classes}
-    taught = set(data.split("L").table["image_id"].to_pylist())
+    taught = set(data.split("train").table["image_id"].to_pylist())
     rows = data.labels.table.to_pylist()
     for row in rows:
         if row["image_id"] in taught:

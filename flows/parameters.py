@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tasks.loop.split_names import split_name
 from tasks.parameters import ARGUMENT, MODEL, NO_CREDENTIALS, RAY, Option, refuse_secrets
 from tasks.product import default_product, kind_names
 
@@ -194,17 +195,20 @@ class RetrainParameters(LabelParameters):
     shares: Annotated[
         dict[str, float],
         Option("share", metavar="SPLIT=SHARE"),
-        Field(description="Share of the labelled items in a split: L, C, G or T.", examples=[{"L": 0.5}]),
-    ] = Field(default_factory=lambda: {"L": 0.4, "C": 0.2, "G": 0.25, "T": 0.15})
+        Field(
+            description="Share of the labelled items in a split: train, calibration, gate or test.",
+            examples=[{"train": 0.5}],
+        ),
+    ] = Field(default_factory=lambda: {"train": 0.4, "calibration": 0.2, "gate": 0.25, "test": 0.15})
     calibration: Annotated[
         Literal["holdout", "crossfit"],
         Field(
-            description="holdout: labels of C, which no model learns from, decide thresholds; crossfit: all labels "
+            description="holdout: labels that no model learns from decide thresholds; crossfit: all labels "
             "train and calibrate, for the price of one more model a fold (first round only)."
         ),
     ] = "holdout"
     folds: Annotated[
-        int, Field(ge=2, le=20, description="With crossfit: parts of L, and models that leave one out.")
+        int, Field(ge=2, le=20, description="With crossfit: parts of the labels, and models that leave one out.")
     ] = 5
     group_rule: Annotated[str, Field(description="What is never divided between splits: item, folder, video, ...")] = (
         "item"
@@ -221,7 +225,7 @@ class RetrainParameters(LabelParameters):
         Field(
             ge=0.5,
             le=0.99,
-            description="Promised of accepted labels, if C can prove it; .1 less where labels are few.",
+            description="Promised of accepted labels, if held-out ones can prove it; .1 less where labels are few.",
         ),
     ] = 0.9
     min_gain: Annotated[float, Field(ge=0, le=1, description="Gain over the champion that matters.")] = 0.003
@@ -247,6 +251,11 @@ class RetrainParameters(LabelParameters):
         if value not in kind_names():
             raise ValueError(f"there is no kind of model {value!r}; kinds: {', '.join(kind_names())}")
         return value
+
+    @field_validator("shares")
+    @classmethod
+    def _splits_by_name(cls, value: dict[str, float]) -> dict[str, float]:
+        return {split_name(name): share for name, share in value.items()}  # L, C, G and T are taken, too
 
     @field_validator("tta")
     @classmethod
@@ -277,10 +286,11 @@ class RetrainParameters(LabelParameters):
 
     @property
     def effective_shares(self) -> dict[str, float]:
-        """Share of the labelled items by split: without a C its share goes to L."""
+        """Share of the labelled items by split: where nothing is held out to calibrate, its share trains, too."""
         if not self.crossfit:
             return dict(self.shares)
-        return {**self.shares, "L": self.shares.get("L", 0.0) + self.shares.get("C", 0.0), "C": 0.0}
+        given = self.shares.get
+        return {**self.shares, "train": given("train", 0.0) + given("calibration", 0.0), "calibration": 0.0}
 
 
 class MoveParameters(BaseModel):

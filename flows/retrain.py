@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import flow
@@ -18,11 +17,11 @@ from rich.console import Console
 from flows.labels import labels_of
 from flows.parameters import LabelParameters, RetrainParameters
 from flows.recording import prepare_recording, without_secrets
-from flows.round_steps import Loop, task_for
-from flows.rounds import RoundOutcome, begin, turn
+from flows.round_steps import Running
+from flows.rounds import begin, turn
 from flows.steps import Steps, orchestrated_steps, plain_steps
 from flows.summary import Summary
-from infra.errors import UsageError
+from flows.work import own_device
 from infra.store import Store, open_store
 from tasks.ingest.inventory import take_inventory
 from tasks.loop.champion import read_pointer
@@ -30,7 +29,9 @@ from tasks.loop.data import LoopData, prepare_data
 from tasks.loop.due import remember_labels
 from tasks.loop.fingerprints import entries_of
 from tasks.loop.journal import end_loop, open_loop
+from tasks.loop.loops import Loop, check_division, methods_for
 from tasks.loop.records import last_division
+from tasks.loop.rounds import RoundOutcome
 from tasks.output.layout import canonical_json
 from tasks.output.lease import hold_lease
 
@@ -75,18 +76,20 @@ def _retrain(parameters: RetrainParameters, step: Steps, console: Console | None
     store = open_store(parameters.output)
     store.probe()
     data = step("divide data", divide, parameters, store)
-    task = task_for(parameters, data.labels.classes)
-    loop = Loop(parameters, store, data, task, open_loop(store, name_of(parameters, data)), step, console)
+    methods = methods_for(parameters, data.labels.classes)
+    run_id = open_loop(store, name_of(parameters, data))
+    loop = Loop(parameters, store, data, methods, run_id, own_device(parameters.gpus))
+    running = Running(parameters, loop, step, console)
     with hold_lease(store, loop.run_id):
         remember_labels(store, loop.run_id, data.labels)
-        step("first models", begin, loop)
-        outcomes = _rounds(loop)
+        step("first models", begin, running)
+        outcomes = _rounds(running)
         end_loop(store, loop.run_id)
     return _summary(loop, outcomes, time.monotonic() - began)
 
 
 def divide(parameters: RetrainParameters, store: Store) -> LoopData:
-    """Who is L, C, G, T and U. The labels of U, if there are any, are never looked for."""
+    """Who is in which split. The labels of unlabelled items, if there are any, are never looked for."""
     labels = labels_of(parameters.labelled, parameters)
     with tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
         inventory = take_inventory(parameters.unlabelled, folder=Path(folder))
@@ -100,27 +103,8 @@ def divide(parameters: RetrainParameters, store: Store) -> LoopData:
             previous=last_division(store),
             frame_stride=parameters.frame_stride,
         )
-    needed = ("L", "G", "U") if parameters.crossfit else ("L", "C", "G", "U")
-    empty = [name for name in needed if not data.manifest.counts.get(name)]
-    if empty:
-        raise UsageError(
-            f"the split leaves nothing for {', '.join(empty)}: {data.manifest.counts}",
-            hint="more labels, other --share values, or an unlabelled source that is not all near C, G or T; what an "
-            "earlier loop of this output decided stays: there only new labels, or another --output, can change it",
-        )
-    _check_people(data, [name for name in needed if name != "U"])
+    check_division(data, crossfit=parameters.crossfit)
     return data
-
-
-def _check_people(data: LoopData, splits: Sequence[str]) -> None:
-    """A loop that learns from machines, is calibrated on them and judged by them only agrees with itself."""
-    for name in splits:
-        sources = {source for row in data.split(name).table["sources"].to_pylist() for source in row}
-        if sources == {"model"}:
-            raise UsageError(
-                f"no label of the split {name} was made or corrected by a person",
-                hint="Predictions that nobody looked at are no labels; put their images among the unlabelled.",
-            )
 
 
 def name_of(parameters: RetrainParameters, data: LoopData) -> str:
@@ -130,11 +114,11 @@ def name_of(parameters: RetrainParameters, data: LoopData) -> str:
     return f"retrain-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
-def _rounds(loop: Loop) -> list[RoundOutcome]:
+def _rounds(running: Running) -> list[RoundOutcome]:
     """Rounds until they are used up, two candidates in a row were refused, or nothing changes any more."""
     outcomes: list[RoundOutcome] = []
-    for number in range(1, loop.parameters.rounds + 1):
-        outcome = turn(loop, number, outcomes[-1] if outcomes else None)
+    for number in range(1, running.parameters.rounds + 1):
+        outcome = turn(running, number, outcomes[-1] if outcomes else None)
         outcomes.append(outcome)
         refused = [not each.passed for each in outcomes[-REFUSALS_IN_A_ROW:]]
         if len(refused) == REFUSALS_IN_A_ROW and all(refused):

@@ -178,21 +178,44 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class LoopKind:
-    """What a kind brings to the self-training loop.
+    """What a kind brings to the self-training loop; all else is the same for every kind (``tasks.loop``).
+
+    A candidate is one thing that a teacher found: a row with the columns of ``tasks.loop.schemas.CANDIDATES`` and the
+    kind's own. Where several are taken, they are of one item.
 
     Args:
-        unit: what is accepted and counted ("objects", "pixels").
-        features: columns of candidates that say how good the geometry is, each in [0, 1] and rising with it.
-        rule: evidence -> decisions (``tasks.loop.rules``).
-        views: what teachers may look at beside the plain view; empty where views cannot be merged.
-        open: (recipe, views) -> the loop's way with candidates of this kind (``tasks.loop.kinds``).
+        columns: a candidate's own columns.
+        decided: the columns that the rule adds to them.
+        features: those of ``columns`` that say how good the geometry is, each in [0, 1] and rising with it.
+        candidates: (row of the product's items, least score) -> seq, label, name, score and own columns of each.
+        item: candidates of one item -> what the product's row of it would hold of them, for drawing.
+        rule: ``Evidence`` about all candidates of a round -> ``Decisions``, both of ``tasks.loop.rules``.
+        open: (training recipe, names of views beside the plain one) -> ``tasks.loop.methods.LoopMethods``: how teachers
+            look, are calibrated, and what they teach.
+        iou: (n candidates, m others) -> (n, m) how much each two are the same thing, in [0, 1].
+        kept: (accepted before, accepted now) -> how many are in both, how many in either.
+        disagreements: ``tasks.loop.findings.Disagreement`` by item -> files for labelling tools by name.
+        read_disagreements: (name -> content of such a file or None) -> the same again, as far as it is to be drawn.
+        confidence: (n,) scores -> the probability of being right that the teacher states by them.
+        amount: the column that says how much a candidate counts for; None: one each.
+        unit, pieces: what is counted ("labels", "pixels"), and what candidates are called ("labels", "regions").
     """
 
-    unit: str
+    columns: tuple[pa.Field, ...]
+    decided: tuple[pa.Field, ...]
     features: tuple[str, ...]
+    candidates: Callable[[Mapping[str, Any], float], list[dict[str, Any]]]
+    item: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
     rule: Callable[[Any], Any]
-    views: tuple[str, ...]
-    open: Callable[..., Any]
+    open: Callable[[Any, Sequence[str]], Any]
+    iou: Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], np.ndarray]
+    kept: Callable[[pa.Table, pa.Table], tuple[float, float]]
+    disagreements: Callable[[Sequence[Any]], dict[str, bytes]]
+    read_disagreements: Callable[[Callable[[str], bytes | None]], list[Any]]
+    confidence: Callable[[np.ndarray], np.ndarray] = lambda scores: scores
+    amount: str | None = None
+    unit: str = "labels"
+    pieces: str = "labels"
 
 
 @dataclass(frozen=True, slots=True)

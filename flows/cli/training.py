@@ -64,12 +64,12 @@ def retrain(parameters: RetrainParameters, prefect: PrefectFlag = True) -> Summa
     from flows.retrain import run_retrain
 
     summary = run_retrain(parameters, orchestrated=prefect, console=people)
-    unit = "pixels" if parameters.task == "semantic" else "labels"
     for outcome in summary["rounds"]:
         gate = outcome["gate"]
         word = "waits for approval" if outcome["waits_for_approval"] else "promoted" if gate["passed"] else "refused"
+        accepted = f"{sum(outcome['accepted'].values())} {outcome['unit']}"
         say(
-            f"round {outcome['round']}: {sum(outcome['accepted'].values())} {unit} accepted; on the gate set "
+            f"round {outcome['round']}: {accepted} accepted; on the gate set "
             f"{gate['candidate']:.3f}, champion {gate['champion']:.3f}, baseline {gate['baseline']:.3f}: {word}",
             style="green" if gate["passed"] else "yellow",
         )

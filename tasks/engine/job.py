@@ -20,15 +20,22 @@ class PredictorSpec:
         factory: see ``JobSpec.predictor_factory``.
         options: plain JSON for the factory, which finds it in ``JobSpec.predictor_options``.
         schema: id of the product's schema that its results fill; None: the one of plain jobs.
+        known_as: what versions call it, where the factory has moved since there are outputs of it.
     """
 
     factory: str
     options: Mapping[str, Any] = field(default_factory=dict)
     schema: str | None = None
+    known_as: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As versions have it."""
+        return self.known_as or self.factory
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON that names this predictor, in places and digests; it stays what it was for outputs of before."""
-        return {"factory": self.factory, "options": dict(self.options), "measures": self.schema is not None}
+        return {"factory": self.name, "options": dict(self.options), "measures": self.schema is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def prepare_job(
         model_digest=record.digest,
         parameters=decode.version_parameters
         | parameters.row_settings()
-        | ({} if predictor is None else {"predictor": predictor.factory, **predictor.options}),
+        | ({} if predictor is None else {"predictor": predictor.name, **predictor.options}),
         schema=product.schema if predictor is None or predictor.schema is None else predictor.schema,
     )
     store = open_store(parameters.output)

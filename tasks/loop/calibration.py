@@ -20,7 +20,7 @@ from tasks.output.layout import canonical_json
 from tasks.output.tables import table_of
 
 BINS = 25
-MIN_MATCHES = 50  # candidates of a class on C from which it has a calibrator of its own
+MIN_MATCHES = 50  # candidates of a class on the labels that calibrate from which it has a calibrator of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class Calibrator:
     """A piecewise linear, never falling map from a score to a probability.
 
     Args:
-        class_id: None: of all classes together.
+        label: None: of all classes together.
         knots_x, knots_y: ascending scores and their values; scores outside take the nearest end's.
         n: candidates it was fitted on.
         feature: column that it reads.
         target: what it predicts.
     """
 
-    class_id: int | None
+    label: int | None
     knots_x: tuple[float, ...]
     knots_y: tuple[float, ...]
     n: int
@@ -47,7 +47,7 @@ class Calibrator:
     @property
     def calibrator_id(self) -> str:
         """Digest of the map, hex."""
-        content = [self.class_id, self.feature, self.target, list(self.knots_x), list(self.knots_y)]
+        content = [self.label, self.feature, self.target, list(self.knots_x), list(self.knots_y)]
         return hashlib.sha256(canonical_json(content)).hexdigest()[:32]
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
@@ -64,21 +64,21 @@ class Calibration:
     by_class: Mapping[int, Calibrator]
     pooled: Calibrator
 
-    def of(self, class_id: int) -> Calibrator:
+    def of(self, label: int) -> Calibrator:
         """A class's own calibrator, or the pooled one."""
-        return self.by_class.get(class_id, self.pooled)
+        return self.by_class.get(label, self.pooled)
 
-    def apply(self, class_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    def apply(self, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """(n,) probabilities of (n,) scores, each by its class."""
         values = np.empty(len(scores), np.float64)
-        for class_id in np.unique(class_ids).tolist():
-            mine = class_ids == class_id
-            values[mine] = self.of(class_id)(scores[mine])
+        for label in np.unique(labels).tolist():
+            mine = labels == label
+            values[mine] = self.of(label)(scores[mine])
         return values
 
     def to_table(self, model_id: str) -> pa.Table:
-        """Rows of ``calibrators.v1``."""
-        ordered = [self.pooled, *(self.by_class[class_id] for class_id in sorted(self.by_class))]
+        """Rows of ``calibrators.v2``."""
+        ordered = [self.pooled, *(self.by_class[label] for label in sorted(self.by_class))]
         return table_of(CALIBRATORS, [_row(each, model_id) for each in ordered])
 
     @classmethod
@@ -86,7 +86,7 @@ class Calibration:
         """The inverse of :meth:`to_table`.
 
         Args:
-            table: ``calibrators.v1`` rows; without ``ids`` those of one calibration.
+            table: ``calibrators.v2`` rows; without ``ids`` those of one calibration.
             ids: class id -> calibrator id, to pick from the rows of many; a class's label says which mapped it.
 
         Raises:
@@ -97,15 +97,15 @@ class Calibration:
             missing = sorted(set(ids.values()) - found.keys())
             if missing or not ids:
                 raise ValueError(f"no rows of calibrators for {missing or 'any class'}")
-            return cls({class_id: found[name] for class_id, name in ids.items()}, found[next(iter(ids.values()))])
-        pooled = [each for each in found.values() if each.class_id is None]
+            return cls({label: found[name] for label, name in ids.items()}, found[next(iter(ids.values()))])
+        pooled = [each for each in found.values() if each.label is None]
         if len(pooled) != 1:
             raise ValueError(f"a calibration has one pooled calibrator, got {len(pooled)}")
-        return cls({each.class_id: each for each in found.values() if each.class_id is not None}, pooled[0])
+        return cls({each.label: each for each in found.values() if each.label is not None}, pooled[0])
 
 
 def fit_calibration(
-    matches: Matches, *, feature: str = "score_raw", target: np.ndarray | None = None, name: str = "true positive"
+    matches: Matches, *, feature: str = "score", target: np.ndarray | None = None, name: str = "true positive"
 ) -> Calibration:
     """Fit on matches of the calibration set.
 
@@ -116,34 +116,30 @@ def fit_calibration(
         name: the target in words.
     """
     goal = matches.correct.astype(np.float64) if target is None else np.asarray(target, np.float64)
-    pooled = fit_isotonic(matches.score, goal, class_id=None, feature=feature, target=name)
+    pooled = fit_isotonic(matches.score, goal, label=None, feature=feature, target=name)
     by_class = {}
-    for class_id in sorted(set(matches.class_id.tolist())):
-        mine = matches.of_class(class_id)
+    for label in sorted(set(matches.label.tolist())):
+        mine = matches.of_class(label)
         if len(mine) >= MIN_MATCHES:
-            by_class[class_id] = fit_isotonic(
-                matches.score[mine], goal[mine], class_id=class_id, feature=feature, target=name
-            )
+            by_class[label] = fit_isotonic(matches.score[mine], goal[mine], label=label, feature=feature, target=name)
     return Calibration(by_class, pooled)
 
 
-def fit_isotonic(
-    scores: np.ndarray, goal: np.ndarray, *, class_id: int | None, feature: str, target: str
-) -> Calibrator:
+def fit_isotonic(scores: np.ndarray, goal: np.ndarray, *, label: int | None, feature: str, target: str) -> Calibrator:
     """Least squares among maps that never fall (pool adjacent violators). Equal scores share one value.
 
     Without any candidate the map is the identity: there is nothing to learn from.
     """
     x, inverse, weights = np.unique(scores, return_inverse=True, return_counts=True)
     if len(x) == 0:
-        return Calibrator(class_id, (), (), 0, feature, target, 0.0, 0.0)
+        return Calibrator(label, (), (), 0, feature, target, 0.0, 0.0)
     means = np.bincount(inverse, goal) / weights
     y = np.clip(isotonic_regression(means, weights=weights).x, 0.0, 1.0)
     keep = np.ones(len(x), bool)
     keep[1:-1] = (y[1:-1] != y[:-2]) | (y[1:-1] != y[2:])  # inside a flat piece, knots say nothing
     fitted = np.interp(scores, x[keep], y[keep])
     return Calibrator(
-        class_id,
+        label,
         tuple(x[keep].tolist()),
         tuple(y[keep].tolist()),
         len(scores),
@@ -172,10 +168,10 @@ def _row(each: Calibrator, model_id: str) -> dict[str, object]:
     return {
         "calibrator_id": each.calibrator_id,
         "model_id": model_id,
-        "kind": "isotonic",
+        "method": "isotonic",
         "feature": each.feature,
         "target": each.target,
-        "class_id": each.class_id,
+        "label": each.label,
         "knots_x": list(each.knots_x),
         "knots_y": list(each.knots_y),
         "n": each.n,
@@ -187,7 +183,7 @@ def _row(each: Calibrator, model_id: str) -> dict[str, object]:
 def _calibrator(row: Mapping[str, object]) -> Calibrator:
     x, y = (tuple(_floats(row[name])) for name in ("knots_x", "knots_y"))
     return Calibrator(
-        class_id=None if row["class_id"] is None else int(str(row["class_id"])),
+        label=None if row["label"] is None else int(str(row["label"])),
         knots_x=x,
         knots_y=y,
         n=int(str(row["n"])),

@@ -1,8 +1,12 @@
-"""From a teacher's committed run over U to candidates: one row per object found, and one record per item."""
+"""Candidates: one row per thing that a model found, on unlabelled items for teaching, on labelled ones for calibration.
+
+Both come from rows as the product stores them: those of the teacher's committed run, and those that are made in the
+same way of labelled images. The rest is one and the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,20 +14,19 @@ import pyarrow as pa
 
 from infra.errors import DatasetError
 from infra.store import Store
-from tasks.labels.label_sets import image_id_of
-from tasks.loop.pixels import LEVELS, level_of
+from modelkit import Predictor
+from tasks.evaluation.evaluate import predictions
+from tasks.labels.label_sets import LabelSet, image_id_of
+from tasks.loop.kinds import loop_kind
 from tasks.loop.schemas import CANDIDATES
+from tasks.loop.split_names import UNLABELLED
 from tasks.output.tables import table_of
 from tasks.output.views import views_of
+from tasks.product import Product, find_kind, find_product
 
-MAX_PER_IMAGE = 100
-MEASURED = ("q_stability", "q_tta")
-"""Quality features that a teacher's rows may have; their names are the same here and there."""
-_ITEMS = f"""
-SELECT uri, media, frame, pts_s, width, height, status, stage, error_type, model, shard_id, processed_at,
-       labels, names, scores, boxes_xyxy, areas, rles, track_ids, {", ".join(MEASURED)}
-FROM items ORDER BY uri, frame
-"""
+_ROWS_AT_ONCE = 2_000
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,133 +42,152 @@ class Teacher:
     config_sha256: str
     preproc_sha256: str | None = None
     tta_spec: str = "[]"
-    infer_dtype: str = "float32"
-    device: str = "cpu"
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RoundCandidates:
-    """``candidates.v1`` and the records of all items, as :func:`tasks.loop.selection.select` takes them."""
+    """``candidates.v2`` and the records of all items, as :func:`tasks.loop.selection.select` takes them."""
 
     candidates: pa.Table
-    images: tuple[Mapping[str, Any], ...]
-    num_excluded: int  # items that the firewall keeps out of U
+    images: tuple[Row, ...]
+    num_excluded: int  # items that the firewall keeps out of the unlabelled ones
 
 
-def read_candidates(
-    store: Store,
-    split_items: pa.Table,
-    *,
-    teacher: Teacher,
-    run_id: str,
-    round_number: int,
-    task: str,
-    score_floor: float = 0.05,
-) -> RoundCandidates:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Whose candidates are asked for, and when.
+
+    Args:
+        kind: what the teacher does.
+        score_floor: less confident predictions are left out.
+        teacher: every row must be its work.
+        run_id, round_number: of the round.
+    """
+
+    kind: str
+    score_floor: float
+    teacher: Teacher
+    run_id: str
+    round_number: int
+
+    @property
+    def product(self) -> Product:
+        """That the teacher's results are stored as."""
+        return find_product(find_kind(self.kind).product)
+
+    def candidates(self, row: Row, item: Row) -> list[dict[str, Any]]:
+        """The candidates of one item.
+
+        Args:
+            row: of the product.
+            item: ``split_items.v2`` row of it or of its video.
+        """
+        if row["status"] != "ok":
+            return []
+        shared = {
+            **asdict(self.teacher),
+            "run_id": self.run_id,
+            "round": self.round_number,
+            "kind": self.kind,
+            "image_id": _image_id(row),
+            **{name: item[name] for name in ("group_id", "sha256", "phash64", "split")},
+            **{name: row[name] for name in ("uri", "media", "frame", "pts_s", "width", "height", "shard_id")},
+            "inferred_at": row["processed_at"],
+        }
+        return [{**shared, **each} for each in loop_kind(self.kind).candidates(row, self.score_floor)]
+
+    def table(self, rows: list[dict[str, Any]]) -> pa.Table:
+        """``candidates.v2`` with the kind's own columns."""
+        return table_of(CANDIDATES, rows, loop_kind(self.kind).columns)
+
+
+def read_candidates(store: Store, split_items: pa.Table, asked: Asked) -> RoundCandidates:
     """The newest rows of an output as candidates.
 
     Args:
         store: output of the teacher's job over the unlabelled source.
-        split_items: ``split_items.v1``; only objects whose rows are all U are used.
-        teacher: every row must be its work.
-        score_floor: less confident predictions are left out; per item at most 100 remain.
+        split_items: ``split_items.v2``; only objects whose rows are all unlabelled are used.
+        asked: whose candidates.
 
     Raises:
         DatasetError: rows of another model, or objects that the splits do not know.
     """
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[str, Row] = {}
     kept_out: set[str] = set()
     for item in split_items.to_pylist():
         known.setdefault(item["uri"], item)
-        if item["split"] != "U":
+        if item["split"] != UNLABELLED:
             kept_out.add(item["uri"])
-    tables: list[pa.Table] = []
-    images: list[Mapping[str, Any]] = []
+    tables: list[pa.Table] = [asked.table([])]
+    images: list[Row] = []
     excluded = 0
-    shared = {**asdict(teacher), "run_id": run_id, "round": round_number}
-    views = views_of(store)
+    for rows in _stored(store, asked):
+        candidates: list[dict[str, Any]] = []
+        for row in rows:
+            if row["uri"] not in known:
+                raise DatasetError(f"{row['uri']} is in no split: it was never checked against labelled items")
+            if row["uri"] in kept_out:
+                excluded += 1
+                continue
+            mine = asked.candidates(row, known[row["uri"]])
+            candidates += mine
+            images.append(_image(row, known[row["uri"]], len(mine)))
+        tables.append(asked.table(candidates))
+    return RoundCandidates(pa.concat_tables(tables), tuple(images), excluded)
+
+
+def _stored(store: Store, asked: Asked) -> Iterator[list[dict[str, Any]]]:
+    """Rows of the product, some at a time. Raises DatasetError for those of another model."""
+    views = views_of(store, product=asked.product.name)
     try:
-        for batch in views.connection.sql(_ITEMS).to_arrow_reader(2_000):
-            candidates: list[dict[str, Any]] = []
-            for row in batch.to_pylist():
-                if row["model"] != teacher.teacher_model_id:
+        for batch in views.connection.sql("SELECT * FROM items ORDER BY uri, frame").to_arrow_reader(_ROWS_AT_ONCE):
+            rows = batch.to_pylist()
+            for row in rows:
+                if row["model"] != asked.teacher.teacher_model_id:
                     raise DatasetError(f"{row['uri']} was looked at by {row['model']}, not by the teacher")
-                if row["uri"] not in known:
-                    raise DatasetError(f"{row['uri']} is in no split: it was never checked against C, G and T")
-                if row["uri"] in kept_out:
-                    excluded += 1
-                    continue
-                mine = _candidates(row, known[row["uri"]], score_floor, task)
-                candidates += [{**shared, **each} for each in mine]
-                images.append(_image(row, known[row["uri"]], len(mine)))
-            if candidates:
-                tables.append(table_of(CANDIDATES, candidates))
+            yield rows
     finally:
         views.connection.close()
-    table = pa.concat_tables(tables) if tables else CANDIDATES.empty()
-    return RoundCandidates(table, tuple(images), excluded)
 
 
-def _image_id(row: Mapping[str, Any]) -> str:
+def candidates_on(predictor: Predictor, labels: LabelSet, split_items: pa.Table, asked: Asked) -> pa.Table:
+    """``candidates.v2`` of a model on labelled images, for calibration and for the gate's check of it.
+
+    The same floor, limits and rows as on unlabelled ones, so that the scores are of one population.
+
+    Args:
+        predictor: as it looks at unlabelled items.
+        labels: of the images, or items without labels.
+        split_items: ``split_items.v2``, which knows all of them.
+        asked: whose candidates.
+    """
+    items = {row["uri"]: row for row in split_items.to_pylist()}
+    items |= {row["image_id"]: row for row in split_items.to_pylist()}
+    rows = [
+        candidate
+        for row in _looked_at(predictor, labels, asked)
+        for candidate in asked.candidates(row, items.get(_image_id(row)) or items[row["uri"]])
+    ]
+    return asked.table(rows)
+
+
+def _looked_at(predictor: Predictor, labels: LabelSet, asked: Asked) -> Iterator[dict[str, Any]]:
+    """Rows of labelled images as the product would store them."""
+    columns, names = asked.product.columns, predictor.weights.class_names()
+    facts = dict.fromkeys(("pts_s", "shard_id", "processed_at"))
+    for item, found in predictions(predictor, labels.table.to_pylist(), floor=asked.score_floor):
+        stored = {name: column[0].as_py() for name, column in columns([found], names).items()}
+        place = {name: item[name] for name in ("uri", "media", "frame", "width", "height")}
+        yield {**facts, **place, **stored, "status": "ok"}
+
+
+def _image_id(row: Row) -> str:
     return image_id_of(row["uri"], row["frame"] if row["media"] == "video" else None)
 
 
-def _candidates(row: Mapping[str, Any], item: Mapping[str, Any], floor: float, task: str) -> list[dict[str, Any]]:
-    if row["status"] != "ok":
-        return []
-    is_frame = row["media"] == "video"
-    shared = {
-        "image_id": _image_id(row),
-        "media_uri": row["uri"],
-        "media_sha256": item["sha256"],
-        "media_phash64": item["phash64"],
-        "width": row["width"],
-        "height": row["height"],
-        "video_id": row["uri"] if is_frame else None,
-        "frame_index": row["frame"] if is_frame else None,
-        "pts_us": None if row["pts_s"] is None else round(row["pts_s"] * 1e6),
-        "group_id": item["group_id"],
-        "split": item["split"],
-        "task": task,
-        "geom_space": "source",
-        "inferred_at": row["processed_at"],
-        "shard_id": row["shard_id"],
-    }
-    return [{**shared, **_object(row, k, task)} for k in most_confident(row["scores"], task, floor)]
-
-
-def most_confident(scores: Sequence[float], task: str, floor: float) -> list[int]:
-    """Positions of an item's candidates, ascending: the best 100 from the floor on; of pixels all regions."""
-    found = [k for k, score in enumerate(scores) if score >= floor]
-    if task == "semantic":
-        return found
-    return sorted(sorted(found, key=lambda k: -scores[k])[:MAX_PER_IMAGE])
-
-
-def score_of(score: float, task: str) -> float:
-    """A score as rules compare it: that of pixels is a level, whatever float32 made of it."""
-    return LEVELS[level_of(score)] if task == "semantic" else score
-
-
-def _object(row: Mapping[str, Any], k: int, task: str) -> dict[str, Any]:
-    x0, y0, x1, y1 = row["boxes_xyxy"][k]
-    return {
-        "seq": k,
-        "class_id": row["labels"][k],
-        "class_name": row["names"][k],
-        "score_raw": score_of(float(row["scores"][k]), task),
-        "bbox_xywh": [x0, y0, x1 - x0, y1 - y0],
-        "mask_rle": None if row["rles"] is None else row["rles"][k],
-        "mask_area": None if row["rles"] is None else row["areas"][k],
-        "track_id": None if row["track_ids"] is None else row["track_ids"][k],
-        **{name: None if row[name] is None else row[name][k] for name in MEASURED},
-    }
-
-
-def _image(row: Mapping[str, Any], item: Mapping[str, Any], num_candidates: int) -> dict[str, Any]:
+def _image(row: Row, item: Row, num_candidates: int) -> dict[str, Any]:
     status = "ok" if num_candidates else "empty"
     if row["status"] != "ok":
         status = "decode_error" if row["stage"] == "decode" else "failed"
         status = "timeout" if "imeout" in (row["error_type"] or "") else status
-    return {"image_id": _image_id(row), "media_uri": row["uri"], "group_id": item["group_id"], "status": status}
+    return {"image_id": _image_id(row), "uri": row["uri"], "group_id": item["group_id"], "status": status}

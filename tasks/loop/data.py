@@ -1,4 +1,4 @@
-"""The data of a loop, decided before anything is trained: who is L, C, G, T and U, kept in one manifest."""
+"""The data of a loop, decided before anything is trained: who is in which split, kept in one manifest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LoopData:
 
     Args:
         labels: all human labels, with their groups as they were divided.
-        items: ``split_items.v1`` of all items.
+        items: ``split_items.v2`` of all items.
         manifest: stored; its digest names the division.
     """
 
@@ -57,17 +57,17 @@ def prepare_data(
     previous: pa.Table | None = None,
     frame_stride: int = 30,
 ) -> LoopData:
-    """Divide labels by group, keep near-duplicates together, and keep U clear of C, G and T.
+    """Divide labels by group, keep near-duplicates together, and unlabelled items clear of what judges and calibrates.
 
     Args:
         store: the loop's output; manifest and items are made to exist in it.
         labels: all human labels.
         unlabelled: the objects of the unlabelled source; their annotations, if any, are never looked for.
-        shares: split -> share of the labelled items; a share of "U" gives labels up, for experiments.
+        shares: split -> share of the labelled items; a share of "unlabelled" gives labels up, for experiments.
         salt: another salt, another division.
         group_rule: see :func:`tasks.loop.splits.group_by`.
         unlabelled_groups: uri -> group of unlabelled objects, where known.
-        previous: ``split_items.v1`` of an earlier manifest, to grow from.
+        previous: ``split_items.v2`` of an earlier manifest, to grow from.
         frame_stride: of unlabelled videos, every how many-th frame is compared.
     """
     labels = group_by(labels, group_rule)

@@ -97,10 +97,8 @@ def _labels_of(store: Store, run_id: str) -> str | None:
 def _known_uris(store: Store, model_id: str) -> pa.Array:
     """Objects that the loop of a model divided or kept out."""
     models = tables.read(store, MODELS).select(["model_id", "split_items_sha256"]).to_pylist()
-    digests = {row["split_items_sha256"][:16] for row in models if row["model_id"] == model_id}
-    keys = [info.key for info in tables.list_tables(store).get("split_items", [])]
-    mine = [key for key in keys if key.rpartition("part-")[2].removesuffix(".parquet") in digests]
-    return tables.read(store, SPLIT_ITEMS, mine)["uri"].combine_chunks().unique()
+    digests = [row["split_items_sha256"] for row in models if row["model_id"] == model_id]
+    return tables.read(store, SPLIT_ITEMS, digests)["uri"].combine_chunks().unique()
 
 
 def _new_objects(inventory: Path, known: pa.Array) -> int:

@@ -1,9 +1,9 @@
-"""Keeps out of the unlabelled set U whatever touches calibration C, gate G or sealed test T.
+"""Keeps out of the unlabelled items whatever touches calibration, gate or sealed test.
 
 | against | what is kept out |
 |---|---|
-| C, G, T | items of the same group, exact duplicates, near-duplicates (perceptual hashes within 6 bits) |
-| L | exact and near-duplicates only: other frames of a labelled *training* video are the most useful unlabelled data |
+| calibration, gate, test | items of the same group, exact and near-duplicates (perceptual hashes within 6 bits) |
+| train | exact and near-duplicates only: other frames of a *training* video are the most useful unlabelled data |
 
 Whole objects are kept out: if one looked-at frame of a video touches, none of its frames is used. What could not be
 read could not be compared either, and stays out.
@@ -21,11 +21,12 @@ import pyarrow as pa
 
 from tasks.loop.near import MAX_DISTANCE, near_pairs
 from tasks.loop.schemas import SPLIT_ITEMS
+from tasks.loop.split_names import CALIBRATION, GATE, TEST, TRAIN, UNLABELLED
 from tasks.loop.splits import EXCLUDED
 from tasks.output.tables import table_of
 
-PROTECTED = ("C", "G", "T")
-_RANK = {"T": 0, "G": 1, "C": 2, "L": 3}  # when an item touches several, the report names the gravest
+PROTECTED = (CALIBRATION, GATE, TEST)
+_RANK = {TEST: 0, GATE: 1, CALIBRATION: 2, TRAIN: 3}  # when an item touches several, the report names the gravest
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +41,18 @@ class Touch:
 
 @dataclass(frozen=True, slots=True)
 class FirewallReport:
-    """``items``: split_items.v1 of the unlabelled items, U or excluded. ``counts``: objects by "reason vs split"."""
+    """``items``: split_items.v2 of the unlabelled items, some excluded. ``counts``: objects by "reason vs split"."""
 
     items: pa.Table
     counts: dict[str, int]
 
 
 def firewall(unlabelled: pa.Table, labelled: pa.Table, *, max_distance: int = MAX_DISTANCE) -> FirewallReport:
-    """Divide unlabelled items into U and excluded.
+    """Divide unlabelled items into those that may be used and excluded ones.
 
     Args:
         unlabelled: ``fingerprints.v1``.
-        labelled: ``split_items.v1`` of L, C, G, T with their hashes.
+        labelled: ``split_items.v2`` of labelled items with their hashes.
         max_distance: bits in which near-duplicates may differ.
     """
     rows = unlabelled.to_pylist()
@@ -119,7 +120,7 @@ def _gravest(pairs: Any) -> dict[str, Row]:
 def _row(row: Row, touch: Touch | None) -> dict[str, Any]:
     common = {name: row[name] for name in ("image_id", "uri", "group_id", "sha256", "phash64")}
     if touch is None:
-        return {**common, "split": "U"}
+        return {**common, "split": UNLABELLED}
     return {
         **common,
         "split": EXCLUDED,
@@ -131,19 +132,17 @@ def _row(row: Row, touch: Touch | None) -> dict[str, Any]:
 
 
 def count_leaks(accepted: pa.Table, items: pa.Table, *, max_distance: int = MAX_DISTANCE) -> int:
-    """Images of accepted pseudo-labels that touch C, G or T, or that are not in U: the gate demands none.
+    """Images of accepted pseudo-labels that touch a protected split, or are not unlabelled: the gate demands none.
 
     Args:
-        accepted: ``pseudo_labels.v1``.
-        items: ``split_items.v1`` of all items. It is compared anew, so that a firewall that was bypassed shows.
+        accepted: ``pseudo_labels.v2``.
+        items: ``split_items.v2`` of all items. It is compared anew, so that a firewall that was bypassed shows.
     """
-    names = {"image_id": "image_id", "uri": "media_uri", "group_id": "group_id", "sha256": "media_sha256"}
-    names |= {"phash64": "media_phash64"}
-    images = {row["image_id"]: row for row in accepted.select(list(names.values())).to_pylist()}
-    rows: list[Row] = [{name: row[column] for name, column in names.items()} for row in images.values()]
+    names = ["image_id", "uri", "group_id", "sha256", "phash64"]
+    rows: list[Row] = list({row["image_id"]: row for row in accepted.select(names).to_pylist()}.values())
     split = {row["uri"]: row["split"] for row in items.to_pylist()}
     known = [row for row in items.to_pylist() if row["split"] in PROTECTED]
     touching = [*_same_group(rows, known), *_same_bytes(rows, known), *_alike(rows, known, max_distance)]
     leaked = {row["image_id"] for row, _ in touching}
-    leaked |= {row["image_id"] for row in rows if split.get(row["uri"]) != "U"}
+    leaked |= {row["image_id"] for row in rows if split.get(row["uri"]) != UNLABELLED}
     return len(leaked)

@@ -2,15 +2,15 @@
 
 | criterion | holds when |
 |---|---|
-| better | paired bootstrap on G: P(difference > 0) >= 1 - .05 / R_max, and the difference is large enough to matter |
+| better | paired bootstrap on the gate set: P(difference > 0) >= 1 - .05 / R_max, and the difference matters |
 | classes | no class with 30 true objects falls significantly (Holm) by more than max(2 AP, 2 standard errors) |
 | sizes | AP of small, medium and large objects fall by no more than 1 AP |
 | calibration | D-ECE <= .10, and at most .02 worse than the champion's |
 | audit | 103 or more accepted labels looked at; lower bound of their precision >= promise - .05 |
-| leakage, lineage | nothing of C, G, T in U; every label leads to its teacher |
+| leakage, lineage | nothing of calibration, gate or test is unlabelled; every label leads to its teacher |
 | heartbeats | accepted rate, peak mass, loss ratio, entropy, class histogram: all within their limits |
 | baseline | better than the supervised model with the same budget, which trained on every label the loop used |
-| looks | G was not looked at more often than the level was divided for |
+| looks | the gate set was not looked at more often than the level was divided for |
 
 What could not be measured does not hold.
 """
@@ -42,10 +42,10 @@ class GateLimits:
     """What is demanded; AP and shares in [0, 1].
 
     Args:
-        max_rounds: looks at G that the level is divided for (R_max).
+        max_rounds: looks at the gate set that the level is divided for (R_max).
         level: chance of a false promotion over all looks.
         min_gain: difference that matters: .003 at scale, .01 on small gate sets.
-        class_objects: true objects in G from which a class is watched.
+        class_objects: true objects in the gate set from which a class is watched.
         class_fall, class_errors: a class may fall by the larger of both (the second in standard errors).
         size_fall: AP by size may fall by this much.
         d_ece, d_ece_worse: calibration error, and how much worse than the champion's.
@@ -104,18 +104,18 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class GateInputs:
-    """What was measured on G, and the state of the round.
+    """What was measured on the gate set, and the state of the round.
 
     Args:
         against_champion, against_baseline: paired differences; None where that model does not exist. Without a champion
             (round 0) only the other criteria are asked; without a baseline the gate does not open.
-        objects_by_class: true objects in G by class name.
-        d_ece, champion_d_ece: calibrated, on G.
+        objects_by_class: true objects in the gate set by class name.
+        d_ece, champion_d_ece: calibrated, on the gate set.
         audit: None if nobody looked.
-        leaks: items that touch C, G or T and are in U all the same.
+        leaks: items that touch calibration, gate or test and got pseudo-labels all the same.
         labels_without_lineage: accepted rows that do not lead to their teacher.
         heartbeats: name, value, relation and limit of each.
-        looks_used: looks at G, this one included.
+        looks_used: looks at the gate set, this one included.
     """
 
     against_champion: PairedDifference | None
@@ -211,11 +211,11 @@ def judge(
         *_sizes(inputs.against_champion, limits),
         *_calibration(inputs, limits),
         *_audit(inputs.audit, limits),
-        Criterion("leakage: items of C, G, T in U", float(inputs.leaks), "==", 0.0),
+        Criterion("leakage: unlabelled items of other splits", float(inputs.leaks), "==", 0.0),
         Criterion("lineage: labels without a teacher", float(inputs.labels_without_lineage), "==", 0.0),
         *inputs.heartbeats,
         _baseline(inputs.against_baseline),
-        Criterion("looks at G", float(inputs.looks_used), "<=", float(limits.max_rounds)),
+        Criterion("looks at the gate set", float(inputs.looks_used), "<=", float(limits.max_rounds)),
     ]
     spent = limits.level_per_look * inputs.looks_used
     return Verdict(run_id, round_number, champion_id, candidate_id, tuple(criteria), decided_at, spent)
@@ -227,7 +227,7 @@ def _better(found: PairedDifference | None, limits: GateLimits, champion_id: str
     sure = 1.0 - limits.level_per_look
     probability, difference = (None, None) if found is None else (found.probability, found.difference)
     return [
-        Criterion("better: probability of a gain", probability, ">=", sure, "paired bootstrap on G"),
+        Criterion("better: probability of a gain", probability, ">=", sure, "paired bootstrap on the gate set"),
         Criterion("better: gain over the champion", difference, ">=", limits.min_gain),
     ]
 
@@ -270,7 +270,7 @@ def _sizes(found: PairedDifference | None, limits: GateLimits) -> list[Criterion
     return [
         Criterion(f"sizes: change of AP {name}", float(value), ">=", -limits.size_fall)
         for name, value in zip(found.size_names, found.size_difference, strict=True)
-        if not np.isnan(value)  # G has no objects of that size
+        if not np.isnan(value)  # the gate set has no objects of that size
     ]
 
 

@@ -1,7 +1,7 @@
 """Signs of a loop that goes wrong, each a criterion of the gate: too many objects, another class mix, lost labels.
 
-And a student that learns from machines more than from people, or a teacher whose doubts are not what they were on C or
-a round ago: nobody has to look at G to see these.
+And a student that learns from machines more than from people, or a teacher whose doubts are not what they were on
+held-out labels or a round ago: nobody has to look at the gate set to see these.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import pyarrow as pa
 from scipy.special import entr
 
 from tasks.loop.gate import Criterion
+from tasks.loop.kinds import loop_kind
+from tasks.loop.rules import floats
 from tasks.loop.thresholds import Rate
 
 MAX_RATE = 2.0
@@ -31,7 +33,7 @@ def rate_heartbeats(rates: Sequence[Rate]) -> list[Criterion]:
     if not rates:
         return [Criterion("heartbeat: accepted rate", None, "<=", MAX_RATE, "no class has a threshold")]
     worst = max(rates, key=lambda rate: rate.ratio)
-    return [Criterion("heartbeat: accepted rate", worst.ratio, "<=", MAX_RATE, f"class {worst.class_name}")]
+    return [Criterion("heartbeat: accepted rate", worst.ratio, "<=", MAX_RATE, f"class {worst.name}")]
 
 
 def class_mix_heartbeat(before: Mapping[str, int], after: Mapping[str, int]) -> Criterion:
@@ -72,30 +74,30 @@ def prediction_entropy(candidates: pa.Table) -> float | None:
     """Mean entropy in bits of "this prediction is right or wrong", at the confidence that the teacher states.
 
     Args:
-        candidates: ``candidates.v1``, or any table with its columns, of one task. Objects count alike. A pixel counts
-            at the lower edge of its level of confidence, below .5 at .5: the most doubt that there is.
+        candidates: ``candidates.v2``, or any table with its columns, of one kind.
 
     Returns:
         In [0, 1]; None without candidates.
     """
     if candidates.num_rows == 0:
         return None
-    p, weights = candidates["score_raw"].to_numpy(), np.ones(candidates.num_rows)
-    if candidates["task"][0].as_py() == "semantic":
-        p, weights = np.maximum(p, 0.5), candidates["mask_area"].to_numpy().astype(np.float64)
+    kind = loop_kind(candidates["kind"][0].as_py())
+    p, weights = kind.confidence(candidates["score"].to_numpy()), np.ones(candidates.num_rows)
+    if kind.amount is not None:
+        weights = floats(candidates[kind.amount])
     return float(np.average(entr(p) + entr(1 - p), weights=weights) / np.log(2))
 
 
 def entropy_heartbeat(against: str, here: float | None, there: float | None) -> Criterion:
-    """How many times more, or less, doubt the teacher has on U than it had elsewhere.
+    """How many times more, or less, doubt the teacher has on unlabelled items than it had elsewhere.
 
     More is what another domain looks like, less a model that only agrees with itself.
 
     Args:
         against: the other place, in words.
-        here, there: :func:`prediction_entropy` on U and there; None or 0 can't be compared.
+        here, there: :func:`prediction_entropy` here and there; None or 0 can't be compared.
     """
-    name = f"heartbeat: entropy of predictions on U against {against}"
+    name = f"heartbeat: entropy of predictions on unlabelled items against {against}"
     if not here or not there:
         return Criterion(name, None, "<=", MAX_ENTROPY_FACTOR, "no predictions, or none with any doubt")
     factor = max(here / there, there / here)

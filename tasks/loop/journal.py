@@ -1,6 +1,6 @@
 """Where a loop stands, in a few small objects that are created once.
 
-    _loops/<run id>/round-<k>.json    who teaches round k, and the how-many-th look at G it takes
+    _loops/<run id>/round-<k>.json    who teaches round k, and the how-many-th look at the gate set it takes
     _loops/<run id>/labels.json       digest of the human labels, to see when others arrive (tasks.loop.due)
     _loops/<run id>/done.json         the loop has ended
 
@@ -12,6 +12,7 @@ was killed comes to the same decision, also when the champion has moved since.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 from infra.store import Store
@@ -50,19 +51,26 @@ def end_loop(store: Store, run_id: str) -> None:
     store.put_if_absent(_done_key(run_id), canonical_json({"run_id": run_id}))
 
 
-def start_round(store: Store, run_id: str, number: int, champion: Model, manifest_sha256: str) -> RoundStart:
-    """What a round was begun with; written down now if it is begun for the first time."""
+def start_round(store: Store, run_id: str, number: int, champion: Model, divisions: Collection[str]) -> RoundStart:
+    """What a round was begun with; written down now if it is begun for the first time.
+
+    Args:
+        store: the loop's output.
+        run_id, number: the round.
+        champion: teaches it, if it is begun now.
+        divisions: names of the division of the labels (``tasks.loop.splits.same_division``), whose looks add up.
+    """
     key = f"{LOOPS_FOLDER}{run_id}/round-{number}.json"
-    start = RoundStart(champion, _looks_before(store, run_id, number, manifest_sha256) + 1)
+    start = RoundStart(champion, _looks_before(store, run_id, number, divisions) + 1)
     store.put_if_absent(key, canonical_json(asdict(start)))
     found = json.loads(store.get(key))
     return RoundStart(Model(**found["teacher"]), found["looks_used"])
 
 
-def _looks_before(store: Store, run_id: str, number: int, manifest_sha256: str) -> int:
+def _looks_before(store: Store, run_id: str, number: int, divisions: Collection[str]) -> int:
     """Rounds that were judged on this division of the labels already."""
     rows = tables.read(store, ROUNDS).select(["run_id", "round", "splits_manifest_sha256"]).to_pylist()
-    looks = {(row["run_id"], row["round"]) for row in rows if row["splits_manifest_sha256"] == manifest_sha256}
+    looks = {(row["run_id"], row["round"]) for row in rows if row["splits_manifest_sha256"] in divisions}
     return len(looks - {(run_id, number)})
 
 

@@ -1,34 +1,41 @@
-"""What a model is worth on G: the metric, ready to be resampled, and how well its calibrated scores keep their word."""
+"""A model on the gate set: its figures, ready to be resampled, and how well its calibrated scores keep their word."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
 
 import modelkit
 from modelkit import Predictor
 from tasks.engine.model_source import local_model
+from tasks.evaluation import figures
 from tasks.evaluation.bootstrap import PairedDifference, compare
 from tasks.evaluation.evaluate import evaluate_predictor
 from tasks.labels.label_sets import LabelSet
-from tasks.loop.candidates import Teacher
-from tasks.loop.loop_tasks import Looked, LoopTask
+from tasks.loop.candidates import Asked, candidates_on
+from tasks.loop.methods import LabelledPredictions, LoopMethods
 from tasks.loop.splits import fold_groups
-from tasks.loop.teaching import candidates_on
 from tasks.product import Judgement
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
+class OnGate:
     """A model on the gate set.
 
     Args:
-        judged: its metrics.
-        d_ece: of its scores on G after calibration on labels that it never saw.
+        judged: its figures.
+        d_ece: of its scores there after calibration on labels that it never saw.
     """
 
     judged: Judgement
     d_ece: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as they are stored."""
+        return figures.to_json(self.judged)
 
 
 def load_predictor(weights_uri: str, device: str = "cpu") -> Predictor:
@@ -36,39 +43,41 @@ def load_predictor(weights_uri: str, device: str = "cpu") -> Predictor:
     return modelkit.load(local_model(weights_uri), device=device)
 
 
-def worth_of(
-    task: LoopTask,
+def judge_on_gate(
+    methods: LoopMethods,
     predictor: Predictor,
-    teacher: Teacher,
     calibration: LabelSet | None,
     gate: LabelSet,
-    *,
-    run_id: str,
-    round_number: int,
-) -> Worth:
-    """Judge a model on G; its scores are calibrated on C, which it was never trained on.
+    split_items: pa.Table,
+    asked: Asked,
+) -> OnGate:
+    """Judge a model on the gate set.
 
-    Where there is no C (None), the scores on each half of G are calibrated on the other half.
+    Args:
+        methods: of the loop.
+        predictor: the model.
+        calibration: labels that it never saw; None where there are none: then the scores on each half of the gate set
+            are calibrated on the other half.
+        gate: the gate set.
+        split_items: ``split_items.v2``.
+        asked: its lineage and the round.
     """
 
-    def look(labels: LabelSet, split: str) -> Looked:
-        found = candidates_on(
-            task.as_on_unlabelled(predictor), labels, teacher,
-            task=task.name, floor=task.score_floor, split=split, run_id=run_id, round_number=round_number,
-        )  # fmt: skip
-        return Looked(found, labels)
+    def look(labels: LabelSet) -> LabelledPredictions:
+        found = candidates_on(methods.as_on_unlabelled(predictor), labels, split_items, asked)
+        return LabelledPredictions(found, labels)
 
-    on_gate = look(gate, "G")
+    on_gate = look(gate)
     if calibration is not None:
-        pairs = [(look(calibration, "C"), on_gate)]
+        pairs = [(look(calibration), on_gate)]
     else:
         one, other = (on_gate.only(half) for half in fold_groups(gate, 2, salt=""))
         pairs = [(one, other), (other, one)]
-    return Worth(evaluate_predictor(predictor, gate), task.calibrated_error(pairs))
+    return OnGate(evaluate_predictor(predictor, gate), methods.calibrated_error(pairs))
 
 
 def difference(candidate: Judgement, other: Judgement, gate: LabelSet, *, seed: int) -> PairedDifference:
-    """Paired bootstrap over the groups of G."""
+    """Paired bootstrap over the groups of the gate set."""
     return compare(candidate, other, groups=gate.table["group_id"].to_pylist(), seed=seed)
 
 

@@ -20,7 +20,7 @@ import duckdb
 from infra.store import ObjectInfo, Store
 from tasks.loop.schemas import TABLES
 from tasks.output.sql_tables import create_empty_table
-from tasks.output.tables import list_tables
+from tasks.output.tables import TableSpec, list_tables
 from tasks.output.views import MoreViews
 
 TABLE_VIEWS = (
@@ -33,30 +33,29 @@ LINEAGE_VIEWS = (*TABLE_VIEWS, *DERIVED_VIEWS)
 _LATEST = {"rounds": ("run_id, round", "finished_at"), "models": ("model_id", "created_at")}
 
 _LABEL_LINEAGE = """
-SELECT l.label_id, l.image_id, l.media_uri, l.media_sha256, l.task, l.class_id, l.class_name, l.decision,
-       l.reason_code, l.accept_cls, l.accept_box, l.accept_mask, l.score_raw, l.score_cal, l.quality_cal,
-       l.run_id, l.round, l.teacher_model_id, l.teacher_weights_sha256, m.weights_uri AS teacher_weights_uri,
-       l.teacher_round, l.teacher_train_set_id, l.t_hi, l.t_lo, l.threshold_basis, l.threshold_set_id,
-       t.target_precision, t.lower_bound, t.n_accepted AS n_calibration_accepted, t.calibration_split,
-       l.calibrator_id, l.code_commit, l.config_sha256, l.tta_spec, l.sample_weight, l.source,
+SELECT l.label_id, l.image_id, l.uri, l.sha256, l.kind, l.label, l.name, l.decision, l.reason, l.score,
+       l.score_calibrated, l.quality_calibrated, l.run_id, l.round, l.teacher_model_id, l.teacher_weights_sha256,
+       m.weights_uri AS teacher_weights_uri, l.teacher_round, l.teacher_train_set_id, l.t_hi, l.t_lo, l.threshold_basis,
+       l.threshold_set_id, t.target_precision, t.lower_bound, t.n_accepted AS n_calibration_accepted,
+       t.calibration_split, l.calibrator_id, l.code_commit, l.config_sha256, l.tta_spec, l.weight,
        r.train_set_id, r.candidate_id AS student_id, r.promoted AS student_promoted
 FROM pseudo_labels l
 LEFT JOIN models m ON m.model_id = l.teacher_model_id
 LEFT JOIN (SELECT DISTINCT * FROM threshold_sets) t
-       ON t.threshold_set_id = l.threshold_set_id AND t.class_id = l.class_id
+       ON t.threshold_set_id = l.threshold_set_id AND t.label = l.label
 LEFT JOIN rounds r ON r.run_id = l.run_id AND r.round = l.round AND r.threshold_set_id = l.threshold_set_id
 """
 
 _MODEL_LINEAGE = """
-SELECT m.model_id, m.weights_sha256, m.weights_uri, m.role, m.task, m.run_id, m.round, m.parent_model_id,
+SELECT m.model_id, m.weights_sha256, m.weights_uri, m.role, m.kind, m.run_id, m.round, m.parent_model_id,
        m.train_set_id, m.label_set_id, m.splits_manifest_sha256, m.init_sha256, m.seed, m.code_commit, m.created_at,
-       r.threshold_set_id, r.n_human, r.n_pseudo, r.accept_rate, r.verdict_id, r.promoted, r.approver
+       r.threshold_set_id, r.n_human, r.n_pseudo, r.accept_rate, r.verdict_id, r.promoted
 FROM models m LEFT JOIN rounds r ON r.candidate_id = m.model_id AND r.train_set_id = m.train_set_id
 """
 
 _MODEL_DATA = """
-SELECT m.model_id, 'pseudo-label' AS kind, l.image_id, l.media_uri AS uri, l.media_sha256 AS sha256, l.label_id,
-       l.class_name, l.teacher_model_id, l.sample_weight
+SELECT m.model_id, 'pseudo-label' AS origin, l.image_id, l.uri, l.sha256, l.label_id, l.name, l.teacher_model_id,
+       l.weight
 FROM models m
 JOIN rounds r ON r.candidate_id = m.model_id AND r.train_set_id = m.train_set_id
 JOIN pseudo_labels l ON l.run_id = r.run_id AND l.round = r.round AND l.threshold_set_id = r.threshold_set_id
@@ -64,7 +63,7 @@ WHERE l.decision = 'accept'
 UNION ALL
 SELECT m.model_id, 'human labels', s.image_id, s.uri, s.sha256, NULL, NULL, NULL, 1.0
 FROM models m JOIN split_items s ON s.part = left(m.split_items_sha256, 16)
-WHERE m.role <> 'fold' AND (s.split = 'L' OR (m.role = 'baseline' AND s.split = 'C'))
+WHERE m.role <> 'fold' AND (s.split = 'train' OR (m.role = 'baseline' AND s.split = 'calibration'))
 """
 
 
@@ -73,35 +72,43 @@ def create_lineage_views(connection: duckdb.DuckDBPyConnection, paths: Mapping[s
 
     Args:
         connection: can read the paths.
-        paths: table name -> its objects, as DuckDB is to open them.
+        paths: ``<table>.v<version>`` -> its objects, as DuckDB is to open them.
     """
-    if not any(paths.get(name) for name in TABLE_VIEWS):
+    if not any(paths.values()):
         return
     for name in TABLE_VIEWS:
-        connection.execute(f"CREATE VIEW {name} AS {_rows(connection, name, paths.get(name, ()))}")
+        connection.execute(f"CREATE VIEW {name} AS {_rows(connection, TABLES[name], paths)}")
     for name, sql in zip(DERIVED_VIEWS, (_LABEL_LINEAGE, _MODEL_LINEAGE, _MODEL_DATA), strict=True):
         connection.execute(f"CREATE VIEW {name} AS {sql}")
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]) -> str:
-    schema = TABLES[name].schema
-    columns = ", ".join(schema.names)
-    if not paths:
-        create_empty_table(connection, f"_no_{name}", schema)
-        return f"SELECT {columns}, CAST(NULL AS VARCHAR) AS part FROM _no_{name}"
-    files = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-    rows = (
-        f"SELECT {columns}, regexp_extract(filename, 'part-([0-9a-f]+)', 1) AS part "
-        f"FROM read_parquet([{files}], hive_partitioning = false, filename = true)"
-    )
-    if name in _LATEST:
-        keys, moment = _LATEST[name]
+def _rows(connection: duckdb.DuckDBPyConnection, spec: TableSpec, paths: Mapping[str, Sequence[str]]) -> str:
+    """All rows of a table in its present columns, and of each the first digits of its object's digest."""
+    create_empty_table(connection, f"_no_{spec.name}", spec.schema)
+    selects = [f"SELECT *, CAST(NULL AS VARCHAR) AS part FROM _no_{spec.name}"]
+    for version in (*spec.upgrades, spec.version):
+        of_version = paths.get(f"{spec.name}.v{version}", ())
+        if of_version:
+            files = ", ".join("'" + path.replace("'", "''") + "'" for path in of_version)
+            columns = spec.columns_of(version).replace("*", "* EXCLUDE (filename)")
+            selects.append(
+                f"SELECT {columns}, regexp_extract(filename, 'part-([0-9a-f]+)', 1) AS part FROM read_parquet("
+                f"[{files}], hive_partitioning = false, filename = true, union_by_name = {spec.is_open})"
+            )
+    rows = f"SELECT * FROM ({' UNION ALL BY NAME '.join(selects)})"
+    if spec.name in _LATEST:
+        keys, moment = _LATEST[spec.name]
         rows += f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {moment} DESC, part) = 1"
     return rows
 
 
 def _objects(store: Store) -> dict[str, list[ObjectInfo]]:
-    return {name: infos for name, infos in list_tables(store).items() if name in TABLE_VIEWS}
+    found: dict[str, list[ObjectInfo]] = {}
+    for name, stored in list_tables(store).items():
+        if name in TABLE_VIEWS:
+            for each in stored:
+                found.setdefault(f"{name}.v{each.version}", []).append(each.info)
+    return found
 
 
 VIEWS = MoreViews(LINEAGE_VIEWS, _objects, create_lineage_views)

@@ -58,9 +58,9 @@ def train_set_of(store: Store, model_id: str) -> str | None:
 
 
 def last_division(store: Store) -> pa.Table | None:
-    """``split_items.v1`` of the newest model's loop: a later loop of this output keeps what it decided.
+    """``split_items.v2`` of the newest model's loop: a later loop of this output keeps what it decided.
 
-    The champion has learnt from the L of that time; were its items divided anew, some would calibrate and judge it.
+    The champion has learnt from the training split of that time; were it divided anew, some of it would judge it.
 
     Returns:
         None where no loop has left a model.
@@ -69,7 +69,7 @@ def last_division(store: Store) -> pa.Table | None:
     if not rows:
         return None
     newest = max(rows, key=lambda row: (row["created_at"], row["model_id"]))
-    return tables.read(store, SPLIT_ITEMS, [tables.key_of(SPLIT_ITEMS, newest["split_items_sha256"])])
+    return tables.read(store, SPLIT_ITEMS, [newest["split_items_sha256"]])
 
 
 def _digest(value: Any) -> str:
@@ -89,13 +89,13 @@ def remember_model(
     parent: str | None = None,
     train_set_id: str | None = None,
 ) -> None:
-    """One row of ``models.v1``; the same training leaves the same row."""
+    """One row of ``models.v2``; the same training leaves the same row."""
     row = {
         "model_id": record.reference,
         "weights_sha256": record.digest,
         "weights_uri": weights_uri,
         "role": role,
-        "task": record.kind,
+        "kind": record.kind,
         "run_id": run_id,
         "round": round_number,
         "parent_model_id": parent,
@@ -113,7 +113,7 @@ def remember_model(
 
 
 def training_columns(job: TrainingJob) -> dict[str, Any]:
-    """The columns of ``rounds.v1`` that say how the student was trained."""
+    """The columns of ``rounds.v2`` that say how the student was trained."""
     recipe = job.recipe.to_json()
     keys = ("loop", "batch_size", "labelled_share", "schedule", "repeat_threshold", "frozen", "rate_scales")
     return {

@@ -1,4 +1,4 @@
-"""Any past round again, from stored rows alone: the same function must give the same bytes."""
+"""Any past round again, from stored rows alone: the same function must give the same rows."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import pyarrow.compute as pc
 from infra.errors import DatasetError
 from infra.store import Store
 from tasks.loop.calibration import Calibration
+from tasks.loop.kinds import loop_kind
 from tasks.loop.schemas import CALIBRATORS, CANDIDATES, PSEUDO_IMAGES, PSEUDO_LABELS, ROUNDS, THRESHOLD_SETS
 from tasks.loop.selection import Selection, select, train_set_id
 from tasks.loop.thresholds import ThresholdSet
-from tasks.output.tables import encode_table, read
+from tasks.output.tables import content_digest, read
 
-_SUMS = ("run_id", "round", "n_candidates", "n_accept", "n_ignore", "per_class_counts", "uncovered_score_mass",
-         "output_sha256", "teacher_weights_sha256")  # fmt: skip
-_DECIDED = ("score_cal", "quality_cal")  # candidates have these columns, too; select fills them
+_GIVEN = ["image_id", "uri", "group_id", "status"]
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A round as it was decided again. ``same`` is whether every byte and the training set's name came out equal."""
+    """A round as it was decided again. ``same`` is whether every value and the training set's name came out equal."""
 
     selection: Selection
     train_set_id: str
@@ -61,8 +60,8 @@ def replay(store: Store, run_id: str, round_number: int, *, label_set_id: str) -
     except ValueError as error:
         raise DatasetError(f"round {round_number} of {run_id} cannot be replayed: {error}") from error
     named = train_set_id(selection, label_set_id=label_set_id, splits_manifest_sha256=record["splits_manifest_sha256"])
-    bytes_are_equal = encode_table(PSEUDO_LABELS, selection.labels) == encode_table(PSEUDO_LABELS, stored)
-    return Replay(selection, named, bytes_are_equal and named == record["train_set_id"])
+    is_same = content_digest(selection.labels) == content_digest(stored) and named == record["train_set_id"]
+    return Replay(selection, named, is_same)
 
 
 def _record(store: Store, run_id: str, round_number: int) -> dict[str, Any]:
@@ -91,19 +90,16 @@ def _labels(store: Store, record: dict[str, Any]) -> pa.Table:
 
 
 def _candidates(labels: pa.Table) -> pa.Table:
-    columns = [
-        pa.nulls(labels.num_rows, field.type) if field.name in _DECIDED else labels[field.name]
-        for field in CANDIDATES.schema
-    ]
-    return pa.Table.from_arrays(columns, schema=CANDIDATES.schema)
+    further = loop_kind(labels["kind"][0].as_py()).columns
+    return labels.select([*CANDIDATES.schema.names, *(each.name for each in further)])
 
 
 def _images(images: pa.Table, run_id: str, round_number: int) -> list[dict[str, Any]]:
     mine = images.filter((pc.field("run_id") == run_id) & (pc.field("round") == round_number))
-    rows = mine.select([field.name for field in PSEUDO_IMAGES.schema if field.name not in _SUMS]).to_pylist()
+    rows = mine.select(_GIVEN).to_pylist()
     return list({row["image_id"]: row for row in rows}.values())  # a round that was selected twice lists them twice
 
 
 def _calibration(store: Store, labels: pa.Table, column: str) -> Calibration:
-    pairs = zip(labels["class_id"].to_pylist(), labels[column].to_pylist(), strict=True)
+    pairs = zip(labels["label"].to_pylist(), labels[column].to_pylist(), strict=True)
     return Calibration.from_table(read(store, CALIBRATORS), dict(pairs))

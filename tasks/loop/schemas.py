@@ -1,12 +1,15 @@
 """The frozen Arrow schemas of the loop; changing one without a new version fails ``tests/contracts``.
 
 ``fingerprints`` and ``split_items`` describe data; the others are the loop's memory, append-only, and SQL views
-(:mod:`tasks.loop.lineage`). Columns that a kind has no use for are null, never absent.
+(:mod:`tasks.loop.lineage`). Candidates and pseudo-labels have further columns behind these, as their kind brings them
+(``LoopKind.columns``); all else that a row has no use for is null, never absent.
+
+Tables of the first version called things otherwise; ``_V1`` says how, so that outputs of that time are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -14,27 +17,85 @@ from tasks.labels.schema import ITEM
 from tasks.output.tables import TableSpec, column, required
 
 _STATISTICS = (
-    "image_id", "round", "class_id", "class_name", "decision", "task", "label_id", "model_id", "candidate_id",
-    "train_set_id", "threshold_set_id", "split", "group_id",
+    "image_id", "round", "label", "name", "decision", "kind", "label_id", "model_id", "candidate_id", "train_set_id",
+    "threshold_set_id", "split", "group_id",
 )  # fmt: skip
 
 
-def _table(name: str, fields: Sequence[pa.Field], version: int = 1) -> TableSpec:
+def _words(name: str) -> str:
+    """A split by its word, of a column that has its letter."""
+    words = {"L": "train", "C": "calibration", "G": "gate", "T": "test", "U": "unlabelled"}
+    cases = " ".join(f"WHEN '{letter}' THEN '{word}'" for letter, word in words.items())
+    return f"CASE {name} {cases} ELSE {name} END"
+
+
+_ITEM_V1 = {"uri": "media_uri"}
+_CANDIDATE_V1 = {
+    **_ITEM_V1,
+    "sha256": "media_sha256",
+    "phash64": "media_phash64",
+    "media": "CASE WHEN video_id IS NULL THEN 'image' ELSE 'video' END",
+    "frame": "coalesce(frame_index, 0)",
+    "pts_s": "pts_us / 1e6",
+    "split": _words("split"),
+    "kind": "task",
+    "label": "class_id",
+    "name": "class_name",
+    "score": "score_raw",
+    "box_xyxy": "CASE WHEN bbox_xywh IS NOT NULL THEN CAST([bbox_xywh[1], bbox_xywh[2], bbox_xywh[1] + bbox_xywh[3], "
+    "bbox_xywh[2] + bbox_xywh[4]] AS FLOAT[]) END",
+    "rle": "mask_rle",
+    "area": "mask_area",
+    "track_id": "track_id",
+    "q_stability": "q_stability",
+    "q_tta": "q_tta",
+}
+_V1: dict[str, Mapping[str, str]] = {
+    "split_items": {"split": _words("split"), "touches_split": _words("touches_split")},
+    "candidates": _CANDIDATE_V1,
+    "pseudo_labels": {
+        **_CANDIDATE_V1,
+        "score_calibrated": "score_cal",
+        "quality_calibrated": "quality_cal",
+        "reason": "reason_code",
+        "weight": "sample_weight",
+        "previous_label_id": "prev_round_label_id",
+        "previous_iou": "prev_iou",
+        "accept_box": "accept_box",
+        "accept_mask": "accept_mask",
+        "weight_geometry": "weight_geom",
+    },
+    "pseudo_images": _ITEM_V1,
+    "rounds": {"kind": 'regexp_extract(metrics_gate, \'"task": ?"([a-z_]+)"\', 1)'},
+    "models": {"kind": "task"},
+    "calibrators": {"method": "kind", "label": "class_id"},
+    "threshold_sets": {"label": "class_id", "name": "class_name", "t_quality": "t_mask"},
+    "audits": {"name": "class_name"},
+}
+
+
+def _table(name: str, version: int, fields: Sequence[pa.Field], *, is_open: bool = False) -> TableSpec:
     schema = pa.schema(fields)
-    return TableSpec(name, version, schema, tuple(each for each in _STATISTICS if each in schema.names))
+    statistics = tuple(each for each in _STATISTICS if each in schema.names)
+    return TableSpec(name, version, schema, statistics, is_open, {} if version == 1 else {1: _V1[name]})
 
 
-TEXT, REAL, WHOLE, FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
-TEXTS, REALS, FLAGS = pa.list_(pa.string()), pa.list_(pa.float64()), pa.list_(pa.bool_())
+TEXT, REAL, FLAG = pa.string(), pa.float64(), pa.bool_()
+TEXTS, REALS = pa.list_(pa.string()), pa.list_(pa.float64())
 MOMENT = pa.timestamp("us", tz="UTC")
 
 _DIGESTS = [
     column("sha256", TEXT, "SHA-256 of the object's bytes, hex"),
     column("phash64", pa.int64(), "perceptual hash of the upright image, 64 bits; null where it has no structure"),
 ]
+_ROUND = [
+    required("run_id", TEXT, "the run of the loop"),
+    required("round", pa.int32(), "turn of the loop, from 1"),
+]
 
 FINGERPRINTS = _table(
     "fingerprints",
+    1,
     [
         *ITEM,
         required("etag", TEXT, "identity of the bytes, as listed"),
@@ -45,10 +106,11 @@ FINGERPRINTS = _table(
 
 SPLIT_ITEMS = _table(
     "split_items",
+    2,
     [
         *ITEM,
         *_DIGESTS,
-        required("split", TEXT, "L train, C calibration, G gate, T sealed test, U unlabelled, or excluded"),
+        required("split", TEXT, "train, calibration, gate, test, unlabelled, or excluded"),
         column(
             "reason", TEXT, "of an exclusion: group, sha256, phash64, unreadable, or straddles (near to two splits)"
         ),
@@ -58,46 +120,6 @@ SPLIT_ITEMS = _table(
     ],
 )
 
-_MEDIA = [
-    required("image_id", TEXT, "the item: its uri, for a frame of a video followed by #<frame>"),
-    required("media_uri", TEXT, "the object that holds the item"),
-    column("media_sha256", TEXT, "SHA-256 of the object's bytes, hex"),
-    column("media_phash64", pa.int64(), "perceptual hash of the upright image, 64 bits"),
-    required("width", pa.int32(), "columns of the source image", unit="px"),
-    required("height", pa.int32(), "rows of the source image", unit="px"),
-    column("video_id", TEXT, "the video of a frame; null for an image"),
-    column("frame_index", pa.int32(), "frame in presentation order; null for an image"),
-    column("pts_us", pa.int64(), "presentation time of the frame; null for an image", unit="us"),
-    column("track_id", pa.int64(), "identity across frames; null if the teacher does not track"),
-    required("group_id", TEXT, "video, scene or cluster of near-duplicates"),
-    required("split", TEXT, "always U: whatever else is refused"),
-]
-_GEOMETRY = [
-    required("task", TEXT, "instance, semantic or landmarks"),
-    required("class_id", pa.int32(), "class of the teacher's class map"),
-    required("class_name", TEXT, "name of the class"),
-    required("class_map_sha256", TEXT, "digest of the class map: ids, names, order"),
-    column("bbox_xywh", pa.list_(pa.float32()), "x, y, width, height in source pixels", unit="px"),
-    column("mask_rle", pa.binary(), "COCO compressed RLE in source pixels"),
-    column("mask_area", pa.int64(), "pixels of the mask, never of its box", unit="px"),
-    column("keypoints", pa.list_(pa.float32()), "x, y, score per keypoint, flat", unit="px"),
-    column("heatmap_ref", TEXT, "object with the heatmaps or probability map"),
-    required("geom_space", TEXT, "the pixels that geometry counts in: source"),
-]
-_SCORES = [
-    required("score_raw", REAL, "confidence as the teacher gave it", unit="[0, 1]"),
-    column("logit", REAL, "its log-odds before the squashing"),
-    column("score_cal", REAL, "probability of class right and IoU >= .5, calibrated on C", unit="[0, 1]"),
-    column("class_probs_top5", REALS, "the five largest class probabilities", unit="[0, 1]"),
-    column("q_iou", REAL, "IoU the model predicts for its mask", unit="[0, 1]"),
-    column("q_stability", REAL, "IoU of the masks at logit +1 and -1", unit="[0, 1]"),
-    column("q_tta", REAL, "mean best IoU over augmented views", unit="[0, 1]"),
-    column("q_jitter", REAL, "mean normalised box variance over jittered proposals"),
-    column("q_ckpt", REAL, "agreement with earlier checkpoints", unit="[0, 1]"),
-    column("q_temporal", REAL, "agreement with neighbouring frames", unit="[0, 1]"),
-    column("quality_cal", REAL, "expected IoU, calibrated on C", unit="[0, 1]"),
-    column("kpt_quality", REALS, "probability that a keypoint is right, per keypoint", unit="[0, 1]"),
-]
 _TEACHER = [
     required("teacher_model_id", TEXT, "row of models: the teacher"),
     required("teacher_weights_sha256", TEXT, "digest of the teacher's weights, hex"),
@@ -106,81 +128,71 @@ _TEACHER = [
     required("code_commit", TEXT, "version of the code that inferred"),
     required("config_sha256", TEXT, "digest of the inference configuration"),
     column("preproc_sha256", TEXT, "digest of the preprocessing"),
-    required("tta_spec", TEXT, "test-time augmentation as JSON; [] is none"),
-    required("infer_dtype", TEXT, "number format of inference"),
-    required("device", TEXT, "kind of device of inference"),
-    column("seed", pa.int64(), "seed of inference, where it has one"),
+    required("tta_spec", TEXT, "views that were looked at beside the plain one, JSON"),
     column("inferred_at", MOMENT, "when the teacher looked at the item"),
     column("shard_id", TEXT, "shard of the teacher's run that holds the candidate"),
-    column("worker_id", TEXT, "worker that inferred"),
-    column("attempt", TEXT, "attempt that was committed"),
-]
-_ROUND = [
-    required("run_id", TEXT, "the run of the loop"),
-    required("round", pa.int32(), "turn of the loop, from 1"),
 ]
 
 CANDIDATES = _table(
     "candidates",
+    2,
     [
-        required("seq", pa.int32(), "position among the item's candidates"),
+        required("seq", pa.int32(), "position among what was found in the item"),
         *_ROUND,
-        *_MEDIA,
-        *_GEOMETRY,
-        *_SCORES,
+        *ITEM,
+        *_DIGESTS,
+        required("media", TEXT, "image or video"),
+        required("frame", pa.int32(), "frame index in presentation order; 0 for an image"),
+        column("pts_s", REAL, "presentation time of the frame; null for an image", unit="s"),
+        required("width", pa.int32(), "columns of the upright source image", unit="px"),
+        required("height", pa.int32(), "rows of the upright source image", unit="px"),
+        required("split", TEXT, "of the item; only unlabelled ones get pseudo-labels"),
+        required("kind", TEXT, "what the teacher does"),
+        required("label", pa.int32(), "class id in the teacher's class map"),
+        required("name", TEXT, "class name"),
+        required("class_map_sha256", TEXT, "digest of the class map: ids, names, order"),
+        required("score", REAL, "confidence as the teacher gave it", unit="[0, 1]"),
         *_TEACHER,
     ],
+    is_open=True,
 )
 
 PSEUDO_LABELS = _table(
     "pseudo_labels",
+    2,
     [
         required("label_id", TEXT, "uuid5 of run, round, item and position"),
         *CANDIDATES.schema,
+        required("score_calibrated", REAL, "probability of being right, calibrated on held-out labels", unit="[0, 1]"),
+        column("quality_calibrated", REAL, "expected quality of the geometry, likewise", unit="[0, 1]"),
         required("decision", TEXT, "accept, ignore (no gradient) or reject (background)"),
-        required("accept_cls", FLAG, "teaches the class"),
-        required("accept_box", FLAG, "teaches the box"),
-        required("accept_mask", FLAG, "teaches the mask"),
-        column("accept_kpt", FLAGS, "teaches the keypoint, per keypoint"),
-        required("reason_code", TEXT, "the rule that decided"),
+        required("reason", TEXT, "the rule that decided"),
         column("t_hi", REAL, "accepted from this score on; null where the class abstains", unit="[0, 1]"),
         required("t_lo", REAL, "background below this score", unit="[0, 1]"),
         required("threshold_set_id", TEXT, "row of threshold_sets"),
         required("threshold_basis", TEXT, "class, pooled or abstain"),
         column("calibrator_id", TEXT, "row of calibrators: of the score"),
-        column("quality_calibrator_id", TEXT, "row of calibrators: of the mask quality; null without one"),
-        required("weight_cls", REAL, "weight of the class loss"),
-        required("weight_geom", REAL, "weight of box and mask losses"),
-        required("sample_weight", REAL, "weight of the object in sampling and in the training set's identity"),
-        required("source", TEXT, "human, model, model_then_human or human_then_model"),
-        column("origin_label_id", TEXT, "the label that this one was edited from"),
-        column("human_verdict", TEXT, "right, wrong or edited; null if nobody looked"),
-        column("human_id", TEXT, "who looked"),
-        column("verified_at", MOMENT, "when a person looked"),
-        column("edit_iou", REAL, "IoU of the mask before and after the edit", unit="[0, 1]"),
-        column("prev_round_label_id", TEXT, "the best match in the round before"),
-        column("prev_iou", REAL, "its IoU", unit="[0, 1]"),
+        column("quality_calibrator_id", TEXT, "row of calibrators: of the quality; null without one"),
+        required("weight", REAL, "in the loss, in sampling and in the training set's identity; 0: teaches nothing"),
+        column("previous_label_id", TEXT, "the best match in the round before"),
+        column("previous_iou", REAL, "its IoU", unit="[0, 1]"),
         column("class_changed", FLAG, "its class was another one"),
     ],
+    is_open=True,
 )
 
 PSEUDO_IMAGES = _table(
     "pseudo_images",
+    2,
     [
         *_ROUND,
-        required("image_id", TEXT, "the item"),
-        required("media_uri", TEXT, "the object that holds the item"),
-        required("group_id", TEXT, "video, scene or cluster of near-duplicates"),
+        *ITEM,
         required("status", TEXT, "ok, empty, decode_error, timeout or failed"),
         required("n_candidates", pa.int32(), "candidates of the teacher"),
         required("n_accept", pa.int32(), "of these accepted"),
         required("n_ignore", pa.int32(), "of these ignored"),
         required("per_class_counts", pa.map_(TEXT, pa.int32()), "accepted candidates by class name"),
-        column("reliability", REAL, "agreement of the teacher's checkpoints on the item", unit="[0, 1]"),
         required("uncovered_score_mass", REAL, "sum of calibrated scores in the ignore band: objects probably missed"),
-        column("embedding_ref", TEXT, "object with the item's embedding"),
-        column("drift_score", REAL, "distance of the item from the labelled ones"),
-        column("elapsed_ms", REAL, "time of inference", unit="ms"),
         required("teacher_weights_sha256", TEXT, "digest of the teacher's weights, hex"),
         required("output_sha256", TEXT, "digest of the item's candidates"),
     ],
@@ -188,13 +200,15 @@ PSEUDO_IMAGES = _table(
 
 ROUNDS = _table(
     "rounds",
+    2,
     [
         *_ROUND,
+        required("kind", TEXT, "what the models of the loop do"),
         column("parent_round", pa.int32(), "the round whose champion taught"),
         column("champion_in", TEXT, "row of models: champion at the start"),
         column("champion_out", TEXT, "row of models: champion at the end"),
         column("candidate_id", TEXT, "row of models: the student"),
-        required("splits_manifest_sha256", TEXT, "digest of the manifest of L, C, G, T and U"),
+        required("splits_manifest_sha256", TEXT, "digest of the manifest that says which item is in which split"),
         required("leakage_report", TEXT, "counts of the firewall, JSON"),
         required("train_set_id", TEXT, "SHA-256 over sorted (label_id, weight)"),
         required("threshold_set_id", TEXT, "row of threshold_sets"),
@@ -206,19 +220,12 @@ ROUNDS = _table(
         required("augmentation", TEXT, "what the student's noise is, JSON"),
         required("seeds", pa.list_(pa.int64()), "all seeds"),
         required("environment", TEXT, "versions of python, torch, driver, ..., JSON"),
-        column("flow_run_id", TEXT, "Prefect's id"),
-        column("ray_job_id", TEXT, "Ray's id"),
-        column("gpu_seconds", REAL, "device time of training", unit="s"),
-        column("energy_j", REAL, "energy, where it is known", unit="J"),
-        required("metrics_gate", TEXT, "metrics on G: overall, by class, by size, with intervals, JSON"),
-        column("metrics_baseline", TEXT, "the same of the budget-matched supervised model, JSON"),
+        required("metrics_gate", TEXT, "figures of the student on the gate set, JSON"),
+        column("metrics_baseline", TEXT, "the same of the supervised model with the same budget, JSON"),
         column("verdict_id", TEXT, "row of verdicts"),
         required("promoted", FLAG, "the gate let the student through"),
-        required("looks_used", pa.int32(), "how often G was looked at, this round included"),
+        required("looks_used", pa.int32(), "how often the gate set was looked at, this round included"),
         required("alpha_spent", REAL, "sum of the levels of all looks"),
-        required("test_opened", FLAG, "T was opened in this round"),
-        column("approver", TEXT, "who approved; null when it was the gate alone"),
-        column("notes", TEXT, "in words"),
         required("finished_at", MOMENT, "when the round ended"),
         required("code_commit", TEXT, "version of the code"),
     ],
@@ -226,18 +233,19 @@ ROUNDS = _table(
 
 MODELS = _table(
     "models",
+    2,
     [
         required("model_id", TEXT, "name@digest of the weights"),
         required("weights_sha256", TEXT, "digest of the weights, hex"),
         required("weights_uri", TEXT, "where the weights are"),
-        required("role", TEXT, "teacher, student, baseline, or fold (of a cross-fit: it leaves a part of L out)"),
-        required("task", TEXT, "instance, semantic or landmarks"),
+        required("role", TEXT, "teacher, student, baseline, or fold (of a cross-fit: it leaves some labels out)"),
+        required("kind", TEXT, "what it does"),
         column("run_id", TEXT, "the run of the loop that trained it"),
         required("round", pa.int32(), "round that trained it; 0 is supervised"),
         column("parent_model_id", TEXT, "the teacher of its pseudo-labels"),
         column("train_set_id", TEXT, "SHA-256 over sorted (label_id, weight); null without pseudo-labels"),
         column("label_set_id", TEXT, "digest of the human labels"),
-        column("splits_manifest_sha256", TEXT, "digest of the manifest that says which of these were L"),
+        column("splits_manifest_sha256", TEXT, "digest of the manifest that says which of these it was trained on"),
         column("split_items_sha256", TEXT, "content digest of split_items, as that manifest states it"),
         required("class_map_sha256", TEXT, "digest of the class map"),
         column("init_sha256", TEXT, "digest of the weights it began with"),
@@ -249,16 +257,17 @@ MODELS = _table(
 
 CALIBRATORS = _table(
     "calibrators",
+    2,
     [
         required("calibrator_id", TEXT, "digest of the parameters"),
         required("model_id", TEXT, "row of models whose scores it maps"),
-        required("kind", TEXT, "isotonic"),
-        required("feature", TEXT, "column that it reads: score_raw or quality"),
+        required("method", TEXT, "isotonic"),
+        required("feature", TEXT, "what it reads: score or quality"),
         required("target", TEXT, "what it predicts, e.g. true positive at IoU .5"),
-        column("class_id", pa.int32(), "the class; null for the pooled one"),
+        column("label", pa.int32(), "the class; null for the pooled one"),
         required("knots_x", REALS, "scores, ascending"),
         required("knots_y", REALS, "calibrated values, not falling"),
-        required("n", pa.int64(), "matched candidates of C it was fitted on"),
+        required("n", pa.int64(), "matched candidates on held-out labels it was fitted on"),
         required("d_ece_before", REAL, "error before, on the same candidates", unit="[0, 1]"),
         required("d_ece_after", REAL, "error after, on the same candidates", unit="[0, 1]"),
     ],
@@ -266,46 +275,48 @@ CALIBRATORS = _table(
 
 THRESHOLD_SETS = _table(
     "threshold_sets",
+    2,
     [
         required("threshold_set_id", TEXT, "digest of all its rows"),
         required("model_id", TEXT, "row of models whose scores it is for"),
         required("round", pa.int32(), "turn of the loop"),
-        required("class_id", pa.int32(), "the class"),
-        required("class_name", TEXT, "its name"),
+        required("label", pa.int32(), "class id"),
+        required("name", TEXT, "class name"),
         required("basis", TEXT, "class, pooled or abstain"),
         required("target_precision", REAL, "the precision that is promised", unit="[0, 1]"),
         column("t_hi", REAL, "accepted from here on; null: abstains", unit="[0, 1]"),
         required("t_lo", REAL, "background below", unit="[0, 1]"),
-        column("lower_bound", REAL, "95 % Clopper-Pearson lower bound of the precision at t_hi", unit="[0, 1]"),
-        required("n_calibration", pa.int64(), "candidates of the class on C"),
+        column("lower_bound", REAL, "95 % lower bound of the precision at t_hi", unit="[0, 1]"),
+        required("n_calibration", pa.int64(), "candidates of the class on the labels that calibrate (pixels: of maps)"),
         required("n_accepted", pa.int64(), "of these (or of the pool) at or above t_hi"),
         required("n_correct", pa.int64(), "of the accepted, right"),
-        required("truth_per_image", REAL, "objects (semantic: pixels) of the class per labelled image"),
-        required("coverage", REAL, "share of the class's candidates on C at or above t_hi", unit="[0, 1]"),
-        required("calibration_split", TEXT, "digest of the manifest whose C it was certified on"),
-        column("t_mask", REAL, "mask accepted from this measured quality on; null: none is", unit="[0, 1]"),
+        required("truth_per_image", REAL, "objects (of maps: pixels) of the class per labelled image"),
+        required("coverage", REAL, "share of the class's candidates at or above t_hi", unit="[0, 1]"),
+        required("calibration_split", TEXT, "digest of the manifest whose labels it was certified on"),
+        column("t_quality", REAL, "geometry taught from this measured quality on; null: none is", unit="[0, 1]"),
         required("note", TEXT, "why this basis, in words"),
     ],
 )
 
 AUDITS = _table(
     "audits",
+    2,
     [
         required("audit_id", TEXT, "digest of frame, strata and verdicts"),
         *_ROUND,
         required("train_set_id", TEXT, "the accepted set that was sampled"),
-        column("class_name", TEXT, "the stratum; null for all together"),
+        column("name", TEXT, "class name of the stratum; null for all together"),
         required("n_frame", pa.int64(), "accepted labels to draw from"),
         required("n", pa.int64(), "labels that were looked at"),
         required("n_errors", pa.int64(), "of these wrong"),
         required("lower_bound", REAL, "95 % Clopper-Pearson lower bound of the precision", unit="[0, 1]"),
         required("reviewers", TEXTS, "who looked"),
-        column("agreement", REAL, "share of doubly seen labels with equal verdicts", unit="[0, 1]"),
     ],
 )
 
 VERDICTS = _table(
     "verdicts",
+    1,
     [
         required("verdict_id", TEXT, "digest of the verdict"),
         *_ROUND,
@@ -321,7 +332,6 @@ VERDICTS = _table(
         required("decided_at", MOMENT, "when the gate decided"),
     ],
 )
-
 
 TABLES = {
     each.name: each

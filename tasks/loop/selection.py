@@ -16,48 +16,56 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pycocotools import mask as coco_mask
+import pyarrow.compute as pc
 
 from infra.errors import DatasetError
 from tasks.loop.calibration import Calibration
-from tasks.loop.rules import Decisions, Evidence, quality_feature, rules_of
+from tasks.loop.kinds import loop_kind
+from tasks.loop.rules import Decisions, Evidence, floats, quality_feature
 from tasks.loop.schemas import PSEUDO_IMAGES, PSEUDO_LABELS
+from tasks.loop.split_names import UNLABELLED
 from tasks.loop.thresholds import ThresholdSet
-from tasks.output.tables import checked, content_digest, table_of
+from tasks.output.tables import checked, table_of
+from tasks.product import LoopKind
 
 LABEL_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "visionmill:pseudo_labels.v1")
 MIN_PREVIOUS_IOU = 0.1
-_EXTRA_FEATURES = ("q_jitter",)  # read by rules, not part of the quality: it falls as geometry gets better
-_ONE_PER_ROUND = ("run_id", "round", "task", "class_map_sha256", "teacher_model_id", "teacher_weights_sha256")
+SAME_IOU = 0.5
+_ONE_PER_ROUND = ("run_id", "round", "kind", "class_map_sha256", "teacher_model_id", "teacher_weights_sha256")
+_IN_ORDER = [("image_id", "ascending"), ("seq", "ascending")]
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """``pseudo_labels.v1`` of all candidates and ``pseudo_images.v1`` of all items of a round."""
+    """``pseudo_labels.v2`` of all candidates and ``pseudo_images.v2`` of all items of a round."""
 
     labels: pa.Table
     images: pa.Table
 
     @property
+    def kind(self) -> LoopKind:
+        """Of the teacher."""
+        return loop_kind(self.labels["kind"][0].as_py())
+
+    @property
     def accepted(self) -> pa.Table:
         """The rows that teach."""
-        return self.labels.filter(pa.compute.equal(self.labels["decision"], "accept"))
+        return self.labels.filter(pc.equal(self.labels["decision"], "accept"))
 
     def accepted_by_class(self) -> dict[int, int]:
-        """Accepted objects by class id; of semantic segmentation, pixels."""
-        return self._accepted_by("class_id")
+        """How much of each class id is accepted, in the unit of the kind."""
+        return self._accepted_by("label")
 
     def accepted_by_name(self) -> dict[str, int]:
         """The same by class name, sorted."""
-        return dict(sorted(self._accepted_by("class_name").items()))
+        return dict(sorted(self._accepted_by("name").items()))
 
     def _accepted_by(self, column: str) -> dict[Any, int]:
-        accepted = self.accepted
+        accepted, amount = self.accepted, self.kind.amount
+        amounts = [1] * accepted.num_rows if amount is None else accepted[amount].to_pylist()
         counts: Counter[Any] = Counter()
-        for key, task, area in zip(
-            *(accepted[name].to_pylist() for name in (column, "task", "mask_area")), strict=True
-        ):
-            counts[key] += area if task == "semantic" else 1
+        for key, count in zip(accepted[column].to_pylist(), amounts, strict=True):
+            counts[key] += count
         return dict(counts)
 
 
@@ -73,24 +81,24 @@ def select(
     """Decide about all candidates of one round.
 
     Args:
-        candidates: ``candidates.v1`` of one round and teacher.
-        images: one mapping per item of U, also for empty and failed ones: image_id, media_uri, group_id, status,
-            elapsed_ms and whatever else ``pseudo_images.v1`` has.
+        candidates: ``candidates.v2`` of one round and teacher.
+        images: one mapping per unlabelled item, also for empty and failed ones: image_id, uri, group_id, status.
         thresholds: certified for this teacher in this round.
         scores: calibrators of the scores.
-        quality: calibrators of the mask quality; without, no mask is taught.
-        previous: ``pseudo_labels.v1`` of the round before, to tell what changed.
+        quality: calibrators of the quality; without, no geometry is taught.
+        previous: ``pseudo_labels.v2`` of the round before, to tell what changed.
 
     Raises:
-        DatasetError: rows of several rounds, teachers or class maps; thresholds of another one; items outside U.
+        DatasetError: rows of several rounds, teachers or class maps; thresholds of another one; items that are not
+            unlabelled.
     """
     shared = _one_round(candidates, thresholds)
-    rules = rules_of(str(shared["task"]))
-    rows = candidates.sort_by([("image_id", "ascending"), ("seq", "ascending")])
-    evidence = _evidence(rows, rules.features, thresholds, scores, quality)
-    decisions = rules.rule(evidence)
-    labels = _decided(rows, evidence, decisions, thresholds, (scores, quality), previous)
-    return Selection(labels, _images(list(images), labels, shared))
+    kind = loop_kind(str(shared["kind"]))
+    rows = candidates.sort_by(_IN_ORDER)
+    evidence = _evidence(rows, kind.features, thresholds, scores, quality)
+    decisions = kind.rule(evidence)
+    labels = _decided(rows, evidence, decisions, thresholds, (scores, quality), previous, kind)
+    return Selection(labels, _images(list(images), labels, shared, kind))
 
 
 def _one_round(candidates: pa.Table, thresholds: ThresholdSet) -> dict[str, Any]:
@@ -109,9 +117,9 @@ def _one_round(candidates: pa.Table, thresholds: ThresholdSet) -> dict[str, Any]
             f"{shared['teacher_model_id']} in round {shared['round']}",
             hint="Thresholds hold for the scores they were certified on, for no others.",
         )
-    outside = sorted(set(candidates["split"].unique().to_pylist()) - {"U"})
+    outside = sorted(set(candidates["split"].unique().to_pylist()) - {UNLABELLED})
     if outside:
-        raise DatasetError(f"candidates on items of the split {', '.join(outside)}: only U is labelled by machines")
+        raise DatasetError(f"candidates on items of the split {', '.join(outside)}: machines label no others' items")
     return shared
 
 
@@ -122,41 +130,28 @@ def _evidence(
     scores: Calibration,
     quality: Calibration | None,
 ) -> Evidence:
-    class_id = rows["class_id"].to_numpy().astype(np.int64)
-    score = rows["score_raw"].to_numpy()
-    measured = {name: _floats(rows[name]) for name in [*features, *_EXTRA_FEATURES]}
-    read = quality_feature({name: measured[name] for name in features}, score)
+    label, score = rows["label"].to_numpy().astype(np.int64), rows["score"].to_numpy()
+    measured = {name: floats(rows[name]) for name in features}
+    read = quality_feature(measured, score)
     _, image = np.unique(np.array(rows["image_id"].to_pylist(), object).astype(str), return_inverse=True)
-    bands = {each.class_id: (each.t_hi, each.t_lo, each.t_mask) for each in thresholds.classes}
-    missing = sorted(set(class_id.tolist()) - bands.keys())
+    bands = {each.label: (each.t_hi, each.t_lo, each.t_quality) for each in thresholds.classes}
+    missing = sorted(set(label.tolist()) - bands.keys())
     if missing:
         raise DatasetError(f"the classes {missing} have no thresholds in the set {thresholds.threshold_set_id}")
-    t_hi, t_lo, t_mask = (np.array([bands[k][j] for k in class_id.tolist()], np.float64) for j in range(3))
-    size_hw = np.stack([rows["height"].to_numpy(), rows["width"].to_numpy()], axis=1).astype(np.int64)
-    boxes = np.array([box or [0, 0, 0, 0] for box in rows["bbox_xywh"].to_pylist()], np.float64)
-    area = _floats(rows["mask_area"])
-    area = np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area)
+    t_hi, t_lo, t_quality = (np.array([bands[k][j] for k in label.tolist()], np.float64) for j in range(3))
     return Evidence(
+        rows=rows,
         image=image,
-        class_id=class_id,
+        label=label,
         score=score,
-        score_cal=np.round(scores.apply(class_id, score), 6),
+        score_calibrated=np.round(scores.apply(label, score), 6),
         quality=read,
-        quality_cal=np.full(len(score), np.nan) if quality is None else np.round(quality.apply(class_id, read), 6),
+        quality_calibrated=np.full(len(score), np.nan) if quality is None else np.round(quality.apply(label, read), 6),
         features=measured,
         t_hi=t_hi,
         t_lo=t_lo,
-        t_mask=t_mask,
-        area=np.rint(area).astype(np.int64),
-        area_share=area / size_hw.prod(axis=1),
-        masks=rows["mask_rle"].to_pylist(),
-        boxes_xywh=boxes,
-        size_hw=size_hw,
+        t_quality=t_quality,
     )
-
-
-def _floats(column: pa.ChunkedArray) -> np.ndarray:
-    return column.cast(pa.float64()).to_numpy().astype(np.float64)  # null becomes NaN
 
 
 def _decided(
@@ -166,12 +161,13 @@ def _decided(
     thresholds: ThresholdSet,
     calibrations: tuple[Calibration, Calibration | None],
     previous: pa.Table | None,
+    kind: LoopKind,
 ) -> pa.Table:
     scores, quality = calibrations
-    class_id = evidence.class_id.tolist()
-    basis = {each.class_id: each.basis for each in thresholds.classes}
+    labels = evidence.label.tolist()
+    basis = {each.label: each.basis for each in thresholds.classes}
     names = zip(*(rows[name].to_pylist() for name in ("run_id", "round", "image_id", "seq")), strict=True)
-    links = _links(rows, previous)
+    links = _links(rows, previous, kind)
     n = rows.num_rows
 
     def linked(name: str) -> list[Any]:
@@ -179,34 +175,24 @@ def _decided(
 
     decided: dict[str, Any] = {
         "label_id": [str(uuid.uuid5(LABEL_NAMESPACE, "/".join(map(str, name)))) for name in names],
-        "score_cal": evidence.score_cal,
-        "quality_cal": _nulls(evidence.quality_cal),
+        "score_calibrated": evidence.score_calibrated,
+        "quality_calibrated": _nulls(evidence.quality_calibrated),
         "decision": decisions.decision.tolist(),
-        "accept_cls": decisions.accept_cls,
-        "accept_box": decisions.accept_box,
-        "accept_mask": decisions.accept_mask,
-        "reason_code": decisions.reason.tolist(),
+        "reason": decisions.reason.tolist(),
         "t_hi": _nulls(evidence.t_hi),
         "t_lo": evidence.t_lo,
         "threshold_set_id": [thresholds.threshold_set_id] * n,
-        "threshold_basis": [basis[label] for label in class_id],
-        "calibrator_id": [scores.of(label).calibrator_id for label in class_id],
-        "quality_calibrator_id": [quality and quality.of(label).calibrator_id for label in class_id],
-        "weight_cls": decisions.weight_cls,
-        "weight_geom": decisions.weight_geom,
-        "sample_weight": decisions.weight_cls,
-        "source": ["model"] * n,
-        **{name: linked(name) for name in ("prev_round_label_id", "prev_iou", "class_changed")},
+        "threshold_basis": [basis[label] for label in labels],
+        "calibrator_id": [scores.of(label).calibrator_id for label in labels],
+        "quality_calibrator_id": [quality and quality.of(label).calibrator_id for label in labels],
+        "weight": decisions.weight,
+        **{name: linked(name) for name in ("previous_label_id", "previous_iou", "class_changed")},
+        **decisions.columns,
     }
-    schema = PSEUDO_LABELS.schema
-    columns = []
-    for field in schema:
-        if field.name in decided:
-            columns.append(pa.array(decided[field.name], field.type))
-        elif field.name in rows.column_names:
-            columns.append(rows[field.name])
-        else:
-            columns.append(pa.nulls(n, field.type))
+    schema = pa.schema([*PSEUDO_LABELS.schema, *kind.columns, *kind.decided])
+    columns = [
+        pa.array(decided[field.name], field.type) if field.name in decided else rows[field.name] for field in schema
+    ]
     return checked(PSEUDO_LABELS, pa.Table.from_arrays(columns, schema=schema))
 
 
@@ -214,44 +200,40 @@ def _nulls(values: np.ndarray) -> pa.Array:
     return pa.array(values, pa.float64(), mask=np.isnan(values))
 
 
-def _links(rows: pa.Table, previous: pa.Table | None) -> dict[int, dict[str, Any]]:
+def _links(rows: pa.Table, previous: pa.Table | None, kind: LoopKind) -> dict[int, dict[str, Any]]:
     """For each row: the label of the round before that it overlaps most, where there is one."""
     if previous is None:
         return {}
     before: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in previous.filter(pa.compute.equal(previous["decision"], "accept")).to_pylist():
-        if row["mask_rle"] is not None:
-            before[row["image_id"]].append(row)
+    for row in previous.filter(pc.equal(previous["decision"], "accept")).to_pylist():
+        before[row["image_id"]].append(row)
     now: dict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
-    for k, row in enumerate(rows.select(["image_id", "mask_rle", "class_id", "height", "width"]).to_pylist()):
-        if row["mask_rle"] is not None and row["image_id"] in before:
+    for k, row in enumerate(rows.to_pylist()):
+        if row["image_id"] in before:
             now[row["image_id"]].append((k, row))
     links = {}
     for image_id, mine in now.items():
         old = before[image_id]
-        size = [old[0]["height"], old[0]["width"]]
-        rles = [[{"size": size, "counts": row["mask_rle"]} for row in side] for side in ([r for _, r in mine], old)]
-        ious = np.asarray(coco_mask.iou(rles[0], rles[1], [0] * len(old)))
-        for (k, row), found in zip(mine, ious, strict=True):
+        for (k, row), found in zip(mine, kind.iou([row for _, row in mine], old), strict=True):
             best = int(found.argmax())
             if found[best] >= MIN_PREVIOUS_IOU:
                 links[k] = {
-                    "prev_round_label_id": old[best]["label_id"],
-                    "prev_iou": round(float(found[best]), 6),
-                    "class_changed": old[best]["class_id"] != row["class_id"],
+                    "previous_label_id": old[best]["label_id"],
+                    "previous_iou": round(float(found[best]), 6),
+                    "class_changed": old[best]["label"] != row["label"],
                 }
     return links
 
 
-def _images(images: list[Mapping[str, Any]], labels: pa.Table, shared: Mapping[str, Any]) -> pa.Table:
+def _images(images: list[Mapping[str, Any]], labels: pa.Table, shared: Mapping[str, Any], kind: LoopKind) -> pa.Table:
     totals: dict[str, _Total] = {str(image["image_id"]): _Total() for image in images}
     if len(totals) < len(images):
         raise DatasetError("items must be listed once each, some are listed twice")
-    columns = ("image_id", "class_id", "class_name", "decision", "score_cal", "score_raw", "mask_rle")
-    for image_id, *values in zip(*(labels[name].to_pylist() for name in columns), strict=True):
-        if image_id not in totals:
-            raise DatasetError(f"items must be listed once each, {image_id} has candidates and is not listed")
-        totals[image_id].add(*values)
+    found = ["label", "score", *(each.name for each in kind.columns)]
+    for row in labels.select(["image_id", "name", "decision", "score_calibrated", *found]).to_pylist():
+        if row["image_id"] not in totals:
+            raise DatasetError(f"items must be listed once each, {row['image_id']} has candidates and is not listed")
+        totals[row["image_id"]].add(row, [row[name] for name in found])
     rows = [
         {
             **image,
@@ -274,17 +256,15 @@ class _Total:
         self._uncovered = 0.0
         self._digest = hashlib.sha256()
 
-    def add(
-        self, class_id: int, class_name: str, decision: str, score_cal: float, score_raw: float, mask: bytes | None
-    ) -> None:
-        """One candidate, in the order of their positions."""
-        self._decisions[decision] += 1
-        self._accepted[class_name] += decision == "accept"
-        self._uncovered += score_cal if decision == "ignore" else 0.0
-        self._digest.update(f"{class_id} {score_raw!r} ".encode() + (mask or b"") + b"\n")
+    def add(self, row: Mapping[str, Any], found: list[Any]) -> None:
+        """One candidate, in the order of their positions, and what the teacher said of it."""
+        self._decisions[row["decision"]] += 1
+        self._accepted[row["name"]] += row["decision"] == "accept"
+        self._uncovered += row["score_calibrated"] if row["decision"] == "ignore" else 0.0
+        self._digest.update(repr(found).encode())
 
     def columns(self) -> dict[str, Any]:
-        """The columns of ``pseudo_images.v1`` that are sums."""
+        """The columns of ``pseudo_images.v2`` that are sums."""
         return {
             "n_candidates": self._decisions.total(),
             "n_accept": self._decisions["accept"],
@@ -297,8 +277,8 @@ class _Total:
 
 def train_set_id(selection: Selection, *, label_set_id: str, splits_manifest_sha256: str) -> str:
     """What a training set is called: SHA-256 over the human part and the sorted (label_id, weight) of the accepted."""
-    rows = selection.accepted.select(["label_id", "sample_weight"]).to_pylist()
-    lines = sorted(f"{row['label_id']} {row['sample_weight']:.6f}" for row in rows)
+    rows = selection.accepted.select(["label_id", "weight"]).to_pylist()
+    lines = sorted(f"{row['label_id']} {row['weight']:.6f}" for row in rows)
     digest = hashlib.sha256(f"human {label_set_id} {splits_manifest_sha256}\n".encode())
     for line in lines:
         digest.update(f"{line}\n".encode())
@@ -306,45 +286,20 @@ def train_set_id(selection: Selection, *, label_set_id: str, splits_manifest_sha
 
 
 def changed_share(before: Selection | None, after: Selection) -> float:
-    """Share of what is accepted that is new or gone since the round before, for the stopping rule; 1 in the first.
-
-    Objects are the same if they overlap by half and have one class; of semantic segmentation pixels are compared.
-    """
+    """Share of what is accepted that is new or gone since the round before, for the stopping rule; 1 in the first."""
     if before is None or before.accepted.num_rows == 0:
         return 1.0
-    semantic = before.accepted["task"][0].as_py() == "semantic"
-    kept, total = (_kept_pixels if semantic else _kept_objects)(before.accepted, after.accepted)
+    kept, total = before.kind.kept(before.accepted, after.accepted)
     return 1.0 - kept / total if total else 0.0
 
 
-def _kept_objects(before: pa.Table, after: pa.Table) -> tuple[int, int]:
+def kept_candidates(before: pa.Table, after: pa.Table) -> tuple[float, float]:
+    """Candidates that were accepted twice (they overlap by half and have one class), and those accepted at all."""
     kept = sum(
-        link is not None and iou >= 0.5 and not changed
+        link is not None and iou >= SAME_IOU and not changed
         for link, iou, changed in zip(
-            *(after[name].to_pylist() for name in ("prev_round_label_id", "prev_iou", "class_changed")),
+            *(after[name].to_pylist() for name in ("previous_label_id", "previous_iou", "class_changed")),
             strict=True,
         )
     )
     return kept, before.num_rows + after.num_rows - kept
-
-
-def _kept_pixels(before: pa.Table, after: pa.Table) -> tuple[int, int]:
-    """Pixels that were accepted twice with one class, and those that were accepted at all."""
-    regions: dict[tuple[str, int], tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
-    areas = 0
-    for side, table in enumerate((before, after)):
-        columns = ("image_id", "class_id", "height", "width", "mask_rle", "mask_area")
-        for image_id, class_id, height, width, mask, area in zip(*(table[c].to_pylist() for c in columns), strict=True):
-            regions[image_id, class_id][side].append({"size": [height, width], "counts": mask})
-            areas += area
-    kept = 0
-    for ours, theirs in regions.values():
-        if ours and theirs:
-            merged = [coco_mask.merge(ours), coco_mask.merge(theirs)]
-            kept += int(coco_mask.area(coco_mask.merge(merged, intersect=True)))
-    return kept, areas - kept
-
-
-def candidates_digest(candidates: pa.Table) -> str:
-    """Names the input of a selection: the same candidates in any order have the same digest."""
-    return content_digest(candidates.sort_by([("image_id", "ascending"), ("seq", "ascending")]))

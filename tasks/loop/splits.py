@@ -1,4 +1,4 @@
-"""Which labelled items train (L), calibrate (C), judge (G) or stay sealed (T): decided once, by group, and kept.
+"""Which labelled items train, calibrate, judge (gate) or stay sealed (test): decided once, by group, and kept.
 
 A group (a video, a scene, a cluster of near-duplicates) is never divided. Groups are lined up by the rarest class they
 hold and, within it, by a salted hash of their name; then each goes to the split that is furthest behind its share. So
@@ -10,10 +10,11 @@ item must never have been trained on.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,13 @@ from infra.store import Store
 from tasks.labels.label_sets import LabelSet, regroup
 from tasks.loop.near import MAX_DISTANCE, Clusters, near_pairs
 from tasks.loop.schemas import SPLIT_ITEMS
+from tasks.loop.split_names import CALIBRATION, GATE, SPLITS, TEST, TRAIN, split_name
 from tasks.output.layout import canonical_json
-from tasks.output.tables import append, content_digest, table_of
+from tasks.output.tables import append, content_digest, read, table_of
 
-SPLITS = ("L", "C", "G", "T", "U")  # U: labels taken away, for experiments that know the hidden truth
 EXCLUDED = "excluded"
-DEFAULT_SHARES = {"L": 0.5, "C": 0.2, "G": 0.15, "T": 0.15}
-FORMAT = "visionmill.splits.v1"
+DEFAULT_SHARES = {TRAIN: 0.5, CALIBRATION: 0.2, GATE: 0.15, TEST: 0.15}
+FORMAT = "visionmill.splits.v2"
 SPLITS_FOLDER = "splits/"
 
 
@@ -176,7 +177,7 @@ class SplitManifest:
         salt, shares: as asked for.
         items_sha256: content digest of the ``split_items`` table: ids, groups, hashes and splits of every item.
         counts: items by split.
-        leakage: what the firewall kept out of U, by "reason vs split".
+        leakage: what the firewall kept out of the unlabelled items, by "reason vs split".
     """
 
     label_set_id: str
@@ -197,8 +198,45 @@ class SplitManifest:
         return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
 
 
+def read_manifest(store: Store, sha256: str) -> SplitManifest | None:
+    """A stored manifest by its name; None where it is gone. One of the first format comes with today's words."""
+    key = f"{SPLITS_FOLDER}{sha256}.json"
+    if not any(info.key == key for info in store.list(key)):
+        return None
+    content = json.loads(store.get(key))
+    if content.pop("format") == FORMAT:
+        return SplitManifest(**content)
+    content["shares"], content["counts"] = (
+        {split_name(name): value for name, value in content[part].items()} for part in ("shares", "counts")
+    )
+    content["leakage"] = {_split_last(reason): count for reason, count in content["leakage"].items()}
+    return SplitManifest(**content)
+
+
+def _split_last(reason: str) -> str:
+    """``group vs G`` as ``group vs gate``."""
+    first, _, last = reason.rpartition(" ")
+    return f"{first} {split_name(last)}"
+
+
+def same_division(store: Store, manifest: SplitManifest) -> set[str]:
+    """Names of the manifests that divide the items as this one does: itself, and what an earlier format called so.
+
+    The gate may be looked at so many times, whatever the name of the division was at the time.
+    """
+    found = {manifest.manifest_sha256}
+    for info in store.list(SPLITS_FOLDER):
+        name = info.key.removeprefix(SPLITS_FOLDER).removesuffix(".json")
+        earlier = None if name in found else read_manifest(store, name)
+        if earlier is not None and name != earlier.manifest_sha256:
+            items = read(store, SPLIT_ITEMS, [earlier.items_sha256]).sort_by("image_id")
+            if replace(earlier, items_sha256=content_digest(items)) == manifest:
+                found.add(name)
+    return found
+
+
 def labelled_rows(labels: LabelSet, splits: Mapping[str, str], fingerprints: pa.Table | None) -> pa.Table:
-    """``split_items.v1`` of the labelled items: group id -> split, with the hashes of ``fingerprints`` where given."""
+    """``split_items.v2`` of the labelled items: group id -> split, with the hashes of ``fingerprints`` where given."""
     prints = {} if fingerprints is None else {row["image_id"]: row for row in fingerprints.to_pylist()}
     rows = []
     for row in labels.table.select(["image_id", "uri", "group_id"]).to_pylist():
@@ -220,7 +258,7 @@ def keep_previous(labels: LabelSet, previous: pa.Table) -> tuple[LabelSet, dict[
         The label set, such groups divided, and the splits that are kept.
     """
     before = zip(previous["image_id"].to_pylist(), previous["split"].to_pylist(), strict=True)
-    decided = {image_id: split for image_id, split in before if split in ("L", "C", "G", "T")}
+    decided = {image_id: split for image_id, split in before if split in SPLITS[:4]}
     held: dict[str, set[str]] = defaultdict(set)
     pairs = list(zip(labels.table["image_id"].to_pylist(), labels.table["group_id"].to_pylist(), strict=True))
     for image_id, group in pairs:
@@ -255,7 +293,7 @@ def store_manifest(
     """Make manifest and items exist in the output (nothing changes if they do already).
 
     Args:
-        items: ``split_items.v1``, labelled and unlabelled items together.
+        items: ``split_items.v2``, labelled and unlabelled items together.
     """
     items = items.sort_by("image_id")
     manifest = SplitManifest(

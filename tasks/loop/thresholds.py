@@ -1,6 +1,6 @@
-"""Thresholds per class, certified on the calibration set C, and the three bands they make.
+"""Thresholds per class, certified on labels that the model never saw, and the three bands they make.
 
-| evidence on C | basis | promise |
+| evidence | basis | promise |
 |---|---|---|
 | 400 candidates or more | class | precision .90 |
 | 150 to 400 | class | precision .80 |
@@ -8,7 +8,8 @@
 | fewer still, or nothing could be certified | abstain: all candidates go to the ignore band | none |
 
 Bands: [t_hi, 1] accept, [t_lo, t_hi) ignore (no gradient), below t_lo background. t_lo follows the number of objects
-that the labels make expect: the score at rank (images of U) x (objects of the class per labelled image), at least .05.
+that the labels make expect: the score at rank (unlabelled images) x (objects of the class per labelled image); at
+least .05.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.loop.certified import Certificate, certify, design_effect, fewest, lower_bound, upper_bound
-from tasks.loop.matching import MASK_IOU, Matches
+from tasks.loop.matching import Matches
 from tasks.loop.schemas import THRESHOLD_SETS
 from tasks.output.layout import canonical_json
 from tasks.output.tables import table_of
@@ -32,7 +33,7 @@ if TYPE_CHECKING:  # its module brings torch
 
 SCORE_FLOOR = 0.05
 LOWER_BY = 0.10  # what is promised less where labels are few
-MASK_PRECISION = 0.80
+GEOMETRY_PRECISION = 0.80
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Promise:
 
     Args:
         high, low: precision of class thresholds.
-        high_from, low_from: candidates on C from which each is promised.
+        high_from, low_from: candidates on the labels that calibrate from which each is promised.
         pool_from: true objects and candidates that a class needs to be pooled: fewer could not certify ``low`` even
             without an error (14 at .80).
     """
@@ -61,10 +62,10 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class ClassThreshold:
-    """The bands of one class; the fields are columns of ``threshold_sets.v1``."""
+    """The bands of one class; the fields are columns of ``threshold_sets.v2``."""
 
-    class_id: int
-    class_name: str
+    label: int
+    name: str
     basis: str  # class, pooled or abstain
     target_precision: float
     t_hi: float | None
@@ -75,7 +76,7 @@ class ClassThreshold:
     n_correct: int
     truth_per_image: float
     coverage: float
-    t_mask: float | None
+    t_quality: float | None
     note: str
 
 
@@ -90,28 +91,30 @@ class ThresholdSet:
 
     @property
     def threshold_set_id(self) -> str:
-        """Digest of every value, hex."""
-        return hashlib.sha256(canonical_json(self._rows())).hexdigest()[:32]
+        """Digest of every value, hex, by the names that the first sets had: so theirs hold still."""
+        named = {"label": "class_id", "name": "class_name", "t_quality": "t_mask"}
+        rows = [{named.get(name, name): value for name, value in row.items()} for row in self._rows()]
+        return hashlib.sha256(canonical_json(rows)).hexdigest()[:32]
 
-    def of(self, class_id: int) -> ClassThreshold:
+    def of(self, label: int) -> ClassThreshold:
         """The thresholds of a class. Raises KeyError for one that was not calibrated."""
         for each in self.classes:
-            if each.class_id == class_id:
+            if each.label == label:
                 return each
-        raise KeyError(f"class {class_id} has no threshold in the set {self.threshold_set_id}")
+        raise KeyError(f"class {label} has no threshold in the set {self.threshold_set_id}")
 
     def _rows(self) -> list[dict[str, object]]:
         shared = {"model_id": self.model_id, "round": self.round, "calibration_split": self.calibration_split}
         return [{**shared, **{name: getattr(each, name) for name in each.__slots__}} for each in self.classes]
 
     def to_table(self) -> pa.Table:
-        """Rows of ``threshold_sets.v1``."""
+        """Rows of ``threshold_sets.v2``."""
         return table_of(THRESHOLD_SETS, [{**row, "threshold_set_id": self.threshold_set_id} for row in self._rows()])
 
     @classmethod
     def from_table(cls, table: pa.Table) -> ThresholdSet:
         """The inverse of :meth:`to_table`. Raises ValueError for rows of several sets, or changed ones."""
-        rows = sorted(table.to_pylist(), key=lambda row: row["class_id"])
+        rows = sorted(table.to_pylist(), key=lambda row: row["label"])
         shared = {(row["threshold_set_id"], row["model_id"], row["round"], row["calibration_split"]) for row in rows}
         if len(shared) != 1:
             raise ValueError(f"these rows are of {len(shared)} threshold sets, not of one")
@@ -132,20 +135,22 @@ def certify_thresholds(
     calibration_split: str,
     truth_per_image: Mapping[int, float],
     expected_score: np.ndarray | None = None,
-    mask_quality: np.ndarray | None = None,
+    quality: np.ndarray | None = None,
+    is_good: np.ndarray | None = None,
     super_classes: Mapping[int, str] | None = None,
     promise: Promise | None = None,
 ) -> ThresholdSet:
-    """Thresholds of all classes; t_lo is the floor until :func:`with_bands` has seen the scores on U.
+    """Thresholds of all classes; t_lo is the floor until :func:`with_bands` has seen the unlabelled scores.
 
     Args:
-        matches: of the candidates on C.
+        matches: of the candidates on the labels that calibrate.
         classes: the teacher's class map.
-        model_id, round_number, calibration_split: whose scores, and the manifest whose C it is.
+        model_id, round_number, calibration_split: whose scores, and the digest of the manifest of the splits.
         truth_per_image: objects per labelled image by class.
         expected_score: (n,) calibrated scores of the matches; with them, candidates of one image that are right or
             wrong together count for less (design effect).
-        mask_quality: (n,) measured, uncalibrated mask quality; certifies the threshold of the mask loss.
+        quality, is_good: (n,) measured, uncalibrated quality, and whether the geometry is good enough to be taught:
+            certify from which quality on it is.
         super_classes: class id -> name of its super-class; one for all unless given.
         promise: see :class:`Promise`.
     """
@@ -156,11 +161,13 @@ def certify_thresholds(
     found = {each.id: _own(matches, each, truth_per_image.get(each.id, 0.0), effect, promise) for each in classes}
     small = [each for each in found.values() if each.basis == "pooled"]
     parents = super_classes or {}
-    for parent in sorted({parents.get(each.class_id, "") for each in small}):
-        members = [each for each in small if parents.get(each.class_id, "") == parent]
-        found.update({each.class_id: each for each in _pooled(matches, members, effect, promise)})
-    t_mask = None if mask_quality is None else _mask_threshold(matches, mask_quality, found, effect)
-    ordered = tuple(replace(found[class_id], t_mask=t_mask) for class_id in sorted(found))
+    for parent in sorted({parents.get(each.label, "") for each in small}):
+        members = [each for each in small if parents.get(each.label, "") == parent]
+        found.update({each.label: each for each in _pooled(matches, members, effect, promise)})
+    t_quality = None
+    if quality is not None and is_good is not None:
+        t_quality = _quality_threshold(matches, quality, is_good, found, effect)
+    ordered = tuple(replace(found[label], t_quality=t_quality) for label in sorted(found))
     return ThresholdSet(model_id, round_number, calibration_split, ordered)
 
 
@@ -169,8 +176,8 @@ def _own(matches: Matches, each: ClassInfo, truth_per_image: float, effect: floa
     mine = matches.of_class(each.id)
     truth = matches.truth_count.get(each.id, 0)
     empty = ClassThreshold(
-        class_id=each.id,
-        class_name=each.name,
+        label=each.id,
+        name=each.name,
         basis="abstain",
         target_precision=promise.low,
         t_hi=None,
@@ -181,8 +188,8 @@ def _own(matches: Matches, each: ClassInfo, truth_per_image: float, effect: floa
         n_correct=0,
         truth_per_image=truth_per_image,
         coverage=0.0,
-        t_mask=None,
-        note=f"{truth} true objects and {len(mine)} candidates on C are too few",
+        t_quality=None,
+        note=f"{truth} true objects and {len(mine)} candidates are too few",
     )
     for target, least in ((promise.high, promise.high_from), (promise.low, promise.low_from)):
         usable = _usable(len(mine), truth, target)
@@ -218,13 +225,13 @@ def _pooled(
     matches: Matches, members: Sequence[ClassThreshold], effect: float, promise: Promise
 ) -> list[ClassThreshold]:
     """One threshold for the small classes of a super-class; a member that plainly breaks the promise abstains."""
-    mine = np.flatnonzero(np.isin(matches.class_id, [each.class_id for each in members]))
-    truth = sum(matches.truth_count.get(each.class_id, 0) for each in members)
+    mine = np.flatnonzero(np.isin(matches.label, [each.label for each in members]))
+    truth = sum(matches.truth_count.get(each.label, 0) for each in members)
     usable = _usable(len(mine), truth, promise.low)
     proof = certify(matches.score[mine], matches.correct[mine], promise.low, design_effect=effect, limit=usable)
     found = []
     for each in members:
-        own = matches.of_class(each.class_id)
+        own = matches.of_class(each.label)
         pooled = _certified(each, "pooled", proof, matches.score[own])
         if pooled.t_hi is not None:
             accepted = own[matches.score[own] >= pooled.t_hi]
@@ -236,29 +243,29 @@ def _pooled(
     return found
 
 
-def _mask_threshold(
-    matches: Matches, quality: np.ndarray, found: Mapping[int, ClassThreshold], effect: float
+def _quality_threshold(
+    matches: Matches, quality: np.ndarray, is_good: np.ndarray, found: Mapping[int, ClassThreshold], effect: float
 ) -> float | None:
-    """Quality from which the masks of accepted candidates reach IoU .75 with certified precision .80."""
-    t_hi = {class_id: each.t_hi for class_id, each in found.items() if each.t_hi is not None}
-    pairs = zip(matches.class_id.tolist(), matches.score.tolist(), strict=True)
-    accepted = np.array([class_id in t_hi and score >= t_hi[class_id] for class_id, score in pairs], bool)
-    right = (matches.iou >= MASK_IOU) & matches.correct
-    return certify(quality[accepted], right[accepted], MASK_PRECISION, design_effect=effect).threshold
+    """Quality from which the geometry of accepted candidates is good with certified precision .80."""
+    t_hi = {label: each.t_hi for label, each in found.items() if each.t_hi is not None}
+    pairs = zip(matches.label.tolist(), matches.score.tolist(), strict=True)
+    accepted = np.array([label in t_hi and score >= t_hi[label] for label, score in pairs], bool)
+    right = is_good & matches.correct
+    return certify(quality[accepted], right[accepted], GEOMETRY_PRECISION, design_effect=effect).threshold
 
 
 def scores_by_class(candidates: pa.Table) -> dict[int, np.ndarray]:
     """Class id -> scores of its candidates, for :func:`with_bands`."""
-    class_id, score = candidates["class_id"].to_numpy(), candidates["score_raw"].to_numpy()
-    return {label: score[class_id == label] for label in np.unique(class_id).tolist()}
+    labels, score = candidates["label"].to_numpy(), candidates["score"].to_numpy()
+    return {label: score[labels == label] for label in np.unique(labels).tolist()}
 
 
-def with_bands(thresholds: ThresholdSet, scores_on_u: Mapping[int, np.ndarray], num_images: int) -> ThresholdSet:
+def with_bands(thresholds: ThresholdSet, scores: Mapping[int, np.ndarray], num_images: int) -> ThresholdSet:
     """The set with t_lo at the rank that the labels make expect.
 
     Args:
-        scores_on_u: class id -> scores of its candidates on U.
-        num_images: images of U, also those without candidates.
+        scores: class id -> scores of its candidates on unlabelled items.
+        num_images: unlabelled images, also those without candidates.
 
     Classes that abstain keep the floor: all their candidates are ignored, none is background.
     """
@@ -267,7 +274,7 @@ def with_bands(thresholds: ThresholdSet, scores_on_u: Mapping[int, np.ndarray], 
         classes=tuple(
             each
             if each.t_hi is None
-            else replace(each, t_lo=_t_lo(each, scores_on_u.get(each.class_id, np.zeros(0)), num_images))
+            else replace(each, t_lo=_t_lo(each, scores.get(each.label, np.zeros(0)), num_images))
             for each in thresholds.classes
         ),
     )
@@ -283,10 +290,10 @@ def _t_lo(each: ClassThreshold, scores: np.ndarray, num_images: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Accepted objects per image of U over true objects per labelled image."""
+    """Accepted objects per unlabelled image over true objects per labelled image."""
 
-    class_id: int
-    class_name: str
+    label: int
+    name: str
     ratio: float
     verdict: str  # ok, warn (outside [.2, 1.2]) or refuse (above 2)
 
@@ -297,9 +304,9 @@ def accepted_rates(thresholds: ThresholdSet, accepted: Mapping[int, int], num_im
     for each in thresholds.classes:
         if each.t_hi is None or each.truth_per_image == 0 or num_images == 0:
             continue
-        ratio = accepted.get(each.class_id, 0) / num_images / each.truth_per_image
+        ratio = accepted.get(each.label, 0) / num_images / each.truth_per_image
         verdict = "refuse" if ratio > 2.0 else "ok" if 0.2 <= ratio <= 1.2 else "warn"
-        rates.append(Rate(each.class_id, each.class_name, ratio, verdict))
+        rates.append(Rate(each.label, each.name, ratio, verdict))
     return tuple(rates)
 
 

@@ -1,19 +1,21 @@
 """Tables that an output remembers beside its parts: append-only, named by their content, created once.
 
-    lineage/<table>/[round=<n>/task=<task>/]part-<first 16 hex digits of SHA-256 of its rows>.parquet
+    lineage/<table>[.v<version>]/[round=<n>/kind=<kind>/]part-<first 16 hex digits of SHA-256 of its rows>.parquet
 
 Equal rows have equal bytes and so one name: writing them again changes nothing, and two writers cannot disagree.
-What tables there are is told by a :class:`TableSpec`, which the floor that writes them makes.
+What tables there are is told by a :class:`TableSpec`, which the floor that writes them makes. Objects of an earlier
+version stay where they are; whoever reads the table gets their rows as the present version has them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +29,10 @@ LINEAGE_FOLDER = "lineage/"
 SCHEMA_KEY = b"visionmill.schema"
 ROW_GROUP_ROWS = 20_000
 
-_PART = re.compile(r"lineage/(?P<table>[a-z_]+)/(?:round=\d{4}/task=[a-z]+/)?part-[0-9a-f]{16}\.parquet")
+_PART = re.compile(
+    r"lineage/(?P<table>[a-z_]+)(?:\.v(?P<version>[1-9]\d*))?/(?:round=\d{4}/(?:kind|task)=[a-z_]+/)?"
+    r"part-(?P<digest>[0-9a-f]{16})\.parquet"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +41,59 @@ class TableSpec:
 
     Args:
         name: of its folder below ``lineage/``.
-        version: counts from 1.
+        version: counts from 1; that of later ones is part of the folder's name.
         schema: all columns in their order; those that a row has no use for are null, never absent.
         statistics: columns that queries filter by; the others get no statistics in the Parquet footer.
+        is_open: rows may have further columns behind these, by the kind of model that they are about.
+        upgrades: earlier version -> the columns that differ, each as an SQL expression over those of that version;
+            columns that are not named here had the same name and meaning.
     """
 
     name: str
     version: int
     schema: pa.Schema
     statistics: tuple[str, ...] = ()
+    is_open: bool = False
+    upgrades: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def schema_id(self) -> str:
         """As the footer states it, for example ``rounds.v1``."""
         return f"{self.name}.v{self.version}"
 
+    @property
+    def folder(self) -> str:
+        """Where its objects lie, ending in a slash."""
+        return f"{LINEAGE_FOLDER}{self.name}{'' if self.version == 1 else f'.v{self.version}'}/"
+
     def empty(self) -> pa.Table:
         """The table without rows."""
         return self.schema.empty_table()
+
+    def columns_of(self, version: int) -> str:
+        """The SQL of a SELECT over objects of a version that gives the present columns.
+
+        Raises:
+            ValueError: of a version that is later than this, or too old.
+        """
+        if version == self.version:
+            return "*" if self.is_open else ", ".join(self.schema.names)
+        if version not in self.upgrades:
+            raise ValueError(
+                f"it is {self.name}.v{version}, which this version of visionmill, with {self.schema_id}, cannot read"
+            )
+        changed = self.upgrades[version]
+        names = [*self.schema.names, *(name for name in changed if name not in self.schema.names)]
+        return ", ".join(f"{changed[name]} AS {name}" if name in changed else name for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """An object that holds rows of a table."""
+
+    info: ObjectInfo
+    version: int
+    digest: str  # first digits of the digest of its rows, as that version has them
 
 
 def column(name: str, kind: pa.DataType, meaning: str, *, unit: str = "", nullable: bool = True) -> pa.Field:
@@ -67,16 +107,22 @@ def required(name: str, kind: pa.DataType, meaning: str, *, unit: str = "") -> p
     return column(name, kind, meaning, unit=unit, nullable=False)
 
 
-def table_of(spec: TableSpec, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+def table_of(spec: TableSpec, rows: Sequence[Mapping[str, Any]], further: Sequence[pa.Field] = ()) -> pa.Table:
     """Rows as a table of exactly the frozen schema; columns that a row does not name are null.
+
+    Args:
+        spec: the table.
+        rows: column -> value.
+        further: columns of a kind, behind those of an open table.
 
     Raises:
         ValueError: a column that the schema does not have, or null where it may not be.
     """
-    strangers = {column for row in rows for column in row} - set(spec.schema.names)
+    schema = pa.schema([*spec.schema, *further])
+    strangers = {column for row in rows for column in row} - set(schema.names)
     if strangers:
         raise ValueError(f"{spec.name} has no column {', '.join(sorted(strangers))}")
-    return checked(spec, pa.Table.from_pylist([dict(row) for row in rows], schema=spec.schema))
+    return checked(spec, pa.Table.from_pylist([dict(row) for row in rows], schema=schema))
 
 
 def checked(spec: TableSpec, table: pa.Table) -> pa.Table:
@@ -85,14 +131,23 @@ def checked(spec: TableSpec, table: pa.Table) -> pa.Table:
     Raises:
         ValueError: columns or types differ, or a column that may not be null holds nulls.
     """
-    schema = spec.schema
-    if set(table.column_names) != set(schema.names):
-        raise ValueError(f"{spec.name} must have the columns {schema.names}, got {table.column_names}")
+    known = set(spec.schema.names)
+    further = [_as_written(each) for each in table.schema if each.name not in known]
+    if known - set(table.column_names) or (further and not spec.is_open):
+        raise ValueError(f"{spec.name} must have the columns {spec.schema.names}, got {table.column_names}")
+    schema = pa.schema([*spec.schema, *further])
     table = table.select(schema.names).cast(schema)
     for each in schema:
         if not each.nullable and table[each.name].null_count:
             raise ValueError(f"{spec.name}.{each.name} may not be null, {table[each.name].null_count} rows are")
     return table
+
+
+def _as_written(each: pa.Field) -> pa.Field:
+    """The column as it was before Parquet or DuckDB named its elements and noted where they found it."""
+    kept = {name: value for name, value in (each.metadata or {}).items() if not name.startswith(b"PARQUET:")}
+    kind = pa.list_(each.type.value_type) if pa.types.is_list(each.type) else each.type
+    return pa.field(each.name, kind, each.nullable, kept)
 
 
 def content_digest(table: pa.Table) -> str:
@@ -154,14 +209,14 @@ def decode_table(spec: TableSpec, source: bytes) -> pa.Table:
     return checked(spec, table.replace_schema_metadata(None))
 
 
-def append(store: Store, spec: TableSpec, table: pa.Table, *, round_number: int | None = None, task: str = "") -> str:
+def append(store: Store, spec: TableSpec, table: pa.Table, *, round_number: int | None = None, kind: str = "") -> str:
     """Make the rows exist, unless they do already; returns the key.
 
     Args:
         store: the output.
         spec: the table.
         table: its rows, in any column order.
-        round_number, task: set for tables with many rows a round; readers prune by them.
+        round_number, kind: set for tables with many rows a round; readers prune by them.
 
     Raises:
         ValueError: no rows, or not the table's schema.
@@ -169,41 +224,53 @@ def append(store: Store, spec: TableSpec, table: pa.Table, *, round_number: int 
     if table.num_rows == 0:
         raise ValueError(f"an append of no rows to {spec.name}")
     table = checked(spec, table)
-    partition = "" if round_number is None else f"round={round_number:04d}/task={task}/"
-    key = key_of(spec, content_digest(table), partition)
+    partition = "" if round_number is None else f"round={round_number:04d}/kind={kind}/"
+    key = f"{spec.folder}{partition}part-{content_digest(table)[:16]}.parquet"
     if _PART.fullmatch(key) is None:
-        raise ValueError(f"{key!r} is no name for rows of {spec.name}: round and task must be plain")
+        raise ValueError(f"{key!r} is no name for rows of {spec.name}: round and kind must be plain")
     store.put_if_absent(key, encode_table(spec, table))
     return key
 
 
-def key_of(spec: TableSpec, digest: str, partition: str = "") -> str:
-    """Where rows with this content digest are, or would be."""
-    return f"{LINEAGE_FOLDER}{spec.name}/{partition}part-{digest[:16]}.parquet"
-
-
-def list_tables(store: Store) -> dict[str, list[ObjectInfo]]:
+def list_tables(store: Store) -> dict[str, list[StoredRows]]:
     """Table name to its objects, from one LIST; strangers among them are left out."""
-    found: dict[str, list[ObjectInfo]] = {}
+    found: dict[str, list[StoredRows]] = {}
     for info in store.list(LINEAGE_FOLDER):
         match = _PART.fullmatch(info.key)
         if match is not None:
-            found.setdefault(match["table"], []).append(info)
-    return {name: sorted(infos, key=lambda info: info.key) for name, infos in found.items()}
+            stored = StoredRows(info, int(match["version"] or 1), match["digest"])
+            found.setdefault(match["table"], []).append(stored)
+    return {name: sorted(each, key=lambda stored: stored.info.key) for name, each in found.items()}
 
 
-def read(store: Store, spec: TableSpec, keys: Iterable[str] | None = None) -> pa.Table:
-    """All rows of a table (or those of some objects), in the order of the keys."""
-    if keys is None:
-        keys = [info.key for info in list_tables(store).get(spec.name, [])]
-    tables = list(_tables(store, spec, keys))
-    return pa.concat_tables(tables) if tables else spec.empty()
+def read(store: Store, spec: TableSpec, digests: Iterable[str] | None = None) -> pa.Table:
+    """All rows of a table, in the order of the keys; where digests of rows are given, those of these objects.
+
+    Raises:
+        StoreError: damage, or an object of a version that cannot be read.
+    """
+    wanted = None if digests is None else {digest[:16] for digest in digests}
+    chosen = [each for each in list_tables(store).get(spec.name, []) if wanted is None or each.digest in wanted]
+    tables = [_rows(store, spec, each) for each in chosen]
+    return pa.concat_tables(tables, promote_options="default") if tables else spec.empty()
 
 
-def _tables(store: Store, spec: TableSpec, keys: Iterable[str]) -> Iterator[pa.Table]:
-    for key in keys:
-        try:
-            with open_parquet(store, key, verify_checksums=True) as opened:
-                yield checked(spec, opened.read().replace_schema_metadata(None))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise StoreError(f"{store.uri_of(key)} is no readable part of {spec.name}: {error}") from error
+def _rows(store: Store, spec: TableSpec, stored: StoredRows) -> pa.Table:
+    try:
+        columns = spec.columns_of(stored.version)
+        with open_parquet(store, stored.info.key, verify_checksums=True) as opened:
+            table = opened.read().replace_schema_metadata(None)
+        return checked(spec, table if stored.version == spec.version else _selected(table, columns))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        uri = store.uri_of(stored.info.key)
+        raise StoreError(
+            f"{uri} is no readable part of {spec.name}: {error}",
+            hint="If a later version of visionmill wrote this output, use that one; damage can only be restored.",
+        ) from error
+
+
+def _selected(table: pa.Table, columns: str) -> pa.Table:
+    with duckdb.connect(":memory:") as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("stored", table)
+        return connection.sql(f"SELECT {columns} FROM stored").to_arrow_table()

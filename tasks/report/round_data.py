@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from infra.errors import VisionmillError
 from infra.store import Store, open_store, split_uri
 from tasks.evaluation.figures import groups_of, main_figure
 from tasks.loop.heartbeats import losses_by_kind
+from tasks.loop.kinds import loop_kind
 from tasks.loop.schemas import AUDITS, MODELS, THRESHOLD_SETS, VERDICTS
-from tasks.loop.splits import SPLITS_FOLDER
+from tasks.loop.splits import read_manifest
 from tasks.output import tables
 from tasks.output.tables import TableSpec
 from tasks.output.views import Views
+from tasks.product import Kind, LoopKind, find_kind
 
 DECISIONS = ("accept", "ignore", "reject")
 
@@ -28,8 +32,8 @@ class ClassFacts:
 
     Args:
         name: of the class.
-        decided: candidates by decision; of semantic segmentation their pixels.
-        threshold: row of ``threshold_sets.v1``; empty if there is none.
+        decided: candidates by decision, in the unit of their kind.
+        threshold: row of ``threshold_sets.v2``; empty if there is none.
         looked_at, errors: accepted labels that were checked against people or hidden truth, and how many were wrong.
         audit_bound: lower bound of the precision that the check allows; None if nobody looked.
     """
@@ -62,18 +66,18 @@ class RoundFacts:
 
     Args:
         output: the loop's output.
-        round: row of ``rounds.v1``.
+        round: row of ``rounds.v2``.
         criteria: rows of ``verdicts.v1`` in the order in which they were asked.
         classes: most candidates first.
-        audit: row of ``audits.v1`` for all classes together; None if nobody looked.
-        reasons: (decision, reason, candidates or their pixels), most first.
-        images: items of U by status, and how many gave any label.
+        audit: row of ``audits.v2`` for all classes together; None if nobody looked.
+        reasons: (decision, reason, how many candidates in their unit), most first.
+        images: unlabelled items by status.
         splits: items by split.
-        leakage: what the firewall kept out of U, by "reason vs split".
+        leakage: what the firewall kept out of the unlabelled items, by "reason vs split".
         curves: of the models by role, as far as their records are at hand.
-        models: rows of ``models.v1`` by role.
+        models: rows of ``models.v2`` by role.
         views: what teachers looked at beside the plain view.
-        boxes, masks: accepted candidates that teach more than their class.
+        teaching: (what accepted candidates teach beside their class, how many do).
     """
 
     output: str
@@ -88,13 +92,17 @@ class RoundFacts:
     curves: tuple[Curve, ...]
     models: dict[str, Row]
     views: tuple[str, ...] = ()
-    boxes: int = 0
-    masks: int = 0
+    teaching: tuple[tuple[str, int], ...] = ()
 
     @property
-    def unit(self) -> str:
-        """What is counted when candidates are."""
-        return unit_of(self.round)
+    def kind(self) -> Kind:
+        """What the models of the round do."""
+        return find_kind(self.round["kind"])
+
+    @property
+    def loop(self) -> LoopKind:
+        """What the kind brings to the loop."""
+        return loop_kind(self.round["kind"])
 
     @property
     def decided(self) -> dict[str, int]:
@@ -103,7 +111,7 @@ class RoundFacts:
 
     @property
     def metrics(self) -> dict[str, Mapping[str, Any]]:
-        """Metrics on G by role, of the group that the gate asks for."""
+        """Figures on the gate set by role, of the group that the gate asks for."""
         found = {"candidate": self.round["metrics_gate"], "baseline": self.round["metrics_baseline"]}
         return {role: _main_group(json.loads(text)) for role, text in found.items() if text}
 
@@ -113,68 +121,61 @@ class RoundFacts:
         found = main_figure(json.loads(self.round["metrics_gate"] or "{}"))
         return "figure" if found is None else found[0]
 
-    @property
-    def kind(self) -> str | None:
-        """What the models of the round do; None where none was judged."""
-        return json.loads(self.round["metrics_gate"] or "{}").get("task")
-
 
 def _main_group(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
     return next(iter(groups_of(metrics).values()), {})
 
 
-def unit_of(record: Row) -> str:
-    """What candidates of a round, by its row of ``rounds.v1``, are counted in: how many regions says nothing."""
-    return "pixels" if json.loads(record["metrics_gate"]).get("task") == "semantic" else "labels"
-
-
 def list_rounds(views: Views) -> list[Row]:
-    """Rows of ``rounds.v1``, the newest first; [] where no loop ever was."""
+    """Rows of ``rounds.v2``, the newest first; [] where no loop ever was."""
     if not tables.list_tables(views.listing.store).get("rounds"):
         return []
     return _rows(views, "SELECT * FROM rounds ORDER BY finished_at DESC, run_id, round DESC")
 
 
 def collect_round(views: Views, record: Row) -> RoundFacts:
-    """Everything about one round, by its row of ``rounds.v1``."""
+    """Everything about one round, by its row of ``rounds.v2``."""
     store = views.listing.store
     mine = [record["run_id"], record["round"], record["threshold_set_id"]]
-    amount = "CAST(sum(mask_area) AS BIGINT)" if unit_of(record) == "pixels" else "count(*)"
+    kind = loop_kind(record["kind"])
+    amount = "count(*)" if kind.amount is None else f"CAST(sum({kind.amount}) AS BIGINT)"
     counts = _rows(
         views,
-        f"SELECT class_name, decision, reason_code, {amount} AS n, any_value(tta_spec) AS tta_spec FROM pseudo_labels"
-        " WHERE run_id = ? AND round = ? AND threshold_set_id = ? GROUP BY class_name, decision, reason_code",
+        f"SELECT name, decision, reason, {amount} AS n, any_value(tta_spec) AS tta_spec FROM pseudo_labels"
+        " WHERE run_id = ? AND round = ? AND threshold_set_id = ? GROUP BY name, decision, reason",
         mine,
     )
     audits = _where(store, AUDITS, train_set_id=record["train_set_id"], run_id=record["run_id"])
     models = _models(store, record)
-    manifest = _manifest(store, record["splits_manifest_sha256"])
+    manifest = read_manifest(store, record["splits_manifest_sha256"])
     return RoundFacts(
         output=store.uri,
         round=record,
         criteria=tuple(_once_each(_where(store, VERDICTS, verdict_id=record["verdict_id"]), "criterion")),
         classes=_classes(counts, _where(store, THRESHOLD_SETS, threshold_set_id=record["threshold_set_id"]), audits),
-        audit=max((row for row in audits if row["class_name"] is None), key=lambda row: row["n"], default=None),
+        audit=max((row for row in audits if row["name"] is None), key=lambda row: row["n"], default=None),
         reasons=_reasons(counts),
         images=_images(views, record),
-        splits=manifest.get("counts", {}),
-        leakage=manifest.get("leakage", {}),
+        splits={} if manifest is None else manifest.counts,
+        leakage={} if manifest is None else manifest.leakage,
         curves=tuple(
             Curve(role, row["model_id"], losses_by_kind(_history(row["weights_uri"]))) for role, row in models.items()
         ),
         models=models,
         views=tuple(json.loads(counts[0]["tta_spec"])) if counts else (),
-        **_teaching_geometry(views, mine),
+        teaching=_teaching(views, mine, kind),
     )
 
 
-def _teaching_geometry(views: Views, mine: Sequence[Any]) -> dict[str, int]:
-    return _rows(
-        views,
-        "SELECT count(*) FILTER (accept_box) AS boxes, count(*) FILTER (accept_mask) AS masks FROM pseudo_labels"
-        " WHERE run_id = ? AND round = ? AND threshold_set_id = ?",
-        mine,
-    )[0]
+def _teaching(views: Views, mine: Sequence[Any], kind: LoopKind) -> tuple[tuple[str, int], ...]:
+    """How many candidates teach what the rule decides apart from their class."""
+    parts = [each for each in kind.decided if pa.types.is_boolean(each.type)]
+    if not parts:
+        return ()
+    counts = ", ".join(f"count(*) FILTER ({each.name}) AS {each.name}" for each in parts)
+    sql = f"SELECT {counts} FROM pseudo_labels WHERE run_id = ? AND round = ? AND threshold_set_id = ?"
+    [found] = _rows(views, sql, mine)
+    return tuple(((each.metadata or {})[b"meaning"].decode(), found[each.name]) for each in parts)
 
 
 def _rows(views: Views, sql: str, values: Sequence[Any] = ()) -> list[Row]:
@@ -196,12 +197,12 @@ def _once_each(rows: Sequence[Row], key: str) -> list[Row]:
 
 
 def _classes(counts: Sequence[Row], thresholds: Sequence[Row], audits: Sequence[Row]) -> tuple[ClassFacts, ...]:
-    decided: dict[str, dict[str, int]] = {row["class_name"]: {} for row in thresholds}
+    decided: dict[str, dict[str, int]] = {row["name"]: {} for row in thresholds}
     for row in counts:
-        of_class = decided.setdefault(row["class_name"], {})
+        of_class = decided.setdefault(row["name"], {})
         of_class[row["decision"]] = of_class.get(row["decision"], 0) + row["n"]
-    promise = {row["class_name"]: row for row in thresholds}
-    looked = {row["class_name"]: row for row in sorted(audits, key=lambda row: row["n"])}  # the largest check counts
+    promise = {row["name"]: row for row in thresholds}
+    looked = {row["name"]: row for row in sorted(audits, key=lambda row: row["n"])}  # the largest check counts
     facts = []
     for name, numbers in decided.items():
         audit = looked.get(name, {})
@@ -221,7 +222,7 @@ def _classes(counts: Sequence[Row], thresholds: Sequence[Row], audits: Sequence[
 def _reasons(counts: Sequence[Row]) -> tuple[tuple[str, str, int], ...]:
     found: dict[tuple[str, str], int] = {}
     for row in counts:
-        key = row["decision"], row["reason_code"]
+        key = row["decision"], row["reason"]
         found[key] = found.get(key, 0) + row["n"]
     return tuple((*key, n) for key, n in sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
 
@@ -247,11 +248,6 @@ def _models(store: Store, record: Row) -> dict[str, Row]:
         "baseline": baselines[-1] if baselines else None,
     }
     return {role: row for role, row in found.items() if row is not None}
-
-
-def _manifest(store: Store, sha256: str) -> dict[str, Any]:
-    key = f"{SPLITS_FOLDER}{sha256}.json"
-    return dict(json.loads(store.get(key))) if any(info.key == key for info in store.list(key)) else {}
 
 
 def _history(weights_uri: str) -> list[dict[str, float]]:

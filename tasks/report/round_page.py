@@ -18,6 +18,7 @@ from tasks.evaluation.figures import in_words, main_figure
 from tasks.loop.champion import list_candidates, read_pointer
 from tasks.loop.disagreements import disagreements_key
 from tasks.loop.heartbeats import PSEUDO, SUPERVISED
+from tasks.loop.kinds import loop_kind
 from tasks.output import tables
 from tasks.output.layout import REPORT_KEY
 from tasks.output.views import views_of
@@ -25,7 +26,7 @@ from tasks.report import charts
 from tasks.report.page import page_template
 from tasks.report.report import ReportPaths
 from tasks.report.report_samples import Gallery
-from tasks.report.round_data import DECISIONS, RoundFacts, Row, collect_round, list_rounds, unit_of
+from tasks.report.round_data import DECISIONS, RoundFacts, Row, collect_round, list_rounds
 from tasks.report.round_samples import choose_and_draw, draw_disagreements
 
 _PACKAGE = "tasks.report"
@@ -69,7 +70,7 @@ def write_loop_report(
 
 
 def round_key(record: Row) -> str:
-    """The page of a round, by its row of ``rounds.v1``."""
+    """The page of a round, by its row of ``rounds.v2``."""
     return f"report/{_round_page(record)}"
 
 
@@ -107,7 +108,7 @@ def _line(record: Row, state: str) -> dict[str, Any]:
         "page": _round_page(record),
         "record": record,
         "state": state,
-        "unit": "regions" if unit_of(record) == "pixels" else "labels",
+        "unit": loop_kind(record["kind"]).pieces,
         "candidate": _main_value(record["metrics_gate"]),
         "baseline": _main_value(record["metrics_baseline"]),
     }
@@ -144,8 +145,8 @@ def render_round(
         state=state,
         short_output=_short(facts.output),
         main=main,
-        metric=in_words(figure, facts.kind),
-        in_words=functools.partial(in_words, kind=facts.kind),
+        metric=in_words(figure, facts.kind.name),
+        in_words=functools.partial(in_words, kind=facts.kind.name),
         galleries=galleries,
         differing=differing,
         files=files,
@@ -175,7 +176,8 @@ def _charts(facts: RoundFacts) -> dict[str, Any]:
             for each in facts.classes
         ],
         "accepted": charts.horizontal_bars(
-            f"Accepted {facts.unit} by class", [(each.name, each.decided.get("accept", 0)) for each in facts.classes]
+            f"Accepted {facts.loop.unit} by class",
+            [(each.name, each.decided.get("accept", 0)) for each in facts.classes],
         ),
         "curves": [
             (
@@ -203,7 +205,7 @@ def _training(facts: RoundFacts) -> list[tuple[str, str]]:
         "learning rate": loop.get("learning_rate"),
         "seed": ", ".join(map(str, record["seeds"])),
         "human labels": record["n_human"],
-        "accepted regions" if facts.unit == "pixels" else "pseudo-labels": record["n_pseudo"],
+        f"accepted {facts.loop.pieces}": record["n_pseudo"],
     }
     return [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in rows.items() if value]
 

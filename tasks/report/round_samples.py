@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -11,29 +10,30 @@ from typing import Any
 import numpy as np
 
 from infra.errors import VisionmillError
-from modelkit import rle
 from tasks.evaluation.evaluate import pixels_of
-from tasks.labels.shapes import brush_to_rle
-from tasks.loop.disagreements import disagreements_key
+from tasks.loop.disagreements import read_disagreements
+from tasks.loop.findings import Disagreement
+from tasks.loop.kinds import loop_kind
 from tasks.media.reading import EntryReader
 from tasks.output.views import Views
-from tasks.report.drawing import DrawnObject, draw_objects
+from tasks.product import find_kind, find_product
+from tasks.report.drawing import resized
 from tasks.report.report_samples import Gallery, Sample, data_uri
 
 Row = dict[str, Any]
 
-_LONG_SIDE_PX = 640
 _GAP_PX = 8
 
 # Title, explanation, decision, order of items, order of the objects on an item and how many: more would hide it.
 _GALLERIES = (
     ("Accepted, drawn by chance", "labels that teach the student; the same items each time", "accept",
-     "hash(image_id)", "score_cal DESC", 24),
+     "hash(image_id)", "score_calibrated DESC", 24),
     ("Accepted, least sure", "the labels nearest to their threshold: mistakes are likeliest here", "accept",
-     "min(score_raw - t_hi)", "score_raw - t_hi", 2),
+     "min(score - t_hi)", "score - t_hi", 2),
     ("Ignored", "neither taught nor background: too unsure, or refused by a rule", "ignore",
-     "max(score_cal) DESC", "score_cal DESC", 12),
-    ("Rejected", "taken as background; the surest of them", "reject", "max(score_cal) DESC", "score_cal DESC", 5),
+     "max(score_calibrated) DESC", "score_calibrated DESC", 12),
+    ("Rejected", "taken as background; the surest of them", "reject",
+     "max(score_calibrated) DESC", "score_calibrated DESC", 5),
 )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def choose_and_draw(views: Views, record: Row, samples: int, *, budget_s: float)
         budget_s: seconds after which the rest are placeholders that say so.
     """
     each = max(1, samples // len(_GALLERIES))
-    draw = _Drawer(time.monotonic() + budget_s)
+    draw = _Drawer(record["kind"], time.monotonic() + budget_s)
     galleries = []
     for title, explanation, decision, items, objects, most in _GALLERIES if samples > 0 else ():
         groups = _choose(views, record, decision, (items, objects), (each, most))
@@ -57,19 +57,16 @@ def choose_and_draw(views: Views, record: Row, samples: int, *, budget_s: float)
 
 
 def draw_disagreements(views: Views, record: Row, samples: int, *, budget_s: float) -> tuple[Gallery, ...]:
-    """The gravest disagreements of a round, champion to the left and candidate to the right; from the stored tasks."""
-    store = views.listing.store
-    key = disagreements_key(record["run_id"], record["round"], "label_studio.json")
-    if samples < 1 or not any(info.key == key for info in store.list(key)):
+    """The gravest disagreements of a round as they were exported, champion to the left and candidate to the right."""
+    found = read_disagreements(views.listing.store, loop_kind(record["kind"]), record["run_id"], record["round"])
+    if samples < 1 or not found:
         return ()
     named = views.connection.execute(
-        "SELECT DISTINCT class_name, class_id FROM threshold_sets WHERE threshold_set_id = ?",
-        [record["threshold_set_id"]],
+        "SELECT DISTINCT name, label FROM threshold_sets WHERE threshold_set_id = ?", [record["threshold_set_id"]]
     ).fetchall()
-    draw = _Drawer(time.monotonic() + budget_s, dict(named))
-    tasks = json.loads(store.get(key))[:samples]
+    draw = _Drawer(record["kind"], time.monotonic() + budget_s, dict(named))
     said = "left: the champion, right: the candidate; only what they see differently is drawn"
-    return (Gallery("Gravest first", said, tuple(draw.task(task) for task in tasks)),)
+    return (Gallery("Gravest first", said, tuple(draw.disagreement(each) for each in found[:samples])),)
 
 
 def _choose(
@@ -87,8 +84,7 @@ def _choose(
     if not names:
         return []
     rows = views.connection.sql(
-        "SELECT image_id, media_uri, frame_index, pts_us, width, height, class_id, class_name, score_cal, reason_code,"
-        f" bbox_xywh, mask_rle FROM pseudo_labels WHERE {where} AND image_id IN (SELECT unnest(?::VARCHAR[]))"
+        f"SELECT * FROM pseudo_labels WHERE {where} AND image_id IN (SELECT unnest(?::VARCHAR[]))"
         f" QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY {order[1]}, seq) <= {limit[1]}",
         params=[*mine, names],
     ).to_arrow_table()
@@ -99,66 +95,42 @@ def _choose(
 
 
 class _Drawer:
-    """Reads items of U and draws on them; what cannot be read gives a placeholder that says why."""
+    """Reads items and draws candidates on them; what cannot be read gives a placeholder that says why."""
 
-    def __init__(self, deadline: float, class_ids: Mapping[str, int] = MappingProxyType({})) -> None:
-        self._deadline, self._class_ids = deadline, class_ids
+    def __init__(self, kind: str, deadline: float, labels: Mapping[str, int] = MappingProxyType({})) -> None:
+        self._kind, self._deadline, self._labels = loop_kind(kind), deadline, labels
+        self._overlay = find_product(find_kind(kind).product).overlay
         self._reader = EntryReader()
 
     def decided(self, rows: Sequence[Row]) -> Sample:
         """An item with its candidates of one decision."""
         first = rows[0]
-        objects = [
-            DrawnObject(
-                name=row["class_name"],
-                label=row["class_id"],
-                score=row["score_cal"],
-                box_xyxy=_corners(row["bbox_xywh"]),
-                rle=row["mask_rle"],
-            )
-            for row in rows
-        ]
         return self._sample(
-            first["media_uri"],
-            first["frame_index"],
+            first["uri"],
+            first["frame"] if first["media"] == "video" else None,
             (first["height"], first["width"]),
             _summary(rows),
-            lambda pixels: draw_objects(pixels, objects, long_side_px=_LONG_SIDE_PX),
+            lambda pixels: self._drawn(pixels, rows),
         )
 
-    def task(self, task: Row) -> Sample:
-        """A disagreement, as it was exported for Label Studio."""
-        data, size_hw = task["data"], (task["meta"]["height"], task["meta"]["width"])
-        sides = {
-            side: [
-                self._region(region, size_hw)
-                for found in task["predictions"]
-                if found["model_version"].startswith(f"{side} ")
-                for region in found["result"]
-            ]
+    def disagreement(self, found: Disagreement) -> Sample:
+        """An item with what only one side sees, or both see differently."""
+        sides = [
+            [{**row, "label": self._labels.get(row["name"], 0)} for row in found.side(side)]
             for side in ("champion", "candidate")
-        }
+        ]
 
         def both(pixels: np.ndarray) -> np.ndarray:
-            left, right = (draw_objects(pixels, found, long_side_px=_LONG_SIDE_PX) for found in sides.values())
+            left, right = (self._drawn(pixels, rows) for rows in sides)
             gap = np.full((left.shape[0], _GAP_PX, 3), 255, np.uint8)
             return np.concatenate([left, gap, right], axis=1)
 
-        frame = data["image_id"].removeprefix(data["image"]).removeprefix("#")
-        kinds = ", ".join(kind.replace("_", " ") for kind in data["kinds"])
-        return self._sample(
-            data["image"],
-            int(frame) if frame else None,
-            size_hw,
-            f"{kinds}; weight {data['disagreement']:.2f}",
-            both,
-        )
+        words = ", ".join(each.replace("_", " ") for each in found.differences)
+        summary = f"{words}; weight {found.weight:.2f}"
+        return self._sample(found.uri, found.frame, found.size_hw, summary, both)
 
-    def _region(self, region: Row, size_hw: tuple[int, int]) -> DrawnObject:
-        mask = brush_to_rle(region["value"]["rle"], size_hw)
-        [name] = region["value"]["brushlabels"]
-        x0, y0, x1, y1 = (float(value) for value in rle.bbox(mask, size_hw))
-        return DrawnObject(name, self._class_ids.get(name, 0), region["score"], (x0, y0, x1, y1), mask)
+    def _drawn(self, pixels: np.ndarray, rows: Sequence[Row]) -> np.ndarray:
+        return resized(pixels) if self._overlay is None else self._overlay(pixels, self._kind.item(rows))
 
     def _sample(
         self,
@@ -195,16 +167,11 @@ class _Drawer:
         )
 
 
-def _corners(box_xywh: Sequence[float]) -> tuple[float, float, float, float]:
-    x, y, width, height = box_xywh
-    return x, y, x + width, y + height
-
-
 def _summary(rows: Sequence[Row]) -> str:
     """``3 disc, 1 box: certified``."""
     names: dict[str, int] = {}
     for row in rows:
-        names[row["class_name"]] = names.get(row["class_name"], 0) + 1
+        names[row["name"]] = names.get(row["name"], 0) + 1
     listed = ", ".join(f"{count} {name}" for name, count in sorted(names.items(), key=lambda pair: (-pair[1], pair[0])))
-    reasons = ", ".join(sorted({row["reason_code"].replace("_", " ") for row in rows}))
+    reasons = ", ".join(sorted({row["reason"].replace("_", " ") for row in rows}))
     return f"{listed}: {reasons}"

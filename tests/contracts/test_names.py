@@ -20,18 +20,6 @@ EXCUSED = {
     "tasks/labels/coco_panoptic.py": "the reader of that format",
     "tasks/labels/digitscape.py": "and so is the second file called that scenes are labelled by",
     "tasks/media/jpeg.py": "a JPEG file is made of segments",
-    # the loop, which is being gathered into kinds: these go as it is
-    "tasks/loop/candidates.py": "kinds of the loop",
-    "tasks/loop/confidence.py": "kinds of the loop",
-    "tasks/loop/heartbeats.py": "kinds of the loop",
-    "tasks/loop/loop_tasks.py": "kinds of the loop",
-    "tasks/loop/quality.py": "kinds of the loop",
-    "tasks/loop/round_calibration.py": "kinds of the loop",
-    "tasks/loop/rules.py": "kinds of the loop",
-    "tasks/loop/selection.py": "kinds of the loop",
-    "tasks/loop/teaching.py": "kinds of the loop",
-    "tasks/report/round_data.py": "kinds of the loop",
-    "flows/cli/training.py": "kinds of the loop",
 }
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import modelkit
 from benchmarks.selftraining_controls import changed_steps, poisoned, shuffled, write_copies, write_on_their_heads
-from flows import held_out, round_steps, rounds
+from flows import round_steps
 from flows.parameters import RetrainParameters
 from flows.problems import checked
 from flows.retrain import run_retrain
@@ -29,8 +29,7 @@ from infra.store import open_store
 from modelkit import Predictor, Weights, save_weights
 from modelkit.digitscape import Digitscape, SceneStyle, write_dataset
 from tasks.labels.label_sets import LabelSet
-from tasks.loop import judging, splits, teaching
-from tasks.loop.candidates import Teacher
+from tasks.loop import candidates, judging, rounds, splits
 from tasks.loop.schemas import VERDICTS
 from tasks.output import tables
 from tasks.product import Judgement
@@ -91,23 +90,23 @@ class Loops:
         """In place of training."""
         return self.weights[job.recipe.name]
 
-    def candidates_on(self, predictor: Predictor, labels: LabelSet, teacher: Teacher, **facts: Any) -> Any:
-        """As the loop's own, once for a model and a split."""
-        key = ("candidates", predictor.weights.digest, facts["split"])
+    def candidates_on(self, predictor: Predictor, labels: LabelSet, *rest: Any) -> Any:
+        """As the loop's own, once for a model and some images."""
+        key = ("candidates", predictor.weights.digest, tuple(labels.table["image_id"].to_pylist()))
         if key not in self._known:
-            self._known[key] = teaching.candidates_on(predictor, labels, teacher, **facts)
+            self._known[key] = candidates.candidates_on(predictor, labels, *rest)
         return self._known[key]
 
-    def worth_of(self, task: Any, predictor: Predictor, *rest: Any, **facts: Any) -> Any:
+    def judge_on_gate(self, methods: Any, predictor: Predictor, *rest: Any) -> Any:
         """As the loop's own, once for a model."""
-        key = ("worth", predictor.weights.digest)
+        key = ("gate", predictor.weights.digest)
         if key not in self._known:
-            self._known[key] = judging.worth_of(task, predictor, *rest, **facts)
+            self._known[key] = judging.judge_on_gate(methods, predictor, *rest)
         return self._known[key]
 
     def difference(self, candidate: Judgement, other: Judgement, gate: LabelSet, *, seed: int) -> Any:
         """As the loop's own, once for two models."""
-        key = ("difference", id(candidate), id(other))  # worth_of keeps them alive
+        key = ("difference", id(candidate), id(other))  # judge_on_gate keeps them alive
         if key not in self._known:
             self._known[key] = judging.difference(candidate, other, gate, seed=seed)
         return self._known[key]
@@ -118,7 +117,7 @@ class Loops:
             "unlabelled": str(self.folder / "unlabelled" / "images"),
             "audit": str(self.audit),
             "output": str(self.folder / name),
-            "shares": {"L": 0.38, "C": 0.46, "G": 0.16},
+            "shares": {"train": 0.38, "calibration": 0.46, "gate": 0.16},
             "ray": "none",
         }
         return checked(RetrainParameters, **{**asked, **changes})
@@ -140,12 +139,12 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> Any:
     salted = splits._salted
     made = Loops(tmp_path_factory.mktemp("controls"))
     with pytest.MonkeyPatch.context() as patch:
-        # Who is in C and G is drawn by the names of items: here without the folder, which is another one in every run.
+        # The splits are drawn by the names of items: here without the folder, which is another one in every run.
         patch.setattr(splits, "_salted", lambda salt, name: salted(salt, Path(name).name))
         patch.setattr(round_steps, "carry_out", made.carry_out)
-        patch.setattr(round_steps, "worth_of", made.worth_of)
+        patch.setattr(rounds, "judge_on_gate", made.judge_on_gate)
         patch.setattr(rounds, "difference", made.difference)
-        for module in (held_out, judging):
+        for module in (rounds, judging):
             patch.setattr(module, "candidates_on", made.candidates_on)
         yield made
 
@@ -172,7 +171,7 @@ def test_a_teacher_of_poisoned_labels_labels_nothing(loops: Loops, monkeypatch: 
 def test_copies_of_labelled_images_are_no_unlabelled_ones(loops: Loops, tmp_path: Path) -> None:
     names = [image["file_name"] for image in json.loads(loops.labelled.read_text())["images"]]
     write_copies(loops.labelled, names, tmp_path / "copies")
-    with pytest.raises(UsageError, match="leaves nothing for U"):
+    with pytest.raises(UsageError, match="leaves nothing for unlabelled"):
         run_retrain(loops.parameters("copies", unlabelled=str(tmp_path / "copies")), orchestrated=False)
 
 

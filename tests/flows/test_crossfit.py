@@ -29,7 +29,7 @@ class ReachedError(RuntimeError):
 
 
 def up_to_inference(title: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Steps that end before the teacher looks at U."""
+    """Steps that end before the teacher looks at unlabelled items."""
     if title.endswith("infer"):
         raise ReachedError(title)
     return plain_steps(title, function, *args, **kwargs)
@@ -66,8 +66,8 @@ def test_every_label_is_looked_at_once_by_a_model_that_never_saw_it(
 ) -> None:
     summary, store, watched = round_one
     items = tables.read(store, SPLIT_ITEMS).to_pylist()
-    labelled = {row["image_id"] for row in items if row["split"] == "L"}
-    assert summary["splits"]["L"] == len(labelled) and "C" not in summary["splits"], "the share of C went to L"
+    labelled = {row["image_id"] for row in items if row["split"] == "train"}
+    assert summary["splits"]["train"] == len(labelled) and "calibration" not in summary["splits"], "its share trains"
     looked = [watched.items[f"look at fold-{k + 1}"] for k in range(FOLDS)]
     assert set.union(*looked) == labelled and sum(map(len, looked)) == len(labelled)
     for k in range(FOLDS):
@@ -81,29 +81,29 @@ def test_the_teacher_is_the_supervised_model_of_all_labels(round_one: tuple[dict
     assert sorted(roles) == ["fold"] * FOLDS + ["student", "teacher"]
     assert outcome["gate"]["baseline"] == outcome["gate"]["champion"]
     criteria = {row["criterion"]: row for row in tables.read(store, VERDICTS).to_pylist() if row["round"] == 1}
-    assert 0 < criteria["calibration: D-ECE"]["value"] < 1, "each half of G was calibrated on the other"
+    assert 0 < criteria["calibration: D-ECE"]["value"] < 1, "each half of the gate set was calibrated on the other"
     assert outcome["accepted"]["background"] > 0
     runs = [json.loads(store.get(info.key)) for info in store.list("training/runs/") if info.key.endswith("run.json")]
     by_name = {run["recipe"]["name"]: run for run in runs}
     assert by_name["student"]["labelled_set"] == by_name["teacher"]["labelled_set"]
 
 
-def test_the_data_of_a_model_is_all_of_l_and_of_a_fold_what_it_was_given(
+def test_the_data_of_a_model_is_all_that_trains_and_of_a_fold_what_it_was_given(
     round_one: tuple[dict[str, Any], Store, Watched],
 ) -> None:
     summary, store, _ = round_one
     with open_views(store.uri) as connection:
         counts = connection.sql(
             "SELECT role, count(DISTINCT image_id) FROM models m JOIN model_data d USING (model_id)"
-            " WHERE kind = 'human labels' GROUP BY role"
+            " WHERE origin = 'human labels' GROUP BY role"
         ).fetchall()
-    assert dict(counts) == {"teacher": summary["splits"]["L"], "student": summary["splits"]["L"]}
+    assert dict(counts) == {"teacher": summary["splits"]["train"], "student": summary["splits"]["train"]}
 
 
 def test_labels_that_the_champion_has_learnt_from_never_calibrate_it_later(
     asked: dict[str, Any], round_one: tuple[dict[str, Any], Store, Watched]
 ) -> None:
-    with pytest.raises(UsageError, match="the split leaves nothing for C"):
+    with pytest.raises(UsageError, match="the split leaves nothing for calibration"):
         run_retrain(checked(RetrainParameters, **{**asked, "calibration": "holdout", "seed": 5}), orchestrated=False)
 
 

@@ -262,7 +262,7 @@ def test_another_loop_of_an_old_output_begins_with_its_champion_and_counts_the_l
     assert outcome["accepted"] == {"disc": 11, "square": 7}, "the same teacher, thresholds and candidates"
     listed = visionmill("promote", f"{ROOT}/instance", "--list", "--json").summary
     [mine] = [each for each in listed["candidates"] if each["verdict_id"] == outcome["gate"]["verdict_id"]]
-    assert {each["name"]: each["value"] for each in mine["criteria"]}["looks at G"] == 2
+    assert {each["name"]: each["value"] for each in mine["criteria"]}["looks at the gate set"] == 2
     assert len(listed["candidates"]) == 3
 
 

@@ -61,4 +61,7 @@ def test_what_may_be_repeated_arrives_whole_and_what_is_not_given_is_the_models_
     given |= {"labelled": "l", "unlabelled": "u", "output": "o", "tta": ["hflip", "0.75x"]}
     plain = checked(RetrainParameters, labelled="l", unlabelled="u", output="o", tta=("hflip", "0.75x"))
     assert parameters_from(RetrainParameters, given) == plain
-    assert parameters_from(RetrainParameters, {**given, "shares": ["L=0.5", "G=0.5"]}).shares == {"L": 0.5, "G": 0.5}
+    assert parameters_from(RetrainParameters, {**given, "shares": ["L=0.5", "G=0.5"]}).shares == {
+        "train": 0.5,
+        "gate": 0.5,
+    }

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows import retrain, round_steps
+from flows import retrain
 from flows.parameters import RetrainParameters
 from flows.problems import checked
 from flows.steps import plain_steps
@@ -22,6 +22,7 @@ from tasks.ingest.inventory import take_inventory
 from tasks.labels.reading import read_label_set
 from tasks.loop.champion import Model, list_candidates, read_pointer
 from tasks.loop.due import arrivals_since
+from tasks.loop.loops import Loop, methods_for
 from tasks.loop.schemas import MODELS, PSEUDO_LABELS, ROUNDS, VERDICTS
 from tasks.output import tables
 from tasks.training.examples import load_training_set
@@ -62,7 +63,7 @@ def asked(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
         "recipe": store.uri_of("tiny.json"),
         "initial": "digitscape_mask_rcnn",
         "steps": 6,
-        "shares": {"L": 0.15, "C": 0.65, "G": 0.2},
+        "shares": {"train": 0.15, "calibration": 0.65, "gate": 0.2},
         "tta": ["1.25x"],
         "ray": "none",
     }
@@ -97,7 +98,7 @@ def test_one_round_from_labels_to_the_gate_goes_on_where_it_was_stopped(asked: d
 
     assert sum(outcome["accepted"].values()) > 0, "the shipped model is sure of some digits"
     assert outcome["gate"]["reasons"] or outcome["gate"]["passed"]
-    assert summary["splits"]["U"] == 12
+    assert summary["splits"]["unlabelled"] == 12
     [first, *_] = read_pointer(store)[0].moves
     assert first.model.model_id == outcome["teacher"], "the first champion taught"
     [rounds] = tables.read(store, ROUNDS).to_pylist()
@@ -108,14 +109,14 @@ def test_one_round_from_labels_to_the_gate_goes_on_where_it_was_stopped(asked: d
     assert {row["tta_spec"] for row in labels} == {'["1.25x"]'}
     for row in labels:
         measured = (row["q_stability"] + row["q_tta"]) / 2
-        assert row["accept_mask"] <= (row["quality_cal"] >= 0.75), "the expected IoU of what was measured decides"
+        assert row["accept_mask"] <= (row["quality_calibrated"] >= 0.75), "what was measured decides"
         assert row["accept_box"] <= (row["q_tta"] >= 0.85)
         assert 0 <= measured <= 1
     roles = {row["role"]: row["model_id"] for row in tables.read(store, MODELS).to_pylist()}
     assert roles["student"] == outcome["candidate"] and set(roles) == {"teacher", "student", "baseline"}
     heartbeats = {row["criterion"]: row for row in tables.read(store, VERDICTS).to_pylist() if row["round"] == 1}
     assert heartbeats["heartbeat: unlabelled over supervised loss"]["value"] > 0
-    assert heartbeats["heartbeat: entropy of predictions on U against C"]["passed"]
+    assert heartbeats["heartbeat: entropy of predictions on unlabelled items against calibration"]["passed"]
     states = {record.model.model_id: state for record, state in list_candidates(store)}
     assert states[outcome["candidate"]] == ("promoted" if outcome["gate"]["passed"] else "refused")
 
@@ -149,11 +150,10 @@ def test_another_way_to_look_is_another_loop_with_inference_of_its_own(asked: di
     for views in (["1.25x"], ["1.25x", "1.25x"], []):
         parameters = checked(RetrainParameters, **{**asked, "tta": views})
         data = retrain.divide(parameters, store) if not loops else loops[0].data
-        task = round_steps.task_for(parameters, classes)
-        loops.append(round_steps.Loop(parameters, store, data, task, "", plain_steps, None))
-    named = [retrain.name_of(loop.parameters, loop.data) for loop in loops]
+        loops.append(Loop(parameters, store, data, methods_for(parameters, classes), ""))
+    named = [retrain.name_of(loop.settings, loop.data) for loop in loops]
     champion = Model("m@1", "m", "ab" * 32, "run", 0)
-    places = [round_steps._inference_uri(loop, champion) for loop in loops]
+    places = [loop.inference_uri(champion) for loop in loops]
     assert named[0] == named[1] != named[2]
     assert places[0] == places[1] != places[2]
     with pytest.raises(UsageError, match=r"tta: must be 'hflip', "):
@@ -163,7 +163,7 @@ def test_another_way_to_look_is_another_loop_with_inference_of_its_own(asked: di
 def test_what_cannot_be_a_loop_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="rounds need as many looks"):
         checked(RetrainParameters, **{**asked, "rounds": 5})
-    with pytest.raises(UsageError, match="leaves nothing for G"):
-        run({**asked, "shares": {"L": 0.5, "C": 0.5}})
+    with pytest.raises(UsageError, match="leaves nothing for gate"):
+        run({**asked, "shares": {"train": 0.5, "calibration": 0.5}})
     with pytest.raises(UsageError, match="teach instance"):
         run({**asked, "recipe": "lraspp_mobilenet_v3_large", "initial": None})

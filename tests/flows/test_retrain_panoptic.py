@@ -15,7 +15,7 @@ from flows.retrain import run_retrain
 from infra.errors import UsageError
 from infra.store import Store, open_store
 from modelkit import rle
-from tasks.loop.schemas import PSEUDO_LABELS, ROUNDS, VERDICTS
+from tasks.loop.schemas import PSEUDO_LABELS, ROUNDS, THRESHOLD_SETS, VERDICTS
 from tasks.output import tables
 from tasks.report.round_page import write_loop_report
 from tasks.training.examples import load_training_set
@@ -35,25 +35,25 @@ def round_one(asked: dict[str, Any]) -> tuple[dict[str, Any], Store]:
     return summary["rounds"][0], open_store(asked["output"])
 
 
-def test_every_segment_of_u_is_a_candidate_and_names_its_rule(round_one: tuple[dict[str, Any], Store]) -> None:
+def test_every_unlabelled_segment_is_a_candidate_and_names_its_rule(round_one: tuple[dict[str, Any], Store]) -> None:
     outcome, store = round_one
     rows = tables.read(store, PSEUDO_LABELS).to_pylist()
     assert len({row["image_id"] for row in rows}) == 10
-    assert {row["task"] for row in rows} == {"panoptic"} and {row["class_id"] in THINGS for row in rows} == {
+    assert {row["kind"] for row in rows} == {"panoptic"} and {row["label"] in THINGS for row in rows} == {
         True,
         False,
     }
     covered = {row["image_id"]: np.zeros((96, 96), int) for row in rows}
     for row in rows:
-        covered[row["image_id"]] += rle.decode(row["mask_rle"], (96, 96))
+        covered[row["image_id"]] += rle.decode(row["rle"], (96, 96))
     assert all(count.max() == 1 for count in covered.values()), "segments of a map never overlap"
     assert {row["decision"] for row in rows} <= {"accept", "ignore"}
     assert sum(outcome["accepted"].values()) == sum(row["decision"] == "accept" for row in rows) > 0
 
 
 def test_things_and_stuff_are_certified_apart(round_one: tuple[dict[str, Any], Store]) -> None:
-    rows = tables.read(round_one[1], "threshold_sets").to_pylist()
-    certified = {kind: {row["t_hi"] for row in rows if row["t_hi"] and (row["class_id"] in THINGS) is kind}
+    rows = tables.read(round_one[1], THRESHOLD_SETS).to_pylist()
+    certified = {kind: {row["t_hi"] for row in rows if row["t_hi"] and (row["label"] in THINGS) is kind}
                  for kind in (True, False)}  # fmt: skip
     assert certified[True] and certified[False]
     assert not certified[True] & certified[False], "a pool of digits says nothing about grounds"

@@ -15,9 +15,9 @@ from flows.retrain import run_retrain
 from infra.errors import UsageError
 from infra.store import Store, open_store
 from modelkit import rle
-from tasks.loop.pixels import LEVELS
 from tasks.loop.schemas import PSEUDO_LABELS, ROUNDS, VERDICTS
 from tasks.output import tables
+from tasks.products.segments.pixels import LEVELS
 from tasks.training.examples import load_training_set
 from tests.flows.tiny_loops import SIZE, tiny_loop
 
@@ -33,18 +33,18 @@ def round_one(asked: dict[str, Any]) -> tuple[dict[str, Any], Store]:
     return summary["rounds"][0], open_store(asked["output"])
 
 
-def test_every_pixel_of_u_is_a_candidate_once_and_names_its_rule(round_one: tuple[dict[str, Any], Store]) -> None:
+def test_every_unlabelled_pixel_is_a_candidate_once_and_names_its_rule(round_one: tuple[dict[str, Any], Store]) -> None:
     outcome, store = round_one
     rows = tables.read(store, PSEUDO_LABELS).to_pylist()
     seen = {row["image_id"]: np.zeros(SIZE, np.int64) for row in rows}
     for row in rows:
-        seen[row["image_id"]] += rle.decode(row["mask_rle"], SIZE)
+        seen[row["image_id"]] += rle.decode(row["rle"], SIZE)
     assert len(seen) == 8 and all((count == 1).all() for count in seen.values())
-    assert {row["score_raw"] for row in rows} <= set(LEVELS)
+    assert {row["score"] for row in rows} <= set(LEVELS)
     assert "background" in outcome["accepted"], "what no object covers is certified like any class"
-    accepted = sum(row["mask_area"] for row in rows if row["decision"] == "accept")
+    accepted = sum(row["area"] for row in rows if row["decision"] == "accept")
     assert accepted == sum(outcome["accepted"].values())
-    assert {row["reason_code"] for row in rows} <= {"certified", "below_t_hi", "abstain"}
+    assert {row["reason"] for row in rows} <= {"certified", "below_t_hi", "abstain"}
     assert {row["tta_spec"] for row in rows} == {'["0.75x"]'}
 
 
@@ -68,12 +68,14 @@ def test_the_gate_compares_mean_iou_of_three_models(round_one: tuple[dict[str, A
     assert criteria["audit: labels looked at"]["value"] > 0
     assert criteria["heartbeat: accepted rate"]["value"] < 2
     assert criteria["heartbeat: unlabelled over supervised loss"]["passed"]
-    assert criteria["heartbeat: entropy of predictions on U against C"]["passed"], "both are scenes of one kind"
+    assert criteria["heartbeat: entropy of predictions on unlabelled items against calibration"]["passed"], (
+        "both are scenes of one kind"
+    )
     assert round_row["promoted"] == outcome["gate"]["passed"]
 
 
-def test_a_model_of_another_task_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"instance segmentation; unet does semantic"):
+def test_a_model_of_another_kind_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"teach instance; unet does semantic"):
         run_retrain(
             checked(RetrainParameters, **{**asked, "task": "instance", "output": str(tmp_path)}), orchestrated=False
         )

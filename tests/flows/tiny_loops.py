@@ -42,7 +42,7 @@ def tiny_loop(folder: Path) -> dict[str, Any]:
         "output": str(folder / "loop"),
         "recipe": str(recipe),
         "steps": STEPS,
-        "shares": {"L": 0.3, "C": 0.4, "G": 0.3},
+        "shares": {"train": 0.3, "calibration": 0.4, "gate": 0.3},
         "tta": ["0.75x"],
         "precision": 0.5,  # what so few steps learn can keep it, whatever the last digits of a sum are
         "ray": "none",
@@ -75,7 +75,7 @@ def tiny_panoptic_loop(folder: Path) -> dict[str, Any]:
         "output": str(folder / "loop"),
         "recipe": str(recipe),
         "steps": steps,
-        "shares": {"L": 0.3, "C": 0.4, "G": 0.3},
+        "shares": {"train": 0.3, "calibration": 0.4, "gate": 0.3},
         "precision": 0.6,
         "ray": "none",
     }

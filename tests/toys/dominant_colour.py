@@ -24,6 +24,7 @@ from tasks.evaluation.evaluate import predictions
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Kind, Resampled, register_kind
 from tasks.training.examples import Example
+from tests.toys.dominant_colour_loop import LOOP
 
 NAME = "dominant_colour"
 register_field("image_class", Value())
@@ -123,6 +124,7 @@ KIND = Kind(
     default_recipe="toy_colour",
     class_counts=lambda classes: {"num_classes": max(each.id for each in classes) + 1},
     words={"accuracy": "share of right images"},
+    loop=LOOP,
 )
 
 

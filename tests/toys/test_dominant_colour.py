@@ -63,6 +63,27 @@ def test_it_is_trained_judged_and_run_over_a_dataset(tmp_path: Path, monkeypatch
     assert found == [{"name": name, "n": 4} for name in sorted(COLOURS)]
 
 
+def test_the_loop_teaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISIONMILL_CACHE_DIR", str(tmp_path / "cache"))
+    labels, unlabelled = write_images(tmp_path / "l", 90, 0), write_images(tmp_path / "u", 9, 1)
+    output = tmp_path / "loop"
+    shares = [word for share in ("train=0.3", "calibration=0.4", "gate=0.3") for word in ("--share", share)]
+    data = ["--labelled", labels, "--unlabelled", tmp_path / "u" / "images", "--audit", unlabelled, "--output", output]
+    asked = ["--steps", "40", "--precision", "0.5", *shares, *SERIAL, "--json"]
+    done = visionmill("retrain", "--task", KIND.name, *data, *asked).summary
+    [outcome] = done["rounds"]
+    assert outcome["accepted"] == {"blue": 3, "green": 3, "red": 3} and outcome["unit"] == "images"
+    assert outcome["gate"]["candidate"] == 1
+    query = "SELECT kind, name, decision, reason FROM pseudo_labels WHERE label = 1"
+    taught = {"kind": KIND.name, "name": "red", "decision": "accept", "reason": "certified"}
+    assert ask(str(output), query) == [taught] * 3
+    found = ask(str(output), "SELECT criterion, value FROM verdicts WHERE round = 1")
+    criteria = {row["criterion"]: row["value"] for row in found}
+    assert criteria["audit: labels looked at"] == 9 and criteria["calibration: D-ECE"] is not None
+    [page] = (output / "report" / "rounds").glob("*.html")
+    assert "Images accepted" in page.read_text() and "data:image/" in page.read_text(), "with pictures"
+
+
 def test_its_recipes_are_offered_and_an_unknown_kind_is_answered_with_those_that_exist(tmp_path: Path) -> None:
     message = refused(2, "train", write_images(tmp_path / "a", 3, 0), tmp_path, "--recipe", "nonesuch", *SERIAL)
     assert "toy_colour" in message

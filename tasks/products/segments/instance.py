@@ -9,6 +9,7 @@ from typing import Any
 from modelkit import ClassInfo
 from tasks.product import Kind
 from tasks.products.segments import digitscape
+from tasks.products.segments.loop_objects import OBJECTS
 from tasks.products.segments.objects import count_classes, judge_objects, mask_target, wants_tracks
 
 
@@ -30,4 +31,5 @@ KIND = Kind(
     },
     default_recipe="digitscape",
     class_counts=count_classes,
+    loop=OBJECTS,
 )

@@ -23,6 +23,7 @@ from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Kind, Resampled
 from tasks.products.segments import digitscape
 from tasks.products.segments.clips import panoptic_truth, video_figures
+from tasks.products.segments.loop_segments import SEGMENTS
 from tasks.products.segments.objects import Target, mask_target, wants_tracks
 from tasks.products.segments.painting import IGNORE, label_map, pixels_of_mask
 from tasks.training.examples import Example
@@ -128,4 +129,5 @@ KIND = Kind(
     default_recipe="digitscape_panoptic",
     class_counts=count_classes,
     words={"vpq": "video PQ", "pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
+    loop=SEGMENTS,
 )

@@ -18,6 +18,7 @@ from tasks.evaluation.evaluate import Row, predictions
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Kind, Resampled
 from tasks.products.segments import digitscape
+from tasks.products.segments.loop_pixels import PIXELS
 from tasks.products.segments.objects import Target, count_classes
 from tasks.products.segments.painting import IGNORE, label_map, pixels_of_mask
 from tasks.training.examples import Example
@@ -110,4 +111,5 @@ KIND = Kind(
     default_recipe="digitscape_unet",
     class_counts=count_classes,
     words={"miou": "mean IoU"},
+    loop=PIXELS,
 )

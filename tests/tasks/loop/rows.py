@@ -13,6 +13,7 @@ from tasks.loop.matching import Matches
 from tasks.loop.schemas import CANDIDATES
 from tasks.loop.thresholds import ClassThreshold, ThresholdSet
 from tasks.output.tables import table_of
+from tasks.products.segments.loop_candidates import COLUMNS
 from tests.tasks.loop.scenes import SIZE_HW, rectangle
 
 TEACHER = {
@@ -23,13 +24,11 @@ TEACHER = {
     "code_commit": "c0ffee",
     "config_sha256": "dd" * 32,
     "tta_spec": "[]",
-    "infer_dtype": "float32",
-    "device": "cpu",
 }
 NAMES = {1: "disc", 2: "box", 3: "star"}
 
 
-def candidate(image: str, seq: int, score: float, box: Sequence[int], class_id: int = 1, **more: Any) -> dict[str, Any]:
+def candidate(image: str, seq: int, score: float, box: Sequence[int], label: int = 1, **more: Any) -> dict[str, Any]:
     """A candidate with a filled rectangle for a mask; ``box`` is x0, y0, x1, y1."""
     x0, y0, x1, y1 = box
     return {
@@ -38,41 +37,42 @@ def candidate(image: str, seq: int, score: float, box: Sequence[int], class_id: 
         "round": 1,
         "image_id": image,
         "seq": seq,
-        "media_uri": image,
+        "uri": image,
         "width": SIZE_HW[1],
         "height": SIZE_HW[0],
         "group_id": image,
-        "split": "U",
-        "task": "instance",
-        "class_id": class_id,
-        "class_name": NAMES.get(class_id, "background"),
-        "geom_space": "source",
-        "score_raw": score,
-        "bbox_xywh": [x0, y0, x1 - x0, y1 - y0],
-        "mask_rle": rectangle(x0, y0, x1, y1),
-        "mask_area": (x1 - x0) * (y1 - y0),
+        "media": "image",
+        "frame": 0,
+        "split": "unlabelled",
+        "kind": "instance",
+        "label": label,
+        "name": NAMES.get(label, "background"),
+        "score": score,
+        "box_xyxy": [x0, y0, x1, y1],
+        "rle": rectangle(x0, y0, x1, y1),
+        "area": (x1 - x0) * (y1 - y0),
         **more,
     }
 
 
 def candidates(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """``candidates.v1``."""
-    return table_of(CANDIDATES, rows)
+    """``candidates.v2`` with the columns of segments."""
+    return table_of(CANDIDATES, rows, COLUMNS)
 
 
 def identity() -> Calibration:
     """Scores mean what they say."""
-    return Calibration({}, Calibrator(None, (0.0, 1.0), (0.0, 1.0), 10, "score_raw", "true positive", 0.0, 0.0))
+    return Calibration({}, Calibrator(None, (0.0, 1.0), (0.0, 1.0), 10, "score", "true positive", 0.0, 0.0))
 
 
 def thresholds(
-    t_hi: dict[int, float | None], *, t_lo: float = 0.2, t_mask: float | None = 0.75, model: str = "teacher@1"
+    t_hi: dict[int, float | None], *, t_lo: float = 0.2, t_quality: float | None = 0.75, model: str = "teacher@1"
 ) -> ThresholdSet:
     """Thresholds by class id; None abstains."""
     classes = tuple(
         ClassThreshold(
-            class_id=class_id,
-            class_name=NAMES[class_id],
+            label=label,
+            name=NAMES[label],
             basis="abstain" if value is None else "class",
             target_precision=0.9,
             t_hi=value,
@@ -83,10 +83,10 @@ def thresholds(
             n_correct=0,
             truth_per_image=1.0,
             coverage=0.5,
-            t_mask=t_mask,
+            t_quality=t_quality,
             note="test",
         )
-        for class_id, value in sorted(t_hi.items())
+        for label, value in sorted(t_hi.items())
     )
     return ThresholdSet(model, 1, "manifest", classes)
 
@@ -95,7 +95,7 @@ def matches_of(
     scores: Sequence[float] | np.ndarray,
     correct: Sequence[bool] | np.ndarray,
     *,
-    class_id: int = 1,
+    label: int = 1,
     image: np.ndarray | None = None,
     truth: int | None = None,
 ) -> Matches:
@@ -104,19 +104,19 @@ def matches_of(
     right = np.asarray(correct, bool)
     return Matches(
         image=np.arange(n) if image is None else image,
-        class_id=np.full(n, class_id),
+        label=np.full(n, label),
         score=np.asarray(scores, np.float64),
         iou=np.where(right, 0.9, 0.2),
         correct=right,
         row=np.arange(n),
         image_ids=tuple(f"i{k}" for k in range(n)),
-        truth_count={class_id: n if truth is None else truth},
+        truth_count={label: n if truth is None else truth},
     )
 
 
 def joined(*parts: Matches) -> Matches:
     """Matches of several classes."""
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in
-               ("image", "class_id", "score", "iou", "correct", "row")}  # fmt: skip
-    truth = {class_id: count for part in parts for class_id, count in part.truth_count.items()}
+               ("image", "label", "score", "iou", "correct", "row")}  # fmt: skip
+    truth = {label: count for part in parts for label, count in part.truth_count.items()}
     return Matches(**columns, image_ids=max((part.image_ids for part in parts), key=len), truth_count=truth)

@@ -18,7 +18,7 @@ from tasks.output.entries import INVENTORY_SCHEMA, Row, batches_of, unknown_etag
 from tasks.records import Entry
 from tests.tasks.loop.scenes import CLASSES, encoded, picture, rectangle, write
 
-SHARES = {"L": 0.4, "C": 0.2, "G": 0.2, "T": 0.2}
+SHARES = {"train": 0.4, "calibration": 0.2, "gate": 0.2, "test": 0.2}
 
 
 def labelled(folder: Path, seeds: range, size_hw: tuple[int, int] = (96, 128)) -> LabelSet:
@@ -49,10 +49,11 @@ def test_labels_and_a_bucket_become_a_division_that_never_mixes(tmp_path: Path) 
     fresh = [write(tmp_path / "u", f"fresh{k}.png", picture(100 + k)) for k in range(4)]
     of_labels = labels.table["uri"].to_pylist()
     found = prepared(tmp_path, labels, [*copies, *fresh, *of_labels])
-    assert found.manifest.counts == {"C": 2, "G": 2, "L": 4, "T": 2, "U": 4, "excluded": 10}
-    assert found.manifest.leakage == {"phash64 vs C": 2, "phash64 vs G": 2, "phash64 vs L": 4, "phash64 vs T": 2}
-    assert image_ids(found.items, "U") == sorted(fresh)
-    parts = [set(found.split(name).table["image_id"].to_pylist()) for name in "LCGT"]
+    near = {"calibration": 2, "gate": 2, "train": 4, "test": 2}
+    assert found.manifest.counts == {**near, "unlabelled": 4, "excluded": 10}
+    assert found.manifest.leakage == {f"phash64 vs {split}": count for split, count in near.items()}
+    assert image_ids(found.items, "unlabelled") == sorted(fresh)
+    parts = [set(found.split(name).table["image_id"].to_pylist()) for name in SHARES]
     assert sum(map(len, parts)) == 10 == len(set().union(*parts))
     again = prepared(tmp_path, labels, list(reversed([*copies, *fresh])))
     assert again.manifest == found.manifest
@@ -110,4 +111,4 @@ def test_everything_may_lie_in_a_bucket(s3_bucket: str) -> None:
     labels = make_label_set(items, CLASSES, origin_format="test")
     unlabelled = [entry(store.uri_of(info.key)) for info in store.list("u/")]
     found = prepare_data(store, labels, unlabelled, shares=SHARES, salt="s")
-    assert found.manifest.counts["U"] == 6 and found.manifest.counts["excluded"] == 1
+    assert found.manifest.counts["unlabelled"] == 6 and found.manifest.counts["excluded"] == 1

@@ -38,7 +38,7 @@ def outcome(report: pa.Table) -> dict[str, tuple[str, str | None, str | None]]:
     return {Path(row["uri"]).name: (row["split"], row["reason"], row["touches_split"]) for row in report.to_pylist()}
 
 
-@pytest.mark.parametrize("split", ["C", "G", "T"])
+@pytest.mark.parametrize("split", ["calibration", "gate", "test"])
 def test_identical_re_encoded_resized_and_next_frame_copies_are_kept_out(tmp_path: Path, split: str) -> None:
     original = picture(1)
     gate = write(tmp_path / "gate", "frame_007.png", original)
@@ -59,7 +59,7 @@ def test_identical_re_encoded_resized_and_next_frame_copies_are_kept_out(tmp_pat
         "half.png": ("excluded", "phash64", split),
         "brighter.png": ("excluded", "phash64", split),
         "frame_008.png": ("excluded", "group", split),
-        "stranger.png": ("U", None, None),
+        "stranger.png": ("unlabelled", None, None),
     }
     assert found.counts == {f"group vs {split}": 1, f"phash64 vs {split}": 3, f"sha256 vs {split}": 1}
 
@@ -71,15 +71,21 @@ def test_against_training_labels_only_duplicates_are_dropped(tmp_path: Path) -> 
         write(tmp_path / "u", "frame_002.png", picture(2)),
     ]
     prints = fingerprints_of([entry(train)], groups={train: "clip"})
-    found = firewall(fingerprints_of(map(entry, u), groups=dict.fromkeys(u, "clip")), labelled(prints, "L"))
-    assert outcome(found.items) == {"copy.jpg": ("excluded", "phash64", "L"), "frame_002.png": ("U", None, None)}
+    found = firewall(fingerprints_of(map(entry, u), groups=dict.fromkeys(u, "clip")), labelled(prints, "train"))
+    assert outcome(found.items) == {
+        "copy.jpg": ("excluded", "phash64", "train"),
+        "frame_002.png": ("unlabelled", None, None),
+    }
 
 
 def test_an_item_near_to_several_splits_is_reported_against_the_gravest(tmp_path: Path) -> None:
     prints = fingerprints_of([entry(write(tmp_path, "a.png", picture(1)))])
-    copies = [labelled(prints, split).to_pylist()[0] | {"image_id": split} for split in ("L", "C", "G", "T")]
+    copies = [
+        labelled(prints, split).to_pylist()[0] | {"image_id": split}
+        for split in ("train", "calibration", "gate", "test")
+    ]
     known = table_of(SPLIT_ITEMS, copies)
-    assert firewall(prints, known).counts == {"group vs T": 1}
+    assert firewall(prints, known).counts == {"group vs test": 1}
 
 
 def test_what_cannot_be_read_stays_out(tmp_path: Path) -> None:
@@ -88,8 +94,8 @@ def test_what_cannot_be_read_stays_out(tmp_path: Path) -> None:
     prints = fingerprints_of(
         [entry(str(broken)), entry(str(tmp_path / "gone.png")), entry(write(tmp_path, "ok.png", picture(1)))]
     )
-    found = firewall(prints, labelled(prints.slice(0, 0), "G"))
-    assert found.counts == {"unreadable vs any": 2} and outcome(found.items)["ok.png"][0] == "U"
+    found = firewall(prints, labelled(prints.slice(0, 0), "gate"))
+    assert found.counts == {"unreadable vs any": 2} and outcome(found.items)["ok.png"][0] == "unlabelled"
 
 
 def test_pictures_without_structure_have_no_perceptual_hash() -> None:
@@ -110,7 +116,7 @@ def test_a_video_with_a_frame_of_the_gate_is_kept_out_whole(tmp_path: Path) -> N
     gate = write(tmp_path, "still.png", video_picture(1))
     prints = fingerprints_of([entry(str(video), "video")], frame_stride=1)
     assert prints.num_rows == 3
-    found = firewall(prints, labelled(fingerprints_of([entry(gate)]), "G"))
+    found = firewall(prints, labelled(fingerprints_of([entry(gate)]), "gate"))
     assert found.items["split"].to_pylist() == ["excluded"] * 3
 
 

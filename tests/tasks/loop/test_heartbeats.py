@@ -35,7 +35,7 @@ def objects(scores: Sequence[float]) -> pa.Table:
 def pixels(levels: Sequence[tuple[float, int]]) -> pa.Table:
     """(level, rows of the region)"""
     return candidates(
-        [candidate("i", k, level, [0, 0, 10, rows], task="semantic") for k, (level, rows) in enumerate(levels)]
+        [candidate("i", k, level, [0, 0, 10, rows], kind="semantic") for k, (level, rows) in enumerate(levels)]
     )
 
 
@@ -79,9 +79,9 @@ def test_entropy_of_pixels_counts_pixels_and_doubts_most_below_a_half() -> None:
 def test_a_teacher_with_the_same_doubts_everywhere_is_healthy() -> None:
     rng = np.random.default_rng(3)
     on_u, on_c = (prediction_entropy(objects(rng.beta(2, 1, n).tolist())) for n in (400, 60))
-    found = entropy_heartbeat("C", on_u, on_c)
+    found = entropy_heartbeat("calibration", on_u, on_c)
     assert found.passed and 1 <= (found.value or 0) < 1.2
-    assert "U against C" in found.name
+    assert "unlabelled items against calibration" in found.name
 
 
 @pytest.mark.parametrize("scores", [np.full(50, 0.999), np.full(50, 0.5)], ids=["certain of everything", "of nothing"])
@@ -92,6 +92,6 @@ def test_a_collapsed_teacher_is_seen_against_the_round_before(scores: np.ndarray
 
 
 def test_without_predictions_or_doubt_there_is_nothing_to_compare() -> None:
-    assert not entropy_heartbeat("C", None, 0.5).passed
-    certain = entropy_heartbeat("C", prediction_entropy(objects([1.0])), 0.5)
+    assert not entropy_heartbeat("calibration", None, 0.5).passed
+    certain = entropy_heartbeat("calibration", prediction_entropy(objects([1.0])), 0.5)
     assert certain.value is None and "any doubt" in certain.reason

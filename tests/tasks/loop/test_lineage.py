@@ -6,6 +6,7 @@ import datetime as dt
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from infra.errors import DatasetError
@@ -36,16 +37,16 @@ def a_round(store: Store, **changes: Any) -> Selection:
         store, items, label_set_id=labels.label_set_id, class_map_sha256="c", salt="s", shares=DEFAULT_SHARES
     )
     rows = [candidate(f"u{k}", 0, 0.5 + k / 20, [0, 0, 20, 20]) for k in range(8)]
-    listed = [{"image_id": f"u{k}", "media_uri": f"u{k}", "group_id": f"u{k}", "status": "ok"} for k in range(8)]
+    listed = [{"image_id": f"u{k}", "uri": f"u{k}", "group_id": f"u{k}", "status": "ok"} for k in range(8)]
     sets = thresholds({1: 0.7})
     found = select(candidates(rows), listed, thresholds=sets, scores=identity(), quality=quality())
-    append(store, PSEUDO_LABELS, found.labels, round_number=1, task="instance")
-    append(store, PSEUDO_IMAGES, found.images, round_number=1, task="instance")
+    append(store, PSEUDO_LABELS, found.labels, round_number=1, kind="instance")
+    append(store, PSEUDO_IMAGES, found.images, round_number=1, kind="instance")
     append(store, THRESHOLD_SETS, sets.to_table())
     append(store, CALIBRATORS, identity().to_table("teacher@1"))
     append(store, CALIBRATORS, quality().to_table("teacher@1"))
     name = train_set_id(found, label_set_id=labels.label_set_id, splits_manifest_sha256=manifest.manifest_sha256)
-    shared = {"weights_uri": "s3://w/x", "task": "instance", "seed": 1, "code_commit": "c0ffee", "created_at": NOW,
+    shared = {"weights_uri": "s3://w/x", "kind": "instance", "seed": 1, "code_commit": "c0ffee", "created_at": NOW,
               "class_map_sha256": "c", "splits_manifest_sha256": manifest.manifest_sha256, "run_id": "run-1",
               "split_items_sha256": manifest.items_sha256, "label_set_id": labels.label_set_id}  # fmt: skip
     models = [
@@ -56,11 +57,12 @@ def a_round(store: Store, **changes: Any) -> Selection:
     ]  # fmt: skip
     append(store, MODELS, table_of(MODELS, models))
     record = {
-        "run_id": "run-1", "round": 1, "candidate_id": "student@2", "splits_manifest_sha256": manifest.manifest_sha256,
+        "run_id": "run-1", "round": 1, "kind": "instance", "candidate_id": "student@2",
+        "splits_manifest_sha256": manifest.manifest_sha256,
         "leakage_report": "{}", "train_set_id": name, "threshold_set_id": sets.threshold_set_id, "n_human": 6,
         "n_pseudo": found.accepted.num_rows, "accept_rate": 0.5, "training": "{}", "augmentation": "{}", "seeds": [1],
         "environment": "{}", "metrics_gate": "{}", "promoted": False, "looks_used": 1, "alpha_spent": 0.016,
-        "test_opened": False, "finished_at": NOW, "code_commit": "c0ffee", **changes,
+        "finished_at": NOW, "code_commit": "c0ffee", **changes,
     }  # fmt: skip
     append(store, ROUNDS, table_of(ROUNDS, [record]))
     return found
@@ -70,19 +72,19 @@ def test_from_a_pseudo_label_to_teacher_digest_round_threshold_and_code(store_ur
     found = a_round(open_store(store_uri))
     label_id = found.accepted["label_id"][0].as_py()
     sql = f"""SELECT teacher_model_id, teacher_weights_sha256, teacher_weights_uri, round, t_hi, target_precision,
-                     reason_code, code_commit, student_id FROM label_lineage WHERE label_id = '{label_id}'"""
+                     reason, code_commit, student_id FROM label_lineage WHERE label_id = '{label_id}'"""
     (row,) = run_query(store_uri, sql).to_pylist()
     assert row == {
         "teacher_model_id": "teacher@1", "teacher_weights_sha256": "aa" * 32, "teacher_weights_uri": "s3://w/x",
-        "round": 1, "t_hi": 0.7, "target_precision": 0.9, "reason_code": "certified", "code_commit": "c0ffee",
+        "round": 1, "t_hi": 0.7, "target_precision": 0.9, "reason": "certified", "code_commit": "c0ffee",
         "student_id": "student@2",
     }  # fmt: skip
 
 
 def test_from_a_model_to_its_data(store_uri: str) -> None:
     found = a_round(open_store(store_uri))
-    rows = run_query(store_uri, "SELECT model_id, kind, count(*) AS n FROM model_data GROUP BY ALL").to_pylist()
-    counts = {(row["model_id"], row["kind"]): row["n"] for row in rows}
+    rows = run_query(store_uri, "SELECT model_id, origin, count(*) AS n FROM model_data GROUP BY ALL").to_pylist()
+    counts = {(row["model_id"], row["origin"]): row["n"] for row in rows}
     assert counts == {
         ("student@2", "pseudo-label"): found.accepted.num_rows,
         ("student@2", "human labels"): 6,
@@ -118,10 +120,10 @@ def test_a_recorded_round_is_replayed_from_its_rows_alone_and_a_changed_row_show
     assert not replay(store, "run-1", 1, label_set_id="another").same
     with pytest.raises(DatasetError, match="not recorded"):
         replay(store, "run-1", 2, label_set_id=label_set_id)
-    (key,) = [info.key for info in list_tables(store)["pseudo_labels"]]
+    (key,) = [stored.info.key for stored in list_tables(store)["pseudo_labels"]]
     changed = found.labels.to_pylist()
     changed[0]["decision"] = "accept"
-    store.put(key, encode_table(PSEUDO_LABELS, table_of(PSEUDO_LABELS, changed)))
+    store.put(key, encode_table(PSEUDO_LABELS, pa.Table.from_pylist(changed, schema=found.labels.schema)))
     assert not replay(store, "run-1", 1, label_set_id=label_set_id).same
 
 

@@ -10,9 +10,9 @@ from pycocotools.cocoeval import COCOeval
 from infra.store import open_store
 from tasks.labels.label_sets import LabelledItem, LabelledObject, make_label_set
 from tasks.loop.calibration import Calibration, d_ece, fit_calibration, fit_isotonic
-from tasks.loop.matching import match_candidates
 from tasks.loop.schemas import CALIBRATORS
 from tasks.output.tables import append, read
+from tasks.products.segments.matching import match_candidates
 from tests.tasks.loop.rows import candidate, candidates, joined, matches_of
 from tests.tasks.loop.scenes import CLASSES, SIZE_HW, rectangle
 
@@ -51,8 +51,8 @@ def coco_matches(items: list[LabelledItem], rows: list[dict[str, object]]) -> di
     }
     truth.createIndex()
     results = [
-        {"image_id": numbers[row["image_id"]], "category_id": row["class_id"], "score": row["score_raw"],
-         "segmentation": {"size": list(SIZE_HW), "counts": row["mask_rle"]}}
+        {"image_id": numbers[row["image_id"]], "category_id": row["label"], "score": row["score"],
+         "segmentation": {"size": list(SIZE_HW), "counts": row["rle"]}}
         for row in rows
     ]  # fmt: skip
     evaluator = COCOeval(truth, truth.loadRes(results), "segm")
@@ -105,7 +105,7 @@ def test_candidates_of_other_images_are_refused() -> None:
 def test_isotonic_never_falls_and_equal_scores_share_a_value() -> None:
     rng = np.random.default_rng(1)
     scores = np.round(rng.random(500), 2)
-    fitted = fit_isotonic(scores, rng.random(500) < scores**2, class_id=None, feature="f", target="t")
+    fitted = fit_isotonic(scores, rng.random(500) < scores**2, label=None, feature="f", target="t")
     values = fitted(np.linspace(0, 1, 101))
     assert (np.diff(values) >= 0).all() and values.min() >= 0 and values.max() <= 1
     assert fitted.d_ece_after < 0.1 * fitted.d_ece_before + 0.02
@@ -120,7 +120,7 @@ def test_calibration_halves_the_error_on_other_images() -> None:
 
     fitted, fresh = fit_calibration(draw(2_000)), draw(2_000)
     before = d_ece(fresh.score, fresh.correct)
-    after = d_ece(fitted.apply(fresh.class_id, fresh.score), fresh.correct)
+    after = d_ece(fitted.apply(fresh.label, fresh.score), fresh.correct)
     assert before > 0.2 and after < 0.05
 
 
@@ -131,8 +131,8 @@ def test_d_ece_is_zero_for_honest_scores_and_the_gap_for_others() -> None:
 
 
 def test_rare_classes_share_the_pooled_calibrator_and_all_survive_storage(store_uri: str) -> None:
-    common = matches_of(np.linspace(0, 1, 200), np.arange(200) > 100, class_id=1)
-    rare = matches_of(np.linspace(0, 1, 10), np.arange(10) > 2, class_id=2)
+    common = matches_of(np.linspace(0, 1, 200), np.arange(200) > 100, label=1)
+    rare = matches_of(np.linspace(0, 1, 10), np.arange(10) > 2, label=2)
     fitted = fit_calibration(joined(common, rare))
     assert set(fitted.by_class) == {1} and fitted.of(2) is fitted.pooled
     store = open_store(store_uri)

@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 from infra.errors import DatasetError, UsageError
 from infra.store import open_store
 from tasks.labels.schema import LABELS
-from tasks.loop import rules
 from tasks.loop.calibration import Calibration
-from tasks.loop.candidates import Teacher, read_candidates
-from tasks.loop.rules import Decisions, Evidence, TaskRules
+from tasks.loop.candidates import Asked, Teacher, read_candidates
 from tasks.loop.schemas import CALIBRATORS, CANDIDATES, PSEUDO_IMAGES, PSEUDO_LABELS, SPLIT_ITEMS, THRESHOLD_SETS
 from tasks.loop.selection import Selection, changed_share, select, train_set_id
 from tasks.loop.thresholds import ThresholdSet
@@ -30,7 +28,7 @@ BOX, FAR, NEAR = [0, 0, 20, 20], [30, 20, 50, 40], [1, 0, 21, 20]
 
 
 def images(*names: str, status: str = "ok") -> list[dict[str, Any]]:
-    return [{"image_id": name, "media_uri": name, "group_id": name, "status": status} for name in names]
+    return [{"image_id": name, "uri": name, "group_id": name, "status": status} for name in names]
 
 
 def chosen(rows: list[dict[str, Any]], sets: ThresholdSet | None = None, **more: Any) -> Selection:
@@ -41,7 +39,7 @@ def chosen(rows: list[dict[str, Any]], sets: ThresholdSet | None = None, **more:
 
 
 def reasons(found: Selection) -> list[tuple[str, str]]:
-    return list(zip(found.labels["decision"].to_pylist(), found.labels["reason_code"].to_pylist(), strict=True))
+    return list(zip(found.labels["decision"].to_pylist(), found.labels["reason"].to_pylist(), strict=True))
 
 
 def test_every_candidate_comes_out_with_the_rule_that_decided() -> None:
@@ -50,7 +48,7 @@ def test_every_candidate_comes_out_with_the_rule_that_decided() -> None:
         candidate("a", 1, 0.85, NEAR),
         candidate("a", 2, 0.5, FAR),
         candidate("a", 3, 0.1, FAR),
-        candidate("a", 4, 0.99, FAR, class_id=2),
+        candidate("a", 4, 0.99, FAR, label=2),
         candidate("b", 0, 0.9, [0, 0, 5, 5]),
         candidate("b", 1, 0.9, [0, 0, 64, 48]),
     ]
@@ -75,11 +73,11 @@ def test_segments_of_panoptic_maps_are_accepted_or_ignored_and_may_fill_the_imag
     rows = [
         candidate("a", 0, 0.95, BOX),
         candidate("a", 1, 0.1, FAR),
-        candidate("a", 2, 0.99, FAR, class_id=2),
+        candidate("a", 2, 0.99, FAR, label=2),
         candidate("b", 0, 0.9, [0, 0, 5, 5]),
         candidate("b", 1, 0.9, [0, 0, 64, 48]),
     ]
-    found = chosen([{**row, "task": "panoptic"} for row in rows])
+    found = chosen([{**row, "kind": "panoptic"} for row in rows])
     assert reasons(found) == [
         ("accept", "certified"),
         ("ignore", "below_t_hi"),
@@ -87,38 +85,38 @@ def test_segments_of_panoptic_maps_are_accepted_or_ignored_and_may_fill_the_imag
         ("ignore", "too_small"),
         ("accept", "certified"),
     ]
-    assert found.labels["accept_cls"].to_pylist() == [True, False, False, False, True]
+    assert [weight > 0 for weight in found.labels["weight"].to_pylist()] == [True, False, False, False, True]
 
 
 def test_class_box_and_mask_are_taught_apart() -> None:
     rows = [
-        candidate("a", 0, 0.9, BOX, q_iou=0.9, q_stability=0.8),
-        candidate("b", 0, 0.9, BOX, q_iou=0.5, q_stability=0.7),
-        candidate("c", 0, 0.9, BOX, q_iou=0.5, q_jitter=0.01),
-        candidate("d", 0, 0.9, BOX, q_iou=0.9, q_jitter=0.5),
+        candidate("a", 0, 0.9, BOX, q_stability=0.9),
+        candidate("b", 0, 0.9, BOX, q_stability=0.5),
+        candidate("c", 0, 0.9, BOX, q_stability=0.3, q_tta=0.9),
+        candidate("d", 0, 0.9, BOX, q_stability=0.9, q_tta=0.7),
         candidate("e", 0, 0.9, BOX, q_tta=0.9),
         candidate("f", 0, 0.9, BOX),
     ]
     found = chosen(rows, quality=identity())
-    flags = found.labels.select(["accept_cls", "accept_box", "accept_mask"]).to_pylist()
+    flags = found.labels.select(["decision", "accept_box", "accept_mask"]).to_pylist()
     assert [tuple(flag.values()) for flag in flags] == [
-        (True, True, True),
-        (True, False, False),
-        (True, True, False),
-        (True, False, True),
-        (True, True, True),
-        (True, True, True),  # nothing measured: the score is all there is
+        ("accept", True, True),
+        ("accept", False, False),
+        ("accept", True, False),
+        ("accept", False, True),
+        ("accept", True, True),
+        ("accept", True, True),  # nothing measured: the score is all there is
     ]
     assert not any(chosen(rows).labels["accept_mask"].to_pylist())  # without calibrated quality no mask is taught
 
 
 def test_weights_have_mean_one_and_are_capped() -> None:
     rows = [candidate(f"i{k}", 0, score, BOX) for k, score in enumerate([0.81, 0.9, 0.99, 0.4])]
-    weights = chosen(rows, quality=identity()).labels["weight_cls"].to_pylist()
+    weights = chosen(rows, quality=identity()).labels["weight"].to_pylist()
     assert np.mean(weights[:3]) == pytest.approx(1.0, abs=1e-5) and weights[3] == 0.0
     steep = Calibration({}, replace(identity().pooled, knots_x=(0.0, 0.98, 0.99), knots_y=(0.0, 0.001, 1.0)))
     found = select(candidates(rows), images("i0", "i1", "i2", "i3"), thresholds=thresholds({1: 0.8}), scores=steep)
-    assert max(found.labels["weight_cls"].to_pylist()) == 2.0
+    assert max(found.labels["weight"].to_pylist()) == 2.0
 
 
 def some_rows(seed: int = 0, n: int = 120) -> list[dict[str, Any]]:
@@ -133,7 +131,7 @@ def some_rows(seed: int = 0, n: int = 120) -> list[dict[str, Any]]:
                 float(rng.random()),
                 [x, y, x + 14, y + 12],
                 int(rng.integers(1, 3)),
-                q_iou=float(rng.random()),
+                q_stability=float(rng.random()),
             )
         )
     return rows
@@ -142,16 +140,16 @@ def some_rows(seed: int = 0, n: int = 120) -> list[dict[str, Any]]:
 def test_replay_from_storage_gives_the_same_bytes_and_the_same_training_set(store_uri: str) -> None:
     store = open_store(store_uri)
     rows, sets, scores = some_rows(), thresholds({1: 0.6, 2: 0.7}), identity()
-    append(store, CANDIDATES, candidates(rows), round_number=1, task="instance")
+    append(store, CANDIDATES, candidates(rows), round_number=1, kind="instance")
     append(store, THRESHOLD_SETS, sets.to_table())
     append(store, CALIBRATORS, scores.to_table("teacher@1"))
     first = chosen(rows, sets)
     random.Random(1).shuffle(rows)
-    append(store, CANDIDATES, candidates(rows), round_number=1, task="instance")  # another order: another object
-    (one, other) = [info.key for info in list_tables(store)["candidates"]]
-    for key in (one, other):
+    append(store, CANDIDATES, candidates(rows), round_number=1, kind="instance")  # another order: another object
+    (one, other) = [stored.digest for stored in list_tables(store)["candidates"]]
+    for digest in (one, other):
         again = select(
-            read(store, CANDIDATES, [key]),
+            read(store, CANDIDATES, [digest]),
             images(*sorted({row["image_id"] for row in rows})),
             thresholds=ThresholdSet.from_table(read(store, THRESHOLD_SETS)),
             scores=Calibration.from_table(read(store, CALIBRATORS)),
@@ -186,7 +184,7 @@ def test_other_thresholds_need_no_other_candidates_and_raising_one_never_accepts
         ({"round": 2}, "2 different round"),
         ({"teacher_weights_sha256": "bb" * 32}, "2 different teacher_weights_sha256"),
         ({"class_map_sha256": "bb" * 32}, "2 different class_map_sha256"),
-        ({"split": "G"}, "split G"),
+        ({"split": "gate"}, "split gate"),
     ],
     ids=["round", "teacher", "class map", "split"],
 )
@@ -227,35 +225,27 @@ def test_labels_are_linked_to_the_round_before() -> None:
         {**row, "round": 2}
         for row in [
             candidate("a", 0, 0.9, NEAR),
-            candidate("a", 1, 0.9, FAR, class_id=2),
+            candidate("a", 1, 0.9, FAR, label=2),
             candidate("a", 2, 0.9, [40, 0, 60, 10]),
         ]
     ]
     after = chosen(rows, replace(thresholds({1: 0.8, 2: 0.8}), round=2), previous=before.labels)
     one, other, new = after.labels.to_pylist()
-    assert one["prev_round_label_id"] == before.labels["label_id"][0].as_py() and not one["class_changed"]
-    assert one["prev_iou"] == pytest.approx(380 / 420, abs=1e-5)
-    assert other["class_changed"] and new["prev_round_label_id"] is None
+    assert one["previous_label_id"] == before.labels["label_id"][0].as_py() and not one["class_changed"]
+    assert one["previous_iou"] == pytest.approx(380 / 420, abs=1e-5)
+    assert other["class_changed"] and new["previous_label_id"] is None
     assert changed_share(None, before) == 1.0
     assert changed_share(before, after) == pytest.approx(1 - 1 / 4)
 
 
-def test_a_further_task_is_one_entry_of_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    def keep_all(evidence: Evidence) -> Decisions:
-        n = len(evidence)
-        yes, one = np.ones(n, bool), np.ones(n)
-        return Decisions(np.full(n, "accept"), np.full(n, "kept"), yes, yes, yes, one, one)
-
-    monkeypatch.setitem(rules.RULES, "landmarks", TaskRules("landmarks", ("q_temporal",), keep_all, "heatmap", "nme"))
-    found = chosen([candidate("a", 0, 0.1, BOX, task="landmarks")])
-    assert reasons(found) == [("accept", "kept")]
-    with pytest.raises(UsageError, match="no rules"):
-        chosen([candidate("a", 0, 0.1, BOX, task="translation")])
+def test_a_kind_that_the_loop_cannot_teach_is_refused() -> None:
+    with pytest.raises(UsageError, match="does not teach detection"):
+        chosen([candidate("a", 0, 0.1, BOX, kind="detection")])
 
 
 def test_pixel_regions_are_accepted_from_their_level_on() -> None:
-    rows = [candidate("a", k, level, [0, 0, 9, 9], task="semantic") for k, level in enumerate([0.5, 0.9, 0.95])]
-    rows.append(candidate("a", 9, 0.99, BOX, class_id=2, task="semantic"))
+    rows = [candidate("a", k, level, [0, 0, 9, 9], kind="semantic") for k, level in enumerate([0.5, 0.9, 0.95])]
+    rows.append(candidate("a", 9, 0.99, BOX, label=2, kind="semantic"))
     assert reasons(chosen(rows, thresholds({1: 0.9, 2: None}))) == [
         ("ignore", "below_t_hi"), ("accept", "certified"), ("accept", "certified"), ("ignore", "abstain"),
     ]  # fmt: skip
@@ -267,7 +257,7 @@ def split_rows(*rows: tuple[str, str]) -> pa.Table:
     )
 
 
-def test_a_teachers_run_becomes_candidates_of_u_and_nothing_else(tmp_path: Any) -> None:
+def test_a_teachers_run_becomes_candidates_of_unlabelled_items_and_nothing_else(tmp_path: Any) -> None:
     output = FakeOutput(open_store(str(tmp_path / "out")), measured=True)
     output.commit([
         Item("s3://p/a.jpg", stability=0.5), Item("s3://p/empty.jpg", num_instances=0), Item("s3://p/gate.jpg"),
@@ -275,36 +265,36 @@ def test_a_teachers_run_becomes_candidates_of_u_and_nothing_else(tmp_path: Any) 
     ])  # fmt: skip
     teacher = Teacher(output.version.model, "aa" * 32, 0, None, "cc" * 32, "c0ffee", "dd" * 32)
     listed = split_rows(
-        ("s3://p/a.jpg", "U"), ("s3://p/empty.jpg", "U"), ("s3://p/gate.jpg", "excluded"),
-        ("s3://p/clip.mp4", "U"), ("s3://p/bad.jpg", "U"),
+        ("s3://p/a.jpg", "unlabelled"), ("s3://p/empty.jpg", "unlabelled"), ("s3://p/gate.jpg", "excluded"),
+        ("s3://p/clip.mp4", "unlabelled"), ("s3://p/bad.jpg", "unlabelled"),
     )  # fmt: skip
-    facts = {"run_id": "r", "round_number": 1, "task": "instance"}
-    found = read_candidates(output.store, listed, teacher=teacher, **facts)  # type: ignore[arg-type]
+    asked = Asked("instance", 0.05, teacher, "r", 1)
+    found = read_candidates(output.store, listed, asked)
     assert found.num_excluded == 1
     assert {image["image_id"]: image["status"] for image in found.images} == {
         "s3://p/a.jpg": "ok", "s3://p/empty.jpg": "empty", "s3://p/bad.jpg": "decode_error", "s3://p/clip.mp4#3": "ok",
     }  # fmt: skip
-    frame = next(row for row in found.candidates.to_pylist() if row["video_id"])
-    assert (frame["frame_index"], frame["pts_us"], frame["track_id"] is None) == (3, 120_000, False)
+    frame = next(row for row in found.candidates.to_pylist() if row["media"] == "video")
+    assert (frame["frame"], frame["pts_s"], frame["track_id"] is None) == (3, 0.12, False)
     stable = {row["image_id"]: row["q_stability"] for row in found.candidates.to_pylist()}
     assert stable == {"s3://p/a.jpg": 0.5, "s3://p/clip.mp4#3": None}, "what the rows say about a mask comes along"
     with pytest.raises(DatasetError, match="not by the teacher"):
-        read_candidates(output.store, listed, teacher=replace(teacher, teacher_model_id="x@y"), **facts)  # type: ignore[arg-type]
+        read_candidates(output.store, listed, replace(asked, teacher=replace(teacher, teacher_model_id="x@y")))
     with pytest.raises(DatasetError, match="in no split"):
-        read_candidates(output.store, listed.slice(1), teacher=teacher, **facts)  # type: ignore[arg-type]
+        read_candidates(output.store, listed.slice(1), asked)
 
 
 def test_tables_refuse_strange_columns_and_missing_values() -> None:
     with pytest.raises(ValueError, match="no column colour"):
-        table_of(CANDIDATES, [candidate("a", 0, 0.9, BOX, colour="red")])
+        candidates([candidate("a", 0, 0.9, BOX, colour="red")])
     with pytest.raises(ValueError, match="split"):
         candidates([{**candidate("a", 0, 0.9, BOX), "split": None}])
     with pytest.raises(ValueError, match="not labels"):
         decode_table(LABELS, encode_table(CANDIDATES, candidates([candidate("a", 0, 0.9, BOX)])))
 
 
-def pixel_row(image: str, seq: int, box: list[int], class_id: int = 1, level: float = 0.9) -> dict[str, Any]:
-    return candidate(image, seq, level, box, class_id, task="semantic")
+def pixel_row(image: str, seq: int, box: list[int], label: int = 1, level: float = 0.9) -> dict[str, Any]:
+    return candidate(image, seq, level, box, label, kind="semantic")
 
 
 def test_of_semantic_segmentation_pixels_are_counted_and_compared() -> None:

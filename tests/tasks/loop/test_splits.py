@@ -76,7 +76,7 @@ def test_a_rare_class_reaches_calibration_gate_and_test() -> None:
     for salt in ("a", "b", "c"):
         chosen = split_groups(label_set(groups), DEFAULT_SHARES, salt=salt)
         rare = Counter(chosen[name] for name, _, classes in groups if 3 in classes)
-        assert {split: rare[split] for split in "LCGT"} == {"L": 10, "C": 4, "G": 3, "T": 3}
+        assert rare == {"train": 10, "calibration": 4, "gate": 3, "test": 3}
 
 
 def test_another_salt_is_another_division() -> None:
@@ -87,9 +87,9 @@ def test_another_salt_is_another_division() -> None:
 def test_shares_must_sum_to_one_and_every_split_needs_a_group() -> None:
     labels = label_set([("a", 5, [1]), ("b", 5, [1])])
     with pytest.raises(UsageError):
-        split_groups(labels, {"L": 0.5, "C": 0.2}, salt="s")
+        split_groups(labels, {"train": 0.5, "calibration": 0.2}, salt="s")
     with pytest.raises(UsageError):
-        split_groups(labels, {"L": 0.5, "val": 0.5}, salt="s")
+        split_groups(labels, {"train": 0.5, "val": 0.5}, salt="s")
     with pytest.raises(DatasetError, match="2 groups"):
         split_groups(labels, DEFAULT_SHARES, salt="s")
 
@@ -117,7 +117,7 @@ def test_near_duplicates_are_one_group() -> None:
 
 def test_a_new_item_between_two_splits_is_excluded_and_the_old_ones_stay() -> None:
     before = label_set([("a", 1, [1]), ("b", 1, [1]), ("c", 1, [1])])
-    items = splits.labelled_rows(before, {"a": "L", "b": "G", "c": "T"}, None)
+    items = splits.labelled_rows(before, {"a": "train", "b": "gate", "c": "test"}, None)
     grown = label_set([("a", 1, [1]), ("b", 1, [1]), ("c", 1, [1]), ("d", 1, [1]), ("e", 1, [1])])
     joined = splits.regroup(
         grown, {"s3://b/b/000.png": "a", "s3://b/d/000.png": "a", "s3://b/e/000.png": "aa", "s3://b/c/000.png": "aa"}
@@ -126,7 +126,7 @@ def test_a_new_item_between_two_splits_is_excluded_and_the_old_ones_stay() -> No
     chosen = split_groups(labels, DEFAULT_SHARES, salt="s", previous=kept)
     rows = {row["uri"][7]: row for row in splits.labelled_rows(labels, chosen, None).to_pylist()}
     assert {name: row["split"] for name, row in rows.items()} == {
-        "a": "L", "b": "G", "c": "T", "d": "excluded", "e": "T",
+        "a": "train", "b": "gate", "c": "test", "d": "excluded", "e": "test",
     }  # fmt: skip
     assert rows["d"]["reason"] == "straddles"
 

@@ -47,7 +47,7 @@ def test_the_digest_sees_every_value_and_no_chunk() -> None:
 
 
 def split_rows(*names: str) -> pa.Table:
-    return table_of(SPLIT_ITEMS, [{"image_id": n, "uri": n, "group_id": n, "split": "L"} for n in names])
+    return table_of(SPLIT_ITEMS, [{"image_id": n, "uri": n, "group_id": n, "split": "train"} for n in names])
 
 
 def test_the_same_rows_are_one_object_and_others_are_another(store_uri: str) -> None:
@@ -57,11 +57,11 @@ def test_the_same_rows_are_one_object_and_others_are_another(store_uri: str) -> 
     assert append(store, SPLIT_ITEMS, split_rows("a", "b")) == first and store.info(first) == before
     second = append(store, SPLIT_ITEMS, split_rows("c"))
     assert second != first and sorted(read(store, SPLIT_ITEMS)["image_id"].to_pylist()) == ["a", "b", "c"]
-    assert [info.key for info in list_tables(store)["split_items"]] == sorted([first, second])
+    assert [stored.info.key for stored in list_tables(store)["split_items"]] == sorted([first, second])
     with pytest.raises(ValueError, match="no rows"):
         append(store, SPLIT_ITEMS, split_rows().slice(0, 0))
     with pytest.raises(ValueError, match="no name"):
-        append(store, SPLIT_ITEMS, split_rows("a"), round_number=1, task="../x")
+        append(store, SPLIT_ITEMS, split_rows("a"), round_number=1, kind="../x")
 
 
 def test_strangers_between_the_tables_are_not_read_and_damage_is_told(store_uri: str) -> None:

@@ -22,8 +22,8 @@ FACTS = {
 }
 
 
-def perfect(class_id: int, n: int, truth: int | None = None):  # type: ignore[no-untyped-def]
-    return matches_of(np.linspace(1, 0.3, n), np.ones(n, bool), class_id=class_id, truth=truth)
+def perfect(label: int, n: int, truth: int | None = None):  # type: ignore[no-untyped-def]
+    return matches_of(np.linspace(1, 0.3, n), np.ones(n, bool), label=label, truth=truth)
 
 
 def test_more_evidence_promises_more() -> None:
@@ -36,7 +36,7 @@ def test_more_evidence_promises_more() -> None:
 
 def test_small_classes_share_a_pool_and_a_bad_one_among_them_abstains() -> None:
     good = [perfect(1, 100), perfect(2, 100)]
-    bad = matches_of(np.linspace(1, 0.3, 30), np.arange(30) % 2 == 0, class_id=3, truth=30)
+    bad = matches_of(np.linspace(1, 0.3, 30), np.arange(30) % 2 == 0, label=3, truth=30)
     found = certify_thresholds(joined(*good, bad), CLASSES, **FACTS)  # type: ignore[arg-type]
     assert [each.basis for each in found.classes] == ["pooled", "pooled", "abstain"]
     assert found.of(1).t_hi == found.of(2).t_hi and found.of(3).t_hi is None
@@ -44,7 +44,7 @@ def test_small_classes_share_a_pool_and_a_bad_one_among_them_abstains() -> None:
 
 
 def test_super_classes_pool_apart() -> None:
-    wrong = matches_of(np.linspace(1, 0.3, 100), np.zeros(100, bool), class_id=2)
+    wrong = matches_of(np.linspace(1, 0.3, 100), np.zeros(100, bool), label=2)
     found = certify_thresholds(
         joined(perfect(1, 100), wrong, perfect(3, 100)),
         CLASSES,
@@ -55,7 +55,7 @@ def test_super_classes_pool_apart() -> None:
 
 
 def test_a_class_whose_truth_was_dropped_abstains_and_is_never_given_a_default() -> None:
-    lost = matches_of(np.linspace(1, 0.3, 500), np.zeros(500, bool), class_id=3, truth=0)
+    lost = matches_of(np.linspace(1, 0.3, 500), np.zeros(500, bool), label=3, truth=0)
     found = certify_thresholds(joined(perfect(1, 450), perfect(2, 450), lost), CLASSES, **FACTS)  # type: ignore[arg-type]
     assert found.of(3).basis == "abstain" and found.of(3).t_hi is None
 
@@ -72,10 +72,10 @@ def test_masks_have_a_certified_quality_of_their_own() -> None:
     one = perfect(1, 450)
     quality = np.linspace(1, 0, 450)
     sharp = replace(one, iou=np.where(quality > 0.5, 0.9, 0.6))
-    found = certify_thresholds(sharp, CLASSES[:1], mask_quality=quality, **FACTS)  # type: ignore[arg-type]
-    assert 0.38 < found.of(1).t_mask < 0.5  # type: ignore[operator]
-    blurred = replace(one, iou=np.full(450, 0.6))
-    assert certify_thresholds(blurred, CLASSES[:1], mask_quality=quality, **FACTS).of(1).t_mask is None  # type: ignore[arg-type]
+    found = certify_thresholds(sharp, CLASSES[:1], quality=quality, is_good=sharp.iou >= 0.75, **FACTS)  # type: ignore[arg-type]
+    assert 0.38 < found.of(1).t_quality < 0.5  # type: ignore[operator]
+    blurred = certify_thresholds(one, CLASSES[:1], quality=quality, is_good=np.zeros(450, bool), **FACTS)  # type: ignore[arg-type]
+    assert blurred.of(1).t_quality is None
 
 
 def test_background_begins_where_the_labels_expect_no_more_objects() -> None:
@@ -90,7 +90,7 @@ def test_background_begins_where_the_labels_expect_no_more_objects() -> None:
 
 def test_more_objects_than_the_labels_expect_are_refused() -> None:
     rates = accepted_rates(thresholds({1: 0.8, 2: 0.8, 3: None}), {1: 21, 2: 1}, num_images=10)
-    assert [(rate.class_id, rate.verdict) for rate in rates] == [(1, "refuse"), (2, "warn")]
+    assert [(rate.label, rate.verdict) for rate in rates] == [(1, "refuse"), (2, "warn")]
     assert accepted_rates(thresholds({1: 0.8}), {1: 9}, num_images=10)[0].verdict == "ok"
 
 

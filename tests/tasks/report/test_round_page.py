@@ -22,11 +22,12 @@ from tasks.loop.champion import Model, promote, record_candidate
 from tasks.loop.differences import SURE, items_to_compare, sure_of_candidate, sure_of_champion
 from tasks.loop.disagreements import find_disagreements, write_disagreements
 from tasks.loop.gate import Criterion, Verdict
-from tasks.loop.matching import match_candidates
+from tasks.loop.kinds import loop_kind
 from tasks.loop.schemas import AUDITS, MODELS, PSEUDO_IMAGES, PSEUDO_LABELS, ROUNDS, THRESHOLD_SETS, VERDICTS
 from tasks.loop.selection import Selection, select
 from tasks.loop.splits import DEFAULT_SHARES, labelled_rows, split_groups, store_manifest
 from tasks.output.tables import append, table_of
+from tasks.products.segments.matching import match_candidates
 from tasks.report import charts
 from tasks.report.round_page import write_loop_report
 from tests.tasks.loop.rows import candidate, candidates, identity, thresholds
@@ -54,9 +55,9 @@ def decide(folder: Path, run_id: str = "run-1") -> Selection:
         rows += [
             candidate(image, 0, 0.8 + k / 100, [4, 4, 24, 24], run_id=run_id),
             candidate(image, 1, 0.5, [30, 10, 50, 40], run_id=run_id),
-            candidate(image, 2, 0.1, [2, 30, 20, 46], class_id=2, class_name=EVIL, run_id=run_id),
+            candidate(image, 2, 0.1, [2, 30, 20, 46], label=2, name=EVIL, run_id=run_id),
         ]
-    listed = [{"image_id": name, "media_uri": name, "group_id": name, "status": "ok"} for name in images]
+    listed = [{"image_id": name, "uri": name, "group_id": name, "status": "ok"} for name in images]
     return select(candidates(rows), listed, thresholds=sets(), scores=identity(), quality=identity())
 
 
@@ -79,10 +80,11 @@ def record_round(
     items = labelled_rows(labels, split_groups(labels, DEFAULT_SHARES, salt="s"), None)
     manifest = store_manifest(
         store, items, label_set_id=labels.label_set_id, class_map_sha256="c", salt="s", shares=DEFAULT_SHARES,
-        leakage={"sha256 vs G": 3},
+        leakage={"sha256 vs gate": 3},
     )  # fmt: skip
-    append(store, PSEUDO_LABELS, found.labels, round_number=number, task="instance")
-    append(store, PSEUDO_IMAGES, found.images, round_number=number, task="instance")
+    kind = found.labels["kind"][0].as_py()
+    append(store, PSEUDO_LABELS, found.labels, round_number=number, kind=kind)
+    append(store, PSEUDO_IMAGES, found.images, round_number=number, kind=kind)
     append(store, THRESHOLD_SETS, sets().to_table())
     models = []
     for role, name in (("teacher", "teacher@1"), ("student", "student@2"), ("baseline", "baseline@3")):
@@ -90,7 +92,7 @@ def record_round(
         store.put(f"weights/{role}.json", json.dumps(weights).encode())
         models.append(
             {"model_id": name, "weights_sha256": "aa" * 32, "weights_uri": store.uri_of(f"weights/{role}.safetensors"),
-             "role": role, "task": "instance", "run_id": run_id, "round": number, "seed": 1, "code_commit": "c0ffee",
+             "role": role, "kind": "instance", "run_id": run_id, "round": number, "seed": 1, "code_commit": "c0ffee",
              "class_map_sha256": "c", "created_at": NOW}
         )  # fmt: skip
     append(store, MODELS, table_of(MODELS, models))
@@ -107,13 +109,13 @@ def record_round(
     looked = {name: k > 0 for k, name in enumerate(found.accepted["label_id"].to_pylist()[:5])}
     append(store, AUDITS, audit_table(found.accepted, looked, train_set_id="set-1", reviewers=["ann"]))
     record = {
-        "run_id": run_id, "round": number, "champion_in": "teacher@1", "champion_out": "teacher@1",
+        "run_id": run_id, "round": number, "kind": kind, "champion_in": "teacher@1", "champion_out": "teacher@1",
         "candidate_id": "student@2", "splits_manifest_sha256": manifest.manifest_sha256, "leakage_report": "{}",
         "train_set_id": "set-1", "threshold_set_id": sets().threshold_set_id, "n_human": 6,
         "n_pseudo": found.accepted.num_rows, "accept_rate": 1 / 3, "training": json.dumps({"loop": {"steps": 100}}),
         "augmentation": "{}", "seeds": [1], "environment": "{}", "metrics_gate": json.dumps(metrics),
         "metrics_baseline": json.dumps(metrics), "verdict_id": verdict.verdict_id, "promoted": False, "looks_used": 1,
-        "alpha_spent": 0.0167, "test_opened": False, "finished_at": NOW + dt.timedelta(hours=hours),
+        "alpha_spent": 0.0167, "finished_at": NOW + dt.timedelta(hours=hours),
         "code_commit": "c0ffee",
     }  # fmt: skip
     append(store, ROUNDS, table_of(ROUNDS, [record]))
@@ -122,7 +124,7 @@ def record_round(
 
 def shifted(found: Selection) -> pa.Table:
     """The accepted objects as another model sees them: each a good way to the right."""
-    rows = [{**row, "mask_rle": rectangle(30, 4, 50, 24), "teacher_model_id": "student@2"}
+    rows = [{**row, "rle": rectangle(30, 4, 50, 24), "teacher_model_id": "student@2"}
             for row in found.accepted.to_pylist()]  # fmt: skip
     return pa.Table.from_pylist(rows, schema=found.accepted.schema)
 
@@ -132,7 +134,8 @@ def loop(store_uri: str, tmp_path: Path) -> Store:
     store = open_store(store_uri)
     found = decide(tmp_path / "pictures")
     record_round(store, found)
-    write_disagreements(store, find_disagreements(found.accepted, shifted(found), at_most=5), "run-1", 1)
+    exported = find_disagreements(found.accepted, shifted(found), at_most=5)
+    write_disagreements(store, exported, loop_kind("instance"), "run-1", 1)
     return store
 
 
@@ -170,8 +173,8 @@ def test_the_page_of_a_round_says_what_the_tables_say(loop: Store) -> None:
     for wanted in (
         "Round 1 of", "refused", "1 of 3", "accepted 8", "ignored 8", "rejected 8", EVIL,  # counts by class and reason
         "certified", "below t lo", "calibration: D-ECE", "<= 0.1", "not measured", "too few",  # the gate
-        "champion 0.560, baseline 0.610", "0.800", "ann", "sha256 vs G", "disc",  # reached: 4 of 5 are right
-        "8 accepted labels teach their class, 8 of them their box and 8 their mask.",
+        "champion 0.560, baseline 0.610", "0.800", "ann", "sha256 vs gate", "disc",  # reached: 4 of 5 are right
+        "8 accepted labels teach their class, 8 the box, 8 the mask.",
     ):  # fmt: skip
         assert wanted in page.text, wanted
     assert len(page.ids) == len(set(page.ids)), "an address leads to one place"
@@ -209,7 +212,8 @@ def test_the_pages_open_in_a_browser_without_a_message_and_without_a_request(tmp
     store = open_store(str(tmp_path / "loop"))
     found = decide(tmp_path / "pictures")
     record_round(store, found)
-    write_disagreements(store, find_disagreements(found.accepted, shifted(found), at_most=5), "run-1", 1)
+    exported = find_disagreements(found.accepted, shifted(found), at_most=5)
+    write_disagreements(store, exported, loop_kind("instance"), "run-1", 1)
     write_loop_report(store.uri)
     seen = browse(tmp_path / "loop" / "report" / "rounds" / "run-1-0001.html", tmp_path, "--dump-dom")
     assert "CONSOLE" not in seen.stderr, seen.stderr
@@ -227,16 +231,16 @@ def test_a_semantic_round_is_counted_in_pixels(store_uri: str, tmp_path: Path) -
     store = open_store(store_uri)
     image = write(tmp_path / "pictures", "u.png", picture(3, SIZE_HW))
     regions = [
-        candidate(image, 0, 0.9, [0, 0, 20, 40], task="semantic", tta_spec='["0.75x", "hflip"]'),
-        candidate(image, 1, 0.5, [20, 0, 23, 41], task="semantic", tta_spec='["0.75x", "hflip"]'),
+        candidate(image, 0, 0.9, [0, 0, 20, 40], kind="semantic", tta_spec='["0.75x", "hflip"]'),
+        candidate(image, 1, 0.5, [20, 0, 23, 41], kind="semantic", tta_spec='["0.75x", "hflip"]'),
     ]
-    listed = [{"image_id": image, "media_uri": image, "group_id": image, "status": "ok"}]
+    listed = [{"image_id": image, "uri": image, "group_id": image, "status": "ok"}]
     found = select(candidates(regions), listed, thresholds=sets(), scores=identity())
     record_round(store, found, metrics={"task": "semantic", "semantic": {"miou": 0.5, "by_class": {"disc": 0.5}}})
     write_loop_report(store.uri, samples=0)
     page = page_of(store).text
     for wanted in ("Pixels accepted", "of 923 pixels on 1 items", "accepted 800", "ignored 123", "mean IoU",
-                   "1 accepted regions, a pixel of each", "at the plain view and at 0.75x, hflip"):  # fmt: skip
+                   "1 accepted regions", "at the plain view and at 0.75x, hflip"):  # fmt: skip
         assert wanted in page, wanted
     assert "1 regions" in page_of(store, "report/index.html").text, "of what the student was trained on"
 
@@ -267,7 +271,7 @@ def test_both_models_are_asked_for_what_they_are_sure_of(tmp_path: Path) -> None
     assert items.table.equals(items_to_compare(found, CLASSES, 6).table), "the same items each time"
     mine = sure_of_champion(found, items)
     assert set(mine["image_id"].to_pylist()) == set(items.table["image_id"].to_pylist())
-    assert min(mine["score_cal"].to_pylist()) >= SURE
+    assert min(mine["score_calibrated"].to_pylist()) >= SURE
 
     labels = label_set([("g", 40, [1])])  # truth at 4 i, 2, 4 i + 4, 8
     names = labels.table["image_id"].to_pylist()
@@ -276,5 +280,5 @@ def test_both_models_are_asked_for_what_they_are_sure_of(tmp_path: Path) -> None
     on_items = candidates([candidate("x", 0, 0.9, [0, 0, 9, 9]), candidate("x", 1, 0.3, [20, 20, 40, 40])])
     calibration = fit_calibration(match_candidates(candidates(right + wrong), labels.table))
     sure = sure_of_candidate(on_items, calibration)
-    assert [(row["seq"], row["score_cal"]) for row in sure.to_pylist()] == [(0, 1.0)], "calibrated on C, then cut"
-    assert sure_of_candidate(on_items, None).num_rows == 0, "who finds nothing on C is sure of nothing"
+    assert [(row["seq"], row["score_calibrated"]) for row in sure.to_pylist()] == [(0, 1.0)], "calibrated, then cut"
+    assert sure_of_candidate(on_items, None).num_rows == 0, "who finds nothing on held-out labels is sure of nothing"

@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from modelkit import rle
-from tasks.loop.teaching import examples_of_objects, examples_of_pixels, examples_of_segments
+from tasks.products.segments.loop_objects import examples_of_objects
+from tasks.products.segments.loop_pixels import examples_of_pixels
+from tasks.products.segments.loop_segments import examples_of_segments
 from tasks.products.segments.panoptic import panoptic_target
 from tasks.products.segments.semantic import semantic_target
 
@@ -18,19 +20,19 @@ MASK = rle.encode(np.pad(np.ones((4, 6), np.uint8), ((3, 13), (2, 12))))
 def row(image: str, decision: str, **changes: Any) -> dict[str, Any]:
     return {
         "image_id": image,
-        "media_uri": image,
-        "frame_index": None,
+        "uri": image,
+        "media": "image",
+        "frame": 0,
         "width": 20,
         "height": 20,
-        "class_id": 3,
-        "bbox_xywh": [2.0, 3.0, 6.0, 4.0],
-        "mask_rle": MASK,
+        "label": 3,
+        "box_xyxy": [2.0, 3.0, 8.0, 7.0],
+        "rle": MASK,
         "decision": decision,
-        "accept_cls": decision == "accept",
         "accept_box": False,
         "accept_mask": decision == "accept",
-        "weight_cls": 0.8,
-        "weight_geom": 0.6,
+        "weight": 0.8,
+        "weight_geometry": 0.6,
         **changes,
     }
 
@@ -39,7 +41,7 @@ def test_accepted_rows_teach_what_was_accepted_ignored_ones_make_regions_and_rej
     table = pa.Table.from_pylist(
         [
             row("b.png", "accept"),
-            row("b.png", "ignore", bbox_xywh=[10.0, 10.0, 4.0, 4.0]),
+            row("b.png", "ignore", box_xyxy=[10.0, 10.0, 14.0, 14.0]),
             row("b.png", "reject"),
             row("a.png", "reject"),
             row("c.png", "ignore"),
@@ -58,7 +60,9 @@ def test_accepted_rows_teach_what_was_accepted_ignored_ones_make_regions_and_rej
 
 
 def test_frames_of_videos_stay_frames() -> None:
-    [example] = examples_of_objects(pa.Table.from_pylist([row("v.mp4#7", "accept", media_uri="v.mp4", frame_index=7)]))
+    [example] = examples_of_objects(
+        pa.Table.from_pylist([row("v.mp4#7", "accept", uri="v.mp4", media="video", frame=7)])
+    )
     assert (example.uri, example.frame, example.image_id) == ("v.mp4", 7, "v.mp4#7")
 
 
@@ -67,9 +71,9 @@ def test_accepted_segments_teach_and_all_other_pixels_are_void() -> None:
     table = pa.Table.from_pylist(
         [
             row("a.png", "accept"),
-            row("a.png", "accept", class_id=7, mask_rle=ground, bbox_xywh=[0.0, 10.0, 20.0, 10.0]),
-            row("a.png", "ignore", class_id=2, bbox_xywh=[12.0, 0.0, 5.0, 5.0]),
-            row("a.png", "ignore", class_id=8, bbox_xywh=[0.0, 0.0, 20.0, 10.0]),
+            row("a.png", "accept", label=7, rle=ground, box_xyxy=[0.0, 10.0, 20.0, 20.0]),
+            row("a.png", "ignore", label=2, box_xyxy=[12.0, 0.0, 17.0, 5.0]),
+            row("a.png", "ignore", label=8, box_xyxy=[0.0, 0.0, 20.0, 10.0]),
             row("b.png", "ignore"),
         ]
     )
@@ -95,10 +99,10 @@ def test_accepted_pixels_teach_accepted_background_is_bare_and_all_others_are_un
     )
     table = pa.Table.from_pylist(
         [
-            row("a.png", "accept", mask_rle=left, weight_cls=1.0),
-            row("a.png", "accept", mask_rle=right, class_id=0),
-            row("a.png", "ignore", mask_rle=corner),
-            row("b.png", "ignore", mask_rle=left),
+            row("a.png", "accept", rle=left, weight=1.0),
+            row("a.png", "accept", rle=right, label=0),
+            row("a.png", "ignore", rle=corner),
+            row("b.png", "ignore", rle=left),
         ]
     )
     [example] = examples_of_pixels(table, background=0)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from modelkit import ClassInfo, rle
 from tasks.labels.label_sets import LabelledItem, LabelledObject, make_label_set
 from tasks.loop.disagreements import ONLY_CANDIDATE, ONLY_CHAMPION, find_disagreements
-from tasks.loop.pixel_thresholds import certify_pixel_thresholds, relative_target
-from tasks.loop.pixels import (
+from tasks.products.segments.pixel_thresholds import certify_pixel_thresholds, relative_target
+from tasks.products.segments.pixels import (
     LEVELS,
     PixelCounts,
     by_class,
@@ -35,10 +35,10 @@ def pixel_rows(name: str, class_map: np.ndarray, confidence: np.ndarray) -> list
             k,
             region.level,
             [0, 0, 1, 1],
-            region.class_id,
-            task="semantic",
-            mask_rle=region.rle,
-            mask_area=region.area,
+            region.label,
+            kind="semantic",
+            rle=region.rle,
+            area=region.area,
         )
         for k, region in enumerate(confidence_regions(class_map, confidence))
     ]
@@ -51,7 +51,7 @@ def test_regions_hold_every_pixel_once_at_its_level() -> None:
     assert sum(region.area for region in regions) == class_map.size
     for region in regions:
         above = LEVELS[LEVELS.index(region.level) + 1] if region.level < LEVELS[-1] else np.inf
-        expected = (class_map == region.class_id) & (confidence >= region.level) & (confidence < above)
+        expected = (class_map == region.label) & (confidence >= region.level) & (confidence < above)
         assert region.area == expected.sum()
     with pytest.raises(ValueError, match="NaN"):
         confidence_regions(class_map, np.full(SIZE_HW, np.nan))
@@ -61,20 +61,26 @@ def test_what_people_compare_is_one_region_for_each_class_without_background_and
     classes, confidence = np.zeros(SIZE_HW, np.int64), np.full(SIZE_HW, 0.9)
     classes[:10, :12], classes[20:23, 20:23] = 1, 2
     confidence[:5, :12] = 0.6
-    rows = [row | {"score_cal": row["score_raw"]} for row in pixel_rows("a", classes, confidence)]
-    [region] = by_class(candidates(rows), background=0, min_area=32).to_pylist()
-    assert region["class_id"] == 1 and region["mask_area"] == 120
-    assert (rle.decode(region["mask_rle"], SIZE_HW) == (classes == 1)).all()
-    assert region["bbox_xywh"] == [0, 0, 12, 10]
-    assert region["score_cal"] == pytest.approx(0.75), "weighted by pixels"
-    speck = by_class(candidates(rows), background=0, min_area=9)
-    assert [row["class_id"] for row in speck.to_pylist()] == [1, 2]
+    rows = sure(pixel_rows("a", classes, confidence))
+    [region] = by_class(rows, background=0, min_area=32).to_pylist()
+    assert region["label"] == 1 and region["area"] == 120
+    assert (rle.decode(region["rle"], SIZE_HW) == (classes == 1)).all()
+    assert region["box_xyxy"] == [0, 0, 12, 10]
+    assert region["score_calibrated"] == pytest.approx(0.75), "weighted by pixels"
+    speck = by_class(rows, background=0, min_area=9)
+    assert [row["label"] for row in speck.to_pylist()] == [1, 2]
     moved = np.roll(classes, SIZE_HW[1] // 2, axis=1)
-    other = [row | {"score_cal": row["score_raw"]} for row in pixel_rows("a", moved, confidence)]
+    other = sure(pixel_rows("a", moved, confidence))
     [found] = find_disagreements(
-        *(labelled(by_class(candidates(each), background=0, min_area=32)) for each in (rows, other)), at_most=5
+        *(labelled(by_class(each, background=0, min_area=32)) for each in (rows, other)), at_most=5
     )
-    assert [each.kind for each in found.findings] == [ONLY_CHAMPION, ONLY_CANDIDATE]
+    assert [each.difference for each in found.findings] == [ONLY_CHAMPION, ONLY_CANDIDATE]
+
+
+def sure(rows: list[dict[str, object]]) -> pa.Table:
+    """Candidates whose scores mean what they say."""
+    table = candidates(rows)
+    return table.append_column("score_calibrated", table["score"])
 
 
 def labelled(table: pa.Table) -> pa.Table:
@@ -111,9 +117,9 @@ def counts_of(precision: dict[int, Sequence[float]], pixels: dict[int, int], ima
     ids = sorted(precision)
     total = np.zeros((images, len(ids), len(LEVELS)), np.int64)
     right = total.copy()
-    for k, class_id in enumerate(ids):
-        total[:, k, 1:] = pixels[class_id]
-        right[:, k, 1:] = np.round(np.array(precision[class_id]) * pixels[class_id])
+    for k, label in enumerate(ids):
+        total[:, k, 1:] = pixels[label]
+        right[:, k, 1:] = np.round(np.array(precision[label]) * pixels[label])
     return PixelCounts(total, right, total.sum(axis=2), tuple(ids), tuple(f"i{k}" for k in range(images)))
 
 
@@ -144,8 +150,8 @@ def test_a_background_that_swallows_missed_objects_starts_at_a_higher_level() ->
 def on_few_images(counts: PixelCounts, images: dict[int, range]) -> PixelCounts:
     """The counts with some classes on some images only."""
     total, right, truth = counts.total.copy(), counts.right.copy(), counts.truth.copy()
-    for class_id, kept in images.items():
-        place = counts.class_ids.index(class_id)
+    for label, kept in images.items():
+        place = counts.labels.index(label)
         gone = [k for k in range(len(counts.image_ids)) if k not in kept]
         total[gone, place], right[gone, place], truth[gone, place] = 0, 0, 0
     return replace(counts, total=total, right=right, truth=truth)

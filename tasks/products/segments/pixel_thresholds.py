@@ -1,4 +1,4 @@
-"""Thresholds of pixels, certified on C by bootstrap over images.
+"""Thresholds of pixels, certified on held-out labels by bootstrap over images.
 
 Pixels of one image are not independent: bounds come from resampling whole images, never pixels.
 """
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.loop.certified import FIRST_SHARE, LEVEL, fewest
-from tasks.loop.pixels import LEVELS, PixelCounts
 from tasks.loop.thresholds import LOWER_BY, ClassThreshold, ThresholdSet
+from tasks.products.segments.pixels import LEVELS, PixelCounts
 
 if TYPE_CHECKING:  # its module brings torch
     from modelkit import ClassInfo
@@ -34,7 +34,7 @@ class PixelPromise:
     .90 even without an error, nor fewer than 14 .80 (see ``certified``).
 
     Args:
-        high, low: precision; each needs accepted pixels of the class on so many images of C.
+        high, low: precision; each needs accepted pixels of the class on so many images that calibrate.
     """
 
     high: float = 0.90
@@ -82,14 +82,14 @@ def certify_pixel_thresholds(
     open_ids = [each.id for each in classes if found[each.id].t_hi is None and each.id != background]
     if len(open_ids) > 1:
         pool = _Evidence.of(counts, open_ids)
-        for class_id in open_ids:
-            found[class_id] = _pooled(evidence[class_id], found[class_id], pool, weights, promise)
+        for label in open_ids:
+            found[label] = _pooled(evidence[label], found[label], pool, weights, promise)
     return ThresholdSet(model_id, round_number, calibration_split, tuple(found[key] for key in sorted(found)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """Pixels on C of a class, or of several together.
+    """Pixels of a class, or of several together, on the images that calibrate.
 
     Args:
         total, right: (images, levels) pixels at or above each level.
@@ -105,8 +105,8 @@ class _Evidence:
     share: float
 
     @classmethod
-    def of(cls, counts: PixelCounts, class_ids: Sequence[int]) -> _Evidence:
-        places = [counts.class_ids.index(class_id) for class_id in class_ids]
+    def of(cls, counts: PixelCounts, labels: Sequence[int]) -> _Evidence:
+        places = [counts.labels.index(label) for label in labels]
         total, right = (
             np.cumsum(each[:, places].sum(axis=1)[:, ::-1], axis=1)[:, ::-1] for each in (counts.total, counts.right)
         )
@@ -143,8 +143,8 @@ class _Evidence:
 def _alone(mine: _Evidence, each: ClassInfo, weights: np.ndarray, promise: PixelPromise) -> ClassThreshold:
     """By its own evidence, at the best promise that holds."""
     nothing = ClassThreshold(
-        class_id=each.id,
-        class_name=each.name,
+        label=each.id,
+        name=each.name,
         basis="abstain",
         target_precision=relative_target(promise.low, mine.share),
         t_hi=None,
@@ -155,7 +155,7 @@ def _alone(mine: _Evidence, each: ClassInfo, weights: np.ndarray, promise: Pixel
         n_correct=0,
         truth_per_image=mine.truth_per_image,
         coverage=0.0,
-        t_mask=None,
+        t_quality=None,
         note=f"{mine.num_images} images with truth",
     )
     for value in (promise.high, promise.low):

@@ -13,8 +13,8 @@ from infra.errors import UsageError
 from modelkit import Instances, Predictor, rle
 from modelkit.detection.two_stage import Detections
 from modelkit.digitscape import Digitscape
-from tasks.loop.confidence import ConfidencePredictor
-from tasks.loop.quality import QualityPredictor, agreement, stability
+from tasks.products.segments.confidence import ConfidencePredictor
+from tasks.products.segments.quality import QualityPredictor, agreement, stability
 from tests.flows.test_retrain import STYLE
 
 SIZE_HW = (32, 48)

@@ -18,9 +18,9 @@ from modelkit.semantic import SemanticSegmentor
 from modelkit.semantic.segmentor import stretch_nearest
 from modelkit.transform import Geometry, SizeHW
 from modelkit.tta import ViewsPredictor
-from tasks.engine.job import JobSpec
+from tasks.engine.job import JobSpec, PredictorSpec
 from tasks.engine.worker import load_predictor
-from tasks.loop.pixels import confidence_regions
+from tasks.products.segments.pixels import confidence_regions
 
 BACKGROUND_NAME = "background"
 
@@ -53,7 +53,7 @@ class ConfidenceMap:
             size_hw=self.size_hw,
             boxes_xyxy=rle.bboxes(masks, self.size_hw).astype(np.float32),
             scores=np.array([each.level for each in regions], np.float32),
-            labels=np.array([each.class_id for each in regions], np.int32),
+            labels=np.array([each.label for each in regions], np.int32),
             rles=masks,
             is_thing=np.zeros(len(regions), bool),
         )
@@ -129,4 +129,10 @@ def confidence_predictor(job: JobSpec) -> ConfidencePredictor:
     return ConfidencePredictor(load_predictor(job), job.predictor_options.get("views", ()))
 
 
-FACTORY = f"{confidence_predictor.__module__}:{confidence_predictor.__name__}"
+def spec_of(views: Sequence[str]) -> PredictorSpec:
+    """What workers look with: at the plain view and at these others."""
+    return PredictorSpec(
+        f"{confidence_predictor.__module__}:{confidence_predictor.__name__}",
+        {"views": list(views)} if views else {},
+        known_as="tasks.retraining.confidence:confidence_predictor",
+    )

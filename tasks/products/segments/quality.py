@@ -24,8 +24,9 @@ from modelkit.detection.two_stage import TwoStageDetector
 from modelkit.onestage.detector import AnchorDetector
 from modelkit.transform import SizeHW
 from modelkit.tta import ViewsPredictor
-from tasks.engine.job import JobSpec
+from tasks.engine.job import JobSpec, PredictorSpec
 from tasks.engine.worker import load_predictor
+from tasks.products.segments.schema import MEASURED
 
 STABILITY_LOGIT = 1.0
 
@@ -113,4 +114,11 @@ def quality_predictor(job: JobSpec) -> QualityPredictor:
     return QualityPredictor(load_predictor(job), job.predictor_options.get("views", ()))
 
 
-FACTORY = f"{quality_predictor.__module__}:{quality_predictor.__name__}"
+def spec_of(views: Sequence[str]) -> PredictorSpec:
+    """What workers look with: at the plain view and at these others."""
+    return PredictorSpec(
+        f"{quality_predictor.__module__}:{quality_predictor.__name__}",
+        {"views": list(views)} if views else {},
+        MEASURED,
+        known_as="tasks.retraining.quality:quality_predictor",
+    )

@@ -8,8 +8,8 @@ import pytest
 import modelkit
 from infra.errors import UsageError
 from modelkit import rle
-from tasks.loop.confidence import ConfidencePredictor
-from tasks.loop.pixels import LEVELS, level_of
+from tasks.products.segments.confidence import ConfidencePredictor
+from tasks.products.segments.pixels import LEVELS, level_of
 
 CONFIG = {"num_classes": 3, "backbone": {"widths": [4, 6]}, "transform": {"min_size": 32, "max_size": 64}}
 

@@ -1,0 +1,38 @@
+"""The kinds that the loop teaches, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from infra.errors import UsageError
+from tasks.loop.methods import LoopMethods
+from tasks.product import LoopKind, find_kind, kinds
+from tasks.training.recipe import TrainingRecipe
+
+
+def loop_kind(name: str) -> LoopKind:
+    """What a kind brings to the loop. Raises UsageError for one that the loop cannot teach."""
+    found = find_kind(name).loop
+    if found is None:
+        taught = ", ".join(each.name for each in kinds().values() if each.loop is not None)
+        raise UsageError(f"the loop does not teach {name}", hint=f"it teaches {taught}")
+    return found
+
+
+def open_methods(name: str, recipe: TrainingRecipe, views: Iterable[str] = ()) -> LoopMethods:
+    """The methods of a loop.
+
+    Args:
+        name: the kind that was asked for.
+        recipe: of all models of the loop.
+        views: names in ``modelkit.tta.VIEWS``, in any order.
+
+    Raises:
+        UsageError: the model does something else, or views for a kind that takes none.
+    """
+    if name != recipe.kind:
+        raise UsageError(
+            f"the loop was asked to teach {name}; {recipe.architecture} does {recipe.kind}",
+            hint="--recipe names a model that does it, --task says what is taught",
+        )
+    return loop_kind(name).open(recipe, tuple(views))

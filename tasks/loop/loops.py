@@ -1,0 +1,187 @@
+"""What all rounds of a loop share: what was asked for, where it lies, who is in which split, and what it teaches."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from infra.errors import UsageError
+from infra.store import Store
+from modelkit import ClassInfo
+from tasks.labels.label_sets import LabelSet
+from tasks.loop.candidates import Asked, Teacher
+from tasks.loop.champion import Model
+from tasks.loop.data import LoopData
+from tasks.loop.kinds import open_methods
+from tasks.loop.methods import LoopMethods
+from tasks.loop.schemas import MODELS
+from tasks.loop.split_names import CALIBRATION, GATE, TRAIN, UNLABELLED
+from tasks.output import tables
+from tasks.output.layout import canonical_json
+from tasks.product import find_kind
+from tasks.training.examples import examples_of_labels, save_training_set
+from tasks.training.job import TrainingJob, prepare_training
+from tasks.training.presets import make_recipe
+from tasks.training.recipe import TrainingRecipe
+
+
+class Settings(Protocol):
+    """What was asked for, as far as the work of a loop depends on it; the flow's parameters say what each means."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def recipe(self) -> str | None: ...
+    @property
+    def initial(self) -> str | None: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def tta(self) -> Sequence[str]: ...
+    @property
+    def frame_stride(self) -> int: ...
+    @property
+    def precision(self) -> float: ...
+    @property
+    def crossfit(self) -> bool: ...
+    @property
+    def max_rounds(self) -> int: ...
+    @property
+    def min_gain(self) -> float: ...
+    @property
+    def audit(self) -> str | None: ...
+    @property
+    def audit_labels(self) -> int: ...
+    @property
+    def require_approval(self) -> bool: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def gpus(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A loop.
+
+    Args:
+        settings: what was asked for.
+        store: its output.
+        data: who is in which split.
+        methods: of the kind that it teaches.
+        run_id: names it.
+        device: where this process looks at images, "cpu" or "cuda".
+    """
+
+    settings: Settings
+    store: Store
+    data: LoopData
+    methods: LoopMethods
+    run_id: str
+    device: str = "cpu"
+
+    @property
+    def calibrating(self) -> LabelSet:
+        """The labels that decide thresholds; with cross-fitting those that train, each seen by a model without it."""
+        return self.data.split(TRAIN if self.settings.crossfit else CALIBRATION)
+
+    @property
+    def unseen(self) -> LabelSet:
+        """Labels that no student has learnt from, to calibrate it by: with cross-fitting only the gate's are left."""
+        return self.data.split(GATE if self.settings.crossfit else CALIBRATION)
+
+    def asked(self, teacher: Teacher, number: int) -> Asked:
+        """Whose candidates are asked for in a round."""
+        return Asked(self.settings.task, self.methods.score_floor, teacher, self.run_id, number)
+
+    def inference_uri(self, champion: Model) -> str:
+        """One output for each way to look: a later loop may show the same champion other views, or other frames."""
+        spec = self.methods.predictor_spec
+        way = canonical_json([None if spec is None else spec.to_json(), self.settings.frame_stride])
+        return self.store.uri_of(f"inference/{champion.weights_sha256[:16]}-{hashlib.sha256(way).hexdigest()[:8]}")
+
+
+def recipe_for(settings: Settings, classes: Sequence[ClassInfo], *, role: str) -> TrainingRecipe:
+    """Every model of a loop has the same recipe, steps and noise; they differ by name."""
+    recipe = make_recipe(
+        settings.recipe or find_kind(settings.task).default_recipe,
+        classes,
+        steps=settings.steps,
+        seed=settings.seed,
+        name=role,
+        changes={} if settings.initial is None else {"initial": settings.initial},
+    )
+    # Round 0 and the baseline get the student's noise, too: otherwise the gain would be the augmentation's.
+    return dataclasses.replace(recipe, labelled=recipe.unlabelled)
+
+
+def methods_for(settings: Settings, classes: Sequence[ClassInfo]) -> LoopMethods:
+    """How the asked kind goes through the loop. Raises UsageError for a recipe whose model does something else."""
+    recipe = recipe_for(settings, classes, role="teacher")
+    return open_methods(settings.task, recipe, settings.tta)
+
+
+def job_for(loop: Loop, labels: LabelSet, *, role: str, pseudo: str | None = None) -> TrainingJob:
+    """The training of a model of the loop; only the labels differ."""
+    settings = loop.settings
+    recipe = recipe_for(settings, loop.data.labels.classes, role=role)
+    labelled = save_training_set(loop.store, examples_of_labels(labels.table.to_pylist()))
+    return prepare_training(
+        loop.store.uri,
+        recipe,
+        labelled,
+        pseudo,
+        num_workers=settings.workers,
+        use_gpu=settings.gpus,
+        file_ids=loop.data.labels.file_ids,
+    )
+
+
+def check_can_be_calibrated(loop: Loop, champion: Model) -> None:
+    """Refuse cross-fitting for a teacher that is not the first model of these labels, all of which train.
+
+    What is unlabelled may have changed: an earlier loop's division of the labels is kept, so these are the same.
+
+    Raises:
+        UsageError: it may have learnt from labels that are to calibrate it.
+    """
+    if not loop.settings.crossfit:
+        return
+    rows = tables.read(loop.store, MODELS).to_pylist()
+    known = {(row["model_id"], row["role"], row["label_set_id"]) for row in rows}
+    first = (champion.model_id, "teacher", loop.data.labels.label_set_id) in known
+    if not first or loop.data.manifest.counts.get(CALIBRATION):
+        raise UsageError(
+            f"cross-fitting calibrates the first model of these labels only, and {champion.model_id} is another one",
+            hint="--calibration holdout with some new labels to calibrate by, or another --output",
+        )
+
+
+def check_division(data: LoopData, *, crossfit: bool) -> None:
+    """Refuse a loop without something to train, calibrate or judge by, or to label; and one without people.
+
+    A loop that learns from machines, is calibrated on them and judged by them only agrees with itself.
+
+    Raises:
+        UsageError: a split is empty, or no label of one was made or corrected by a person.
+    """
+    labelled = (TRAIN, GATE) if crossfit else (TRAIN, CALIBRATION, GATE)
+    empty = [name for name in (*labelled, UNLABELLED) if not data.manifest.counts.get(name)]
+    if empty:
+        raise UsageError(
+            f"the split leaves nothing for {', '.join(empty)}: {data.manifest.counts}",
+            hint="more labels, other --share values, or an unlabelled source that is not all near labelled items; what "
+            "an earlier loop of this output decided stays: there only new labels, or another --output, can change it",
+        )
+    for name in labelled:
+        sources = {source for row in data.split(name).table["sources"].to_pylist() for source in row}
+        if sources == {"model"}:
+            raise UsageError(
+                f"no label of the split {name} was made or corrected by a person",
+                hint="Predictions that nobody looked at are no labels; put their images among the unlabelled.",
+            )

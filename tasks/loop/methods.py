@@ -1,0 +1,160 @@
+"""What a kind does in the turns of the loop, as ``LoopKind.open`` gives it; all else is the same for every kind."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from modelkit import Predictor
+from tasks.engine.job import PredictorSpec
+from tasks.labels.label_sets import LabelSet
+from tasks.loop.calibration import Calibration, d_ece, fit_calibration
+from tasks.loop.matching import Matches
+from tasks.loop.thresholds import ThresholdSet, scores_by_class, with_bands
+from tasks.training.examples import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """Calibrators of score and quality, and the thresholds; bands need the scores on unlabelled items, too."""
+
+    scores: Calibration
+    quality: Calibration | None
+    thresholds: ThresholdSet
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedFor:
+    """Whose scores are calibrated, when, on which division of the labels, and what precision is promised."""
+
+    model_id: str
+    round_number: int
+    calibration_split: str
+    seed: int
+    precision: float
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPredictions:
+    """What a model found on labelled images: ``candidates.v2``, and the labels."""
+
+    candidates: pa.Table
+    labels: LabelSet
+
+    def only(self, image_ids: Sequence[str]) -> LabelledPredictions:
+        """On some of the images."""
+        here = pa.compute.is_in(self.candidates["image_id"], pa.array(image_ids, pa.string()))
+        return LabelledPredictions(self.candidates.filter(here), self.labels.only(image_ids))
+
+
+class LoopMethods(ABC):
+    """What a kind does in the turns of the loop.
+
+    Args:
+        views: names in ``modelkit.tta.VIEWS`` of what teachers look at beside the plain view, in any order.
+
+    Attributes:
+        score_floor: less confident predictions are no candidates.
+    """
+
+    score_floor: float
+
+    def __init__(self, views: Iterable[str] = ()) -> None:
+        self.views = tuple(sorted(set(views)))
+
+    @property
+    def tta_spec(self) -> str:
+        """The views as the lineage has them: JSON."""
+        return json.dumps(list(self.views))
+
+    @property
+    def predictor_spec(self) -> PredictorSpec | None:
+        """What workers look at unlabelled items with; None: as in any job."""
+        return None
+
+    def as_on_unlabelled(self, predictor: Predictor) -> Predictor:
+        """A model as it looks at unlabelled items, for looking at labelled ones in the same way."""
+        return predictor
+
+    def as_compared(self, predictor: Predictor) -> Predictor:
+        """A model as it looks at what it is compared on with the champion."""
+        return predictor
+
+    def compared(self, sure: pa.Table) -> pa.Table:
+        """What people compare, of the rows that a model is sure of."""
+        return sure
+
+    @abstractmethod
+    def calibrate(
+        self, candidates: pa.Table, calibration: LabelSet, labelled: LabelSet, by: CalibratedFor
+    ) -> Calibrated:
+        """Calibrators and thresholds.
+
+        Args:
+            candidates: ``candidates.v2`` on ``calibration``, of models that never saw it.
+            calibration, labelled: the labels that calibrate, and those that train.
+            by: who predicted.
+        """
+
+    def banded(self, thresholds: ThresholdSet, candidates: pa.Table, num_images: int) -> ThresholdSet:
+        """The thresholds with the lower ends of their bands; unless a kind says otherwise, nothing is background.
+
+        Args:
+            thresholds: without bands.
+            candidates: ``candidates.v2`` on the unlabelled items.
+            num_images: how many items these are, also those without candidates.
+        """
+        return thresholds
+
+    @abstractmethod
+    def calibrated_error(self, pairs: Sequence[tuple[LabelledPredictions, LabelledPredictions]]) -> float:
+        """D-ECE of scores on labels, calibrated on others; NaN where nothing was found.
+
+        Args:
+            pairs: (what calibrates, what is judged); all that is judged counts together.
+        """
+
+    @abstractmethod
+    def calibrated(self, found: LabelledPredictions) -> Calibration | None:
+        """Calibrators of scores; None where a model found nothing."""
+
+    @abstractmethod
+    def examples(self, labels: pa.Table) -> list[Example]:
+        """``pseudo_labels.v2`` as a training set."""
+
+    @abstractmethod
+    def look_at(self, accepted: pa.Table, truth: LabelSet, n: int, *, seed: int) -> dict[str, bool]:
+        """label_id -> right, of at most ``n`` accepted labels that are drawn and held against truth."""
+
+
+class MatchedMethods(LoopMethods):
+    """Methods of kinds whose candidates are right or wrong one by one, by a match with labelled objects."""
+
+    @abstractmethod
+    def match(self, candidates: pa.Table, labels: LabelSet) -> Matches:
+        """Which candidates are right."""
+
+    def with_background(self, thresholds: ThresholdSet, candidates: pa.Table, num_images: int) -> ThresholdSet:
+        """Bands below which candidates are background, for kinds that have one."""
+        return with_bands(thresholds, scores_by_class(candidates), num_images)
+
+    def calibrated_error(self, pairs: Sequence[tuple[LabelledPredictions, LabelledPredictions]]) -> float:
+        confidence, correct = [], []
+        for calibrating, judged in pairs:
+            calibration = self.calibrated(calibrating)
+            if calibration is None:
+                return float("nan")
+            found = self.match(judged.candidates, judged.labels)
+            confidence.append(calibration.apply(found.label, found.score))
+            correct.append(found.correct)
+        return d_ece(np.concatenate(confidence), np.concatenate(correct))
+
+    def calibrated(self, found: LabelledPredictions) -> Calibration | None:
+        matches = self.match(found.candidates, found.labels)
+        return fit_calibration(matches) if len(matches) else None
