@@ -347,6 +347,11 @@ def find_kind(name: str) -> Kind:
     return _KINDS[name]
 
 
+def stores(product: Product, kind: str) -> bool:
+    """Whether a product stores what models of a kind find; a kind from elsewhere says itself whose it is."""
+    return kind in product.kinds or (kind in _KINDS and _KINDS[kind].product == product.name)
+
+
 @contextmanager
 def temporary_registrations() -> Iterator[None]:
     """Forget, on leaving, which products and kinds were registered inside; for tests and notebooks."""

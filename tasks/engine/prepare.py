@@ -17,7 +17,7 @@ from tasks.engine.job import JobSpec, PredictorSpec
 from tasks.engine.model_source import local_model
 from tasks.output.layout import make_version
 from tasks.parameters import JobParameters
-from tasks.product import Product, products
+from tasks.product import Product, products, stores
 from tasks.records import Version
 
 
@@ -101,9 +101,9 @@ def _model_options(product: Product, parameters: JobParameters) -> dict[str, Any
 
 def _check_kind(record: modelkit.Weights, product: Product) -> None:
     """Refuse a model whose results another product stores."""
-    if record.kind in product.kinds:
+    if stores(product, record.kind):
         return
-    others = [each.verb for each in products().values() if record.kind in each.kinds]
+    others = [each.verb for each in products().values() if stores(each, record.kind)]
     raise UsageError(
         f"{record.name} is a model of the kind {record.kind!r}, which `visionmill {product.verb}` does not store"
         f" (it stores {', '.join(product.kinds) or 'none'})",
