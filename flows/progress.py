@@ -79,7 +79,7 @@ def _bar_listener(bar: Progress, doing: str) -> Listener:
 def _trouble(progress: RunProgress) -> str:
     failed = sum(progress.failures.values())
     parts = [f"{failed} failed"] * bool(failed) + [f"{progress.deaths} workers lost"] * bool(progress.deaths)
-    return ", ".join(parts)
+    return ", ".join([*parts, *[progress.outage] * bool(progress.outage)])
 
 
 def _duration(seconds: float) -> str:

@@ -136,6 +136,9 @@ class JobParameters(BaseModel):
     shard_items: Annotated[int, Field(ge=1, le=100_000, description="At most so many items in a shard.")] = 256
     shard_bytes: Annotated[int, Field(ge=1, description="About so many source bytes in a shard.")] = 64 << 20
     memory_bytes: Annotated[int, Field(ge=1 << 20, description="Bytes in flight inside one worker.")] = 512 << 20
+    outage_minutes: Annotated[
+        float, Field(ge=0, le=1440, description="How long a store that does not answer is waited for.")
+    ] = 10.0
     compile: Annotated[Literal["auto", "off", "on"], Field(description="Compiled inference.")] = "auto"
     max_consecutive_failures: Annotated[
         int, Field(ge=1, description="The circuit opens after so many failed items in a row.")

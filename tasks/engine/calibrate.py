@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from infra.outage import Patience
 from infra.ray_session import RaySession
+from infra.store import open_store
 from modelkit.compile.decision import Decision, Policy, choose_execution
 from tasks.engine.execution import compile_cache
 from tasks.engine.job import JobSpec
@@ -99,7 +101,8 @@ def _measure(job: JobSpec, shard: Shard, items: int, workers: int, policy: Polic
 
 def _sample_images(job: JobSpec, shard: Shard) -> Iterator[tuple[Any, int]]:
     """Images (H, W, 3) uint8 of a shard, and how many items each stands for: of a video its first frame."""
-    reader = EntryReader()
+    patience = Patience(job.outage_s)
+    reader = EntryReader(lambda root: open_store(root, patience=patience))
     step = max(1, len(shard.entries) // _SAMPLE_ENTRIES)
     for entry in shard.entries[::step][:_SAMPLE_ENTRIES]:
         for frame in decode_entry(entry, reader, job.decode):

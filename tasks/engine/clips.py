@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from infra.errors import ObjectGone, StoreError
+from infra.errors import ObjectGone, StoreError, StoreUnavailable
 from infra.store import Store
 from tasks.media.decoding import DecodeOptions, decode_entry
 from tasks.media.reading import EntryReader
@@ -112,8 +112,14 @@ class Handover:
 
 
 def images_before(entry: Entry, reader: EntryReader, decode: DecodeOptions) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 of a clip before those of ``entry``, as far as they can be decoded."""
+    """The frames (H, W, 3) uint8 of a clip before those of ``entry``, as far as they can be decoded.
+
+    Raises:
+        StoreError: they cannot be read now.
+    """
     before = replace(entry, first_frame=0, first_pts=None, end_frame=entry.first_frame)
     for frame in decode_entry(before, reader, decode):
+        if frame.failure is not None and frame.failure.stage == "fetch":  # not what was seen the first time
+            raise StoreUnavailable(frame.failure.error)
         if frame.image_rgb_hwc_u8 is not None:
             yield frame.image_rgb_hwc_u8

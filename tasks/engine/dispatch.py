@@ -26,6 +26,7 @@ from infra.errors import (
     BucketMissing,
     CircuitOpen,
     NoSpaceLeft,
+    StoreOutage,
     UsageError,
     VersionMismatch,
     VisionmillError,
@@ -38,7 +39,7 @@ from tasks.engine.job import Assignment, Quarantine
 from tasks.engine.ledger import Attempt, AttemptEnd, Deadlines, Rate
 from tasks.records import ItemFailure, Receipt, Shard, Stage
 
-_FATAL = (CircuitOpen, AccessDenied, BucketMissing, NoSpaceLeft, UsageError, VersionMismatch)
+_FATAL = (CircuitOpen, AccessDenied, BucketMissing, NoSpaceLeft, StoreOutage, UsageError, VersionMismatch)
 
 
 @dataclass(frozen=True, slots=True)

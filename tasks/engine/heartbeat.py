@@ -24,9 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-_MAGIC = b"vmpulse1"
-_HEADER = struct.Struct("<8sIIIQd")  # magic, pid, slots, marks per slot, items done, time of the last one
-_SLOT = struct.Struct("<QdI12s")  # thread, since, number of marks, stage
+_MAGIC = b"vmpulse2"
+_HEADER = struct.Struct("<8sIIIQd240s")  # magic, pid, slots, marks per slot, items done, time of the last one, outage
+_SLOT = struct.Struct("<QQdII12s")  # thread, its number in the system, since, waits for a store, number of marks, stage
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_WAITS_AT = 24  # of a slot
 _MARK = struct.Struct("<Bii")  # shard, entry, frame
 _SHARDS, _SHARD_BYTES = 8, 80
 _FOLDER_PREFIX = "visionmill-pulse-"
@@ -42,12 +44,23 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Working:
-    """One busy thread: its stage and its items, since when (seconds since the epoch)."""
+    """One busy thread.
+
+    Attributes:
+        stage, marks: what it does to which items, since ``since_s`` (seconds since the epoch).
+        thread: as Python names it.
+        in_store: it waits for a store, which has time limits of its own.
+        cpu_s: processor time that the thread has used in its life; None where the system does not tell.
+        state: the system's letter: R runs or wants to, S sleeps, D waits for a disk; "" where it does not tell.
+    """
 
     stage: str
     marks: tuple[Mark, ...]
     since_s: float
     thread: int
+    in_store: bool = False
+    cpu_s: float | None = None
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,8 @@ class Heartbeat:
     items_done: int
     last_done_s: float  # seconds since the epoch; 0 before the first
     working: tuple[Working, ...]
+    outage: str = ""  # in words, while a store does not answer this worker
+    read_s: float = 0.0  # seconds since the epoch
 
     def oldest(self, shard_id: str | None = None) -> Working | None:
         """The thread that is busy for the longest time (with an item of that shard)."""
@@ -93,8 +108,9 @@ class Pulse:
         self._lock = threading.Lock()
         self._shards: dict[str, int] = {}
         self._slots: dict[int, int] = {}  # by thread
-        self._done = 0
-        self._write_header(0.0)
+        self._done, self._last_done_s = 0, 0.0
+        self._outages: dict[str, str] = {}
+        self._write_header()
         if catch_signals:
             self._last_words = (self.folder / "last_words").open("w")  # open while the process lives
             faulthandler.enable(self._last_words, all_threads=True)
@@ -125,20 +141,43 @@ class Pulse:
             return
         known = [(self._shards[m.shard_id], m.entry, m.frame) for m in marks if m.shard_id in self._shards]
         known = known[: self._max_marks]
-        _SLOT.pack_into(self._map, at, thread, time.time(), 0, stage.encode()[:12])
+        known_as, name = (thread, threading.get_native_id()), stage.encode()[:12]
+        _SLOT.pack_into(self._map, at, *known_as, time.time(), 0, 0, name)
         for i, mark in enumerate(known):
             _MARK.pack_into(self._map, at + _SLOT.size + i * _MARK.size, *mark)
-        _SLOT.pack_into(self._map, at, thread, time.time(), len(known), stage.encode()[:12])
+        _SLOT.pack_into(self._map, at, *known_as, time.time(), 0, len(known), name)
         try:
             yield
         finally:
-            _SLOT.pack_into(self._map, at, thread, 0.0, 0, b"")
+            _SLOT.pack_into(self._map, at, *known_as, 0.0, 0, 0, b"")
+
+    @contextmanager
+    def in_store(self) -> Iterator[None]:
+        """Record that what this thread works on waits for a store, until the block ends."""
+        slot = self._slots.get(threading.get_ident())
+        if slot is None:
+            yield
+            return
+        at = self._place_of(slot) + _WAITS_AT
+        struct.pack_into("<I", self._map, at, 1)
+        try:
+            yield
+        finally:
+            struct.pack_into("<I", self._map, at, 0)
+
+    def store_is_silent(self, uri: str, outage: object | None) -> None:
+        """Note what is known of a store's outage; None ends it."""
+        with self._lock:
+            self._outages.pop(uri, None)
+            if outage is not None:
+                self._outages[uri] = str(outage)
+            self._write_header()
 
     def count(self, items: int) -> None:
         """Note that so many items left the last stage."""
         with self._lock:
-            self._done += items
-            self._write_header(time.time())
+            self._done, self._last_done_s = self._done + items, time.time()
+            self._write_header()
 
     def read(self) -> Heartbeat | None:
         """The own pulse, as others see it."""
@@ -151,8 +190,10 @@ class Pulse:
             self._last_words.close()
         remove_pulse(self.folder)
 
-    def _write_header(self, now_s: float) -> None:
-        _HEADER.pack_into(self._map, 0, _MAGIC, os.getpid(), self._num_threads, self._max_marks, self._done, now_s)
+    def _write_header(self) -> None:
+        outage = next(iter(self._outages.values()), "").encode()[:240]
+        sizes = self._num_threads, self._max_marks
+        _HEADER.pack_into(self._map, 0, _MAGIC, os.getpid(), *sizes, self._done, self._last_done_s, outage)
 
     def _slot_of(self, thread: int) -> int | None:
         slot = self._slots.get(thread)
@@ -161,6 +202,9 @@ class Pulse:
                 if len(self._slots) >= self._num_threads:
                     return None
                 slot = self._slots[thread] = len(self._slots)
+        return self._place_of(slot)
+
+    def _place_of(self, slot: int) -> int:
         return _HEADER.size + _SHARDS * _SHARD_BYTES + slot * self._slot_bytes
 
 
@@ -168,7 +212,7 @@ def read_pulse(folder: Path) -> Heartbeat | None:
     """The pulse in a folder, of a living or a dead process of this machine; None if there is none."""
     try:
         data = (folder / "pulse").read_bytes()
-        magic, pid, num_threads, max_marks, done, last_done_s = _HEADER.unpack_from(data)
+        magic, pid, num_threads, max_marks, done, last_done_s, outage = _HEADER.unpack_from(data)
     except (OSError, struct.error):
         return None
     if magic != _MAGIC:
@@ -180,13 +224,25 @@ def read_pulse(folder: Path) -> Heartbeat | None:
     working = []
     for i in range(num_threads):
         at = _HEADER.size + _SHARDS * _SHARD_BYTES + i * (_SLOT.size + max_marks * _MARK.size)
-        thread, since_s, count, stage = _SLOT.unpack_from(data, at)
+        thread, number, since_s, waits, count, stage = _SLOT.unpack_from(data, at)
         if since_s <= 0.0:
             continue
         raw = [_MARK.unpack_from(data, at + _SLOT.size + j * _MARK.size) for j in range(min(count, max_marks))]
         marks = tuple(Mark(names[shard % _SHARDS], entry, frame) for shard, entry, frame in raw)
-        working.append(Working(stage.rstrip(b"\0").decode("ascii", "replace"), marks, since_s, thread))
-    return Heartbeat(pid, done, last_done_s, tuple(working))
+        name = stage.rstrip(b"\0").decode("ascii", "replace")
+        working.append(Working(name, marks, since_s, thread, bool(waits), *_usage(pid, number)))
+    words = outage.rstrip(b"\0").decode("utf-8", "replace")
+    return Heartbeat(pid, done, last_done_s, tuple(working), words, time.time())
+
+
+def _usage(pid: int, number: int) -> tuple[float | None, str]:
+    """Processor time (s) and state of a thread; (None, "") where the system does not tell."""
+    try:
+        text = Path(f"/proc/{pid}/task/{number}/stat").read_text()
+    except OSError:
+        return None, ""
+    fields = text.rpartition(")")[2].split()  # the name before may hold anything
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S, fields[0]
 
 
 def read_last_words(folder: Path) -> LastWords | None:

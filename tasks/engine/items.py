@@ -11,9 +11,11 @@ from tasks.engine.batching import Group
 from tasks.engine.clips import Clip, runs_of
 from tasks.engine.heartbeat import Mark
 from tasks.engine.job import Assignment, JobSpec, Quarantine
+from tasks.ingest.planned_rows import Hole, RowFacts, holes
 from tasks.media.decoding import Fetched, Frame
-from tasks.output.rows import Row
-from tasks.records import Entry, ItemFailure, Status
+from tasks.media.video_gaps import VideoGap
+from tasks.output.rows import Row, failed_row
+from tasks.records import Entry, ItemFailure, Shard, Status
 
 if TYPE_CHECKING:
     from modelkit.video import VideoState
@@ -105,6 +107,22 @@ def without_misfits(rows: Sequence[Row], columns: Callable[[list[Any]], object])
         return row
 
     return [checked(row) for row in rows]
+
+
+def missing_rows(shard: Shard, rows: Sequence[Row], stride: int) -> list[Row]:
+    """Failed rows for what of a shard has none: one for each run of frames."""
+    facts = (
+        RowFacts(row.uri, row.etag, row.frame, row.failure is None, "" if row.failure is None else row.failure.error)
+        for row in rows
+    )
+    return [_missing_row(hole) for hole in holes(shard, facts, stride)]
+
+
+def _missing_row(hole: Hole) -> Row:
+    last = None if hole.end is None else hole.end - 1
+    gap = VideoGap(hole.first, last, None, None, "FramesMissing", "they were planned, and the decoder never gave them")
+    failure = ItemFailure("decode", gap.error_type, gap.message)
+    return failed_row(hole.entry, Frame(hole.first, None, None, None), failure)
 
 
 def is_untouchable(task: Task) -> bool:

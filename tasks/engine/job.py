@@ -56,6 +56,7 @@ class JobSpec:
         predictor_factory: "module:function", called with this job instead of ``modelkit.load``; returns a predictor.
             The extension point for models that are not modelkit's.
         predictor_options: what it is told beside the job; see :class:`PredictorSpec`.
+        outage_s: how long a store that does not answer is waited for, before the run stops.
         max_consecutive_failures: so many failed items in a row open the circuit (ten times as many where the data
             itself is bad: undecodable, or gone since it was listed).
         max_shards_per_worker, max_rss_bytes: a worker that reaches one is replaced by a fresh one.
@@ -81,6 +82,7 @@ class JobSpec:
     execution: dict[str, Any] | None = None
     predictor_factory: str | None = None
     predictor_options: dict[str, Any] = field(default_factory=dict)
+    outage_s: float = 600.0
     max_consecutive_failures: int = 200
     max_shards_per_worker: int | None = None
     max_rss_bytes: int | None = None

@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal, Protocol
 
-from infra.errors import ServiceError, VisionmillError
+from infra.errors import ServiceError, StoreOutage, VisionmillError
+from infra.outage import Outage, Patience
 from infra.ray_session import RaySession
-from infra.store import open_store
+from infra.store import Store, open_store
 from tasks.engine.clips import Handover
 from tasks.engine.dispatch import Dispatcher, DispatchPolicy, Loss
 from tasks.engine.job import JobSpec, Outcome
@@ -31,6 +33,7 @@ OnProgress = Callable[[Progress], None]
 
 _TICK_S = 0.2
 _DEADLINES_EVERY_S = 1.0
+_OUTAGE_GRACE_S = 5.0  # for other shards, once a store was waited for in vain
 _IDLE_WORKER_S = 15.0  # then it goes home, if there is nothing left for it
 
 
@@ -39,6 +42,10 @@ class OpenPlan(Protocol):
 
     @property
     def num_shards(self) -> int: ...
+
+    def through(self, store: Store) -> OpenPlan:
+        """The same plan, read from this store: the output, opened with patience."""
+        ...
 
     def committed(self) -> set[str]:
         """Ids of the plan's shards that are committed."""
@@ -161,15 +168,18 @@ class _PoolRun:
         settings: PoolSettings,
         stop: threading.Event,
     ) -> None:
-        committed = plan.committed()
         self.crew, self.settings, self.stop, self.on_progress = crew, settings, stop, on_progress
         self.begin_s = time.monotonic()
+        self.is_running = False
+        self.outage = ""  # of the output, as this process sees it
+        output = open_store(job.output_uri, patience=Patience(job.outage_s, told=self._told))
+        plan = plan.through(output)
+        committed = plan.committed()
         self.dispatcher = Dispatcher(
             plan.shards(committed), settings.policy, work_per_s=settings.work_per_s, ordered=job.carries_state
         )
         self.outcome = PoolOutcome(shards_total=plan.num_shards, shards_before=len(committed))
         self.meter = ProgressMeter(plan.num_shards, len(committed), self.begin_s)
-        output = open_store(job.output_uri)
         self.committer = DriverCommitter(output) if job.driver_commits else None
         self.handover = Handover(output, job.version) if job.carries_state else None
         self.version = job.version
@@ -184,18 +194,23 @@ class _PoolRun:
 
     def carry_out(self) -> PoolOutcome:
         """Until everything is committed, or the run must stop."""
-        while not self.dispatcher.finished:
-            self._drain()
-            if self._out_of_grace():
-                break
-            self._staff()
-            self._hand_out()
-            for event in self.crew.wait(self._pause_s()):
-                self._take(event)
-            self._end_overdue()
-            self._report()
+        self.is_running = True
+        try:
+            while not self.dispatcher.finished and not self._out_of_grace():
+                self._turn()
+        except VisionmillError as error:  # of the plan or the output
+            self.dispatcher.stop(error)
         self._report(last=True)
         return self._conclude()
+
+    def _turn(self) -> None:
+        self._drain()
+        self._staff()
+        self._hand_out()
+        for event in self.crew.wait(self._pause_s()):
+            self._take(event)
+        self._end_overdue()
+        self._report()
 
     # --- staff
 
@@ -346,7 +361,8 @@ class _PoolRun:
             self.stopped_at_s = time.monotonic()
 
     def _out_of_grace(self) -> bool:
-        return self.stopped_at_s is not None and time.monotonic() - self.stopped_at_s > self.settings.grace_s
+        grace_s = min(_OUTAGE_GRACE_S if isinstance(self.dispatcher.error, StoreOutage) else inf, self.settings.grace_s)
+        return self.stopped_at_s is not None and time.monotonic() - self.stopped_at_s > grace_s
 
     def _conclude(self) -> PoolOutcome:
         for worker in list(self.usage):
@@ -370,6 +386,12 @@ class _PoolRun:
 
     # --- progress
 
+    def _told(self, outage: Outage | None) -> None:
+        """The output does not answer this process: it is told here, because the loop waits for the answer meanwhile."""
+        self.outage = "" if outage is None else str(outage)
+        if self.is_running:
+            self._report()
+
     def _pause_s(self) -> float:
         due_s = self.dispatcher.waiting_s(time.monotonic())
         return _TICK_S if due_s is None else max(0.01, min(_TICK_S, due_s))
@@ -392,6 +414,7 @@ class _PoolRun:
                 in_flight=sum(len(self.dispatcher.running(worker)) for worker in self.ready),
                 idle_share=idle / (busy + idle) if busy + idle else 0.0,
                 stages=dict(Counter(working.stage for beat in beats.values() for working in beat.working)),
+                outage=self.outage or next((beat.outage for beat in beats.values() if beat.outage), ""),
             )
         )
 

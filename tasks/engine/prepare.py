@@ -85,6 +85,7 @@ def prepare_job(
         memory_bytes=parameters.memory_bytes,
         decode=decode,
         model_options=_model_options(product, parameters),
+        outage_s=60.0 * parameters.outage_minutes,
         max_consecutive_failures=parameters.max_consecutive_failures,
         carries_state=modelkit.is_video_model(record),
         driver_commits=not capabilities.conditional_create,

@@ -20,6 +20,7 @@ class Progress:
         eta_s: seconds to the end at the overall speed; None until something is done.
         failures: failed and quarantined rows of this run by kind.
         workers: that are ready; ``deaths`` counts those lost, hung ones included.
+        outage: in words, while a store does not answer.
         idle_share: part of the workers' time in which the model waited for input or for room, so far.
     """
 
@@ -37,6 +38,7 @@ class Progress:
     deaths: int = 0
     quarantined: int = 0
     idle_share: float = 0.0
+    outage: str = ""
     stages: dict[str, int] = field(default_factory=dict)  # busy threads by stage, now
 
 
@@ -78,7 +80,14 @@ class ProgressMeter:
         self._under_way = items
 
     def read(
-        self, now_s: float, *, workers: int, in_flight: int, idle_share: float, stages: dict[str, int]
+        self,
+        now_s: float,
+        *,
+        workers: int,
+        in_flight: int,
+        idle_share: float,
+        stages: dict[str, int],
+        outage: str = "",
     ) -> Progress:
         """The state of things."""
         items = self._rows + self._under_way
@@ -102,6 +111,7 @@ class ProgressMeter:
             deaths=self._deaths,
             quarantined=self._quarantined,
             idle_share=idle_share,
+            outage=outage,
             stages=stages,
         )
 

@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 
 from infra.errors import VersionMismatch
-from infra.store import open_store
+from infra.outage import Patience
+from infra.store import Store, open_store
 from tasks.engine.circuit import FailureStreak
 from tasks.engine.clips import Clip, Handover, images_before, is_continued
 from tasks.engine.execution import run_as_decided
@@ -38,6 +39,7 @@ from tasks.engine.items import (
     is_untouchable,
     item_bytes,
     left_alone_item,
+    missing_rows,
     most_bytes_in_batch,
     row_bytes,
     size_of,
@@ -47,6 +49,8 @@ from tasks.engine.items import (
 from tasks.engine.job import Assignment, JobSpec, Outcome, Quarantine
 from tasks.engine.model_source import local_model
 from tasks.engine.pipeline import BatchStage, Job, Pipeline, Stage
+from tasks.engine.watched_store import WatchedStore
+from tasks.ingest.planned_rows import IncompleteShardError
 from tasks.media.decoding import Frame, decode_fetched, fetch_entry
 from tasks.media.reading import EntryReader
 from tasks.output.commit import commit_shard
@@ -59,6 +63,8 @@ if TYPE_CHECKING:
     from modelkit.video import VideoState
 
 logger = logging.getLogger(__name__)
+
+_ATTEMPTS_FOR_ALL_ROWS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +98,8 @@ class Worker:
         )
         if own_process and job.device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it unset without GPUs: then a worker would see all
-        self._reader = EntryReader()
-        self._output = open_store(job.output_uri)
+        self._reader = EntryReader(self._store_at)
+        self._output = self._store_at(job.output_uri)
         self._handover = Handover(self._output, job.version)
         self._predictor = resolve(job.predictor_factory)(job) if job.predictor_factory else load_predictor(job)
         self._threads_before = _take_one_thread() if job.device == "cpu" else None
@@ -115,6 +121,8 @@ class Worker:
 
         Raises:
             CircuitOpen: too many items failed in a row; nothing of this shard is committed.
+            IncompleteShardError: items are without a row; nothing is committed.
+            StoreOutage: a store did not answer for as long as the job waits; no item is to blame.
             DeviceLostError: this process is of no use any more.
             StoreError: the output refuses.
         """
@@ -127,6 +135,7 @@ class Worker:
                 if assignment.kind == "probe":
                     return self._outcome(None, None, start)
                 with self.pulse.working("commit", [Mark(shard.shard_id)]):
+                    rows = self._complete(assignment, rows)
                     self._hand_over(assignment, tasks)
                     encoded = self._encoded(assignment, job, rows)
                     receipt, part = self._commit(assignment, encoded)
@@ -146,6 +155,11 @@ class Worker:
         self.pulse.close()
         if self._threads_before is not None:
             sys.modules["torch"].set_num_threads(self._threads_before)
+
+    def _store_at(self, uri: str) -> Store:
+        """A store that is waited for with the job's patience, which the pulse tells."""
+        patience = Patience(self.job.outage_s, told=lambda outage: self.pulse.store_is_silent(uri, outage))
+        return cast(Store, WatchedStore(open_store(uri, patience=patience), self.pulse))
 
     # --- the stages
 
@@ -280,6 +294,20 @@ class Worker:
             self._handover.leave(shard.shard_id, assignment.attempt_id, clip.state)
 
     # --- the end of a shard
+
+    def _complete(self, assignment: Assignment, rows: list[Row]) -> list[Row]:
+        """The rows of a shard, if those of all its items are there: what is committed is never looked at again.
+
+        An attempt that lacks some fails. The third one says so in failed rows instead: then it is the data, for which
+        nobody has found a reason, and it costs its own rows only.
+
+        Raises:
+            IncompleteShardError: names what is missing.
+        """
+        missing = missing_rows(assignment.shard, rows, self.job.decode.stride)
+        if missing and assignment.attempt < _ATTEMPTS_FOR_ALL_ROWS:
+            raise IncompleteShardError("; ".join(str(row.failure and row.failure.error) for row in missing[:3]))
+        return rows + missing
 
     def _encoded(self, assignment: Assignment, job: Job, rows: list[Row]) -> _Encoded:
         """The shard's part; a result that makes no columns costs its row and no other."""

@@ -12,7 +12,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Iterator, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,10 @@ class Plan:
     def key(self) -> str:
         """The plan's object below the output."""
         return plan_key(self.version, self.number)
+
+    def through(self, store: Store) -> Plan:
+        """The same plan, read from another store object: one that waits with patience."""
+        return replace(self, store=store)
 
     def shards(self, skip: Set[str] = frozenset()) -> Iterator[Shard]:
         """The shards in plan order, without those named in ``skip``; one row group is in memory at a time."""

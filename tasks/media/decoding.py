@@ -17,7 +17,7 @@ from infra.errors import StoreError, UsageError
 from infra.redaction import redact
 from tasks.media.images import decode_image, failure
 from tasks.media.options import DecodeOptions
-from tasks.media.reading import EntryReader, fetch_failure
+from tasks.media.reading import EntryReader, fetch_failure, raise_trouble
 from tasks.media.video import decode_video
 from tasks.media.video_gaps import VideoGap
 from tasks.records import Entry, ItemFailure
@@ -71,7 +71,8 @@ def fetch_entry(entry: Entry, reader: EntryReader, options: DecodeOptions = _DEF
 def decode_fetched(entry: Entry, fetched: Fetched, options: DecodeOptions) -> Iterator[Frame]:
     """The frames of an entry in order, a failure for each run that is missing. At least one, unless a stride skips all.
 
-    Nothing is raised for what the data or the store do; a reader is closed at the end.
+    Nothing is raised for what the data or the store do, but an outage of the whole store; a reader is closed at the
+    end.
     """
     if isinstance(fetched, ItemFailure):
         yield _failed(entry.first_frame, fetched)
@@ -100,6 +101,7 @@ def _video_frames(entry: Entry, source: BinaryIO, options: DecodeOptions) -> Ite
     reached = entry.first_frame
     try:
         for item in decode_video(source, entry, options):
+            raise_trouble(source)
             if isinstance(item, VideoGap):
                 yield _failed(item.first, failure(item.error_type, item.message), item.from_s)
                 reached = item.first + 1 if item.last is None else item.last + 1
@@ -107,6 +109,7 @@ def _video_frames(entry: Entry, source: BinaryIO, options: DecodeOptions) -> Ite
                 height, width = item.rgb_hwc_u8.shape[:2]
                 yield Frame(item.index, item.pts_s, item.rgb_hwc_u8, (height, width), item.notes)
                 reached = item.index + 1
+        raise_trouble(source)
     except StoreError as error:
         yield _failed(reached, fetch_failure(error))
 

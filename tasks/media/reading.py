@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from infra.errors import ObjectChanged, StoreError, UsageError
+from infra.errors import ObjectChanged, StoreError, StoreOutage, UsageError
 from infra.redaction import redact
 from infra.store import Store, is_local, open_store, split_uri
 from tasks.media.options import MAX_FILE_BYTES
@@ -86,6 +86,9 @@ class EntryReader:
         Args:
             max_bytes: a larger entry is a failure and is not read. Where the listing states no size, or none that the
                 store confirms, the store is asked for it first.
+
+        Raises:
+            StoreOutage: the store did not answer for as long as it is waited for.
         """
         try:
             where = Location.of(entry)
@@ -131,6 +134,9 @@ class BlockReader(io.RawIOBase):
     """A window of an object as a seekable file, read in blocks that are kept; sequential reading asks further ahead.
 
     At most ``CACHED_BLOCKS`` + ``MAX_AHEAD_BLOCKS`` blocks are in memory. Used by one thread at a time.
+
+    Attributes:
+        trouble: the store's refusal of a read. FFmpeg may take it for the end of the file and say nothing.
     """
 
     def __init__(self, store: Store, key: str, offset: int, length: int, etag: str | None) -> None:
@@ -138,6 +144,7 @@ class BlockReader(io.RawIOBase):
         self._store, self._key, self._etag = store, key, etag
         self._offset, self._length = offset, length
         self._position = 0
+        self.trouble: StoreError | None = None
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._next_block = 0  # where a sequential reader would go on
         self._ahead = 1
@@ -177,7 +184,11 @@ class BlockReader(io.RawIOBase):
         self._ahead = min(2 * self._ahead, MAX_AHEAD_BLOCKS) if index == self._next_block else 1
         start = index * BLOCK_BYTES
         length = min(self._ahead * BLOCK_BYTES, self._length - start)
-        data = self._store.read_range(self._key, self._offset + start, length, etag=self._etag)
+        try:
+            data = self._store.read_range(self._key, self._offset + start, length, etag=self._etag)
+        except StoreError as error:
+            self.trouble = error
+            raise
         for i, at in enumerate(range(0, length, BLOCK_BYTES)):
             self._blocks[index + i] = data[at : at + BLOCK_BYTES]
             self._blocks.move_to_end(index + i)
@@ -186,8 +197,17 @@ class BlockReader(io.RawIOBase):
             self._blocks.popitem(last=False)
 
 
+def raise_trouble(source: BinaryIO) -> None:
+    """Raise what the store said when a read of an entry's bytes failed; nothing happens if all went well."""
+    trouble = getattr(getattr(source, "raw", None), "trouble", None)
+    if trouble is not None:
+        raise trouble
+
+
 def fetch_failure(error: StoreError | UsageError) -> ItemFailure:
-    """A store's refusal as the failure of one item; without secrets."""
+    """A store's refusal as the failure of one item; without secrets. An outage is nobody's failure: it is raised."""
+    if isinstance(error, StoreOutage):
+        raise error
     words = error.message
     if isinstance(error, ObjectChanged):
         words += "; the next run will list it anew"

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.errors import StoreError
 from infra.store import ObjectInfo, Store
-from tasks.media.video_gaps import last_missing
+from tasks.ingest.planned_rows import RowFacts, entry_holes, rows_by_uri, rows_of, stride_of
 from tasks.output.encoding import PartFacts
 from tasks.output.schema import schema_named
 from tasks.output.store_files import open_parquet
@@ -24,7 +23,7 @@ from tasks.records import Entry, Shard, Version
 
 _NARROW = ["uri", "etag", "media", "frame", "status", "stage", "error_type", "error", "shard_id", "run_id", "model"]
 
-RowFacts = dict[str, Any]
+_Row = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -78,7 +77,7 @@ def _check_counts(footer: pq.FileMetaData, findings: PartFindings) -> None:
         findings.problems.append(f"its footer counts {says} {name}, it holds {count}")
 
 
-def _check_rows(rows: list[RowFacts], version: Version, shard: Shard) -> Iterator[str]:
+def _check_rows(rows: list[_Row], version: Version, shard: Shard) -> Iterator[str]:
     """Order, duplicates, what every row says about itself, and every entry of the plan against its rows."""
     keys = [(row["uri"], row["frame"]) for row in rows]
     if keys != sorted(keys):
@@ -88,24 +87,19 @@ def _check_rows(rows: list[RowFacts], version: Version, shard: Shard) -> Iterato
             yield f"{count} rows for {uri!r}, frame {frame}"
     for row in rows:
         yield from _check_row(row, version, shard)
-    by_uri = {uri: list(group) for uri, group in groupby(sorted(rows, key=_key), key=lambda row: row["uri"])}
+    by_uri = rows_by_uri(_facts_of(row) for row in rows)
     planned = {entry.uri for entry in shard.entries}
     for uri in by_uri.keys() - planned:
         yield f"a row for {uri!r}, which the plan does not have in this shard"
     for uri, group in groupby(shard.entries, key=lambda entry: entry.uri):
-        yield from _check_entries(list(group), by_uri.get(uri, []), _stride(version))
+        yield from _check_entries(list(group), by_uri.get(uri, ()), stride_of(version))
 
 
-def _key(row: RowFacts) -> tuple[str, int]:
-    return row["uri"], row["frame"]
+def _facts_of(row: _Row) -> RowFacts:
+    return RowFacts(row["uri"], row["etag"], row["frame"], row["status"] == "ok", row["error"] or "")
 
 
-def _stride(version: Version) -> int:
-    stride = version.parameters.get("frame_stride", 1)
-    return stride if isinstance(stride, int) else 1
-
-
-def _check_row(row: RowFacts, version: Version, shard: Shard) -> Iterator[str]:
+def _check_row(row: _Row, version: Version, shard: Shard) -> Iterator[str]:
     where = f"row of {row['uri']!r}, frame {row['frame']}"
     if row["shard_id"] != shard.shard_id or row["model"] != version.model:
         yield f"{where}: says shard {row['shard_id']}, model {row['model']}"
@@ -116,48 +110,20 @@ def _check_row(row: RowFacts, version: Version, shard: Shard) -> Iterator[str]:
         yield f"{where}: {row['status']} with stage, kind and error {reasons}"
 
 
-def _check_entries(entries: list[Entry], rows: list[RowFacts], stride: int) -> Iterator[str]:
+def _check_entries(entries: list[Entry], rows: Sequence[RowFacts], stride: int) -> Iterator[str]:
     """All entries of one uri in a shard (pieces of a video, or one image) against its rows, both in order."""
-    uri = entries[0].uri
+    uri, taken = entries[0].uri, 0
     for row in rows:
-        if row["etag"] != entries[0].etag:
-            yield f"{uri!r} was planned with etag {entries[0].etag}, its row has {row['etag']}"
-    taken = 0
+        if row.etag != entries[0].etag:
+            yield f"{uri!r} was planned with etag {entries[0].etag}, its row has {row.etag}"
     for entry in entries:
-        end = entry.end_frame if entry.end_frame is not None else np.inf
-        own = [row for row in rows if entry.first_frame <= row["frame"] < end]
+        own = rows_of(entry, rows)
         taken += len(own)
-        if entry.media == "image":
-            if len(own) != 1 or own[0]["frame"] != 0:
-                yield f"{uri!r} must have one row, has {len(own)}"
-        else:
-            yield from _check_frames(entry, own, stride)
+        if entry.media == "image" and own and (len(own) > 1 or own[0].frame != 0):
+            yield f"{uri!r} must have one row, has {len(own)}"
+        yield from (hole.words for hole in entry_holes(entry, own, stride))
     if taken < len(rows):
         yield f"{len(rows) - taken} rows of {uri!r} lie outside of the planned frames"
-
-
-def _check_frames(entry: Entry, rows: list[RowFacts], stride: int) -> Iterator[str]:
-    """Frames come without a gap from the first wanted one to the end, or to the row that says why not.
-
-    A failed row may stand for several frames and names the last of them.
-    """
-    where = f"{entry.uri!r} from frame {entry.first_frame}"
-    first_wanted = -(-entry.first_frame // stride) * stride
-    if entry.end_frame is not None and first_wanted >= entry.end_frame:
-        return  # the stride leaves nothing of this piece
-    if not rows:
-        yield f"{where}: no row"
-        return
-    expected = first_wanted
-    for row in rows:
-        late = row["frame"] > expected
-        if late or (row["status"] == "ok" and row["frame"] != expected):
-            yield f"{where}: frame {expected} is missing before frame {row['frame']}"
-        gap_end = None if row["status"] == "ok" else last_missing(row["error"] or "")
-        expected = (row["frame"] if gap_end is None else gap_end) // stride * stride + stride
-    is_explained = rows[-1]["status"] != "ok" and gap_end is None
-    if entry.end_frame is not None and expected < entry.end_frame and not is_explained:
-        yield f"{where}: ends before frame {expected} of {entry.end_frame} without a reason"
 
 
 def _check_found(opened: pq.ParquetFile, product: str) -> Iterator[str]:

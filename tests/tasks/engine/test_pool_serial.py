@@ -15,7 +15,7 @@ import pytest
 
 from infra.errors import CircuitOpen, ServiceError, UsageError
 from infra.retry import RetryPolicy
-from infra.store import open_store
+from infra.store import Store, open_store
 from tasks.engine.dispatch import DispatchPolicy
 from tasks.engine.ledger import Deadlines
 from tasks.engine.pool import PoolSettings, run_serial
@@ -36,6 +36,9 @@ class ListPlan:
     @property
     def num_shards(self) -> int:
         return len(self.all_shards)
+
+    def through(self, store: Store) -> ListPlan:
+        return self
 
     def committed(self) -> set[str]:
         return committed_shards(open_store(str(self.output)), version()) & {s.shard_id for s in self.all_shards}

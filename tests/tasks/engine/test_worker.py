@@ -18,8 +18,8 @@ from infra.errors import CircuitOpen, UsageError, VersionMismatch
 from infra.store import open_store
 from tasks.engine.job import Assignment, JobSpec, Outcome, Quarantine
 from tasks.engine.worker import Worker
+from tasks.ingest.planned_rows import IncompleteShardError, RowFacts, holes
 from tasks.media.decoding import DecodeOptions
-from tasks.media.reading import EntryReader
 from tasks.records import Entry, ItemFailure, Receipt, Shard
 from tests.tasks.engine import fakes
 from tests.tasks.engine.fakes import job_for, shards_of, write_image, write_images, write_video
@@ -214,14 +214,14 @@ def test_bad_data_does_not_open_the_circuit_as_soon_as_a_broken_model(workers: A
 
 
 class SlowStore:
-    """A store whose every read and write takes ten times as long as the model."""
+    """A store of which some calls take long."""
 
-    def __init__(self, store: Any, delay_s: float) -> None:
-        self._store, self._delay_s = store, delay_s
+    def __init__(self, store: Any, delay_s: float, calls: set[str]) -> None:
+        self._store, self._delay_s, self._calls = store, delay_s, calls
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._store, name)
-        if name not in {"get", "read_range", "put_if_absent", "put_file_if_absent"}:
+        if name not in self._calls:
             return value
 
         def slow(*args: Any, **kwargs: Any) -> Any:
@@ -229,6 +229,13 @@ class SlowStore:
             return value(*args, **kwargs)
 
         return slow
+
+
+def slow_stores(monkeypatch: pytest.MonkeyPatch, delay_s: float, *calls: str) -> None:
+    """All stores of workers are slow in these calls."""
+    monkeypatch.setattr(
+        worker_module, "open_store", lambda uri, **more: SlowStore(open_store(uri, **more), delay_s, set(calls))
+    )
 
 
 @pytest.mark.parametrize("slow_leg", ["read", "write"])
@@ -241,11 +248,9 @@ def test_bytes_in_flight_stay_below_the_budget_with_a_store_ten_times_slower(
     shards = shards_of(entries, 30)
     budget_bytes = 480_000  # decoded pixels of 20 images; all of them would be 2,880,000
     if slow_leg == "read":
-        monkeypatch.setattr(
-            worker_module, "EntryReader", lambda: EntryReader(lambda uri: SlowStore(open_store(uri), 0.01))
-        )  # type: ignore[arg-type,return-value]
+        slow_stores(monkeypatch, 0.01, "get", "read_range")
     else:
-        monkeypatch.setattr(worker_module, "open_store", lambda uri: SlowStore(open_store(uri), 0.3))
+        slow_stores(monkeypatch, 0.3, "put_if_absent")
     worker = workers(memory_bytes=budget_bytes, model_options={"delay_s": 0.001}, batch_size=4)
     seen, stop = [0], threading.Event()
 
@@ -273,7 +278,7 @@ def test_the_next_shard_is_prefetched_so_that_the_model_hardly_waits_at_the_boun
     workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = shards_of(write_images(tmp_path / "in", 60), 10)
-    monkeypatch.setattr(worker_module, "open_store", lambda uri: SlowStore(open_store(uri), 0.05))
+    slow_stores(monkeypatch, 0.05, "put_if_absent")
     idle = {}
     for in_flight in (1, 2):
         worker = workers(output_uri=str(tmp_path / f"out{in_flight}"), model_options={"delay_s": 0.01})
@@ -354,3 +359,30 @@ def test_weights_other_than_the_versions_are_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(fakes, "make", make)
     with pytest.raises(VersionMismatch, match="digest"):
         Worker(job_for(tmp_path), own_process=False)
+
+
+def test_a_part_whose_frames_are_not_all_there_is_not_committed_until_it_says_so_itself(
+    workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that loses frames without a word: two attempts fail, the third has a failed row for each run."""
+    honest = worker_module.decode_fetched
+
+    def forgetful(*arguments: Any) -> Iterator[Any]:
+        return (frame for frame in honest(*arguments) if frame.frame not in (3, 4, 8, 9))
+
+    monkeypatch.setattr(worker_module, "decode_fetched", forgetful)
+    (shard,) = shards_of([write_video(tmp_path / "in", "v.mkv", 10)], 1)
+    worker = workers()
+    for attempt in (1, 2):
+        with pytest.raises(IncompleteShardError, match="frames 3 to 4 are missing"):
+            worker.process(assign(shard, attempt=attempt))
+    assert not list((tmp_path / "out").glob("segments/*/*.parquet"))
+    assert receipt_of(worker.process(assign(shard, attempt=3))).failed == 2
+    rows = rows_in(tmp_path / "out")
+    assert [row["frame"] for row in rows] == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert {row["frame"]: row["error_type"] for row in rows if row["status"] != "ok"} == {
+        3: "FramesMissing",
+        8: "FramesMissing",
+    }
+    facts = [RowFacts(r["uri"], r["etag"], r["frame"], r["status"] == "ok", r["error"] or "") for r in rows]
+    assert list(holes(shard, facts, 1)) == []

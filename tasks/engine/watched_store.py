@@ -1,0 +1,26 @@
+"""A store whose callers are seen to wait for it: a thread in a request is slow, but it does not hang."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infra.store import Store
+from tasks.engine.heartbeat import Pulse
+
+
+class WatchedStore:
+    """A :class:`infra.store.Store` in all it does; each call is marked in the pulse while it lasts."""
+
+    def __init__(self, store: Store, pulse: Pulse) -> None:
+        self._store, self._pulse = store, pulse
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        if not callable(found):
+            return found
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            with self._pulse.in_store():
+                return found(*arguments, **named)
+
+        return call
