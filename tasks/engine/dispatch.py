@@ -1,6 +1,6 @@
 """Who does what next, and what follows from what came back. Plain arithmetic: no Ray, no clock, no threads.
 
-    next(worker) -> Assignment      completed / survived / failed / lost / overdue      finished, left_open
+    next(worker) -> Assignment      completed / survived / failed / lost      finished, left_open
 
 A shard that cost a worker its life is tried again elsewhere, alone on its worker. When it does so again, an
 investigation finds the item; that item is quarantined, and the shard is carried out whole without it. So a shard always
@@ -36,7 +36,7 @@ from tasks.engine.circuit import circuit_open
 from tasks.engine.heartbeat import Mark
 from tasks.engine.investigation import Culprit, Investigation
 from tasks.engine.job import Assignment, Quarantine
-from tasks.engine.ledger import Attempt, AttemptEnd, Deadlines, Rate
+from tasks.engine.ledger import Attempt, AttemptEnd
 from tasks.records import ItemFailure, Receipt, Shard, Stage
 
 _FATAL = (CircuitOpen, AccessDenied, BucketMissing, NoSpaceLeft, StoreOutage, UsageError, VersionMismatch)
@@ -61,7 +61,6 @@ class DispatchPolicy:
     look_ahead: int = 64
     shards_in_flight: int = 2
     backoff: RetryPolicy = field(default_factory=lambda: RetryPolicy(first_delay_s=0.5, max_delay_s=30.0))
-    deadlines: Deadlines = field(default_factory=Deadlines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Loss:
 
     Args:
         cause: in words, e.g. "died of SIGABRT", "hung in decode for 320 s".
-        hung: killed by us at its deadline.
+        hung: killed by us, because it made no progress.
         suspects: what it was busy with; the likeliest first.
         stage: of the likeliest.
         exact: the first suspect is where the signal was caught.
@@ -108,7 +107,6 @@ class _Running:
     assignment: Assignment
     attempt: Attempt
     case: _Case
-    since_s: float  # when it became the oldest of its worker
 
 
 class Dispatcher:
@@ -116,7 +114,6 @@ class Dispatcher:
 
     Args:
         shards: those of the plan that are not committed, in plan order; read ``policy.look_ahead`` ahead.
-        work_per_s: of one worker, if a calibration knows it.
         ordered: shards that continue a clip wait for the one before.
     """
 
@@ -125,14 +122,12 @@ class Dispatcher:
         shards: Iterator[Shard],
         policy: DispatchPolicy | None = None,
         *,
-        work_per_s: float | None = None,
         ordered: bool = False,
     ) -> None:
         self.policy = policy or DispatchPolicy()
         self.attempts: list[Attempt] = []
         self.quarantined: list[tuple[str, ItemFailure]] = []
         self.error: VisionmillError | None = None
-        self.rate = Rate(work_per_s)
         self._source = shards
         self._exhausted = False
         self._stopped = False
@@ -186,15 +181,6 @@ class Dispatcher:
         """Seconds until a shard that backs off is due; None when none does."""
         return max(0.0, self._again[0][0] - now_s) if self._again else None
 
-    def overdue(self, now_s: float) -> list[tuple[str, Assignment, float]]:
-        """Workers whose oldest assignment is past its deadline, with the seconds it has taken."""
-        heads = [(worker, running[0]) for worker, running in self._running.items() if running]
-        return [
-            (worker, head.assignment, now_s - head.since_s)
-            for worker, head in heads
-            if now_s - head.since_s > head.assignment.deadline_s
-        ]
-
     # --- handing out
 
     def next(self, worker: str, now_s: float) -> Assignment | None:
@@ -229,11 +215,8 @@ class Dispatcher:
 
     def _hand_out(self, worker: str, case: _Case, now_s: float) -> Assignment:
         probe = case.investigation.next() if case.investigation is not None else None
-        shard, share = case.shard, 1.0
-        if probe is None:
-            case.attempts += 1
-        else:
-            share = len(probe.entries) / len(shard.entries)
+        shard = case.shard
+        case.attempts += probe is None
         assignment = Assignment(
             shard=shard,
             attempt_id=uuid.uuid4().hex,
@@ -243,16 +226,15 @@ class Dispatcher:
             end_frame=None if probe is None else probe.end_frame,
             quarantined=tuple(case.quarantined),
             one_by_one=case.one_by_one,
-            deadline_s=self.rate.deadline_s(shard.work * share, self.policy.deadlines),
         )
         attempt = Attempt(shard.shard_id, case.attempts, assignment.attempt_id, worker, assignment.kind, now_s)
         self.attempts.append(attempt)
-        self._running[worker].append(_Running(assignment, attempt, case, now_s))
+        self._running[worker].append(_Running(assignment, attempt, case))
         return assignment
 
     # --- reports
 
-    def completed(self, worker: str, attempt_id: str, receipt: Receipt, elapsed_s: float, now_s: float) -> Shard:
+    def completed(self, worker: str, attempt_id: str, receipt: Receipt, now_s: float) -> Shard:
         """A shard is committed (by this attempt or by a twin); which one, and the one that waited for it is free."""
         running = self._take(worker, attempt_id, receipt.outcome, "", now_s)
         shard = running.case.shard
@@ -261,7 +243,6 @@ class Dispatcher:
         if freed is not None:
             heapq.heappush(self._fresh, (-math.inf, next(self._tie), freed))
         self._failures_in_a_row = 0
-        self.rate.learn(shard.work, elapsed_s)
         for verdict in running.case.quarantined:
             self.quarantined.append((shard.entries[verdict.entry].uri, verdict.failure))
         return shard
@@ -288,11 +269,11 @@ class Dispatcher:
         self._put_back(case, now_s, self.policy.backoff.delay_s(max(1, case.attempts)))
 
     def lost(self, worker: str, loss: Loss, now_s: float) -> None:
-        """A worker is gone, or was killed at its deadline: all it had goes back, and whoever is suspect is noted."""
+        """A worker is gone, or was killed because it hung: all it had goes back, and whoever is suspect is noted."""
         self._reserved.discard(worker)
         running = self._running.pop(worker, [])
         suspected = {mark.shard_id for mark in (loss.suspects[:1] if loss.exact else loss.suspects)}
-        if loss.hung and running:
+        if loss.hung and running and not suspected:
             suspected = {running[0].assignment.shard.shard_id}
         for one in running:
             guilty = len(running) == 1 or not suspected or one.assignment.shard.shard_id in suspected
@@ -373,8 +354,6 @@ class Dispatcher:
         (found,) = [r for r in running if r.attempt.attempt_id == attempt_id]
         running.remove(found)
         self._close(found.attempt, end, detail, now_s)
-        if running:
-            running[0].since_s = max(running[0].since_s, now_s)
         return found
 
     def _close(self, attempt: Attempt, end: AttemptEnd, detail: str, now_s: float) -> None:

@@ -127,7 +127,6 @@ class Assignment:
         end_frame: probe of a single video entry: try the frames before this one.
         quarantined: items to leave alone.
         one_by_one: never two items at once, so that the pulse names the guilty one.
-        deadline_s: how long it may take.
     """
 
     shard: Shard
@@ -138,7 +137,6 @@ class Assignment:
     end_frame: int | None = None
     quarantined: tuple[Quarantine, ...] = ()
     one_by_one: bool = False
-    deadline_s: float = float("inf")
 
     def entries(self) -> list[tuple[int, Entry]]:
         """What is to be tried, with its index in the shard."""

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Literal, Protocol
 
@@ -22,9 +22,11 @@ from infra.ray_session import RaySession
 from infra.store import Store, open_store
 from tasks.engine.clips import Handover
 from tasks.engine.dispatch import Dispatcher, DispatchPolicy, Loss
+from tasks.engine.hangs import HangLimits, HangWatch
 from tasks.engine.job import JobSpec, Outcome
 from tasks.engine.pool_outcome import Lost, PoolOutcome
 from tasks.engine.progress import Progress, ProgressMeter
+from tasks.engine.worker_exit import loss_of_hung
 from tasks.engine.worker_group import Crew, Done, Event, Gone, LocalCrew, Raised, Ready
 from tasks.output.commit import DriverCommitter
 from tasks.records import Receipt, Shard
@@ -32,7 +34,7 @@ from tasks.records import Receipt, Shard
 OnProgress = Callable[[Progress], None]
 
 _TICK_S = 0.2
-_DEADLINES_EVERY_S = 1.0
+_HANGS_EVERY_S = 1.0
 _OUTAGE_GRACE_S = 5.0  # for other shards, once a store was waited for in vain
 _IDLE_WORKER_S = 15.0  # then it goes home, if there is nothing left for it
 
@@ -64,7 +66,7 @@ class PoolSettings:
         grace_s: how long running shards may go on after a request to stop.
         start_s: how long the first worker may take to be ready; a cluster may have to make room.
         start_failures: so many workers in a row that die while starting end the run.
-        work_per_s: of one worker, if a calibration knows it; makes deadlines sharp from the first shard on.
+        hangs: when a worker that makes no progress is ended.
     """
 
     policy: DispatchPolicy | None = None
@@ -72,7 +74,7 @@ class PoolSettings:
     start_s: float = 600.0
     start_failures: int = 3
     progress_every_s: float = 1.0
-    work_per_s: float | None = None
+    hangs: HangLimits = field(default_factory=HangLimits)
 
 
 def run_pool(
@@ -175,9 +177,8 @@ class _PoolRun:
         output = open_store(job.output_uri, patience=Patience(job.outage_s, told=self._told))
         plan = plan.through(output)
         committed = plan.committed()
-        self.dispatcher = Dispatcher(
-            plan.shards(committed), settings.policy, work_per_s=settings.work_per_s, ordered=job.carries_state
-        )
+        self.dispatcher = Dispatcher(plan.shards(committed), settings.policy, ordered=job.carries_state)
+        self.watches: dict[str, HangWatch] = {}
         self.outcome = PoolOutcome(shards_total=plan.num_shards, shards_before=len(committed))
         self.meter = ProgressMeter(plan.num_shards, len(committed), self.begin_s)
         self.committer = DriverCommitter(output) if job.driver_commits else None
@@ -209,7 +210,7 @@ class _PoolRun:
         self._hand_out()
         for event in self.crew.wait(self._pause_s()):
             self._take(event)
-        self._end_overdue()
+        self._end_hung()
         self._report()
 
     # --- staff
@@ -244,6 +245,7 @@ class _PoolRun:
 
     def _dismiss(self, worker: str) -> None:
         self.ready.pop(worker, None)
+        self.watches.pop(worker, None)
         self.retiring.discard(worker)
         self.crew.dismiss(worker)
 
@@ -298,7 +300,7 @@ class _PoolRun:
                 self.dispatcher.failed(worker, event.attempt_id, error, now_s)
                 self._settle(worker, now_s)
                 return
-            shard = self.dispatcher.completed(worker, event.attempt_id, receipt, outcome.elapsed_s, now_s)
+            shard = self.dispatcher.completed(worker, event.attempt_id, receipt, now_s)
             if self.handover is not None and shard.continues is not None:
                 self.handover.forget(shard.continues)
             self.outcome.add(receipt, outcome)
@@ -339,17 +341,23 @@ class _PoolRun:
         self.outcome.lost_workers.append(Lost(worker, loss.cause, loss.hung, shards))
         self.meter.worker_lost()
         self.ready.pop(worker, None)
+        self.watches.pop(worker, None)
         self.retiring.discard(worker)
         self._note_usage(worker)
         self.dispatcher.lost(worker, loss, now_s)
 
-    def _end_overdue(self) -> None:
+    def _end_hung(self) -> None:
         now_s = time.monotonic()
-        if now_s - self.checked_s < _DEADLINES_EVERY_S:
+        if now_s - self.checked_s < _HANGS_EVERY_S:
             return
-        self.checked_s = now_s
-        for worker, assignment, taken_s in self.dispatcher.overdue(now_s):
-            self._gone(worker, self.crew.hung(worker, assignment, taken_s), now_s)
+        self.checked_s, beats = now_s, self.crew.beats()
+        for worker in list(self.ready):
+            watch = self.watches.setdefault(worker, HangWatch(self.settings.hangs, now_s))
+            if not self.dispatcher.running(worker):
+                watch.has_no_work(now_s)
+            elif hang := watch.look(beats.get(worker), now_s):
+                self.crew.dismiss(worker)
+                self._gone(worker, loss_of_hung(hang), now_s)
 
     # --- the end
 

@@ -72,7 +72,7 @@ class ProgressMeter:
         self._failures.update(failures)
 
     def worker_lost(self) -> None:
-        """A worker died or was killed at its deadline."""
+        """A worker died, or was killed because it hung."""
         self._deaths += 1
 
     def under_way(self, items: int) -> None:

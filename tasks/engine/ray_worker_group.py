@@ -15,7 +15,7 @@ from tasks.engine.forward import DeviceLostError
 from tasks.engine.heartbeat import Heartbeat, read_pulse, remove_pulse
 from tasks.engine.job import Assignment, JobSpec, Outcome, WorkerInfo
 from tasks.engine.worker import Worker
-from tasks.engine.worker_exit import Remains, loss_of_dead, loss_of_hung, read_remains
+from tasks.engine.worker_exit import Remains, loss_of_dead, read_remains
 from tasks.engine.worker_group import Done, Event, Gone, Raised, Ready
 
 _SLOTS_EVERY_S = 10.0
@@ -139,12 +139,6 @@ class RayCrew:
             return Ready(name, answer)
         assert attempt_id is not None
         return Done(name, attempt_id, answer)
-
-    def hung(self, worker: str, assignment: Assignment, taken_s: float) -> Loss:
-        """See :class:`Crew`."""
-        loss = loss_of_hung(self._remains(self._members[worker]), assignment.shard.shard_id, taken_s)
-        self._end(worker)
-        return loss
 
     def dismiss(self, worker: str) -> None:
         """See :class:`Crew`."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from tasks.engine.dispatch import Loss
+from tasks.engine.hangs import Hang
 from tasks.engine.heartbeat import Heartbeat, LastWords, read_last_words, read_pulse
 
 Remains = tuple[Heartbeat | None, LastWords | None]
@@ -50,20 +50,6 @@ def loss_of_dead(remains: Remains, words: str = "") -> Loss:
     )
 
 
-def loss_of_hung(remains: Remains, shard_id: str, taken_s: float) -> Loss:
-    """How a worker is lost that is past its deadline: the thread that is busy for the longest time is the suspect."""
-    beat, _ = remains
-    now_s = time.time()
-    working = [w for w in (beat.working if beat is not None else ()) if any(m.shard_id == shard_id for m in w.marks)]
-    working.sort(key=lambda w: w.since_s)
-    suspects = tuple(mark for w in working for mark in w.marks if mark.shard_id == shard_id)
-    if not working:
-        return Loss(f"did nothing for {taken_s:.0f} s", hung=True)
-    where, seconds = working[0].stage, max(0.0, now_s - working[0].since_s)
-    return Loss(
-        cause=f"hung in {where} for {seconds:.0f} s",
-        hung=True,
-        suspects=suspects,
-        stage=where,
-        exact=len(working[0].marks) == 1,
-    )
+def loss_of_hung(hang: Hang) -> Loss:
+    """How a worker is lost that was ended because it hangs: what the stuck thread worked on is the suspect."""
+    return Loss(hang.words, hung=True, suspects=hang.marks, stage=hang.stage, exact=len(hang.marks) == 1)

@@ -14,7 +14,6 @@ from tasks.engine.dispatch import Loss
 from tasks.engine.heartbeat import Heartbeat
 from tasks.engine.job import Assignment, JobSpec, Outcome, WorkerInfo
 from tasks.engine.worker import Worker
-from tasks.engine.worker_exit import loss_of_hung
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +68,8 @@ class Crew(Protocol):
     def wait(self, timeout_s: float) -> list[Event]:
         """What has happened; [] after ``timeout_s``."""
 
-    def hung(self, worker: str, assignment: Assignment, taken_s: float) -> Loss:
-        """Look what a worker is stuck in, then kill it."""
-
     def dismiss(self, worker: str) -> None:
-        """End a worker that has nothing to do."""
+        """End a worker, whatever it does."""
 
     def beats(self) -> dict[str, Heartbeat]:
         """The newest heartbeat of each living worker."""
@@ -120,14 +116,8 @@ class LocalCrew:
         except queue.Empty:
             return [event for event in events if event.worker == self._name]
 
-    def hung(self, worker: str, assignment: Assignment, taken_s: float) -> Loss:
-        """Nobody can kill a thread: the worker is left behind, stuck, and a new one takes over."""
-        beat = self._worker.heartbeat() if self._worker is not None else None
-        self.dismiss(worker)
-        return loss_of_hung((beat, None), assignment.shard.shard_id, taken_s)
-
     def dismiss(self, worker: str) -> None:
-        """See :class:`Crew`."""
+        """See :class:`Crew`. Nobody can kill a thread: one that is stuck is left behind."""
         if self._worker is not None and worker == self._name:
             self._worker.close(timeout_s=0.5)
             self._worker, self._name = None, ""

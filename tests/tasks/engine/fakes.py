@@ -35,7 +35,10 @@ ACTS = {
     "out of memory alone": 100,
     "slow": 110,
     "broken mask": 120,
+    "compute in infer": 130,
 }
+
+COMPUTING_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ def act(rgb: tuple[int, int, int], stage: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if name.startswith("hang"):
         time.sleep(3600)
+    if name.startswith("compute"):
+        end_s = time.thread_time() + COMPUTING_S
+        while time.thread_time() < end_s:
+            pass
     if name.startswith("raise"):
         raise ValueError(f"told to {name}")
 

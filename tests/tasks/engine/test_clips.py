@@ -20,8 +20,8 @@ from modelkit.video import VideoState
 from tasks.engine.calibrate import choose_for_run
 from tasks.engine.clips import Handover, runs_of
 from tasks.engine.dispatch import DispatchPolicy
+from tasks.engine.hangs import HangLimits
 from tasks.engine.job import Assignment
-from tasks.engine.ledger import Deadlines
 from tasks.engine.pool import PoolSettings, run_serial
 from tasks.engine.prepare import describe_model, prepare_job
 from tasks.engine.worker import Worker
@@ -202,9 +202,7 @@ def test_a_frame_that_fails_leaves_the_state_as_if_it_had_not_been_there(tmp_pat
 def test_a_frame_that_hangs_is_found_and_costs_no_id_of_the_others(tmp_path: Path) -> None:
     """The rows around it are those of a run in which the same frame fails in a harmless way, uncut."""
     impatient = PoolSettings(
-        policy=DispatchPolicy(
-            backoff=RetryPolicy(first_delay_s=0.02), deadlines=Deadlines(floor_s=1.5, factor=1.0, unknown_s=1.5)
-        )
+        policy=DispatchPolicy(backoff=RetryPolicy(first_delay_s=0.02)), hangs=HangLimits(quiet_s=1.5)
     )
     rows = {}
     for name, video_frames, settings in (("hang in infer", 4, impatient), ("raise in infer", 1000, quick())):

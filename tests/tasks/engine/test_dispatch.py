@@ -16,7 +16,6 @@ from infra.retry import RetryPolicy
 from tasks.engine.dispatch import Dispatcher, DispatchPolicy, Loss
 from tasks.engine.heartbeat import Mark
 from tasks.engine.job import Assignment
-from tasks.engine.ledger import Deadlines
 from tasks.records import Entry, Receipt, Shard
 
 QUICK = DispatchPolicy(backoff=RetryPolicy(first_delay_s=1.0, max_delay_s=4.0))
@@ -76,7 +75,7 @@ class Simulation:
             self.dispatcher.survived(worker, assignment.attempt_id, self.now)
         else:
             self.committed.append(assignment)
-            self.dispatcher.completed(worker, assignment.attempt_id, receipt_for(assignment), 1.0, self.now)
+            self.dispatcher.completed(worker, assignment.attempt_id, receipt_for(assignment), self.now)
 
 
 def touched(assignment: Assignment) -> set[str]:
@@ -240,22 +239,6 @@ def test_stopping_lets_running_shards_finish_and_starts_no_other() -> None:
     assert dispatcher.has_work
 
 
-def test_the_deadline_follows_the_measured_rate_and_starts_when_the_shard_is_its_workers_oldest() -> None:
-    policy = DispatchPolicy(deadlines=Deadlines(floor_s=10.0, factor=4.0, unknown_s=500.0))
-    dispatcher = Dispatcher(iter(shards_of(4, items=9)), policy)
-    first, second = dispatcher.next("w", 0.0), dispatcher.next("w", 0.0)
-    assert first is not None
-    assert second is not None
-    assert first.deadline_s == 500.0
-    assert dispatcher.overdue(499.0) == []
-    assert [worker for worker, _, _ in dispatcher.overdue(501.0)] == ["w"]
-    dispatcher.completed("w", first.attempt_id, receipt_for(first), 2.0, 400.0)
-    assert dispatcher.overdue(600.0) == []  # the second one's time began at 400
-    third = dispatcher.next("w", 400.0)
-    assert third is not None
-    assert third.deadline_s == pytest.approx(10.0 + 4.0 * third.shard.work / (first.shard.work / 2.0))
-
-
 def chained(*lengths: int) -> list[Shard]:
     """Clips of so many shards each, one after another as in a plan; between them stands a shard of images."""
     shards: list[Shard] = []
@@ -311,7 +294,7 @@ def test_no_more_workers_are_asked_for_than_clips_can_use() -> None:
     assert dispatcher.next("w", 0.0) is None
     assert dispatcher.next("other", 0.0) is None
     assert (dispatcher.could_run, dispatcher.has_work, dispatcher.finished) == (1, False, False)
-    dispatcher.completed("w", assignment.attempt_id, receipt_for(assignment), 1.0, 1.0)
+    dispatcher.completed("w", assignment.attempt_id, receipt_for(assignment), 1.0)
     assert (dispatcher.could_run, dispatcher.has_work) == (1, True)
     assert Dispatcher(iter(shards_of(100)), QUICK, ordered=True).could_run > 64
 

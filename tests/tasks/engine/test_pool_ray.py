@@ -18,9 +18,9 @@ from infra.errors import CircuitOpen, ServiceError
 from infra.ray_session import RaySession, ray_session
 from infra.retry import RetryPolicy
 from tasks.engine.dispatch import DispatchPolicy
+from tasks.engine.hangs import HangLimits
 from tasks.engine.heartbeat import read_pulse
 from tasks.engine.job import JobSpec
-from tasks.engine.ledger import Deadlines
 from tasks.engine.pool import PoolSettings, run_pool, run_serial
 from tasks.engine.progress import Progress
 from tasks.output.layout import STATES_FOLDER
@@ -46,7 +46,6 @@ def session(services_dir: Path) -> Iterator[RaySession]:
 QUICK = PoolSettings(
     policy=DispatchPolicy(
         backoff=RetryPolicy(first_delay_s=0.05, max_delay_s=0.2),
-        deadlines=Deadlines(floor_s=60, factor=5, unknown_s=90),
     ),
     progress_every_s=0.1,
 )
@@ -160,11 +159,7 @@ def test_a_frame_of_a_video_that_kills_its_worker_is_named(session: RaySession, 
 
 def test_an_item_that_hangs_is_quarantined_with_its_stage_named(session: RaySession, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, 8, 4, {5: "hang in infer"})
-    settings = PoolSettings(
-        policy=DispatchPolicy(
-            backoff=RetryPolicy(first_delay_s=0.05), deadlines=Deadlines(floor_s=3, factor=5, unknown_s=3)
-        )
-    )
+    settings = PoolSettings(policy=DispatchPolicy(backoff=RetryPolicy(first_delay_s=0.05)), hangs=HangLimits(quiet_s=3))
     outcome = run_pool(plan, job_for(plan.output), session=session, workers=2, settings=settings)
     assert outcome.finished
     (bad,) = [row for row in rows_in(plan.output) if row["status"] != "ok"]

@@ -17,12 +17,12 @@ from infra.errors import CircuitOpen, ServiceError, UsageError
 from infra.retry import RetryPolicy
 from infra.store import Store, open_store
 from tasks.engine.dispatch import DispatchPolicy
-from tasks.engine.ledger import Deadlines
+from tasks.engine.hangs import HangLimits
 from tasks.engine.pool import PoolSettings, run_serial
 from tasks.engine.progress import Progress
 from tasks.ingest.plan import committed_shards
 from tasks.records import Shard
-from tests.tasks.engine.fakes import job_for, shards_of, version, write_images
+from tests.tasks.engine.fakes import COMPUTING_S, job_for, shards_of, version, write_images
 from tests.tasks.engine.test_worker import rows_in
 
 
@@ -100,9 +100,7 @@ def test_the_circuit_opens_with_a_sample_and_the_plan_stays_open(tmp_path: Path)
 def test_an_item_that_hangs_is_named_with_its_stage_and_the_others_keep_their_rows(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, 12, 3, {8: "hang in prepare"})
     settings = PoolSettings(
-        policy=DispatchPolicy(
-            backoff=RetryPolicy(first_delay_s=0.05), deadlines=Deadlines(floor_s=1.5, factor=1.0, unknown_s=1.5)
-        )
+        policy=DispatchPolicy(backoff=RetryPolicy(first_delay_s=0.05)), hangs=HangLimits(quiet_s=1.5)
     )
     outcome = run_serial(plan, job_for(plan.output), settings=settings)
     assert outcome.finished
@@ -113,6 +111,13 @@ def test_an_item_that_hangs_is_named_with_its_stage_and_the_others_keep_their_ro
     assert (bad["status"], bad["error_type"], bad["stage"]) == ("quarantined", "WorkerHang", "decode")
     assert "hung in decode" in bad["error"]
     assert all(lost.hung for lost in outcome.lost_workers)
+
+
+def test_an_item_that_computes_for_longer_than_a_hang_may_sleep_is_an_item_like_any_other(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 12, 3, {0: "compute in infer", 8: "compute in infer"})
+    settings = PoolSettings(hangs=HangLimits(quiet_s=COMPUTING_S / 4))
+    outcome = run_serial(plan, job_for(plan.output), settings=settings)
+    assert (outcome.finished, outcome.ok, outcome.lost_workers) == (True, 12, [])
 
 
 def test_a_job_whose_model_cannot_be_loaded_says_so_at_once(tmp_path: Path) -> None:
