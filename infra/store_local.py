@@ -25,7 +25,7 @@ from infra.errors import (
     StoreUnavailable,
 )
 from infra.store_keys import RESERVED_FOLDER, check_key
-from infra.store_local_walk import etag_of, walk_files
+from infra.store_local_walk import LeftOut, etag_of, forget, walk_files
 from infra.store_probe import probe_store
 from infra.store_types import ObjectInfo, StoreCapabilities
 
@@ -121,9 +121,13 @@ class LocalStore:
             return ObjectInfo(key, stat.st_size, etag_of(stat))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return self.list_telling(prefix, forget)
+
+    def list_telling(self, prefix: str, left_out: LeftOut) -> Iterator[ObjectInfo]:
+        """As :meth:`list`; ``left_out`` is told the key of what is no regular file (dead links, pipes), and why."""
         if not self._root.is_dir():
             raise BucketMissing(f"the folder {self.uri} does not exist", hint="Check the path, or create the folder.")
-        for key, stat in walk_files(self.uri, prefix):
+        for key, stat in walk_files(self.uri, prefix, left_out):
             yield ObjectInfo(key, stat.st_size, etag_of(stat))
 
     def delete(self, key: str) -> None:

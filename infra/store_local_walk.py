@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat as stat_flags
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from infra.errors import AccessDenied
 from infra.store_keys import RESERVED_FOLDER
+
+LeftOut = Callable[[str, str], None]
+
+
+def forget(key: str, why: str) -> None:
+    """Nobody asks what is left out."""
 
 
 def etag_of(stat: os.stat_result) -> str:
@@ -15,11 +22,14 @@ def etag_of(stat: os.stat_result) -> str:
     return f"{stat.st_mtime_ns}-{stat.st_size}"
 
 
-def walk_files(root: str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
+def walk_files(root: str, prefix: str = "", left_out: LeftOut = forget) -> Iterator[tuple[str, os.stat_result]]:
     """Every regular file below ``root`` whose key starts with ``prefix``, as (key, stat), in key order.
 
     Links are followed; a folder link that leads back to one of its own parents is skipped. Files and
     folders that vanish in between are left out.
+
+    Args:
+        left_out: told the key of what is there and no regular file, and why.
 
     Raises:
         AccessDenied: a folder cannot be read (a listing that silently leaves out half a dataset would be worse).
@@ -27,11 +37,11 @@ def walk_files(root: str, prefix: str = "") -> Iterator[tuple[str, os.stat_resul
     start = prefix.rpartition("/")[0]
     folder = os.path.join(root, start) if start else root
     if os.path.isdir(folder) and ".." not in start.split("/"):
-        yield from _walk(folder, f"{start}/" if start else "", prefix, frozenset())
+        yield from _walk(folder, f"{start}/" if start else "", prefix, frozenset(), left_out)
 
 
 def _walk(
-    folder: str, base: str, prefix: str, parents: frozenset[tuple[int, int]]
+    folder: str, base: str, prefix: str, parents: frozenset[tuple[int, int]], left_out: LeftOut
 ) -> Iterator[tuple[str, os.stat_result]]:
     try:
         here = os.stat(folder)
@@ -39,6 +49,7 @@ def _walk(
         return
     identity = (here.st_dev, here.st_ino)
     if identity in parents:
+        left_out(base.rstrip("/"), "a link to a folder that it lies in")
         return
     for name in _sorted_names(folder, hide=RESERVED_FOLDER if not base else ""):
         key = base + name
@@ -46,21 +57,34 @@ def _walk(
             continue
         path = os.path.join(folder, name)
         if name.endswith("/"):
-            yield from _walk(path[:-1], key, prefix, parents | {identity})
+            yield from _walk(path[:-1], key, prefix, parents | {identity}, left_out)
         elif key.startswith(prefix):
             try:
                 stat = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    raise
+                if os.path.islink(path):
+                    left_out(key, "a link to itself" if error.errno == errno.ELOOP else "a link that leads nowhere")
                 continue
             if stat_flags.S_ISREG(stat.st_mode):
                 yield key, stat
+            else:
+                left_out(key, "no regular file (a pipe, socket or device)")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _sorted_names(folder: str, hide: str) -> list[str]:
     """Names in ``folder``; folders carry their slash, which puts ``a-b`` before ``a/x`` exactly as full keys sort."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name + "/" if entry.is_dir() else entry.name for entry in entries if entry.name != hide]
+            names = [entry.name + "/" if _is_folder(entry) else entry.name for entry in entries if entry.name != hide]
     except PermissionError as error:
         raise AccessDenied(f"the folder {folder} cannot be listed", hint="Check its owner and mode.") from error
     except FileNotFoundError:

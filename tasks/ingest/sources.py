@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from infra.errors import DatasetError, ObjectGone
 from infra.store import ObjectInfo, Store, is_local, open_store, split_uri
+from infra.store_local import LocalStore
 from tasks.ingest.coco import coco_pieces
 from tasks.ingest.listings import LISTING_ENDINGS, listing_pieces
 from tasks.ingest.patterns import expand_braces, glob_to_regex, has_braces, has_glob, literal_prefix
@@ -61,7 +62,7 @@ def _pieces(source: str, folder: Path, skipped: Skipped, images_root: str | None
     root, key = split_uri(source)
     if (below := _folder_prefix(root, key)) is not None:
         store, prefix = below
-        return _objects(store, store.list(prefix), skipped)
+        return _objects(store, _below(store, prefix, skipped), skipped)
     store = open_store(root)
     if (info := _lookup(store, key)) is not None:
         return _single(store, info, folder, skipped, images_root)
@@ -91,6 +92,13 @@ def _folder_prefix(root: str, key: str) -> tuple[Store, str] | None:
     if not key.endswith("/") and _lookup(store, key) is not None:
         return None
     return (store, prefix) if next(iter(store.list(prefix)), None) is not None else None
+
+
+def _below(store: Store, prefix: str, skipped: Skipped) -> Iterator[ObjectInfo]:
+    """The objects of a folder; what is no regular file in a local one is counted."""
+    if isinstance(store, LocalStore):
+        return store.list_telling(prefix, lambda key, why: skipped.add(why, [store.uri_of(key)], 1))
+    return store.list(prefix)
 
 
 def _lookup(store: Store, key: str) -> ObjectInfo | None:

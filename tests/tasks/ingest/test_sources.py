@@ -219,6 +219,25 @@ def test_a_broken_link_named_as_the_source_is_an_error(tmp_path: Path) -> None:
         listed(str(tmp_path / "link.jpg"), tmp_path / "work")
 
 
+def test_links_that_lead_nowhere_and_pipes_are_counted(tmp_path: Path) -> None:
+    store = fill(str(tmp_path / "in"), {"a.jpg": b"1", "d/b.jpg": b"2"})
+    folder = tmp_path / "in"
+    (folder / "dead.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (folder / "self.jpg").symlink_to(folder / "self.jpg")
+    (folder / "d" / "up").symlink_to(folder)
+    (folder / "twin.jpg").symlink_to(folder / "a.jpg")
+    (folder / "zero.jpg").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.jpg")
+    inventory, lines = listed(store.uri, tmp_path / "work")
+    assert [line["uri"] for line in lines] == [store.uri_of(name) for name in ("a.jpg", "d/b.jpg", "twin.jpg")]
+    assert inventory.skipped == {
+        "a link that leads nowhere": 1,
+        "a link to itself": 1,
+        "a link to a folder that it lies in": 1,
+        "no regular file (a pipe, socket or device)": 2,
+    }
+
+
 def test_the_inventory_replaces_an_older_one_only_when_it_is_whole(tmp_path: Path) -> None:
     store = fill(str(tmp_path / "in"), {"a.jpg": b"1"})
     first, _ = listed(store.uri, tmp_path / "work")
