@@ -24,6 +24,11 @@ LARGEST_ID = 10_000
 FileId = int | str
 
 
+def is_background(name: str) -> bool:
+    """Whether a class of this name is what no object covers: ``background``, ``__background__``, ``Background``."""
+    return name.strip("_ ").lower() == "background"
+
+
 @dataclass(frozen=True, slots=True)
 class FileClass:
     """A class as a file names it.
@@ -46,7 +51,7 @@ class FileClass:
     @property
     def is_background(self) -> bool:
         """Whether it is no class at all."""
-        return self.name.strip("_ ").lower() == "background"
+        return is_background(self.name)
 
 
 @dataclass(frozen=True, slots=True)

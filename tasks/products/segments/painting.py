@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -34,3 +34,11 @@ def label_map(
         if mask is not None:
             painted[pixels_of_mask(mask, size_hw)] = label
     return painted
+
+
+def void_boxes(
+    painted: np.ndarray, boxes_xyxy: Iterable[tuple[float, float, float, float]], background: int | None
+) -> None:
+    """Mark the background inside boxes as labelled by nobody, in place; objects that are painted there stay."""
+    for box in boxes_xyxy:
+        painted[filled_box(box, painted.shape) & (painted == background)] = IGNORE  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The kind `semantic`: a class for every pixel.
 
-Pixels of no object are background where the model has one, else nobody labelled them. Void pixels are never labelled.
+Pixels of no object are background where the model has one, else nobody labelled them. Void pixels are never labelled,
+and neither are those of a box without a mask, for nobody said which of them are the object's.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from modelkit import Predictor, VisionModel
 from modelkit.metrics import SemanticQuality
 from tasks.evaluation.bootstrap import nanmean
 from tasks.evaluation.evaluate import Row, predictions
+from tasks.labels.class_map import is_background
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Kind, Resampled
 from tasks.products.segments import digitscape
 from tasks.products.segments.loop_pixels import PIXELS
 from tasks.products.segments.objects import Target, count_classes
-from tasks.products.segments.painting import IGNORE, label_map, pixels_of_mask
+from tasks.products.segments.painting import IGNORE, label_map, pixels_of_mask, void_boxes
 from tasks.training.examples import Example
 
 
@@ -28,6 +30,8 @@ def semantic_target(example: Example, background: int | None) -> Target:
     """``semantic`` and ``semantic_weights``: objects painted one over the other on the background."""
     labels, rles = [each.label for each in example.objects], [each.rle for each in example.objects]
     semantic = label_map(labels, rles, example.size_hw, background)
+    bare = [each.box_xyxy for each in example.objects if each.rle is None]
+    void_boxes(semantic, [*bare, *example.ignore_boxes], background)
     weights = np.ones(example.size_hw, np.float32)
     for each in example.objects:
         if each.rle is not None:
@@ -45,7 +49,7 @@ def _target_of(model: VisionModel) -> Callable[[Example], Target]:
 
 def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     """Mean IoU over classes."""
-    background = getattr(predictor.model, "background", None)
+    background = _background_of(predictor)
     num_classes = max(2, int(predictor.model.config["num_classes"]))  # one class is told from the background
     per_image, objects = [], 0
     total = SemanticQuality(num_classes)
@@ -75,9 +79,18 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     )
 
 
+def _background_of(predictor: Predictor) -> int | None:
+    """The model's background, which may be a class of its own by that name: label sets never have such a class."""
+    own = getattr(predictor.model, "background", None)
+    named = [each.id for each in predictor.weights.classes if is_background(each.name)]
+    return own if own is not None else next(iter(named), None)
+
+
 def _truth(row: Row, background: int | None) -> np.ndarray:
-    """(H, W) classes of a labelled item."""
+    """(H, W) classes of a labelled item; a crowd is of its class."""
     truth = label_map(row["labels"], row["rles"], (row["height"], row["width"]), background)
+    bare = [box for box, mask in zip(row["boxes_xyxy"], row["rles"], strict=True) if mask is None]
+    void_boxes(truth, bare, background)
     if row["void_rle"] is not None:
         truth[pixels_of_mask(row["void_rle"], truth.shape)] = IGNORE
     return truth

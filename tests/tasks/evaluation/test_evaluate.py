@@ -24,6 +24,8 @@ from tasks.evaluation.figures import groups_of, in_words, main_figure, to_json
 from tasks.labels.label_sets import LabelledItem, LabelledObject, make_label_set
 from tasks.labels.reading import read_label_set
 from tasks.products.segments.painting import label_map
+from tasks.products.segments.semantic import semantic_target
+from tasks.training.examples import Example, ExampleObject
 from tasks.training.presets import make_recipe
 
 SIZE = (160, 160)
@@ -111,6 +113,20 @@ def test_semantic_maps_by_hand(tmp_path: Path) -> None:
     assert judged.figures["semantic"]["by_class"] == pytest.approx({"background": 80 / 260, "c1": 100 / 280})
     assert judged.main_figure == pytest.approx((80 / 260 + 100 / 280) / 2)
     assert judged.resample(np.array([[1], [3]])).by_class[:, :2] == pytest.approx(np.array([[80 / 260, 100 / 280]] * 2))
+
+
+def test_a_box_without_a_mask_is_no_background_to_semantic_models_and_a_crowd_is_its_class(tmp_path: Path) -> None:
+    upper, crowd = square(0, 0, 20, 10), square(10, 10, 20, 20)
+    objects = (LabelledObject(1, None, (0, 0, 10, 20)), LabelledObject(2, crowd, is_crowd=True))
+    labels = labels_of(tmp_path, objects)
+    judged = evaluate_predictor(Oracle("semantic", [answer((1, 0.9, upper), is_thing=False)]), labels)  # type: ignore[arg-type]
+    # the left half counts nowhere; of the right one, class 1 is found on background above, class 2 missed below
+    assert judged.figures["semantic"]["by_class"] == {"background": 0.0, "c1": 0.0, "c2": 0.0}
+    assert judged.resample(np.ones((1, 1))).by_class.tolist() == [[0.0, 0.0, 0.0]]
+    assert judged.figures["semantic"]["pixel_accuracy"] == 0
+    example = Example("x", (20, 20), (ExampleObject(1, (0, 0, 4, 4), None),), ignore_boxes=((10, 10, 20, 20),))
+    semantic = semantic_target(example, 0)["semantic"].numpy()
+    assert (semantic == 255).sum() == 16 + 100 and set(np.unique(semantic)) == {0, 255}
 
 
 class PanopticOracle(Oracle):

@@ -85,9 +85,10 @@ def test_instances_bring_weights_and_ignored_regions_along() -> None:
 def test_semantic_maps_know_void_unsure_and_background() -> None:
     target = semantic_target(EXAMPLE, 0)
     semantic, weights = target["semantic"], target["semantic_weights"]
-    assert semantic[1, 1] == 255 and semantic[4, 4] == 1 and semantic[12, 12] == 0
+    assert semantic[1, 1] == 255 and semantic[4, 4] == 1 and semantic[2, 12] == 0
+    assert semantic[12, 12] == semantic[16, 1] == 255, "in a box without a mask and in a crowd nothing is background"
     assert weights[4, 4] == 0.5 and weights[19, 19] == 0 and weights[12, 12] == 1
-    assert semantic_target(EXAMPLE, None)["semantic"][12, 12] == 255, "a model without background is taught none"
+    assert semantic_target(EXAMPLE, None)["semantic"][2, 12] == 255, "a model without background is taught none"
 
 
 def test_panoptic_targets_have_things_as_objects_and_a_class_for_every_labelled_pixel() -> None:
