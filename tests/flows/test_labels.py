@@ -1,0 +1,68 @@
+"""Labels from the file to the export: ids from 0, images in the usual layout, and what was dropped is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelkit.digitscape import Digitscape, write_dataset
+from tasks.training.recipe import TrainingRecipe
+from tests.flows.command import SERIAL, refused, visionmill
+from tests.tasks.training.scenes import recipe
+
+SCENES = 4
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """``annotations/instances_val.json`` beside ``val/``, category ids from 0, and one annotation without a box."""
+    source = Digitscape("train", (64, 64), seed=2, dense=False)
+    content = json.loads(write_dataset(tmp_path / "written", source, SCENES, image_format="png").read_text())
+    (tmp_path / "coco/annotations").mkdir(parents=True)
+    (tmp_path / "written/images").rename(tmp_path / "coco/val")
+    for each in content["images"]:
+        each["file_name"] = Path(each["file_name"]).name
+    for each in [*content["categories"], *content["annotations"]]:
+        each["id" if "name" in each else "category_id"] -= 1
+    content["annotations"].append({"id": 999, "image_id": 1, "category_id": 0})
+    path = tmp_path / "coco/annotations/instances_val.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def train_arguments(labelled: Path, tmp_path: Path) -> list[str]:
+    made: TrainingRecipe = recipe()
+    (tmp_path / "tiny.json").write_text(json.dumps(made.to_json()))
+    options = {"--recipe": tmp_path / "tiny.json", "--steps": 2, "--ray": "none", "--evaluate": labelled}
+    words = [str(word) for pair in options.items() for word in pair]
+    return ["train", str(labelled), str(tmp_path / "out"), *words, "--no-prefect"]
+
+
+def test_ids_from_0_go_through_training_and_come_back_in_the_export(
+    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISIONMILL_CACHE_DIR", str(tmp_path / "cache"))
+    assert "annotation without class or box" in refused(1, *train_arguments(labelled, tmp_path))
+    said = visionmill(*train_arguments(labelled, tmp_path), "--allow-dropped", "--json")
+    labels: dict[str, Any] = said.summary["labels"]
+    assert labels["images"] == SCENES and labels["dropped"] == {"annotation without class or box": 1}
+    assert labels["file_ids"] == {str(k + 1): k for k in range(10)}
+    assert "labels dropped: 1 x annotation without class or box, the first: annotation 999" in said.stderr
+    weights = said.summary["weights"]
+    assert json.loads(Path(weights).with_suffix(".json").read_text())["lineage"]["file_ids"] == labels["file_ids"]
+    visionmill("segment", str(labelled.parents[1] / "val"), str(tmp_path / "found"), "--model", weights,
+               "--score-threshold", "0.001", *SERIAL)  # fmt: skip
+    visionmill("export", str(tmp_path / "found"), str(tmp_path / "found.json"), "--to", "coco")
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert [each["id"] for each in content["categories"]] == list(range(10))
+    assert [each["name"] for each in content["categories"]] == [str(k) for k in range(10)]
+
+
+def test_missing_images_are_told_before_a_model_is_loaded(labelled: Path, tmp_path: Path) -> None:
+    (labelled.parents[1] / "val").rename(tmp_path / "elsewhere")
+    words = ["evaluate", "no such model", str(labelled), "--allow-dropped"]
+    assert f"{SCENES} of {SCENES} images that" in refused(1, *words)
+    assert "no such model" in refused(2, *words, "--images-root", str(tmp_path / "elsewhere"))
