@@ -73,11 +73,13 @@ class Exporter:
         words: what it writes, for ``--help``.
         write: (views, store) -> (things, files) that were written; of one file (views, store, key) -> things.
         file_name: of a form that is one file, to be proposed; None: a folder.
+        takes_images: whether ``write`` takes ``images=True`` and writes those of the items, too.
     """
 
     words: str
     write: Callable[..., Any]
     file_name: str | None = None
+    takes_images: bool = False
 
 
 @dataclass(frozen=True, slots=True)

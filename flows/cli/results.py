@@ -115,12 +115,13 @@ def export(
     output: OutputArgument,
     destination: Annotated[str, typer.Argument(help="File or folder, as the form has it, local or s3://.")],
     to: Annotated[str, typer.Option("--to", metavar="|".join(_FORMS), help=_FORM_WORDS)],
+    images: Annotated[bool, typer.Option("--images", help="Write the images and frames, too (yolo).")] = False,
     product: ProductFlag = None,
 ) -> Summary:
     """Export the newest results for other tools. Failed items are left out and counted."""
     from tasks.report.export import export as export_results
 
-    summary = export_results(output, to, destination, product=product)
+    summary = export_results(output, to, destination, product=product, images=images)
     say(
         f"{summary.num_found} {summary.unit} of {summary.num_items} items written to {summary.destination}"
         + (f"; {summary.num_skipped} failed items left out" if summary.num_skipped else ""),

@@ -27,7 +27,9 @@ class ExportSummary:
     files: int
 
 
-def export(output: str, to: str, destination: str, *, product: str | None = None) -> ExportSummary:
+def export(
+    output: str, to: str, destination: str, *, product: str | None = None, images: bool = False
+) -> ExportSummary:
     """Write the newest results of ``output`` in another form.
 
     Args:
@@ -35,19 +37,23 @@ def export(output: str, to: str, destination: str, *, product: str | None = None
         to: name of a form, one of the product's ``exporters``.
         destination: the file or folder, as the form has it, local or ``s3://``; must not hold anything yet.
         product: whose results, where the output holds those of several.
+        images: write the images of the items, too.
 
     Raises:
-        UsageError: an unknown form, nothing to export, or a destination that is taken.
+        UsageError: an unknown form, one that takes no images, nothing to export, or a destination that is taken.
         StoreError: as the stores report.
     """
     views = views_of(open_store(output), product=product)
     try:
         form, unit = _form(views.product, output, to)
+        if images and not form.takes_images:
+            takers = [name for name, each in views.product.exporters.items() if each.takes_images]  # type: ignore[union-attr]
+            raise UsageError(f"{to} is written without images", hint=f"with images: {', '.join(takers) or 'nothing'}")
         num_ok, num_skipped = _count(views)
         if num_ok + num_skipped == 0:
             raise UsageError(f"{output} holds no results to export", hint="run the job first, or check the path")
         write = _write_folder if form.file_name is None else _write_file
-        num_found, files = write(views, to, form, destination)
+        num_found, files = write(views, to, form, destination, **({"images": True} if images else {}))
     finally:
         views.connection.close()
     return ExportSummary(destination, unit, num_ok, num_found, num_skipped, files)
@@ -72,7 +78,7 @@ def _count(views: Views) -> tuple[int, int]:
     return int(ok), int(skipped)
 
 
-def _write_file(views: Views, to: str, form: Exporter, destination: str) -> tuple[int, int]:
+def _write_file(views: Views, to: str, form: Exporter, destination: str, **options: bool) -> tuple[int, int]:
     root, key = split_uri(destination)
     if not key:
         raise UsageError(
@@ -81,14 +87,14 @@ def _write_file(views: Views, to: str, form: Exporter, destination: str) -> tupl
     store = open_store(root)
     if any(info.key == key or info.key.startswith(f"{key}/") for info in _held(store, key)):
         raise _taken(destination)
-    return int(form.write(views, store, key)), 1
+    return int(form.write(views, store, key, **options)), 1
 
 
-def _write_folder(views: Views, to: str, form: Exporter, destination: str) -> tuple[int, int]:
+def _write_folder(views: Views, to: str, form: Exporter, destination: str, **options: bool) -> tuple[int, int]:
     store = open_store(destination)
     if _held(store, ""):
         raise _taken(destination)
-    num_found, files = form.write(views, store)
+    num_found, files = form.write(views, store, **options)
     return int(num_found), int(files)
 
 

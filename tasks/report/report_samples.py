@@ -15,19 +15,15 @@ from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
-from tasks.ingest.sharding import PLAN_SCHEMA
 from tasks.media.decoding import DecodeOptions, decode_entry
 from tasks.media.reading import EntryReader
-from tasks.output.store_files import open_parquet
 from tasks.output.views import Views
 from tasks.records import Entry
 from tasks.report.drawing import resized
 from tasks.report.panels import Panels
+from tasks.report.planned import entries_of
 
 _STRIP_FRAMES = 8
 _MAX_FRAMES_TO_REACH = 600  # of a video that are decoded to get at one: a report may take seconds, not hours
@@ -66,7 +62,7 @@ def choose_and_load(views: Views, panels: Panels, samples: int, *, budget_s: flo
     """About ``samples`` pictures in galleries; after ``budget_s`` seconds the rest are placeholders that say so."""
     wanted = [gallery for gallery in _choose(views, panels, samples) if gallery[2]]
     rows = {(row["uri"], row["frame"]): row for _, _, group, _ in wanted for row in group}
-    entries = _entries_of(views, rows.values())
+    entries = entries_of(views, rows.values())
     deadline = time.monotonic() + budget_s
     overlay = views.product.overlay if views.product is not None else None
     pictures = dict(_pictures(rows.values(), entries, deadline))
@@ -168,45 +164,6 @@ def _busiest(frames: Sequence[tuple[int, frozenset[int]]]) -> list[int]:
 
     start = max(range(last + 1), key=events)
     return [frame for frame, _ in frames[start : start + _STRIP_FRAMES]]
-
-
-def _entries_of(views: Views, rows: Iterable[dict[str, Any]]) -> dict[tuple[str, int], Entry]:
-    """The plan's entry of every row (it knows tar members and keyframes), by (uri, frame of the row).
-
-    Only the plans' ``shard_id`` columns are read whole; of the rest only the row groups that hold a wanted shard.
-    """
-    wanted: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        wanted.setdefault(row["shard_id"], []).append(row)
-    found: dict[tuple[str, int], Entry] = {}
-    newest = views.listing.newest
-    for info in reversed(newest.plans if newest is not None else ()):
-        with open_parquet(views.listing.store, info.key) as plan:
-            for group in range(plan.num_row_groups):
-                for line in _lines_of(plan, group, sorted(wanted)):
-                    entry = _entry(line)
-                    end = entry.end_frame if entry.end_frame is not None else np.inf
-                    for row in wanted[line["shard_id"]]:
-                        if row["uri"] == entry.uri and entry.first_frame <= row["frame"] < end:
-                            found[_key(row)] = entry
-    return found
-
-
-def _lines_of(plan: pq.ParquetFile, group: int, shard_ids: list[str]) -> list[dict[str, Any]]:
-    values = pa.array(shard_ids, pa.string())
-    mask = pc.is_in(plan.read_row_group(group, columns=["shard_id"])["shard_id"], value_set=values)
-    if not pc.any(mask).as_py():
-        return []
-    table = plan.read_row_group(group, columns=PLAN_SCHEMA.names)
-    return table.filter(mask).to_pylist()
-
-
-_ENTRY_FIELDS = ("uri", "etag", "size_bytes", "media", "container", "offset", "length", "first_frame", "end_frame",
-                 "first_pts")  # fmt: skip
-
-
-def _entry(line: dict[str, Any]) -> Entry:
-    return Entry(**{name: line[name] for name in _ENTRY_FIELDS})
 
 
 Picture = np.ndarray | str  # pixels, or why there are none

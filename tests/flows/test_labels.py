@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from infra.store import open_store
 from modelkit.digitscape import Digitscape, write_dataset
 from tasks.training.recipe import TrainingRecipe
 from tests.flows.command import SERIAL, refused, visionmill
+from tests.flows.scenes import put_scenes
 from tests.tasks.training.scenes import recipe
+from tests.videos import make_video
 
 SCENES = 4
 
@@ -66,3 +72,37 @@ def test_missing_images_are_told_before_a_model_is_loaded(labelled: Path, tmp_pa
     words = ["evaluate", "no such model", str(labelled), "--allow-dropped"]
     assert f"{SCENES} of {SCENES} images that" in refused(1, *words)
     assert "no such model" in refused(2, *words, "--images-root", str(tmp_path / "elsewhere"))
+
+
+def test_images_frames_and_members_of_archives_lie_beside_their_labels(store_uri: str) -> None:
+    store = open_store(f"{store_uri}/in")
+    put_scenes(store, 2)
+    names = [info.key for info in store.list()]
+    picture, archive = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 10, 10)).save(picture, "GIF")
+    with tarfile.open(fileobj=archive, mode="w") as members:
+        info = tarfile.TarInfo("deep/m.jpg")
+        info.size = store.info(names[0]).size_bytes
+        members.addfile(info, io.BytesIO(store.get(names[0])))
+    store.put("g.gif", picture.getvalue())
+    store.put("shard.tar", archive.getvalue())
+    store.put("v.mp4", make_video("mp4", "libx264", frames=3))
+    visionmill("segment", store.uri, f"{store_uri}/out", *SERIAL)
+    said = visionmill("export", f"{store_uri}/out", f"{store_uri}/yolo", "--to", "yolo", "--images", "--json")
+    found = open_store(f"{store_uri}/yolo")
+    keys = {info.key for info in found.list()}
+    labels = {key.removeprefix("labels/").removesuffix(".txt") for key in keys if key.startswith("labels/")}
+    images = {key.removeprefix("images/").rpartition(".")[0]: key for key in keys if key.startswith("images/")}
+    assert images.keys() == labels and len(labels) == 2 + 1 + 1 + 3
+    assert said.summary["files"] == len(keys)
+    (inside,) = (key for key in images.values() if key.endswith("m.jpg"))
+    for key in (images[names[0].rpartition(".")[0]], inside):
+        assert found.get(key) == store.get(names[0])  # as it was
+    assert Image.open(io.BytesIO(found.get("images/g.png"))).size == (40, 30)
+    assert sum(key.startswith("images/v.mp4/") and key.endswith(".jpg") for key in keys) == 3
+    assert "put the images" not in found.get("data.yaml").decode()
+    words = ["export", f"{store_uri}/out", f"{store_uri}/again", "--images", "--to"]
+    assert "without images" in refused(2, *words, "flat")
+    store.delete(names[1])
+    assert "1 images could not be written beside their labels" in refused(1, *words, "yolo")
+    assert len(list(open_store(f"{store_uri}/again").list("labels/"))) == len(labels)

@@ -12,7 +12,8 @@ Two things that YOLO's form cannot say:
   and ``images.csv`` says which label file belongs to which uri and frame.
 
 Classes are counted from 0 without gaps, in the order of the model's ids. An image without instances has an empty file.
-``data.yaml`` says that a model made the labels, and which.
+``data.yaml`` says that a model made the labels, and which. On request the images lie beside them: copied as they are
+where trainers read them, else as PNG, and frames of videos as JPEG.
 """
 
 from __future__ import annotations
@@ -28,47 +29,72 @@ from typing import Any
 
 import numpy as np
 
+from infra.errors import DatasetError
 from infra.store import Store
 from modelkit.rle import to_polygons
+from tasks.media.reading import EntryReader
 from tasks.output.naming import common_root, relative_name, without_extension
 from tasks.output.views import Views
 from tasks.products.segments.classes import classes_of, model_of
+from tasks.products.segments.export_images import image_ending, image_files
+from tasks.records import ItemFailure
 
 _BATCH_ROWS = 500
 _PUT_THREADS = 16
 INSET = 0.05
 """Pixels from the crack: survives seven digits and float32 in pictures of 10,000 px, and COCO's grid of a fifth."""
 _ITEMS = """
-SELECT uri, media, frame, width, height, labels, boxes_xyxy, rles
+SELECT uri, media, frame, shard_id, width, height, labels, boxes_xyxy, rles
 FROM items WHERE status = 'ok' ORDER BY uri, frame
 """
 
 
-def write_yolo(views: Views, store: Store) -> tuple[int, int]:
-    """Write all label files, images.csv and data.yaml; returns (instances, files)."""
+def write_yolo(views: Views, store: Store, *, images: bool = False) -> tuple[int, int]:
+    """Write all label files, images.csv and data.yaml; returns (instances, files).
+
+    Args:
+        views: open views of the output. store: of the destination.
+        images: write the images and frames, too, under the names of their labels.
+
+    Raises:
+        DatasetError: an image cannot be read any more; everything else is there by then.
+    """
     classes = classes_of(views)
     numbers = {label: number for number, label in enumerate(classes)}
-    namer = _LabelNames(views)
+    namer, reader = _LabelNames(views), EntryReader()
     instances = files = 0
+    missing: list[str] = []
     with tempfile.TemporaryDirectory(prefix="visionmill-yolo-") as folder, _Puts(store) as puts:
         path = Path(folder) / "images.csv"
         with path.open("w", encoding="utf-8", newline="") as out:
             index = csv.writer(out)
             index.writerow(["label_file", "uri", "frame"])
-            for row in _rows(views):
-                name, lines = namer.of(row), label_lines(row, numbers)
-                puts.put(name, ("\n".join(lines) + "\n").encode())
-                index.writerow([name, row["uri"], row["frame"]])
-                instances += len(lines)
-                files += 1
+            for rows in _batches(views):
+                for row in rows:
+                    name, lines = namer.of(row), label_lines(row, numbers)
+                    puts.put(name, ("\n".join(lines) + "\n").encode())
+                    index.writerow([name, row["uri"], row["frame"]])
+                    instances += len(lines)
+                    files += 1
+                for row, data in image_files(views, rows, reader) if images else ():
+                    if isinstance(data, ItemFailure):
+                        missing.append(f"{row['uri']}: {data.error}")
+                    else:
+                        puts.put(namer.image_of(row), data)
+                        files += 1
         store.put_file_if_absent("images.csv", path)
-    store.put("data.yaml", data_yaml(list(classes.values()), model_of(views)).encode())
+    store.put("data.yaml", data_yaml(list(classes.values()), model_of(views), images=images).encode())
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} images could not be written beside their labels, the first is {missing[0]}",
+            hint="All labels and the other images are there; bring the sources back and export to another place.",
+        )
     return instances, files + 2
 
 
-def _rows(views: Views) -> Iterator[dict[str, Any]]:
+def _batches(views: Views) -> Iterator[list[dict[str, Any]]]:
     for batch in views.connection.sql(_ITEMS).to_arrow_reader(_BATCH_ROWS):
-        yield from batch.to_pylist()
+        yield batch.to_pylist()
 
 
 class _LabelNames:
@@ -86,6 +112,10 @@ class _LabelNames:
         name = relative_name(row["uri"], self.root, row["media"], row["frame"])
         stem = without_extension(name)
         return f"labels/{name if stem in self.shared else stem}.txt"
+
+    def image_of(self, row: dict[str, Any]) -> str:
+        """Where trainers look for the image of a label file: the same name under ``images/``."""
+        return f"images/{self.of(row).removeprefix('labels/').removesuffix('.txt')}.{image_ending(row)}"
 
 
 def label_lines(row: dict[str, Any], numbers: dict[int, int]) -> list[str]:
@@ -127,9 +157,9 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     return path
 
 
-def data_yaml(names: Sequence[str], model: str = "") -> str:
+def data_yaml(names: Sequence[str], model: str = "", *, images: bool = False) -> str:
     """What trainers read first. Strings are written as JSON, which YAML includes, so no name can break the file."""
-    lines = ["# labels only: put the images beside them, in images/, under the names in images.csv"]
+    lines = [] if images else ["# labels only: put the images beside them, in images/, under the names in images.csv"]
     lines += ["source: model", f"model: {json.dumps(model)}"]  # so that nobody takes them for people's
     lines += ["path: .", "train: images", "val: images", f"nc: {len(names)}", "names:"]
     return "\n".join(lines + [f"  {number}: {json.dumps(name)}" for number, name in enumerate(names)]) + "\n"

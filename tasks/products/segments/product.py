@@ -42,7 +42,9 @@ PRODUCT = register(
                 lazily(f"{_HERE}.export_coco:write_coco"),
                 "instances.json",
             ),
-            "yolo": Exporter("a text file of outlines per image", lazily(f"{_HERE}.export_yolo:write_yolo")),
+            "yolo": Exporter(
+                "a text file of outlines per image", lazily(f"{_HERE}.export_yolo:write_yolo"), takes_images=True
+            ),
             "flat": Exporter(
                 "a row per instance, Parquet in a folder per class", lazily(f"{_HERE}.export_flat:write_flat")
             ),

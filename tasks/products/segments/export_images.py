@@ -1,0 +1,83 @@
+"""Images and frames of exported items, as files that trainers open beside the labels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tasks.media.decoding import DecodeOptions, decode_entry
+from tasks.media.endings import ending_of
+from tasks.media.reading import EntryReader
+from tasks.output.views import Views
+from tasks.records import Entry, ItemFailure
+from tasks.report.planned import entries_of
+
+Row = dict[str, Any]
+
+COPIED = ("jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp")
+"""Endings of files that are copied as they are; other images become PNG, frames of videos JPEG."""
+_JPEG_QUALITY = 95
+
+
+def image_ending(row: Row) -> str:
+    """Of the file that an item becomes."""
+    if row["media"] == "video":
+        return "jpg"
+    ending = ending_of(row["uri"])
+    return ending if ending in COPIED else "png"
+
+
+def image_files(views: Views, rows: Sequence[Row], reader: EntryReader) -> Iterator[tuple[Row, bytes | ItemFailure]]:
+    """Every row with the bytes of its file, or why there is none; frames of one piece of a video are decoded at once.
+
+    Args:
+        views: open views of the output.
+        rows: of ``items``, sorted by uri and frame, with ``shard_id``.
+        reader: shared by all calls.
+    """
+    entries = entries_of(views, rows)
+
+    def place(row: Row) -> tuple[str, int]:
+        entry = entries.get((row["uri"], row["frame"]))
+        return row["uri"], -1 if entry is None else entry.first_frame
+
+    for _, group in groupby(rows, key=place):
+        members = list(group)
+        entry = entries.get((members[0]["uri"], members[0]["frame"]))
+        if entry is None:
+            yield from ((row, ItemFailure("fetch", "NoPlan", "its plan is not at hand")) for row in members)
+        elif entry.media == "video":
+            yield from _frames(members, entry, reader)
+        else:
+            yield from ((row, _image(row, entry, reader)) for row in members)
+
+
+def _image(row: Row, entry: Entry, reader: EntryReader) -> bytes | ItemFailure:
+    if image_ending(row) == ending_of(row["uri"]):
+        return reader.fetch(entry)
+    (frame,) = decode_entry(entry, reader, DecodeOptions())
+    if frame.image_rgb_hwc_u8 is None:
+        return frame.failure or ItemFailure("decode", "NoPixels", "it has no pixels")
+    return _encoded(frame.image_rgb_hwc_u8, "PNG")
+
+
+def _frames(rows: Sequence[Row], entry: Entry, reader: EntryReader) -> Iterator[tuple[Row, bytes | ItemFailure]]:
+    waiting = {row["frame"]: row for row in rows}
+    why = ItemFailure("decode", "NoSuchFrame", "the source has no such frame any more")
+    for frame in decode_entry(replace(entry, end_frame=max(waiting) + 1), reader, DecodeOptions()):
+        why = frame.failure or why
+        if frame.frame in waiting and frame.image_rgb_hwc_u8 is not None:
+            yield waiting.pop(frame.frame), _encoded(frame.image_rgb_hwc_u8, "JPEG")
+    yield from ((row, why) for row in waiting.values())
+
+
+def _encoded(pixels: np.ndarray, file_format: str) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, file_format, **({"quality": _JPEG_QUALITY} if file_format == "JPEG" else {}))
+    return out.getvalue()
