@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from infra.errors import DatasetError
-from infra.store import Store, open_store, split_uri
+from infra.store import Store, open_store, resolve_name, split_uri
 from tasks.ingest.json_stream import JsonBrokenError, iter_array
 from tasks.labels.class_map import ClassMap, FileClass, key_of, map_classes
 from tasks.labels.coco_panoptic import read_panoptic, track_numbers
-from tasks.labels.images import find_images_root, image_uri
+from tasks.labels.images import find_images_root
 from tasks.labels.label_sets import SOURCES, LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.labels.losses import NO_BOX, Losses
 from tasks.labels.shapes import BoxError, ShapeError, box_xyxy, coco_segmentation_to_rle
@@ -119,7 +119,7 @@ class _File:
         return {image_id: self._placed(item, root) for image_id, item in listed.items()}
 
     def _placed(self, item: LabelledItem, root: str) -> LabelledItem:
-        uri = image_uri(root, item.uri)
+        uri = resolve_name(root, item.uri)
         if uri is None:
             raise DatasetError(f"{self.uri}: the image {item.uri} leads out of the bucket")
         return replace(item, uri=uri)

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from infra.errors import DatasetError
-from infra.store import open_store, split_uri
+from infra.store import open_store, resolve_name, split_uri
 from tasks.labels.class_map import ClassMap, FileClass, map_classes
-from tasks.labels.images import find_images_root, image_uri
+from tasks.labels.images import find_images_root
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.labels.losses import NO_BOX, Losses
 from tasks.labels.shapes import (
@@ -87,7 +87,7 @@ def _parsed(data: bytes, uri: str) -> Element:
 
 def _images(document: Element, folder: str, reader: _Reader) -> Iterator[LabelledItem]:
     for image in document.iter("image"):
-        name = image_uri(folder, image.get("name", ""))
+        name = resolve_name(folder, image.get("name", ""))
         if name is None or not image.get("name"):
             raise DatasetError(f"the image {image.get('name')!r} leads out of the bucket, or has no name")
         size_hw = _size(image.get("height"), image.get("width"), name)
@@ -112,7 +112,7 @@ def _tracks(document: Element, folder: str, reader: _Reader, video_uri: str | No
         return
     size = document.find(".//original_size")
     stated = document.findtext(".//source")
-    source = video_uri or image_uri(folder, stated or "")
+    source = video_uri or resolve_name(folder, stated or "")
     if size is None or not source or not (video_uri or stated):
         raise DatasetError("a CVAT export of a video needs <original_size> and <source>", hint="Give the video's URI.")
     size_hw = _size(size.findtext("height"), size.findtext("width"), source)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
 
 from infra.errors import BucketMissing, DatasetError, ObjectGone, StoreError
-from infra.store import absolute_uri, folder_of, is_local, open_store, resolve_name, split_uri
+from infra.store import absolute_uri, folder_of, open_store, resolve_name, split_uri
+from tasks.ingest.coco import usual_roots
 from tasks.labels.label_sets import LabelSet
 
 TRIED = 3  # names of a file are looked for below each folder that might be the root
@@ -16,29 +16,23 @@ _THREADS = 32
 MISSING = "image that is not there"
 
 
-def image_uri(root: str, name: str) -> str | None:
-    """The URI of an image by its name in a file of labels, with slashes of either kind; None: out of the bucket."""
-    return resolve_name(root, name.replace("\\", "/") if is_local(name) else name)
-
-
 def find_images_root(uri: str, names: Sequence[str], images_root: str | None = None) -> str:
     """The folder below which the first names of a file of labels exist; the first that was tried if none does.
 
-    Tried are the images' root if one is given, else the file's own folder and the one above it, and below each
-    ``images/``, the split that the file's name ends with (``instances_val2017.json``: ``val2017/``), and both.
+    Tried are the usual layouts (:func:`tasks.ingest.coco.usual_roots`) of the file, or, where an images' root is given,
+    of one of its name in that.
 
     Args:
         uri: of the file of labels.
         names: of its images, as they stand there.
         images_root: where the caller says they are.
     """
-    bases = [absolute_uri(images_root)] if images_root else [folder_of(uri), folder_of(folder_of(uri))]
-    stem = PurePosixPath(uri).stem
-    splits = list(dict.fromkeys(part for part in (stem.partition("_")[2], stem.rpartition("_")[2], stem) if part))
-    below = ["", "images", *(f"{folder}{split}" for split in splits for folder in ("", "images/"))]
-    roots = [f"{base.rstrip('/')}/{inner}".rstrip("/") or "/" for base in bases for inner in below]
+    base = absolute_uri(images_root) if images_root else folder_of(uri)
+    roots = usual_roots(f"{base}/{uri.rpartition('/')[2]}")
+    if images_root:  # it may hold the splits, but nothing is looked for beside it
+        roots = [root for root in roots if f"{root}/".startswith(f"{base.rstrip('/')}/")]
     for root in roots:
-        tried = [name for each in names[:TRIED] if (name := image_uri(root, each)) is not None]
+        tried = [name for each in names[:TRIED] if (name := resolve_name(root, each)) is not None]
         try:
             if any(map(_exists, tried)):
                 return root

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.errors import DatasetError
-from infra.store import is_local, open_store, split_uri
+from infra.store import is_local, open_store, resolve_name, split_uri
 from tasks.labels.class_map import ClassMap, FileClass, map_classes
-from tasks.labels.images import find_images_root, image_uri
+from tasks.labels.images import find_images_root
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.labels.losses import NO_BOX, Losses
 from tasks.labels.shapes import (
@@ -121,7 +121,7 @@ def _uri(name: str, root: str) -> str:
     if not is_local(name):
         return name
     path = _path(name)
-    resolved = image_uri(root, path)
+    resolved = resolve_name(root, path)
     if "://" in name or resolved is None or not path:
         raise DatasetError(f"the image {name!r} cannot be found", hint="Use s3:// or paths below the images' root.")
     return resolved
