@@ -100,7 +100,13 @@ def _carry_out(
         "prepare job", prepare_job, product, parameters, run_id=run_id, device=needs.device, predictor=predictor
     )
     with hold_lease(prepared.output, run_id), tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
-        inventory = step("take inventory", take_inventory, parameters.source, folder=Path(folder))
+        inventory = step(
+            "take inventory",
+            take_inventory,
+            parameters.source,
+            folder=Path(folder),
+            images_root=parameters.images_root,
+        )
         plan = step("open plan", _open_plan, parameters, prepared, inventory)
         if plan is None:
             return nothing_to_do(prepared, inventory, time.monotonic() - began)

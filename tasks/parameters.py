@@ -91,6 +91,10 @@ class JobParameters(BaseModel):
     weights: Annotated[  # rows
         str | None, Field(description="Other weights for the model: a file, or random:SEED.")
     ] = None
+    images_root: Annotated[
+        str | None,
+        Field(min_length=1, description="Where the images of a COCO JSON lie. Default: found in the usual layouts."),
+    ] = None
     ray: Annotated[str | None, Field(description=RAY)] = None
     workers: Annotated[int | Literal["auto"], Field(description="Number of workers, or auto.")] = "auto"
     gpus_per_worker: Annotated[
@@ -145,7 +149,7 @@ class JobParameters(BaseModel):
     ] = 200
     report: Annotated[bool, Field(description="Write report/index.html at the end.")] = True
 
-    @field_validator("source", "output", "model", "weights", "ray")
+    @field_validator("source", "output", "model", "weights", "images_root", "ray")
     @classmethod
     def _no_credentials(cls, value: str | None) -> str | None:
         return value if value is None else refuse_secrets(value)

@@ -74,6 +74,12 @@ def test_missing_images_are_told_before_a_model_is_loaded(labelled: Path, tmp_pa
     assert "no such model" in refused(2, *words, "--images-root", str(tmp_path / "elsewhere"))
 
 
+def test_a_coco_file_is_a_source_wherever_its_images_lie(labelled: Path, tmp_path: Path) -> None:
+    (labelled.parents[1] / "val").rename(tmp_path / "elsewhere")
+    said = visionmill("segment", labelled, tmp_path / "out", "--images-root", tmp_path / "elsewhere", *SERIAL, "--json")
+    assert said.summary["items"]["ok"] == SCENES
+
+
 def test_images_frames_and_members_of_archives_lie_beside_their_labels(store_uri: str) -> None:
     store = open_store(f"{store_uri}/in")
     put_scenes(store, 2)
