@@ -25,6 +25,7 @@ from tasks.engine.pool_outcome import PoolOutcome
 from tasks.engine.prepare import PreparedJob, environment, prepare_job, summary_of_weights
 from tasks.ingest.inventory import Inventory, take_inventory
 from tasks.ingest.plan import Plan, PlanOptions, open_plan
+from tasks.output.files import sweep_files
 from tasks.output.finish import RunFacts, finish_run
 from tasks.output.lease import hold_lease
 from tasks.output.runs import RunRecord, new_run_id
@@ -100,6 +101,8 @@ def _carry_out(
         "prepare job", prepare_job, product, parameters, run_id=run_id, device=needs.device, predictor=predictor
     )
     with hold_lease(prepared.output, run_id), tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
+        if product.sink is not None:
+            step("sweep files", sweep_files, prepared.output, prepared.version)
         inventory = step(
             "take inventory",
             take_inventory,

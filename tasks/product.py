@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from infra.errors import UsageError
 
@@ -28,10 +28,8 @@ if TYPE_CHECKING:  # types only: this module is imported by every command and mu
     import numpy as np
     import pyarrow as pa
 
-    from infra.store import Store
     from modelkit import ClassInfo, Predictor, VisionModel
     from tasks.parameters import JobParameters
-    from tasks.records import Entry
 
 ENTRY_POINTS = "visionmill.products"
 
@@ -40,29 +38,29 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file that a sink wrote before the row that names it."""
+    """A file of an item, as its row names it: ``key`` below the output, and what must be found there."""
 
-    uri: str
+    key: str
     sha256: str
     size_bytes: int
 
 
-class FileSink(Protocol):
-    """Writes the files of a product whose result is more than a row."""
+@dataclass(frozen=True, slots=True)
+class FileSink:
+    """Files of a product whose result is more than a row; ``tasks.output.files`` tells when and where they are written.
 
-    prefix: str
-    """Where its files lie below the output, ending in a slash; ``verify`` and the sweep of orphans look here."""
+    Args:
+        files: carrier -> ending ("png") -> content, never empty; what it raises costs the item its result.
+        stored: (carrier, ending -> the file as it was stored) -> carrier that names the files, for its row, and has let
+            go of what they hold.
+        columns: in which a row names its files.
+        named: row with these columns -> its files; none for an item that failed.
+    """
 
-    def write(self, found: Any, entry: Entry, frame: int, store: Store, prefix: str) -> Sequence[StoredFile]:
-        """Create the files of one item, put-if-absent, under names that follow from item and version alone.
-
-        Called before the part is committed; a second attempt writes the same names. Raises StoreError.
-        """
-        ...
-
-    def uris_of(self, row: Mapping[str, Any]) -> Sequence[StoredFile]:
-        """The files that a committed row names, for ``verify`` and for the sweep."""
-        ...
+    files: Callable[[Any], Mapping[str, bytes]]
+    stored: Callable[[Any, Mapping[str, StoredFile]], Any]
+    columns: tuple[str, ...]
+    named: Callable[[Mapping[str, Any]], Sequence[StoredFile]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from infra.store import open_store
 from modelkit.compile.decision import Decision, Policy, choose_execution
 from tasks.engine.execution import compile_cache
 from tasks.engine.job import JobSpec
-from tasks.engine.worker import load_predictor
+from tasks.engine.predictors import load_predictor
 from tasks.ingest.plan import Plan
 from tasks.media.decoding import decode_entry
 from tasks.media.reading import EntryReader

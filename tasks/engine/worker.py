@@ -15,16 +15,16 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import psutil
 
-from infra.errors import VersionMismatch
 from infra.outage import Patience
 from infra.store import Store, open_store
 from tasks.engine.circuit import FailureStreak
 from tasks.engine.clips import Clip, Handover, images_before, is_continued
 from tasks.engine.execution import run_as_decided
+from tasks.engine.file_writer import FileWriter
 from tasks.engine.forward import BatchLimits, forward
 from tasks.engine.heartbeat import Heartbeat, Mark, Pulse
 from tasks.engine.items import (
@@ -47,8 +47,8 @@ from tasks.engine.items import (
     without_misfits,
 )
 from tasks.engine.job import Assignment, JobSpec, Outcome, Quarantine
-from tasks.engine.model_source import local_model
 from tasks.engine.pipeline import BatchStage, Job, Pipeline, Stage
+from tasks.engine.predictors import predictor_of, take_one_thread
 from tasks.engine.watched_store import WatchedStore
 from tasks.ingest.planned_rows import IncompleteShardError
 from tasks.media.decoding import Frame, decode_fetched, fetch_entry
@@ -56,7 +56,7 @@ from tasks.media.reading import EntryReader
 from tasks.output.commit import commit_shard
 from tasks.output.encoding import count_items, encode_part
 from tasks.output.rows import Row, failed_row, ok_row
-from tasks.product import find_product, resolve
+from tasks.product import find_product
 from tasks.records import ItemFailure, Receipt, Shard
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Worker:
         start = time.monotonic()
         self.job = job
         self.pulse = Pulse(
-            num_threads=job.fetch_threads + job.decode_threads + job.encode_threads + 8,
+            num_threads=2 * job.fetch_threads + job.decode_threads + job.encode_threads + 8,
             max_marks=max(job.batch_size, 1),
             catch_signals=own_process,
         )
@@ -101,10 +101,10 @@ class Worker:
         self._reader = EntryReader(self._store_at)
         self._output = self._store_at(job.output_uri)
         self._handover = Handover(self._output, job.version)
-        self._predictor = resolve(job.predictor_factory)(job) if job.predictor_factory else load_predictor(job)
-        self._threads_before = _take_one_thread() if job.device == "cpu" else None
-        _check_digest(self._predictor, job)
+        self._predictor = predictor_of(job)
+        self._threads_before = take_one_thread() if job.device == "cpu" else None
         self._product = find_product(job.version.product)  # the predictor's module may have registered it just now
+        self._files = FileWriter(self._output, job, self._product)
         self.problem = run_as_decided(self._predictor, job)
         self._model_in_use = threading.Lock()
         self._limits = BatchLimits(job.batch_size)
@@ -177,7 +177,15 @@ class Worker:
                 limit_of=lambda bucket: batch_limit(bucket, job.batch_size),
                 group_of=lambda position, task: group_of(position, task, job.batch_size),
             ),
-            Stage("encode", self._encode, row_bytes, memory // 8, threads=job.encode_threads),
+            *self._last_stages(job, memory // 8),
+        ]
+
+    def _last_stages(self, job: JobSpec, budget_bytes: int) -> list[Stage]:
+        if self._product.sink is None:
+            return [Stage("encode", self._encode, row_bytes, budget_bytes, threads=job.encode_threads)]
+        return [
+            Stage("encode", self._encode_item, item_bytes, budget_bytes, threads=job.encode_threads),
+            Stage("store", self._store, row_bytes, budget_bytes, threads=job.fetch_threads),
         ]
 
     def _fetch(self, task: Task) -> Task:
@@ -242,19 +250,34 @@ class Worker:
         return bucket_of(item, self.job.batch_item_bytes or most_bytes_in_batch(self.job))
 
     def _encode(self, item: Item) -> Row:
-        row = None
+        return self._settled(item, self._row_of(item))
+
+    def _encode_item(self, item: Item) -> Item:
+        return replace(item, raw=self._row_of(item))
+
+    def _row_of(self, item: Item) -> Row:
         with self.pulse.working("encode", [item.mark]):
             if item.failure is None:
                 try:
-                    row = ok_row(item.task.entry, item.frame, self._predictor.finish(item.raw))
+                    return ok_row(item.task.entry, item.frame, self._predictor.finish(item.raw))
                 except Exception as error:  # noqa: BLE001 - whatever a model throws becomes the row of an item
                     item = item.failed(failure_of("encode", error))
-            if row is None:
-                assert item.failure is not None
-                row = failed_row(item.task.entry, item.frame, item.failure, item.status)
+            assert item.failure is not None
+            return failed_row(item.task.entry, item.frame, item.failure, item.status)
+
+    def _store(self, item: Item) -> Row:
+        """Write the files of a row, before anything says that they exist. A store that refuses ends the shard."""
+        row, assignment = item.raw, item.task.assignment
+        if row.found is not None:
+            with self.pulse.working("store", [item.mark]):
+                row = self._files.write(row, assignment)
+        return self._settled(item, row)
+
+    def _settled(self, item: Item, row: Row) -> Row:
+        """The row of an item that is through; a probe's leaves no trace."""
         if item.task.assignment.kind == "process":
-            if item.status != "quarantined":
-                self._streak.note(item.task.entry.uri, item.failure)
+            if row.status != "quarantined":
+                self._streak.note(row.uri, row.failure)
             self.pulse.count(1)
         return row
 
@@ -347,7 +370,7 @@ class Worker:
             failed=counts["failed"],
             quarantined=counts["quarantined"],
             bytes_in=sum(size_of(entry) for entry in shard.entries),
-            bytes_out=len(part),
+            bytes_out=len(part) + self._files.taken(shard.shard_id),
             stage_seconds=seconds,
             retries=self._new_retries(),
             batch_size=self._limits.largest,
@@ -391,36 +414,3 @@ class Worker:
         if limit is not None and rss_bytes > limit:
             return f"it holds {rss_bytes >> 20} MiB of memory, more than {limit >> 20}"
         return None
-
-
-def load_predictor(job: JobSpec) -> Any:
-    """The job's model on its device, by ``modelkit.load``; weights given as a URI are fetched once per machine."""
-    import modelkit  # torch: seconds that a predictor of another making need not wait
-
-    options = dict(job.model_options)
-    if isinstance(options.get("weights"), str):
-        options["weights"] = local_model(options["weights"])
-    return modelkit.load(local_model(job.model), device=job.device, **options)
-
-
-def _take_one_thread() -> int | None:
-    """Torch on a CPU: workers are there to use the other cores, and other numbers of threads give other last digits.
-
-    Returns:
-        How many it had; None where the predictor did without torch.
-    """
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return None
-    before: int = torch.get_num_threads()
-    torch.set_num_threads(1)
-    return before
-
-
-def _check_digest(predictor: Any, job: JobSpec) -> None:
-    digest = getattr(getattr(predictor, "weights", None), "digest", None)
-    if digest is not None and digest != job.version.model_digest:
-        raise VersionMismatch(
-            f"{job.model} has the digest {digest[:12]} here, but the job is for {job.version.model_digest[:12]}",
-            hint="Every machine must see the same weights: name them by URI, or copy the file to all of them.",
-        )

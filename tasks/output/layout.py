@@ -3,6 +3,9 @@
     <product>/version=<fingerprint>/part-<shard id>.parquet  rows; one object per committed shard
     _plans/version=<fingerprint>/<n>.parquet                 what was asked
     _plans/version=<fingerprint>/<n>.execution.json          how its rows are computed, as far as digits depend on it
+    files/<product>/version=<fingerprint>/<plan>/<shard id>/<item>.<ending>
+                                                             files that rows name, of products that have such
+    _swept/version=<fingerprint>/<plan>.json                 of which plans the files without a row are removed
     _states/version=<fingerprint>/<shard id>/<attempt id>.safetensors
                                                              what a clip leaves for the next shard, until that is done
     _runs/<run id>.json                                      what came of it
@@ -25,6 +28,8 @@ from tasks.records import Version
 LEASE_KEY = "_lease.json"
 PLANS_FOLDER = "_plans/"
 RUNS_FOLDER = "_runs/"
+FILES_FOLDER = "files/"
+SWEPT_FOLDER = "_swept/"
 STATES_FOLDER = "_states/"
 REPORT_KEY = "report/index.html"
 
@@ -199,6 +204,22 @@ def states_prefix(version: Version, shard_id: str | None = None) -> str:
 def state_key(version: Version, shard_id: str, attempt_id: str) -> str:
     """What the last clip of a shard leaves for the next one, as one attempt computed it."""
     return f"{states_prefix(version, shard_id)}{_safe(attempt_id, 'attempt id')}.safetensors"
+
+
+def files_prefix(version: Version, plan: int, shard_id: str | None = None) -> str:
+    """Below it lie the files that rows of a shard name (None: of all shards of the plan)."""
+    prefix = f"{FILES_FOLDER}{version.product}/version={version.fingerprint}/{plan:06d}/"
+    return prefix if shard_id is None else f"{prefix}{_safe(shard_id, 'shard id')}/"
+
+
+def swept_prefix(version: Version) -> str:
+    """Below it an object says of each plan that its files were swept."""
+    return f"{SWEPT_FOLDER}version={version.fingerprint}/"
+
+
+def swept_key(version: Version, plan: int) -> str:
+    """Says that the files of a plan were swept."""
+    return f"{swept_prefix(version)}{plan:06d}.json"
 
 
 def run_key(run_id: str) -> str:

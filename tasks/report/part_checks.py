@@ -16,6 +16,7 @@ from infra.errors import StoreError
 from infra.store import ObjectInfo, Store
 from tasks.ingest.planned_rows import RowFacts, entry_holes, rows_by_uri, rows_of, stride_of
 from tasks.output.encoding import PartFacts
+from tasks.output.files import check_files
 from tasks.output.schema import schema_named
 from tasks.output.store_files import open_parquet
 from tasks.product import find_product
@@ -40,10 +41,13 @@ def check_part_object(store: Store, version: Version, shard: Shard, info: Object
     try:
         with open_parquet(store, info.key, verify_checksums=deep) as opened:
             _check_footer(opened, version, shard, findings)
-            rows = opened.read(columns=_NARROW).to_pylist()
+            sink = find_product(version.product).sink
+            rows = opened.read(columns=[*_NARROW, *(sink.columns if sink is not None else ())]).to_pylist()
             findings.counts.update(row["status"] for row in rows)
             _check_counts(opened.metadata, findings)
             findings.problems.extend(_check_rows(rows, version, shard))
+            if sink is not None:
+                findings.problems.extend(check_files(store, version, shard, rows, sink, deep=deep))
             if deep:
                 findings.problems.extend(_check_found(opened, version.product))
     except (pa.ArrowException, OSError, StoreError, KeyError, ValueError) as error:

@@ -1,6 +1,6 @@
 """A driver as a process of its own, to be killed: inventory, plan, pool, with the fake model of the engine's tests.
 
-    python -m tests.chaos.driver SOURCE OUTPUT [--ray none] [--workers 2] [--delay-s 0.02] [--shard-items 8]
+    python -m tests.chaos.driver SOURCE OUTPUT [--ray none] [--workers 2] [--delay-s 0.02] [--shard-items 8] [--files]
 
 Prints one JSON line at the end: what came of it, and the pids of the workers it had.
 """
@@ -18,12 +18,16 @@ from infra.ray_session import ray_session
 from infra.retry import RetryPolicy
 from infra.store import open_store
 from tasks.engine.dispatch import DispatchPolicy
+from tasks.engine.job import JobSpec
 from tasks.engine.pool import PoolSettings, run_pool, run_serial
 from tasks.engine.pool_outcome import PoolOutcome
 from tasks.engine.progress import Progress
 from tasks.ingest.inventory import take_inventory
 from tasks.ingest.plan import Plan, PlanOptions, open_plan
-from tests.tasks.engine.fakes import job_for, version
+from tasks.output.files import sweep_files
+from tasks.product import register
+from tests.tasks.engine.fakes import job_for
+from tests.toys import copies
 
 
 def main() -> int:
@@ -36,15 +40,17 @@ def main() -> int:
     parser.add_argument("--delay-s", type=float, default=0.02)
     parser.add_argument("--shard-items", type=int, default=8)
     parser.add_argument("--grace-s", type=float, default=60.0)
+    parser.add_argument("--files", action="store_true", help="write the toy product that has files beside its rows")
     arguments = parser.parse_args()
-    output = open_store(arguments.output)
+    output, job = open_store(arguments.output), _job(arguments)
     output.probe()
+    sweep_files(output, job.version)
     with tempfile.TemporaryDirectory() as folder:
         inventory = take_inventory(arguments.source, folder=Path(folder))
-        plan = open_plan(output, version(), inventory, PlanOptions(shard_items=arguments.shard_items))
+        plan = open_plan(output, job.version, inventory, PlanOptions(shard_items=arguments.shard_items))
         if plan is None:
             return _say({"nothing_to_do": True})
-        outcome = _carry_out(plan, arguments)
+        outcome = _carry_out(plan, job, arguments)
     if outcome.error is not None:
         print(outcome.error, file=sys.stderr)
     facts = {
@@ -61,8 +67,15 @@ def main() -> int:
     return 0 if outcome.finished else 1
 
 
-def _carry_out(plan: Plan, arguments: argparse.Namespace) -> PoolOutcome:
-    job = job_for(arguments.output, model_options={"delay_s": arguments.delay_s})
+def _job(arguments: argparse.Namespace) -> JobSpec:
+    options: dict[str, Any] = {"model_options": {"delay_s": arguments.delay_s}}
+    if arguments.files:
+        register(copies.PRODUCT)
+        options |= {"version": copies.VERSION, "predictor_factory": "tests.toys.copies:make"}
+    return job_for(arguments.output, **options)
+
+
+def _carry_out(plan: Plan, job: JobSpec, arguments: argparse.Namespace) -> PoolOutcome:
     policy = DispatchPolicy(backoff=RetryPolicy(first_delay_s=0.1, max_delay_s=0.5))
     settings = PoolSettings(policy=policy, grace_s=arguments.grace_s, progress_every_s=0.1)
     if arguments.ray == "none":

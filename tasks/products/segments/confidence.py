@@ -19,7 +19,7 @@ from modelkit.semantic.segmentor import stretch_nearest
 from modelkit.transform import Geometry, SizeHW
 from modelkit.tta import ViewsPredictor
 from tasks.engine.job import JobSpec, PredictorSpec
-from tasks.engine.worker import load_predictor
+from tasks.engine.predictors import load_predictor
 from tasks.products.segments.pixels import confidence_regions
 
 BACKGROUND_NAME = "background"

@@ -25,7 +25,7 @@ from modelkit.onestage.detector import AnchorDetector
 from modelkit.transform import SizeHW
 from modelkit.tta import ViewsPredictor
 from tasks.engine.job import JobSpec, PredictorSpec
-from tasks.engine.worker import load_predictor
+from tasks.engine.predictors import load_predictor
 from tasks.products.segments.schema import MEASURED
 
 STABILITY_LOGIT = 1.0

@@ -1,0 +1,56 @@
+"""The predictor of a job, as a worker gets it: by ``modelkit.load``, or by the factory that the job names."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from infra.errors import VersionMismatch
+from tasks.engine.job import JobSpec
+from tasks.engine.model_source import local_model
+from tasks.product import resolve
+
+
+def predictor_of(job: JobSpec) -> Any:
+    """The job's predictor, ready to work.
+
+    Raises:
+        VersionMismatch: the weights found here are not those of the job's version.
+        UsageError: the predictor factory does not exist.
+    """
+    predictor = resolve(job.predictor_factory)(job) if job.predictor_factory else load_predictor(job)
+    _check_digest(predictor, job)
+    return predictor
+
+
+def load_predictor(job: JobSpec) -> Any:
+    """The job's model on its device, by ``modelkit.load``; weights given as a URI are fetched once per machine."""
+    import modelkit  # torch: seconds that a predictor of another making need not wait
+
+    options = dict(job.model_options)
+    if isinstance(options.get("weights"), str):
+        options["weights"] = local_model(options["weights"])
+    return modelkit.load(local_model(job.model), device=job.device, **options)
+
+
+def take_one_thread() -> int | None:
+    """Torch on a CPU: workers are there to use the other cores, and other numbers of threads give other last digits.
+
+    Returns:
+        How many it had; None where the predictor did without torch.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    before: int = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return before
+
+
+def _check_digest(predictor: Any, job: JobSpec) -> None:
+    digest = getattr(getattr(predictor, "weights", None), "digest", None)
+    if digest is not None and digest != job.version.model_digest:
+        raise VersionMismatch(
+            f"{job.model} has the digest {digest[:12]} here, but the job is for {job.version.model_digest[:12]}",
+            hint="Every machine must see the same weights: name them by URI, or copy the file to all of them.",
+        )
