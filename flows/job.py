@@ -201,6 +201,6 @@ def _report(prepared: PreparedJob) -> str | None:
     from tasks.report.report import write_report  # draws pictures: loaded only when there is something to draw
 
     try:
-        return write_report(prepared.output.uri).index_uri
+        return write_report(prepared.output.uri, product=prepared.version.product).index_uri
     except VisionmillError:
         return None

@@ -95,7 +95,7 @@ def test_another_products_model_is_refused_with_the_verb_that_takes_it(
 def test_an_output_of_two_products_is_asked_about_one_of_them(palette: None, pictures: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     visionmill("paint", pictures, output, *QUICK, "--no-report")
-    visionmill("segment", pictures, output, *QUICK, "--no-report")
+    assert visionmill("segment", pictures, output, *QUICK).summary["report"], "of what the job wrote"
     refused = visionmill("query", output, "SELECT 1", "--json", exit_code=2).summary
     assert "palette and segments" in refused["error"] and "--product" in refused["hint"]
     for name, view in (("palette", "colours"), ("segments", "instances")):
