@@ -21,6 +21,25 @@ def test_a_hand_case() -> None:
     assert quality.confusion.tolist() == [[2, 0, 0, 0], [1, 2, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
 
 
+def test_random_images_equal_sets_of_pixels_class_by_class() -> None:
+    """Over all images together, by their definition: pixels of both over pixels of either."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        quality, true, found = SemanticQuality(6), [], []
+        for _ in range(4):
+            height, width = rng.integers(1, 20, 2)
+            truth, predicted = rng.choice([0, 1, 3, 4, 255], (height, width)), rng.integers(0, 6, (height, width))
+            quality.add(truth, predicted)
+            true.append(truth[truth != 255])
+            found.append(predicted[truth != 255])
+        a, b = np.concatenate(true), np.concatenate(found)
+        sets = {k: (set(np.flatnonzero(a == k)), set(np.flatnonzero(b == k))) for k in range(6)}
+        wanted = {k: len(x & y) / len(x | y) for k, (x, y) in sets.items() if x | y}
+        assert quality.scores().by_class == pytest.approx(wanted)
+        assert quality.scores().miou == pytest.approx(np.mean(list(wanted.values())))
+        assert quality.scores().pixel_accuracy == pytest.approx((a == b).mean())
+
+
 def test_images_add_up_and_are_not_averaged() -> None:
     one, two = SemanticQuality(2), SemanticQuality(2)
     big, small = np.zeros((10, 10), int), np.ones((1, 2), int)
