@@ -96,7 +96,7 @@ def decode_image(data: bytes, *, name: str = "", options: DecodeOptions = _DEFAU
 
 
 def failure(error_type: str, message: str) -> ItemFailure:
-    """A failure of the decode leg, its message on one line."""
+    """A failure of the decode stage, its message on one line."""
     return ItemFailure(stage="decode", error_type=error_type, error=" ".join(message.split())[:500])
 
 

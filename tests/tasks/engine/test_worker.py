@@ -238,16 +238,16 @@ def slow_stores(monkeypatch: pytest.MonkeyPatch, delay_s: float, *calls: str) ->
     )
 
 
-@pytest.mark.parametrize("slow_leg", ["read", "write"])
+@pytest.mark.parametrize("slow_stage", ["read", "write"])
 def test_bytes_in_flight_stay_below_the_budget_with_a_store_ten_times_slower(
-    workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_leg: str
+    workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_stage: str
 ) -> None:
     size_hw, count = (80, 100), 120
     folder = tmp_path / "in"
     entries = [write_image(folder, i, size_hw=size_hw) for i in range(count)]
     shards = shards_of(entries, 30)
     budget_bytes = 480_000  # decoded pixels of 20 images; all of them would be 2,880,000
-    if slow_leg == "read":
+    if slow_stage == "read":
         slow_stores(monkeypatch, 0.01, "get", "read_range")
     else:
         slow_stores(monkeypatch, 0.3, "put_if_absent")
