@@ -24,6 +24,7 @@ from infra.errors import ServiceError, UsageError
 from infra.machine import cpu_slots, malloc_environment
 from infra.processes import ProcessId, tree
 from infra.ray_reaper import reaped
+from infra.ray_watch import ClusterWatch, LocalWatch, NoObituaries, RayWatch
 from infra.settings import settings
 from infra.standing import write_private
 
@@ -31,6 +32,7 @@ OUR_PACKAGES = ("flows", "tasks", "modelkit", "infra")
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 START_ATTEMPTS = 3
 _TEMP_PREFIX = "vmray-"
+_NO_OBITUARIES = NoObituaries()  # one, because a logger takes each filter once
 _CONNECT_HINT = (
     "Check the address, that the versions of Ray and Python are the same on both sides, and that RAY_AUTH_MODE "
     "and the token (RAY_AUTH_TOKEN_PATH) are those of the cluster."
@@ -46,6 +48,39 @@ class RaySession:
     worker_slots: int  # how many single-threaded CPU workers fit
     num_gpus: float
     runtime_env: dict[str, Any]  # for actors; already part of the job on a cluster that we joined
+    watch: RayWatch | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether this Ray is gone."""
+        return self.watch is not None and self.watch.lost() is not None
+
+    def check(self) -> None:
+        """Say at once that this Ray is gone, where Ray itself would wait for ever.
+
+        Raises:
+            ServiceError: names what is gone.
+        """
+        lost = None if self.watch is None else self.watch.lost()
+        if lost is not None:
+            where = "the local Ray" if self.is_local else f"the Ray at {self.address}"
+            raise ServiceError(
+                f"{where} ended in the middle of the work: {lost}",
+                hint="Run the same command again: it goes on where it stopped.",
+            )
+
+    def get(self, reference: Any) -> Any:
+        """What a task or a call of an actor gives.
+
+        Raises:
+            ServiceError: this Ray is gone.
+            Exception: what the task raises.
+        """
+        import ray  # see the module
+
+        while not ray.wait([reference], timeout=1.0)[0]:
+            self.check()
+        return ray.get(reference)
 
     def worker_environment(self, *, num_gpus: float = 0) -> dict[str, str]:
         """Environment variables for one worker. Without a GPU of its own it must see none (Ray would show it all)."""
@@ -122,7 +157,7 @@ def _local(num_cpus: int | None, object_store_bytes: int | None) -> Iterator[Ray
     started = _processes_of(temp)
     with reaped(temp, started.values()) as reaper:
         try:
-            yield _describe("local", is_local=True, runtime_env={})
+            yield _describe("local", is_local=True, runtime_env={}, watch=LocalWatch(started.values()))
         finally:
             started |= _processes_of(temp)
             started.pop(reaper, None)  # it waits for us, so nobody may wait for it
@@ -164,9 +199,11 @@ def _joined(address: str) -> Iterator[RaySession]:
     import ray
 
     _connect(f"the Ray cluster {address}", address=address, runtime_env=runtime_env)
+    watch = ClusterWatch(ray.cluster_resources)
     try:
-        yield _describe(address, is_local=False, runtime_env=runtime_env)
+        yield _describe(address, is_local=False, runtime_env=runtime_env, watch=watch)
     finally:
+        watch.close()
         ray.shutdown()  # of a cluster that was joined: only disconnects
 
 
@@ -248,6 +285,7 @@ def _check_loopback() -> None:
 def _connect(what: str, **arguments: Any) -> None:
     import ray
 
+    logging.getLogger("ray._private.worker").addFilter(_NO_OBITUARIES)
     try:
         ray.init(log_to_driver=False, logging_level=logging.WARNING, configure_logging=False, **arguments)
     except Exception as error:
@@ -258,7 +296,9 @@ def _connect(what: str, **arguments: Any) -> None:
         ) from error
 
 
-def _describe(address: str, *, is_local: bool, runtime_env: dict[str, Any]) -> RaySession:
+def _describe(
+    address: str, *, is_local: bool, runtime_env: dict[str, Any], watch: RayWatch | None = None
+) -> RaySession:
     import ray
 
     resources = ray.cluster_resources()
@@ -268,6 +308,7 @@ def _describe(address: str, *, is_local: bool, runtime_env: dict[str, Any]) -> R
         worker_slots=int(resources.get("CPU", 0)),
         num_gpus=float(resources.get("GPU", 0)),
         runtime_env=runtime_env,
+        watch=watch,
     )
 
 

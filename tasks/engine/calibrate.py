@@ -60,7 +60,7 @@ def choose_for_run(
         max_retries=1,
         runtime_env={"env_vars": session.worker_environment(num_gpus=num_gpus)},
     )
-    answer: dict[str, Any] = ray.get(remote.remote(job, first, items, workers, policy))
+    answer: dict[str, Any] = session.get(remote.remote(job, first, items, workers, policy))
     return answer
 
 

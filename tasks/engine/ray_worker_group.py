@@ -111,6 +111,7 @@ class RayCrew:
 
     def wait(self, timeout_s: float) -> list[Event]:
         """See :class:`Crew`."""
+        self._session.check()
         owners = {call: name for name, member in self._members.items() for call in member.calls}
         if not owners:
             time.sleep(timeout_s)
@@ -158,7 +159,7 @@ class RayCrew:
     def close(self) -> None:
         """See :class:`Crew`."""
         goodbyes = [m.actor.close.remote() for m in self._members.values() if m.info is not None and not m.calls]
-        if goodbyes:
+        if goodbyes and not self._session.is_lost:
             self._ray.wait(goodbyes, num_returns=len(goodbyes), timeout=_GOODBYE_S)
         for name in list(self._members):
             self._end(name)

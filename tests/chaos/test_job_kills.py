@@ -1,4 +1,4 @@
-"""Bit for bit: rows are the same however they were computed, and whoever was killed meanwhile."""
+"""Whole jobs with the shipped model, killed in every way: rows are the same bit for bit, and each end is explained."""
 
 from __future__ import annotations
 
@@ -70,3 +70,23 @@ def test_killed_workers_and_drivers_and_another_way_to_run_change_no_bit(tmp_pat
     expected, found = rows_of(whole), rows_of(killed)
     different = [name for name in expected.column_names if not expected[name].equals(found[name])]
     assert different == []
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_raylet_ends_the_run_in_seconds_with_one_message_and_its_plan_open(tmp_path: Path) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    write_scenes(source, ITEMS)
+    process = start("segment", source, output, "--workers", "2", *JOB)
+    wait_for("busy worker", lambda: busy_workers(process.pid))
+    below = psutil.Process(process.pid).children(recursive=True)
+    (raylet,) = [one for one in below if one.name() == "raylet"]
+    began = time.monotonic()
+    raylet.kill()
+    said = end(process, exit_code=1, timeout_s=90.0)
+    assert time.monotonic() - began < 60.0  # about 5 on a machine that does nothing else
+    assert said.stderr.count("the local Ray ended in the middle of the work") == 1
+    assert "state-dump" not in said.stderr
+    assert "same command" in said.summary["hint"]
+    assert not psutil.wait_procs(below, timeout=20)[1]
+    again = end(start("segment", source, output, "--ray", "none", *JOB)).summary  # at once: the lease is free
+    assert again["plan_joined"] and again["items"]["ok"] == ITEMS
