@@ -14,7 +14,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -220,9 +220,10 @@ def _split_last(reason: str) -> str:
 
 
 def same_division(store: Store, manifest: SplitManifest) -> set[str]:
-    """Names of the manifests that divide the items as this one does: itself, and what an earlier format called so.
+    """Names of the manifests that divide the items as this one does: itself, and those of an earlier format.
 
-    The gate may be looked at so many times, whatever the name of the division was at the time.
+    The gate may be looked at so many times, whatever the name of the division was at the time. Of an earlier format
+    items, groups and splits are compared; labels are read more exactly since, so the digest of theirs is another one.
     """
     found = {manifest.manifest_sha256}
     for info in store.list(SPLITS_FOLDER):
@@ -230,7 +231,7 @@ def same_division(store: Store, manifest: SplitManifest) -> set[str]:
         earlier = None if name in found else read_manifest(store, name)
         if earlier is not None and name != earlier.manifest_sha256:
             items = read(store, SPLIT_ITEMS, [earlier.items_sha256]).sort_by("image_id")
-            if replace(earlier, items_sha256=content_digest(items)) == manifest:
+            if content_digest(items) == manifest.items_sha256:
                 found.add(name)
     return found
 
