@@ -24,7 +24,7 @@ from infra.errors import ServiceError, UsageError
 from infra.machine import cpu_slots, malloc_environment
 from infra.processes import ProcessId, tree
 from infra.ray_reaper import reaped
-from infra.ray_watch import ClusterWatch, LocalWatch, NoObituaries, RayWatch
+from infra.ray_watch import ClusterWatch, LocalWatch, NoDeathNotices, RayWatch
 from infra.settings import settings
 from infra.standing import write_private
 
@@ -32,7 +32,7 @@ OUR_PACKAGES = ("flows", "tasks", "modelkit", "infra")
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 START_ATTEMPTS = 3
 _TEMP_PREFIX = "vmray-"
-_NO_OBITUARIES = NoObituaries()  # one, because a logger takes each filter once
+_NO_DEATH_NOTICES = NoDeathNotices()  # one, because a logger takes each filter once
 _CONNECT_HINT = (
     "Check the address, that the versions of Ray and Python are the same on both sides, and that RAY_AUTH_MODE "
     "and the token (RAY_AUTH_TOKEN_PATH) are those of the cluster."
@@ -285,7 +285,7 @@ def _check_loopback() -> None:
 def _connect(what: str, **arguments: Any) -> None:
     import ray
 
-    logging.getLogger("ray._private.worker").addFilter(_NO_OBITUARIES)
+    logging.getLogger("ray._private.worker").addFilter(_NO_DEATH_NOTICES)
     try:
         ray.init(log_to_driver=False, logging_level=logging.WARNING, configure_logging=False, **arguments)
     except Exception as error:

@@ -77,7 +77,7 @@ class ClusterWatch:
                 self._had_cpus_s = self._answered_s
 
 
-class NoObituaries(logging.Filter):
+class NoDeathNotices(logging.Filter):
     """Drops what Ray logs of a raylet's death, with pages of its internals: the run says it in a line."""
 
     def filter(self, record: logging.LogRecord) -> bool:

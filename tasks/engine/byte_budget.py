@@ -1,4 +1,4 @@
-"""Byte credits: what may be in flight on one edge of a pipeline."""
+"""Byte budgets: what may be in flight on one edge of a pipeline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 
-class Credits:
+class ByteBudget:
     """A semaphore that counts bytes, first come, first served; an amount above the limit passes alone.
 
     All methods take the lock that was given, so that a pipeline can look at several edges at once.

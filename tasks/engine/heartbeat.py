@@ -24,14 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-_MAGIC = b"vmpulse2"
+_MAGIC = b"vmbeats2"
 _HEADER = struct.Struct("<8sIIIQd240s")  # magic, pid, slots, marks per slot, items done, time of the last one, outage
 _SLOT = struct.Struct("<QQdII12s")  # thread, its number in the system, since, waits for a store, number of marks, stage
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _WAITS_AT = 24  # of a slot
 _MARK = struct.Struct("<Bii")  # shard, entry, frame
 _SHARDS, _SHARD_BYTES = 8, 80
-_FOLDER_PREFIX = "visionmill-pulse-"
+_FOLDER_PREFIX = "visionmill-heartbeat-"
 
 
 class Mark(NamedTuple):
@@ -65,7 +65,7 @@ class Working:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A worker's pulse as read from outside."""
+    """A worker's heartbeat as read from outside."""
 
     pid: int
     items_done: int
@@ -88,7 +88,7 @@ class LastWords:
     thread: int | None  # the thread that caught it
 
 
-class Pulse:
+class HeartbeatWriter:
     """The writer's side, one per worker process. Writing costs about a microsecond and never waits for a disk.
 
     Args:
@@ -102,7 +102,7 @@ class Pulse:
         self._num_threads, self._max_marks = num_threads, max_marks
         self._slot_bytes = _SLOT.size + max_marks * _MARK.size
         size = _HEADER.size + _SHARDS * _SHARD_BYTES + num_threads * self._slot_bytes
-        with (self.folder / "pulse").open("w+b") as file:
+        with (self.folder / "heartbeat").open("w+b") as file:
             file.truncate(size)
             self._map = mmap.mmap(file.fileno(), size)
         self._lock = threading.Lock()
@@ -180,15 +180,15 @@ class Pulse:
             self._write_header()
 
     def read(self) -> Heartbeat | None:
-        """The own pulse, as others see it."""
-        return read_pulse(self.folder)
+        """The own heartbeat, as others see it."""
+        return read_heartbeat(self.folder)
 
     def close(self) -> None:
         """Stop recording and remove the files."""
         if faulthandler.is_enabled() and hasattr(self, "_last_words"):
             faulthandler.disable()
             self._last_words.close()
-        remove_pulse(self.folder)
+        remove_heartbeat(self.folder)
 
     def _write_header(self) -> None:
         outage = next(iter(self._outages.values()), "").encode()[:240]
@@ -208,10 +208,10 @@ class Pulse:
         return _HEADER.size + _SHARDS * _SHARD_BYTES + slot * self._slot_bytes
 
 
-def read_pulse(folder: Path) -> Heartbeat | None:
-    """The pulse in a folder, of a living or a dead process of this machine; None if there is none."""
+def read_heartbeat(folder: Path) -> Heartbeat | None:
+    """The heartbeat in a folder, of a living or a dead process of this machine; None if there is none."""
     try:
-        data = (folder / "pulse").read_bytes()
+        data = (folder / "heartbeat").read_bytes()
         magic, pid, num_threads, max_marks, done, last_done_s, outage = _HEADER.unpack_from(data)
     except (OSError, struct.error):
         return None
@@ -258,7 +258,7 @@ def read_last_words(folder: Path) -> LastWords | None:
     return LastWords(cause.group(1).strip(), int(thread.group(1), 16) if thread else None)
 
 
-def remove_pulse(folder: Path) -> None:
+def remove_heartbeat(folder: Path) -> None:
     """Remove a worker's files once they have been read."""
     if folder.name.startswith(_FOLDER_PREFIX):
         shutil.rmtree(folder, ignore_errors=True)
@@ -270,7 +270,7 @@ def sweep(older_than_s: float = 3600.0) -> None:
         pid = folder.name.removeprefix(_FOLDER_PREFIX).split("-")[0]
         with suppress(OSError):
             if time.time() - folder.stat().st_mtime > older_than_s and not _is_alive(pid):
-                remove_pulse(folder)
+                remove_heartbeat(folder)
 
 
 def _is_alive(pid: str) -> bool:

@@ -126,7 +126,7 @@ class Assignment:
         only: probe: the entries to try; None is all of them.
         end_frame: probe of a single video entry: try the frames before this one.
         quarantined: items to leave alone.
-        one_by_one: never two items at once, so that the pulse names the guilty one.
+        one_by_one: never two items at once, so that the heartbeat names the guilty one.
     """
 
     shard: Shard
@@ -150,7 +150,7 @@ class WorkerInfo:
 
     pid: int
     node_id: str
-    pulse_folder: str
+    heartbeat_folder: str
     start_s: float
     problem: str | None = None
 

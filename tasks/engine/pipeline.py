@@ -2,10 +2,10 @@
 
     submit(values) -> Job     fetch --> decode --> infer --> encode     Job.results() -> values, in order
                               threads   threads    1 thread   threads
-                                 \\--- credits ---/  batches
+                                 \\-- budgets ---/  batches
 
-Why it cannot lock up: credits belong to an edge. They are taken before an output is made and given back when the
-next stage is through with it, so each stage waits only for stages further down, and the last one waits for nobody
+Why it cannot lock up: a byte budget belongs to an edge. Bytes are taken before an output is made and given back when
+the next stage is through with it, so each stage waits only for stages further down, and the last one waits for nobody
 (results are counted but never waited for; what waits for them is the *admission* of younger jobs). Bytes that only wait
 for company in a batch stop nobody: where all that is out on an edge does so, one more output passes above the limit.
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.engine.batching import Batcher, Group
-from tasks.engine.byte_budget import Credits, SizeEstimate
+from tasks.engine.byte_budget import ByteBudget, SizeEstimate
 
 _END = object()
 
@@ -85,7 +85,7 @@ class _Parcel:
     path: tuple[int, ...]  # index of the submitted value, then of each output of a stage that yields many
     value: Any
     group: Group
-    credits: Credits | None = None
+    budget: ByteBudget | None = None
     size_bytes: int = 0
 
     @property
@@ -165,8 +165,8 @@ class Pipeline:
         self._finished = threading.Condition(self._lock)
         self._queues: list[deque[_Parcel]] = [deque() for _ in stages]
         self._in_company_bytes = 0  # of parcels that wait for others to share a batch
-        self._credits = [
-            Credits(stage.budget_bytes, self._lock, idle=self._idle_bytes if i + 1 == self._batch_at else None)
+        self._budgets = [
+            ByteBudget(stage.budget_bytes, self._lock, idle=self._idle_bytes if i + 1 == self._batch_at else None)
             for i, stage in enumerate(stages)
         ]
         self._estimates = [SizeEstimate(stage.budget_bytes) for stage in stages]
@@ -203,7 +203,7 @@ class Pipeline:
     def bytes_in_flight(self) -> int:
         """Bytes on all edges now, results that are kept included."""
         with self._lock:
-            return sum(credits.used_bytes for credits in self._credits)
+            return sum(budget.used_bytes for budget in self._budgets)
 
     def submit(self, values: Iterable[Any], *, one_by_one: bool = False) -> Job:
         """Queue the values of a job behind those of older jobs.
@@ -237,7 +237,7 @@ class Pipeline:
         """See :meth:`Job.keep`."""
         with self._lock:
             job.kept_bytes += amount_bytes
-            self._credits[-1].correct(0, amount_bytes)
+            self._budgets[-1].correct(0, amount_bytes)
             self._note_peak()
 
     def cancel(self, job: Job, error: BaseException) -> None:
@@ -264,7 +264,7 @@ class Pipeline:
             if job in self._jobs:
                 self._jobs.remove(job)
             job.done.clear()
-            self._credits[-1].release(job.kept_bytes)
+            self._budgets[-1].release(job.kept_bytes)
             job.kept_bytes = 0
             self._notify_all()
 
@@ -326,13 +326,13 @@ class Pipeline:
         parcels = self._batcher.pick(lambda one: not one.job.arriving[one.group])
         self._in_company_bytes -= sum(parcel.size_bytes for parcel in parcels)
         if not parcels:
-            self._credits[i - 1].wake()
+            self._budgets[i - 1].wake()
         return parcels
 
     def _admit(self) -> list[_Parcel]:
         """The next value that may enter: of the oldest job always, of younger ones while there is room for results."""
         for age, job in enumerate(self._jobs):
-            if age > 0 and self._credits[-1].used_bytes >= self._credits[-1].limit_bytes:
+            if age > 0 and self._budgets[-1].used_bytes >= self._budgets[-1].limit_bytes:
                 break
             if job.pending and not (job.one_by_one and any(job.alive)):
                 index, value = job.pending.popleft()
@@ -368,7 +368,7 @@ class Pipeline:
             output = self._timed(i, [parcel], work)
         finally:
             if output is _END:
-                self._credits[i].release(reserved)
+                self._budgets[i].release(reserved)
         if output is not _END:
             self._emit(i, parcel, path, output, reserved)
         return output is not _END
@@ -384,13 +384,13 @@ class Pipeline:
                 raise RuntimeError(f"{stage.name} made {len(outputs)} outputs of {len(parcels)} values")
         finally:
             if len(outputs) != len(parcels):
-                self._credits[i].release(each * len(parcels))
+                self._budgets[i].release(each * len(parcels))
         for parcel, output in zip(parcels, outputs, strict=True):
             self._emit(i, parcel, parcel.path, output, each)
 
     def _reserve(self, i: int, amount_bytes: int, jobs: Sequence[Job]) -> bool:
         start = time.monotonic()
-        taken = self._credits[i].acquire(amount_bytes, lambda: self._closed or all(j.is_cancelled() for j in jobs))
+        taken = self._budgets[i].acquire(amount_bytes, lambda: self._closed or all(j.is_cancelled() for j in jobs))
         with self._lock:
             self.clocks[self._stages[i].name].blocked_s += time.monotonic() - start
             self._note_peak()
@@ -413,10 +413,10 @@ class Pipeline:
         with self._lock:
             self.clocks[self._stages[i].name].outputs += 1
             self._estimates[i].learn(size)
-            self._credits[i].correct(reserved, size)
+            self._budgets[i].correct(reserved, size)
             self._note_peak()
             if job.is_cancelled():
-                self._credits[i].release(size)
+                self._budgets[i].release(size)
             elif i == last:
                 job.kept_bytes += size
                 job.done.append((path, output))
@@ -427,7 +427,7 @@ class Pipeline:
                 job.alive[target] += 1
                 if self._is_before_batch(target):
                     job.arriving[parcel.group] += 1
-                self._queues[target].append(_Parcel(job, path, output, parcel.group, self._credits[i], size))
+                self._queues[target].append(_Parcel(job, path, output, parcel.group, self._budgets[i], size))
                 self._ready[target].notify()
 
     # --- with the lock held
@@ -437,8 +437,8 @@ class Pipeline:
         parcel.job.alive[i] -= 1
         if self._is_before_batch(i):
             parcel.job.arriving[parcel.group] -= 1
-        if parcel.credits is not None:
-            parcel.credits.release(parcel.size_bytes)
+        if parcel.budget is not None:
+            parcel.budget.release(parcel.size_bytes)
         if parcel.job.is_finished():
             self._finished.notify_all()
         if parcel.job.one_by_one:
@@ -451,10 +451,10 @@ class Pipeline:
         return self._in_company_bytes
 
     def _note_peak(self) -> None:
-        self.peak_bytes = max(self.peak_bytes, sum(credits.used_bytes for credits in self._credits))
+        self.peak_bytes = max(self.peak_bytes, sum(budget.used_bytes for budget in self._budgets))
 
     def _notify_all(self) -> None:
         for condition in (*self._ready, self._finished):
             condition.notify_all()
-        for credits in self._credits:
-            credits.wake()
+        for budget in self._budgets:
+            budget.wake()

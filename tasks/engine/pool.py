@@ -1,4 +1,4 @@
-"""Carry a plan out: the loop between the dispatcher, which decides, and the crew, which works.
+"""Carry a plan out: the loop between the dispatcher, which decides, and the group, which works.
 
 run_pool(plan, job, session=...)    one worker per processor or GPU slot, in Ray
 run_serial(plan, job)               one worker in this process, the same otherwise
@@ -27,7 +27,7 @@ from tasks.engine.job import JobSpec, Outcome
 from tasks.engine.pool_outcome import Lost, PoolOutcome
 from tasks.engine.progress import Progress, ProgressMeter
 from tasks.engine.worker_exit import loss_of_hung
-from tasks.engine.worker_group import Crew, Done, Event, Gone, LocalCrew, Raised, Ready
+from tasks.engine.worker_group import Done, Event, Gone, LocalGroup, Raised, Ready, WorkerGroup
 from tasks.output.commit import DriverCommitter
 from tasks.records import Receipt, Shard
 
@@ -104,11 +104,11 @@ def run_pool(
     Raises:
         ServiceError: the session can never run such workers.
     """
-    from tasks.engine.ray_worker_group import RayCrew  # Ray: seconds that a run in this process need not wait
+    from tasks.engine.ray_worker_group import RayGroup  # Ray: seconds that a run in this process need not wait
 
     session.require(num_workers=1 if workers == "auto" else workers, num_gpus=num_gpus)
-    crew = RayCrew(job, session, num_gpus=num_gpus, num_slots=None if workers == "auto" else workers)
-    return _run(plan, job, crew, on_progress, settings or PoolSettings(), stop or threading.Event())
+    group = RayGroup(job, session, num_gpus=num_gpus, num_slots=None if workers == "auto" else workers)
+    return _run(plan, job, group, on_progress, settings or PoolSettings(), stop or threading.Event())
 
 
 def run_serial(
@@ -120,22 +120,22 @@ def run_serial(
     stop: threading.Event | None = None,
 ) -> PoolOutcome:
     """As :func:`run_pool` with one worker in this process: an item that kills its worker kills this process."""
-    return _run(plan, job, LocalCrew(job), on_progress, settings or PoolSettings(), stop or threading.Event())
+    return _run(plan, job, LocalGroup(job), on_progress, settings or PoolSettings(), stop or threading.Event())
 
 
 def _run(
     plan: OpenPlan,
     job: JobSpec,
-    crew: Crew,
+    group: WorkerGroup,
     on_progress: OnProgress | None,
     settings: PoolSettings,
     stop: threading.Event,
 ) -> PoolOutcome:
     try:
         with drain_on_signals(stop):
-            return _PoolRun(plan, job, crew, on_progress, settings, stop).carry_out()
+            return _PoolRun(plan, job, group, on_progress, settings, stop).carry_out()
     finally:
-        crew.close()
+        group.close()
 
 
 @contextmanager
@@ -165,12 +165,12 @@ class _PoolRun:
         self,
         plan: OpenPlan,
         job: JobSpec,
-        crew: Crew,
+        group: WorkerGroup,
         on_progress: OnProgress | None,
         settings: PoolSettings,
         stop: threading.Event,
     ) -> None:
-        self.crew, self.settings, self.stop, self.on_progress = crew, settings, stop, on_progress
+        self.group, self.settings, self.stop, self.on_progress = group, settings, stop, on_progress
         self.begin_s = time.monotonic()
         self.is_running = False
         self.outage = ""  # of the output, as this process sees it
@@ -208,7 +208,7 @@ class _PoolRun:
         self._drain()
         self._staff()
         self._hand_out()
-        for event in self.crew.wait(self._pause_s()):
+        for event in self.group.wait(self._pause_s()):
             self._take(event)
         self._end_hung()
         self._report()
@@ -219,9 +219,9 @@ class _PoolRun:
         """Start workers while shards wait for one; send those home that nothing is left for."""
         if not self.dispatcher.stopped and self.dispatcher.has_work:
             left = self.outcome.shards_total - self.outcome.shards_before - self._shards_done
-            wanted = min(self.crew.slots(), left, self.dispatcher.could_run)
+            wanted = min(self.group.slots(), left, self.dispatcher.could_run)
             while len(self.starting) + len(self.ready) < wanted:
-                self.starting[self.crew.start()] = time.monotonic()
+                self.starting[self.group.start()] = time.monotonic()
             self._check_start()
             return
         now_s = time.monotonic()
@@ -247,7 +247,7 @@ class _PoolRun:
         self.ready.pop(worker, None)
         self.watches.pop(worker, None)
         self.retiring.discard(worker)
-        self.crew.dismiss(worker)
+        self.group.dismiss(worker)
 
     # --- work
 
@@ -260,7 +260,7 @@ class _PoolRun:
             worker = open_to.pop(0)
             assignment = self.dispatcher.next(worker, now_s)
             if assignment is not None:
-                self.crew.assign(worker, assignment)
+                self.group.assign(worker, assignment)
                 open_to.append(worker)
 
     def _take(self, event: Event) -> None:
@@ -350,13 +350,13 @@ class _PoolRun:
         now_s = time.monotonic()
         if now_s - self.checked_s < _HANGS_EVERY_S:
             return
-        self.checked_s, beats = now_s, self.crew.beats()
+        self.checked_s, beats = now_s, self.group.beats()
         for worker in list(self.ready):
             watch = self.watches.setdefault(worker, HangWatch(self.settings.hangs, now_s))
             if not self.dispatcher.running(worker):
                 watch.has_no_work(now_s)
             elif hang := watch.look(beats.get(worker), now_s):
-                self.crew.dismiss(worker)
+                self.group.dismiss(worker)
                 self._gone(worker, loss_of_hung(hang), now_s)
 
     # --- the end
@@ -409,7 +409,7 @@ class _PoolRun:
         if self.on_progress is None or (now_s - self.reported_s < self.settings.progress_every_s and not last):
             return
         self.reported_s = now_s
-        beats = {} if last else self.crew.beats()
+        beats = {} if last else self.group.beats()
         self.meter.under_way(
             sum(max(0, beat.items_done - self.counted.get(worker, 0)) for worker, beat in beats.items())
         )

@@ -12,7 +12,7 @@ from typing import Any
 from infra.ray_session import RaySession
 from tasks.engine.dispatch import Loss
 from tasks.engine.forward import DeviceLostError
-from tasks.engine.heartbeat import Heartbeat, read_pulse, remove_pulse
+from tasks.engine.heartbeat import Heartbeat, read_heartbeat, remove_heartbeat
 from tasks.engine.job import Assignment, JobSpec, Outcome, WorkerInfo
 from tasks.engine.worker import Worker
 from tasks.engine.worker_exit import Remains, loss_of_dead, read_remains
@@ -34,7 +34,7 @@ class RayWorker:
 
         worker = self._worker = Worker(job)
         node_id = ray.get_runtime_context().get_node_id()
-        return WorkerInfo(os.getpid(), node_id, str(worker.pulse.folder), worker.start_s, worker.problem)
+        return WorkerInfo(os.getpid(), node_id, str(worker.beats.folder), worker.start_s, worker.problem)
 
     def process(self, assignment: Assignment) -> Outcome:
         """See :meth:`Worker.process`."""
@@ -60,8 +60,8 @@ class _Member:
     beat_call: Any = None
 
 
-class RayCrew:
-    """The actors of one run. See :class:`tasks.engine.worker_group.Crew`.
+class RayGroup:
+    """The actors of one run. See :class:`tasks.engine.worker_group.WorkerGroup`.
 
     Args:
         num_gpus: of each worker; fractions share a GPU. Without, a worker takes one processor.
@@ -87,7 +87,7 @@ class RayCrew:
         )
 
     def slots(self) -> int:
-        """See :class:`Crew`."""
+        """See :class:`WorkerGroup`."""
         if self._num_slots is not None:
             return self._num_slots
         if time.monotonic() - self._slots_at_s > _SLOTS_EVERY_S:
@@ -98,19 +98,19 @@ class RayCrew:
         return self._slots
 
     def start(self) -> str:
-        """See :class:`Crew`."""
+        """See :class:`WorkerGroup`."""
         name = f"worker-{next(self._numbers)}"
         member = self._members[name] = _Member(self._actor_class.remote())
         member.calls[member.actor.start.remote(self._job)] = None
         return name
 
     def assign(self, worker: str, assignment: Assignment) -> None:
-        """See :class:`Crew`."""
+        """See :class:`WorkerGroup`."""
         member = self._members[worker]
         member.calls[member.actor.process.remote(assignment)] = assignment.attempt_id
 
     def wait(self, timeout_s: float) -> list[Event]:
-        """See :class:`Crew`."""
+        """See :class:`WorkerGroup`."""
         self._session.check()
         owners = {call: name for name, member in self._members.items() for call in member.calls}
         if not owners:
@@ -142,22 +142,22 @@ class RayCrew:
         return Done(name, attempt_id, answer)
 
     def dismiss(self, worker: str) -> None:
-        """See :class:`Crew`."""
+        """See :class:`WorkerGroup`."""
         self._end(worker)
 
     def beats(self) -> dict[str, Heartbeat]:
-        """See :class:`Crew`. Read from the file if it lies on this machine, else asked for and taken when it came."""
+        """See :class:`WorkerGroup`. Read from the file on this machine, else asked for and taken when it came."""
         for member in self._members.values():
             if member.info is None:
                 continue
             if self._session.is_local:
-                member.beat = read_pulse(Path(member.info.pulse_folder)) or member.beat
+                member.beat = read_heartbeat(Path(member.info.heartbeat_folder)) or member.beat
             else:
                 self._ask(member)
         return {name: member.beat for name, member in self._members.items() if member.beat is not None}
 
     def close(self) -> None:
-        """See :class:`Crew`."""
+        """See :class:`WorkerGroup`."""
         goodbyes = [m.actor.close.remote() for m in self._members.values() if m.info is not None and not m.calls]
         if goodbyes and not self._session.is_lost:
             self._ray.wait(goodbyes, num_returns=len(goodbyes), timeout=_GOODBYE_S)
@@ -186,20 +186,20 @@ class RayCrew:
         member = self._members.pop(name)
         self._ray.kill(member.actor, no_restart=True)
         if member.info is not None and self._session.is_local:
-            remove_pulse(Path(member.info.pulse_folder))
+            remove_heartbeat(Path(member.info.heartbeat_folder))
 
     def _remains(self, member: _Member) -> Remains:
         """What a worker left; of another machine through a task that must run there, if it still exists."""
         if member.info is None:
             return None, None
         if self._session.is_local:
-            return read_remains(member.info.pulse_folder)
+            return read_remains(member.info.heartbeat_folder)
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         there = NodeAffinitySchedulingStrategy(member.info.node_id, soft=False)
         task = self._ray.remote(num_cpus=0, max_retries=0)(read_remains).options(scheduling_strategy=there)
         try:
-            remains: Remains = self._ray.get(task.remote(member.info.pulse_folder), timeout=10.0)
+            remains: Remains = self._ray.get(task.remote(member.info.heartbeat_folder), timeout=10.0)
         except self._ray.exceptions.RayError:
             return member.beat, None
         return remains

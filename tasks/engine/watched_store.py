@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from infra.store import Store
-from tasks.engine.heartbeat import Pulse
+from tasks.engine.heartbeat import HeartbeatWriter
 
 
 class WatchedStore:
-    """A :class:`infra.store.Store` in all it does; each call is marked in the pulse while it lasts."""
+    """A :class:`infra.store.Store` in all it does; each call is marked in the heartbeat while it lasts."""
 
-    def __init__(self, store: Store, pulse: Pulse) -> None:
-        self._store, self._pulse = store, pulse
+    def __init__(self, store: Store, beats: HeartbeatWriter) -> None:
+        self._store, self._beats = store, beats
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._store, name)
@@ -20,7 +20,7 @@ class WatchedStore:
             return found
 
         def call(*arguments: Any, **named: Any) -> Any:
-            with self._pulse.in_store():
+            with self._beats.in_store():
                 return found(*arguments, **named)
 
         return call

@@ -26,7 +26,7 @@ from tasks.engine.clips import Clip, Handover, images_before, is_continued
 from tasks.engine.execution import run_as_decided
 from tasks.engine.file_writer import FileWriter
 from tasks.engine.forward import BatchLimits, forward
-from tasks.engine.heartbeat import Heartbeat, Mark, Pulse
+from tasks.engine.heartbeat import Heartbeat, HeartbeatWriter, Mark
 from tasks.engine.items import (
     Item,
     Task,
@@ -91,7 +91,7 @@ class Worker:
     def __init__(self, job: JobSpec, *, own_process: bool = True) -> None:
         start = time.monotonic()
         self.job = job
-        self.pulse = Pulse(
+        self.beats = HeartbeatWriter(
             num_threads=2 * job.fetch_threads + job.decode_threads + job.encode_threads + 8,
             max_marks=max(job.batch_size, 1),
             catch_signals=own_process,
@@ -127,14 +127,14 @@ class Worker:
             StoreError: the output refuses.
         """
         start, shard = time.monotonic(), assignment.shard
-        self.pulse.begin_shard(shard.shard_id)
+        self.beats.begin_shard(shard.shard_id)
         try:
             tasks = tasks_of(assignment, self._state_before(assignment), self._start)
             with self.pipeline.submit(tasks, one_by_one=assignment.one_by_one) as job:
                 rows = job.results()
                 if assignment.kind == "probe":
                     return self._outcome(None, None, start)
-                with self.pulse.working("commit", [Mark(shard.shard_id)]):
+                with self.beats.working("commit", [Mark(shard.shard_id)]):
                     rows = self._complete(assignment, rows)
                     self._hand_over(assignment, tasks)
                     encoded = self._encoded(assignment, job, rows)
@@ -143,23 +143,23 @@ class Worker:
             self._shards_done += 1
             return self._outcome(receipt, part, start, dict(kinds))
         finally:
-            self.pulse.end_shard(shard.shard_id)
+            self.beats.end_shard(shard.shard_id)
 
     def heartbeat(self) -> Heartbeat | None:
         """What the threads are busy with; callable from any other thread."""
-        return self.pulse.read()
+        return self.beats.read()
 
     def close(self, *, timeout_s: float = 5.0) -> None:
-        """End the threads, remove the pulse, and leave torch's threads to this process as they were."""
+        """End the threads, remove the heartbeat, and leave torch's threads to this process as they were."""
         self.pipeline.close(timeout_s=timeout_s)
-        self.pulse.close()
+        self.beats.close()
         if self._threads_before is not None:
             sys.modules["torch"].set_num_threads(self._threads_before)
 
     def _store_at(self, uri: str) -> Store:
-        """A store that is waited for with the job's patience, which the pulse tells."""
-        patience = Patience(self.job.outage_s, told=lambda outage: self.pulse.store_is_silent(uri, outage))
-        return cast(Store, WatchedStore(open_store(uri, patience=patience), self.pulse))
+        """A store that is waited for with the job's patience, which the heartbeat tells."""
+        patience = Patience(self.job.outage_s, told=lambda outage: self.beats.store_is_silent(uri, outage))
+        return cast(Store, WatchedStore(open_store(uri, patience=patience), self.beats))
 
     # --- the stages
 
@@ -191,7 +191,7 @@ class Worker:
     def _fetch(self, task: Task) -> Task:
         if is_untouchable(task):
             return task
-        with self.pulse.working("fetch", [Mark(task.assignment.shard.shard_id, task.index)]):
+        with self.beats.working("fetch", [Mark(task.assignment.shard.shard_id, task.index)]):
             return replace(task, fetched=fetch_entry(task.entry, self._reader, self.job.decode))
 
     def _decode(self, task: Task) -> Iterator[Item]:
@@ -204,7 +204,7 @@ class Worker:
         if not is_untouchable(task):
             frames, next_frame = self._frames(task), task.entry.first_frame
             while True:
-                with self.pulse.working("decode", [Mark(task.assignment.shard.shard_id, task.index, next_frame)]):
+                with self.beats.working("decode", [Mark(task.assignment.shard.shard_id, task.index, next_frame)]):
                     item = next(frames, None)
                     if item is not None:
                         item = self._prepare(item, alone.pop(item.frame.frame, None))
@@ -236,7 +236,7 @@ class Worker:
 
     def _infer(self, items: list[Item]) -> list[Item]:
         clip, prepared = items[0].task.clip, [item.prepared for item in items]
-        with self.pulse.working("infer", [item.mark for item in items]), self._model_in_use:
+        with self.beats.working("infer", [item.mark for item in items]), self._model_in_use:
             infer = self._predictor.infer if clip is None else lambda frames: [clip.step(self._predictor, *frames)]
             raws = forward(infer, prepared, self._bucket_of(items[0]), self._limits)
         return [
@@ -256,7 +256,7 @@ class Worker:
         return replace(item, raw=self._row_of(item))
 
     def _row_of(self, item: Item) -> Row:
-        with self.pulse.working("encode", [item.mark]):
+        with self.beats.working("encode", [item.mark]):
             if item.failure is None:
                 try:
                     return ok_row(item.task.entry, item.frame, self._predictor.finish(item.raw))
@@ -269,7 +269,7 @@ class Worker:
         """Write the files of a row, before anything says that they exist. A store that refuses ends the shard."""
         row, assignment = item.raw, item.task.assignment
         if row.found is not None:
-            with self.pulse.working("store", [item.mark]):
+            with self.beats.working("store", [item.mark]):
                 row = self._files.write(row, assignment)
         return self._settled(item, row)
 
@@ -278,7 +278,7 @@ class Worker:
         if item.task.assignment.kind == "process":
             if row.status != "quarantined":
                 self._streak.note(row.uri, row.failure)
-            self.pulse.count(1)
+            self.beats.count(1)
         return row
 
     # --- clips that shards share
@@ -294,7 +294,7 @@ class Worker:
             return None
         if shard.continues is None:
             return self._start()
-        with self.pulse.working("fetch", [Mark(shard.shard_id, 0)]):
+        with self.beats.working("fetch", [Mark(shard.shard_id, 0)]):
             left = self._handover.take(shard.continues)
         return left if left is not None else self._replayed(shard)
 
@@ -306,7 +306,7 @@ class Worker:
         entry, clip = shard.entries[0], Clip(self._start())
         logger.warning("the state before frame %d of %s is lost: it is made again", entry.first_frame, entry.uri)
         for image in images_before(entry, self._reader, self.job.decode):
-            with self.pulse.working("infer", [Mark(shard.shard_id, 0)]), self._model_in_use, suppress(Exception):
+            with self.beats.working("infer", [Mark(shard.shard_id, 0)]), self._model_in_use, suppress(Exception):
                 clip.step(self._predictor, self._predictor.prepare(image))
         return clip.state
 

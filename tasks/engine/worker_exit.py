@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tasks.engine.dispatch import Loss
 from tasks.engine.hangs import Hang
-from tasks.engine.heartbeat import Heartbeat, LastWords, read_last_words, read_pulse
+from tasks.engine.heartbeat import Heartbeat, LastWords, read_heartbeat, read_last_words
 
 Remains = tuple[Heartbeat | None, LastWords | None]
 
@@ -22,7 +22,7 @@ _SILENT = "died without a word (SIGKILL, as the system sends when memory runs ou
 
 def read_remains(folder: str) -> Remains:
     """Heartbeat and last words of a worker of this machine."""
-    return read_pulse(Path(folder)), read_last_words(Path(folder))
+    return read_heartbeat(Path(folder)), read_last_words(Path(folder))
 
 
 def loss_of_dead(remains: Remains, words: str = "") -> Loss:

@@ -53,7 +53,7 @@ class Gone:
 Event = Ready | Done | Raised | Gone
 
 
-class Crew(Protocol):
+class WorkerGroup(Protocol):
     """What the pool asks of its workers."""
 
     def slots(self) -> int:
@@ -78,7 +78,7 @@ class Crew(Protocol):
         """End all workers, whatever they do."""
 
 
-class LocalCrew:
+class LocalGroup:
     """One worker in this process: for tests, debugging and machines without Ray. A crash is the driver's crash."""
 
     def __init__(self, job: JobSpec) -> None:
@@ -99,7 +99,7 @@ class LocalCrew:
         return self._name
 
     def assign(self, worker: str, assignment: Assignment) -> None:
-        """See :class:`Crew`. Daemon threads: one that is stuck in native code must not keep the process alive."""
+        """See :class:`WorkerGroup`. In a daemon thread: if stuck in native code, it must not keep the process alive."""
         assert self._worker is not None
         arguments = (worker, assignment, self._worker.process)
         threading.Thread(
@@ -107,7 +107,7 @@ class LocalCrew:
         ).start()
 
     def wait(self, timeout_s: float) -> list[Event]:
-        """See :class:`Crew`. What a dismissed worker still says is not passed on."""
+        """See :class:`WorkerGroup`. What a dismissed worker still says is not passed on."""
         events: list[Event] = []
         try:
             events.append(self._events.get(timeout=timeout_s))
@@ -117,18 +117,18 @@ class LocalCrew:
             return [event for event in events if event.worker == self._name]
 
     def dismiss(self, worker: str) -> None:
-        """See :class:`Crew`. Nobody can kill a thread: one that is stuck is left behind."""
+        """See :class:`WorkerGroup`. Nobody can kill a thread: one that is stuck is left behind."""
         if self._worker is not None and worker == self._name:
             self._worker.close(timeout_s=0.5)
             self._worker, self._name = None, ""
 
     def beats(self) -> dict[str, Heartbeat]:
-        """See :class:`Crew`."""
+        """See :class:`WorkerGroup`."""
         beat = self._worker.heartbeat() if self._worker is not None else None
         return {} if beat is None else {self._name: beat}
 
     def close(self) -> None:
-        """See :class:`Crew`."""
+        """See :class:`WorkerGroup`."""
         self.dismiss(self._name)
 
     def _load(self, name: str) -> None:
@@ -138,7 +138,7 @@ class LocalCrew:
             self._events.put(Raised(name, None, error))
             return
         self._worker = worker
-        info = WorkerInfo(os.getpid(), "local", str(worker.pulse.folder), worker.start_s, worker.problem)
+        info = WorkerInfo(os.getpid(), "local", str(worker.beats.folder), worker.start_s, worker.problem)
         self._events.put(Ready(name, info))
 
     def _report(self, worker: str, assignment: Assignment, process: Callable[[Assignment], Outcome]) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.engine.heartbeat import read_pulse
+from tasks.engine.heartbeat import read_heartbeat
 from tests.flows.command import end, start
 from tests.flows.scenes import write_scenes
 
@@ -32,7 +32,7 @@ def rows_of(output: Path) -> pa.Table:
 
 def busy_workers(driver: int) -> list[int]:
     below = {process.pid for process in psutil.Process(driver).children(recursive=True)}
-    beats = [read_pulse(folder) for folder in Path(tempfile.gettempdir()).glob("visionmill-pulse-*")]
+    beats = [read_heartbeat(folder) for folder in Path(tempfile.gettempdir()).glob("visionmill-heartbeat-*")]
     return [beat.pid for beat in beats if beat is not None and beat.pid in below and beat.oldest() is not None]
 
 

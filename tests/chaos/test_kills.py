@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.store import Store, open_store
-from tasks.engine.heartbeat import read_pulse
+from tasks.engine.heartbeat import read_heartbeat
 from tasks.output.layout import parse_part_key
 from tests.tasks.engine.fakes import write_images
 
@@ -73,7 +73,7 @@ class Driver:
     def workers(self) -> list[int]:
         """Pids of its workers that are in the middle of something."""
         pids = {process.pid for process in self.family()}
-        beats = [read_pulse(folder) for folder in Path(tempfile.gettempdir()).glob("visionmill-pulse-*")]
+        beats = [read_heartbeat(folder) for folder in Path(tempfile.gettempdir()).glob("visionmill-heartbeat-*")]
         return [beat.pid for beat in beats if beat is not None and beat.pid in pids and beat.oldest() is not None]
 
     def said(self) -> str:

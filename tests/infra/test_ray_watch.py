@@ -16,7 +16,7 @@ from infra import ray_watch
 from infra.errors import ServiceError
 from infra.processes import ProcessId
 from infra.ray_session import RaySession
-from infra.ray_watch import ClusterWatch, LocalWatch, NoObituaries
+from infra.ray_watch import ClusterWatch, LocalWatch, NoDeathNotices
 
 
 @pytest.fixture
@@ -72,5 +72,5 @@ def test_the_pages_that_ray_logs_of_a_death_are_dropped_and_nothing_else() -> No
     def record(text: str) -> logging.LogRecord:
         return logging.LogRecord("ray", logging.WARNING, "", 0, text, None, None)
 
-    assert not NoObituaries().filter(record("Raylet is terminated. Termination is unexpected. [state-dump] ..."))
-    assert NoObituaries().filter(record("anything else"))
+    assert not NoDeathNotices().filter(record("Raylet is terminated. Termination is unexpected. [state-dump] ..."))
+    assert NoDeathNotices().filter(record("anything else"))

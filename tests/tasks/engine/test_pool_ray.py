@@ -19,7 +19,7 @@ from infra.ray_session import RaySession, ray_session
 from infra.retry import RetryPolicy
 from tasks.engine.dispatch import DispatchPolicy
 from tasks.engine.hangs import HangLimits
-from tasks.engine.heartbeat import read_pulse
+from tasks.engine.heartbeat import read_heartbeat
 from tasks.engine.job import JobSpec
 from tasks.engine.pool import PoolSettings, run_pool, run_serial
 from tasks.engine.progress import Progress
@@ -52,9 +52,9 @@ QUICK = PoolSettings(
 
 
 def worker_pids() -> set[int]:
-    """Processes below this one that have a pulse: our workers."""
+    """Processes below this one that have a heartbeat: our workers."""
     children = {child.pid for child in psutil.Process().children(recursive=True)}
-    beats = [read_pulse(folder) for folder in Path(tempfile.gettempdir()).glob("visionmill-pulse-*")]
+    beats = [read_heartbeat(folder) for folder in Path(tempfile.gettempdir()).glob("visionmill-heartbeat-*")]
     return {beat.pid for beat in beats if beat is not None and beat.pid in children}
 
 
@@ -97,8 +97,8 @@ class Killer(threading.Thread):
         deadline = time.monotonic() + 1000
         while len(self.killed) < self.times and time.monotonic() < deadline:
             time.sleep(0.05)
-            for folder in Path(tempfile.gettempdir()).glob("visionmill-pulse-*"):
-                beat = read_pulse(folder)
+            for folder in Path(tempfile.gettempdir()).glob("visionmill-heartbeat-*"):
+                beat = read_heartbeat(folder)
                 if beat is None or beat.pid in self.killed or beat.pid not in worker_pids():
                     continue
                 if beat.items_done >= 3 and beat.oldest() is not None and len(self.killed) < self.times:

@@ -301,7 +301,7 @@ def test_the_next_shard_is_prefetched_so_that_the_model_hardly_waits_at_the_boun
     assert idle[2] < 0.6 * idle[1]
 
 
-def test_the_pulse_says_what_a_worker_is_busy_with(workers: Any, tmp_path: Path) -> None:
+def test_the_heartbeat_says_what_a_worker_is_busy_with(workers: Any, tmp_path: Path) -> None:
     entries = write_images(tmp_path / "in", 5, {3: "slow"})
     (shard,) = shards_of(entries, 5)
     worker = workers(fetch_threads=1)
