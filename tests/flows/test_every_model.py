@@ -13,8 +13,8 @@ from modelkit import VideoModel, create_model, rle
 from modelkit.registry import find_model, register_variant, temporary_registrations
 from tests.flows.command import ask, segment, visionmill
 from tests.flows.scenes import write_scenes
+from tests.modelkit.huggingface.transformers_models import saved
 from tests.modelkit.model_tester import CASES
-from tests.modelkit.transformers_models import saved
 from tests.videos import make_video
 
 NUM_FRAMES = 2
