@@ -163,7 +163,7 @@ def version_of(weights: modelkit.Weights) -> Version:
     return make_version(
         "segments",
         model=weights.reference,
-        model_digest=weights.digest,
+        model_digest=weights.rows_digest,
         parameters={"benchmark": "throughput"},
         schema="segments.v1",
     )

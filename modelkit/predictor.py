@@ -62,6 +62,7 @@ class Predictor:
         min_score: results below it are dropped by ``finish``.
 
     Attributes:
+        rows_digest: of the weights as they were given, see ``Weights``.
         forward_fn: the dense part as it is run; ``use`` exchanges it (for a compiled one, say).
     """
 
@@ -75,6 +76,7 @@ class Predictor:
         min_score: float = 0.0,
     ) -> None:
         self.weights, self.device, self.min_score = weights, torch.device(device), min_score
+        self.rows_digest = weights.rows_digest
         self.model = model.eval().to(self.device)
         self.model.requires_grad_(False)
         self.choice: ExecutionChoice

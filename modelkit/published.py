@@ -23,7 +23,7 @@ from modelkit.carriers.classes import ClassInfo
 from modelkit.errors import UnknownNameError, WeightsUnavailableError
 
 EMBEDDED_MODEL = "digitscape_mask_rcnn"
-_NO_CLASS = ("__background__", "N/A")
+NO_CLASS = ("__background__", "N/A")  # among torchvision's categories
 _TIMEOUT_S = 20.0
 _LICENCE = "BSD-3-Clause (torchvision); trained on COCO, annotations CC BY 4.0"
 
@@ -60,7 +60,7 @@ class Published:
     def classes(self) -> tuple[ClassInfo, ...]:
         """Label ids and names; background and unused ids left out."""
         names = torchvision.models.get_weight(self.entry).meta["categories"]
-        return tuple(ClassInfo(i, name, self.is_thing) for i, name in enumerate(names) if name not in _NO_CLASS)
+        return tuple(ClassInfo(i, name, self.is_thing) for i, name in enumerate(names) if name not in NO_CLASS)
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class ImageTransform:
             every resized size is its own bucket.
         train_min_sizes: in training the shorter side is drawn from these; empty = always ``min_size``.
         antialias: low-pass before shrinking.
+        scale: size as a factor of the image's own, within ``max_size``, in place of ``min_size``; for networks that
+            were trained on images as they are. Only with padding "pad" and "none".
     """
 
     min_size: int = 800
@@ -67,6 +69,7 @@ class ImageTransform:
     padding: Literal["pad", "stretch", "square", "none"] = "pad"
     train_min_sizes: Sequence[int] = ()
     antialias: bool = False
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         if self.min_size < 1 or self.max_size < self.min_size or self.size_divisible < 1:
@@ -76,6 +79,10 @@ class ImageTransform:
             )
         if self.padding not in ("pad", "stretch", "square", "none"):
             raise ConfigError(f"transform padding must be 'pad', 'stretch', 'square' or 'none', got {self.padding!r}")
+        if self.scale is not None and (self.scale <= 0 or self.padding not in ("pad", "none")):
+            raise ConfigError(
+                f"transform scale must be above 0, with padding 'pad' or 'none', got {self.scale} and {self.padding!r}"
+            )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ImageTransform:
@@ -86,8 +93,9 @@ class ImageTransform:
         return cls(**config)
 
     def to_config(self) -> dict[str, Any]:
-        """Plain JSON with every option."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Plain JSON with every option; ``scale``, which older records do not know, only where it is used."""
+        config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return config if self.scale is not None else {key: value for key, value in config.items() if key != "scale"}
 
     def resized_hw(self, source_hw: SizeHW, min_size: int | None = None) -> SizeHW:
         """Size after resizing, at least one pixel a side; "pad" and "none" keep the aspect ratio."""
@@ -98,7 +106,8 @@ class ImageTransform:
         return self._fit(source_hw, min_size or self.min_size)
 
     def _fit(self, source_hw: SizeHW, min_size: int) -> SizeHW:
-        scale = min(min_size / min(source_hw), self.max_size / max(source_hw))
+        wanted = min_size / min(source_hw) if self.scale is None else self.scale
+        scale = min(wanted, self.max_size / max(source_hw))
         return max(1, math.floor(source_hw[0] * scale)), max(1, math.floor(source_hw[1] * scale))
 
     def padded_hw(self, sizes_hw: Sequence[SizeHW]) -> SizeHW:

@@ -28,7 +28,7 @@ from modelkit.carriers.classes import ClassInfo
 from modelkit.errors import WeightsError
 from modelkit.registry import create_model, find_model
 
-FORMAT = "visionmill.weights.v1"
+FORMAT, FIRST_FORMAT = "visionmill.weights.v2", "visionmill.weights.v1"
 TENSORS, RECORD = ".safetensors", ".json"
 _ON_DISK = {"kind": "task"}  # fields that the file calls otherwise
 _MAX_NAMES_IN_MESSAGE = 8
@@ -63,6 +63,8 @@ class Weights:
         licence: of the weights.
         tolerates: faster ways of computing that keep the metric.
         created: ISO time, UTC.
+        record_counts: whether config and classes are part of ``rows_digest``. Not in records of the first format, and
+            not for random weights: outputs that were made with them keep their versions.
     """
 
     name: str
@@ -78,18 +80,20 @@ class Weights:
     licence: str = "unknown"
     tolerates: Tolerates = Tolerates()
     created: str = ""
+    record_counts: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, with the format's name first."""
         content = json.loads(json.dumps(asdict(self)))
-        return {"format": FORMAT, **{_ON_DISK.get(name, name): value for name, value in content.items()}}
+        said = {"format": FORMAT if content.pop("record_counts") else FIRST_FORMAT}
+        return said | {_ON_DISK.get(name, name): value for name, value in content.items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "record") -> Weights:
         """The record again; raises WeightsError naming what is missing, unknown or of another format."""
-        if value.get("format") != FORMAT:
-            raise WeightsError(f"{where}: format must be {FORMAT!r}, got {value.get('format')!r}")
-        known = {_ON_DISK.get(each.name, each.name) for each in fields(cls)}
+        if value.get("format") not in (FORMAT, FIRST_FORMAT):
+            raise WeightsError(f"{where}: format must be {FORMAT!r} or {FIRST_FORMAT!r}, got {value.get('format')!r}")
+        known = {_ON_DISK.get(each.name, each.name) for each in fields(cls)} - {"record_counts"}
         optional = {"lineage", "metrics", "licence", "tolerates", "created"}
         given = set(value) - {"format"}
         if given - known or known - optional - given:
@@ -99,7 +103,7 @@ class Weights:
         try:
             content["classes"] = tuple(ClassInfo(**each) for each in value["classes"])
             content["tolerates"] = Tolerates(**value.get("tolerates", {}))
-            return cls(**content)
+            return cls(**content, record_counts=value["format"] == FORMAT)
         except TypeError as error:
             raise WeightsError(f"{where}: {error}") from error
 
@@ -107,6 +111,24 @@ class Weights:
     def reference(self) -> str:
         """``name@digest`` with twelve digits: what rows and reports call it."""
         return f"{self.name}@{self.digest[:12]}"
+
+    @property
+    def rows_digest(self) -> str:
+        """SHA-256, hex, of all that rows depend on: tensors, config and classes. Versions of outputs are named by it.
+
+        For records that do not count it is that of the tensors alone, unless somebody changed a shipped one.
+        """
+        shipped = [each for each in shipped_records() if each.digest == self.digest]
+        changed = any(each.row_settings() != self.row_settings() for each in shipped)
+        if not self.record_counts and not changed:
+            return self.digest
+        content = {"tensors": self.digest, **self.row_settings()}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def row_settings(self) -> dict[str, Any]:
+        """What of the record changes rows, as plain JSON."""
+        classes = [asdict(each) for each in self.classes]
+        return {"architecture": self.architecture, "config": self.config, "classes": classes}
 
     def class_names(self) -> dict[int, str]:
         """Name by class id."""
@@ -299,6 +321,7 @@ def random_weights(name: str, seed: int, config: Mapping[str, Any] | None = None
         lineage={"kind": "random", "seed": seed, "trained": False},
         licence="none: untrained",
         tolerates=Tolerates(channels_last=True, bf16=True, compile=True),
+        record_counts=False,  # the digest is that of seed and config
     )
     return model, record
 

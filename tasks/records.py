@@ -70,7 +70,7 @@ class Version:
     fingerprint: str  # 16 hex digits
     product: str  # name of what a job writes, see tasks.product
     model: str  # name@digest
-    model_digest: str  # sha256 of the weights, hex
+    model_digest: str  # sha256 of the weights with what of their record changes rows, hex
     parameters: dict[str, object]  # only those that change rows (frame stride, score threshold, ...)
     schema: str  # e.g. "segments.v1"
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flows.cli.console import JsonFlag, Summary, answers, command, people, say, table
+from infra.errors import UsageError
+
+_CONFIG_HELP = "Options of the model that no tensor tells (input size, output stride): JSON, or a .json file of it."
+_CLASSES_HELP = 'What the class ids mean: a .json ({"1": "cat", ...}), a file of names, or coco80, coco91, voc.'
+_PART_HELP = "MODULE=FILE, a further checkpoint for one module: flow.network=raft_small.pth. Repeatable."
 
 app = typer.Typer(help="The models that jobs can use.", no_args_is_help=True)
 
@@ -50,12 +56,16 @@ def import_(
     name: Annotated[str, typer.Argument(help="Architecture that the checkpoint belongs to, e.g. mask_rcnn.")],
     file: Annotated[Path, typer.Argument(help="Published checkpoint (.pth, .pt or .safetensors).")],
     destination: Annotated[Path, typer.Argument(help="Folder that receives weights and record.")],
+    config: Annotated[str | None, typer.Option(help=_CONFIG_HELP)] = None,
+    classes: Annotated[str | None, typer.Option(help=_CLASSES_HELP)] = None,
+    part: Annotated[list[str] | None, typer.Option(help=_PART_HELP)] = None,
 ) -> Summary:
     """Turn a published checkpoint into safetensors + record; every tensor is checked, nothing is unpickled."""
     import modelkit
     from tasks.product import find_kind, find_product
 
-    record = modelkit.import_weights(name, file, destination)
+    parts = dict(map(_pair_of, part or ()))
+    record = modelkit.import_weights(name, file, destination, config=_json_of(config), classes=classes, parts=parts)
     say(
         f"imported {file.name} as {name}: {record.num_parameters:,} parameters, digest {record.digest[:12]}",
         style="green",
@@ -63,6 +73,26 @@ def import_(
     verb = find_product(find_kind(record.kind).product).verb
     say(f"use it:  visionmill {verb} SOURCE OUTPUT --model {destination}")
     return {"model": record.to_json(), "path": str(destination)}
+
+
+def _json_of(config: str | None) -> dict[str, Any]:
+    """Options given as JSON or as the name of a file of it."""
+    if config is None:
+        return {}
+    try:
+        content = json.loads(Path(config).read_text("utf-8") if config.endswith(".json") else config)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--config {config} is neither JSON nor a .json file: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"--config must be a JSON object of options, got {config}")
+    return content
+
+
+def _pair_of(part: str) -> tuple[str, str]:
+    module, equals, file = part.partition("=")
+    if not (module and equals and file):
+        raise UsageError(f"--part must be MODULE=FILE, got {part}")
+    return module, file
 
 
 def vars_of(info: object) -> Summary:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,8 @@ from torch import Tensor
 from modelkit.errors import WeightsError
 
 State = dict[str, Tensor]
+# The transform of systems that look at images as they are; the limit keeps one picture from taking all memory.
+OWN_SIZE: Mapping[str, Any] = {"scale": 1.0, "padding": "none", "size_divisible": 1, "max_size": 4096}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,14 @@ class KeyTable:
         reverse_channels: regular expressions of foreign names of first convolutions that were trained on BGR; their
             input channels are reversed, because our models see RGB.
         infer: what the tensors say about the config (number of classes, kind of normalisation).
+        config: what the system's own computation needs and no tensor says: above all how it prepares images.
     """
 
     rules: tuple[tuple[str, str], ...] = ()
     drop: tuple[str, ...] = ()
     reverse_channels: tuple[str, ...] = ()
     infer: Callable[[State], dict[str, Any]] = lambda state: {}
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def drops(self, name: str) -> bool:
         """Whether an entry of that name is left behind."""

@@ -1,13 +1,13 @@
 """Checkpoints of wkentaro/pytorch-fcn: FCN-32s, 16s, 8s and 8s "at once", converted from Caffe or trained there.
 
-They see BGR in 0 .. 255 minus the mean colour.
+They see images at their own size, BGR in 0 .. 255 minus the mean colour.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from modelkit.importing.key_table import KeyTable, State
+from modelkit.importing.key_table import OWN_SIZE, KeyTable, State
 
 _LAYERS = (2, 2, 3, 3, 3)  # convolutions before each pool
 _MEAN_RGB = (122.67891434, 116.66876762, 104.00698793)
@@ -20,11 +20,7 @@ def _place(group: int, layer: int) -> int:
 
 
 def _infer(state: State) -> dict[str, Any]:
-    mean, std = [value / 255 for value in _MEAN_RGB], [1 / 255] * 3
-    config: dict[str, Any] = {"transform": {"mean": mean, "std": std}}
-    if "score_fr.bias" in state:
-        config["num_classes"] = len(state["score_fr.bias"])
-    return config
+    return {"num_classes": len(state["score_fr.bias"])} if "score_fr.bias" in state else {}
 
 
 PYTORCH_FCN = KeyTable(
@@ -44,4 +40,5 @@ PYTORCH_FCN = KeyTable(
     ),
     reverse_channels=(r"^conv1_1\.weight$",),
     infer=_infer,
+    config={"transform": {**OWN_SIZE, "mean": [value / 255 for value in _MEAN_RGB], "std": [1 / 255] * 3}},
 )

@@ -1,17 +1,19 @@
-"""Checkpoints of milesial/Pytorch-UNet. They see RGB in 0 .. 1, as it is; one class means a sigmoid."""
+"""Checkpoints of milesial/Pytorch-UNet. They see RGB in 0 .. 1, as it is; one class means a sigmoid.
+
+Images are halved and the logits brought back to the source, as its ``predict.py`` does unless told otherwise. Files
+that were trained at full size ("scale1.0") need ``config={"transform": {"scale": 1.0}}``. Its resizing is bicubic, ours
+bilinear.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from modelkit.importing.key_table import KeyTable, State
+from modelkit.importing.key_table import OWN_SIZE, KeyTable, State
 
 
 def _infer(state: State) -> dict[str, Any]:
-    config: dict[str, Any] = {"transform": {"mean": [0.0] * 3, "std": [1.0] * 3}}
-    if "outc.conv.bias" in state:
-        config["num_classes"] = len(state["outc.conv.bias"])
-    return config
+    return {"num_classes": len(state["outc.conv.bias"])} if "outc.conv.bias" in state else {}
 
 
 PYTORCH_UNET = KeyTable(
@@ -24,4 +26,8 @@ PYTORCH_UNET = KeyTable(
     ),
     drop=(r"^mask_values$",),  # which grey levels of its data set meant which class
     infer=_infer,
+    config={
+        "transform": {**OWN_SIZE, "scale": 0.5, "antialias": True, "mean": [0.0] * 3, "std": [1.0] * 3},
+        "upsample": "source",
+    },
 )

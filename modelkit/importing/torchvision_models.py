@@ -43,7 +43,12 @@ _RCNN_RULES = (
 )
 _SEMANTIC_RULES = ((r"^(backbone|classifier|aux_classifier)\.", r"network.\1."),)
 
-TORCHVISION_RCNN = KeyTable(_RCNN_RULES, infer=_infer_rcnn)
-TORCHVISION_RESNET_RCNN = KeyTable(_RCNN_RULES, infer=_infer_resnet_rcnn)
-TORCHVISION_SEMANTIC = KeyTable(_SEMANTIC_RULES, infer=_infer_semantic)
-TORCHVISION_SEMANTIC_AUX = KeyTable(_SEMANTIC_RULES, infer=_infer_semantic_aux)
+# Its detectors pad an image alone to the next multiple of 32; its semantic presets make the shorter side 520 pixels
+# long and keep the aspect ratio. The limit on the longer side is ours; it is not reached below an aspect ratio of 8.
+TIGHTLY_PADDED = {"transform": {"padding": "none"}}
+_SHORT_520 = {"transform": {"padding": "none", "min_size": 520, "max_size": 8 * 520}}
+
+TORCHVISION_RCNN = KeyTable(_RCNN_RULES, infer=_infer_rcnn, config=TIGHTLY_PADDED)
+TORCHVISION_RESNET_RCNN = KeyTable(_RCNN_RULES, infer=_infer_resnet_rcnn, config=TIGHTLY_PADDED)
+TORCHVISION_SEMANTIC = KeyTable(_SEMANTIC_RULES, infer=_infer_semantic, config=_SHORT_520)
+TORCHVISION_SEMANTIC_AUX = KeyTable(_SEMANTIC_RULES, infer=_infer_semantic_aux, config=_SHORT_520)

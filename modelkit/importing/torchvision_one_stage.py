@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelkit.importing.key_table import KeyTable, State
+from modelkit.importing.torchvision_models import TIGHTLY_PADDED
 
 _RETINANET_ANCHORS = 9  # per cell: three sizes in three proportions
 
@@ -45,6 +46,8 @@ _RETINANET_RULES = tuple(
     (rf"^head\.(\w+)_head\.conv\.{2 * k}\.(weight|bias)$", rf"network.head.\1_head.conv.{k}.0.\2") for k in range(4)
 )
 
-TORCHVISION_RETINANET = KeyTable((*_RETINANET_RULES, *_FPN_RULES, *_NETWORK), infer=_infer_retinanet)
-TORCHVISION_FCOS = KeyTable((*_FPN_RULES, *_NETWORK), infer=_infer_fcos)
+TORCHVISION_RETINANET = KeyTable(
+    (*_RETINANET_RULES, *_FPN_RULES, *_NETWORK), infer=_infer_retinanet, config=TIGHTLY_PADDED
+)
+TORCHVISION_FCOS = KeyTable((*_FPN_RULES, *_NETWORK), infer=_infer_fcos, config=TIGHTLY_PADDED)
 TORCHVISION_SSD = KeyTable(_NETWORK, infer=_infer_ssd)

@@ -1,14 +1,14 @@
 """Checkpoints of VainF/DeepLabV3Plus-Pytorch: DeepLabV3+ on ResNet-50, ResNet-101 and MobileNetV2.
 
-The output stride is not to be seen in the tensors. It is 16 unless the config says otherwise:
-``backbone={"dilate_last": 2}`` for files named "os8".
+They see images at their own size. The output stride is not to be seen in the tensors. It is 16 unless the config says
+otherwise: ``backbone={"dilate_last": 2}`` for files named "os8".
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from modelkit.importing.key_table import KeyTable, State
+from modelkit.importing.key_table import OWN_SIZE, KeyTable, State
 
 
 def _infer(state: State) -> dict[str, Any]:
@@ -31,11 +31,16 @@ _HEAD_RULES = (
     (r"^classifier\.classifier\.", "network.head.decoder."),
 )
 
-VAINF_RESNET = KeyTable(rules=(*_HEAD_RULES, (r"^backbone\.", "network.backbone.body.")), infer=_infer)
+_AS_THEY_ARE = {"transform": OWN_SIZE}
+
+VAINF_RESNET = KeyTable(
+    rules=(*_HEAD_RULES, (r"^backbone\.", "network.backbone.body.")), infer=_infer, config=_AS_THEY_ARE
+)
 VAINF_MOBILENET = KeyTable(
     rules=(
         *_HEAD_RULES,
         (r"^backbone\.(low|high)_level_features\.", "network.backbone.body."),
     ),
     infer=_infer_mobilenet,
+    config=_AS_THEY_ARE,
 )

@@ -56,6 +56,9 @@ class ZeroFlow(Flow):
 class RaftFlow(Flow):
     """torchvision's RAFT (Teed and Deng 2020) in place of FlowNet2; frozen, always in evaluation mode and float32.
 
+    It is not learnt here: its weights come with the model's, or from torchvision's file (``import_weights`` with
+    ``parts={"flow.network": FILE}``). Without any it sees 7 to 14 pixels of motion between equal frames.
+
     Args:
         transform: of the model; its normalisation is undone.
         size: "small" (990,162 parameters) or "large" (5,257,536).

@@ -86,7 +86,7 @@ register_variant(
 _BOX_MASK_AND_TRACK = {**_BOX_AND_MASK, "track": {"name": "track_head"}}
 _DEFORMABLE_GROUP = {"name": "deformable_semantic", "norm": "group"}
 _FUSION_WITHOUT_UNKNOWN = {"name": "panoptic_fusion", "unknown": False, "stuff_area": 2048}
-_RAFT = {"name": "raft"}
+_NO_MOTION = {"name": "zero"}  # RAFT knows nothing until somebody gives it weights
 _TEMPORAL = {"name": "temporal_fusion"}
 _MATCH_WEIGHTS = (1.0, 2.0, 10.0)
 _TRACKING = {"loss_panoptic": 0.5, "loss_track": 0.5}
@@ -105,7 +105,7 @@ def vpsnet(
     heads: Mapping[str, Config] = _BOX_MASK_AND_TRACK,
     semantic: Config = _DEFORMABLE_GROUP,
     fusion: Config = _FUSION_WITHOUT_UNKNOWN,
-    flow: Config = _RAFT,
+    flow: Config = _NO_MOTION,
     temporal: Config = _TEMPORAL,
     match_weights: Sequence[float] = _MATCH_WEIGHTS,
     memory_frames: int | None = None,

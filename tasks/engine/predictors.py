@@ -48,9 +48,9 @@ def take_one_thread() -> int | None:
 
 
 def _check_digest(predictor: Any, job: JobSpec) -> None:
-    digest = getattr(getattr(predictor, "weights", None), "digest", None)
+    digest = getattr(predictor, "rows_digest", None)
     if digest is not None and digest != job.version.model_digest:
         raise VersionMismatch(
             f"{job.model} has the digest {digest[:12]} here, but the job is for {job.version.model_digest[:12]}",
-            hint="Every machine must see the same weights: name them by URI, or copy the file to all of them.",
+            hint="Every machine must see the same weights and record: name them by URI, or copy both files to all.",
         )

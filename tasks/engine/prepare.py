@@ -67,7 +67,7 @@ def prepare_job(
     version = make_version(
         product.name,
         model=record.reference,
-        model_digest=record.digest,
+        model_digest=record.rows_digest,
         parameters=decode.version_parameters
         | parameters.row_settings()
         | ({} if predictor is None else {"predictor": predictor.name, **predictor.options}),

@@ -6,6 +6,7 @@ import hashlib
 import os
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,10 @@ from modelkit import (
     load_weights,
 )
 from modelkit.importing import TABLES, KeyTable, read_checkpoint, translation
+from modelkit.importing.classes import read_classes
 from modelkit.published import EMBEDDED_MODEL, PUBLISHED, Published, fetch, find_published
 from modelkit.registry import find_model, model_names
+from tests.modelkit.builders import small_vpsnet
 
 
 @pytest.fixture
@@ -63,6 +66,89 @@ def test_names_and_classes_can_be_given(checkpoint: Path, tmp_path: Path) -> Non
     record = import_weights("lraspp_mobilenet_v3_large", checkpoint, tmp_path, **options)
     assert (record.name, record.classes, record.config["background"]) == ("roads", classes, None)
     assert (tmp_path / "roads.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("names.json", '{"1": "road", "3": "sky"}'),
+        ("list.json", '[{"id": 3, "name": "sky"}, {"id": 1, "name": "road", "is_thing": false}]'),
+        (
+            "coco.json",
+            '{"images": [], "categories": [{"id": 1, "name": "road", "isthing": 0}, {"id": 3, "name": "sky"}]}',
+        ),
+    ],
+)
+def test_classes_are_read_from_a_file(checkpoint: Path, tmp_path: Path, file: str, content: str) -> None:
+    (tmp_path / file).write_text(content)
+    record = import_weights("lraspp_mobilenet_v3_large", checkpoint, tmp_path / "out", classes=tmp_path / file)
+    assert record.classes == (ClassInfo(1, "road", False), ClassInfo(3, "sky", False))
+
+
+def test_classes_may_be_one_name_a_line_or_a_well_known_set(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("road\nsky\n")
+    record = import_weights("lraspp_mobilenet_v3_large", checkpoint, tmp_path / "out", classes=tmp_path / "names.txt")
+    assert record.class_names() == {1: "road", 2: "sky"}
+    in_a_row, with_gaps = (read_classes(name, many(count)) for name, count in (("coco80", 80), ("coco91", 90)))
+    assert (in_a_row[0], in_a_row[79]) == (ClassInfo(1, "person"), ClassInfo(80, "toothbrush"))
+    assert (with_gaps[0], with_gaps[-1], len(with_gaps)) == (ClassInfo(1, "person"), ClassInfo(90, "toothbrush"), 80)
+    assert read_classes("voc", many(20))[19].name == "tvmonitor"
+
+
+def many(count: int) -> list[ClassInfo]:
+    return [ClassInfo(k, f"class {k}") for k in range(1, count + 1)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"9": "sky"}', r"\[9\]; the model has ids 1 \.\. 5"),
+        ("{", "which class is which"),
+        ('{"a": "b"}', "which class"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "names.json").write_text(content)
+    with pytest.raises(WeightsError, match=message):
+        import_weights("lraspp_mobilenet_v3_large", checkpoint, tmp_path / "out", classes=tmp_path / "names.json")
+    with pytest.raises(WeightsError, match="neither coco91, coco80, voc nor"):
+        import_weights("lraspp_mobilenet_v3_large", checkpoint, tmp_path / "out", classes=str(tmp_path / "absent"))
+
+
+SAID: list[tuple[str, dict[str, Any]]] = [
+    ("maskrcnn_resnet50_fpn", {"min_size": 800, "max_size": 1333, "padding": "none", "size_divisible": 32}),
+    ("retinanet_resnet50_fpn", {"min_size": 800, "max_size": 1333, "padding": "none", "size_divisible": 32}),
+    ("fcos_resnet50_fpn", {"min_size": 800, "padding": "none"}),
+    ("ssd300_vgg16", {"min_size": 300, "padding": "square"}),
+    ("deeplabv3_resnet50", {"min_size": 520, "padding": "none", "size_divisible": 1, "antialias": True}),
+    ("fcn8s", {"scale": 1.0, "padding": "none", "size_divisible": 1, "std": [1 / 255] * 3}),
+    ("deeplabv3plus_resnet50", {"scale": 1.0, "padding": "none", "size_divisible": 1}),
+    ("unet", {"scale": 0.5, "padding": "none", "mean": [0.0] * 3}),
+    ("yolact", {"min_size": 550, "padding": "square"}),
+]
+
+
+@pytest.mark.parametrize(("name", "rule"), SAID, ids=[name for name, _ in SAID])
+def test_imported_weights_are_shown_images_by_the_rule_of_their_own_system(name: str, rule: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        transform = create_model(name, **TABLES[name].config).transform.to_config()
+    assert {key: transform[key] for key in rule} == rule
+
+
+def test_a_further_file_fills_one_module(tmp_path: Path) -> None:
+    base = create_model("vpsnet", **small_vpsnet())
+    torch.save(base.state_dict(), tmp_path / "vpsnet.pth")
+    flow = torchvision.models.optical_flow.raft_small(weights=None)
+    torch.save(flow.state_dict(), tmp_path / "raft.pth")
+    config = small_vpsnet(flow={"name": "raft"})
+    with pytest.raises(WeightsError, match=r"missing \(flow\.network"):
+        import_weights("vpsnet", tmp_path / "vpsnet.pth", tmp_path / "out", config=config)
+    parts = {"flow.network": tmp_path / "raft.pth"}
+    record = import_weights("vpsnet", tmp_path / "vpsnet.pth", tmp_path / "out", config=config, parts=parts)
+    assert record.lineage["parts"]["flow.network"]["file"] == "raft.pth"
+    own = load_weights(tmp_path / "out")[0].state_dict()
+    for name, value in flow.state_dict().items():
+        assert torch.equal(own[f"flow.network.{name}"], value), name
 
 
 def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path: Path) -> None:

@@ -100,6 +100,17 @@ def test_normalising_bytes_equals_normalising_floats(memory_format: torch.memory
     assert from_bytes.is_contiguous(memory_format=memory_format)
 
 
+def test_images_may_keep_their_own_size_or_a_share_of_it_within_the_limit() -> None:
+    whole, half = (ImageTransform(32, 400, scale=scale, padding="none", size_divisible=1) for scale in (1.0, 0.5))
+    assert [whole.resized_hw(size) for size in ((97, 131), (1, 1), (800, 200))] == [(97, 131), (1, 1), (400, 100)]
+    assert half.bucket((97, 131)) == (48, 65)
+    assert whole.to_config()["scale"] == 1.0
+    assert "scale" not in ImageTransform().to_config(), "records of before must still say what the model does"
+    assert ImageTransform.from_config(whole.to_config()) == ImageTransform.from_config(
+        half.to_config() | {"scale": 1.0}
+    )
+
+
 def test_training_sizes_are_drawn_from_the_list_and_only_in_training() -> None:
     transform = ImageTransform(min_size=32, max_size=500, train_min_sizes=(40, 50))
     torch.manual_seed(0)
@@ -112,7 +123,14 @@ def test_training_sizes_are_drawn_from_the_list_and_only_in_training() -> None:
 def test_config_round_trip_and_refusals() -> None:
     transform = ImageTransform(min_size=5, max_size=9, padding="stretch", train_min_sizes=[3, 4])
     assert ImageTransform.from_config(transform.to_config()).to_config() == transform.to_config()
-    for wrong in ({"min_size": 0}, {"min_size": 10, "max_size": 9}, {"padding": "mirror"}, {"size": 3}):
+    for wrong in (
+        {"min_size": 0},
+        {"min_size": 10, "max_size": 9},
+        {"padding": "mirror"},
+        {"size": 3},
+        {"scale": 0.0},
+        {"scale": 1.0, "padding": "square"},
+    ):
         with pytest.raises(ConfigError):
             ImageTransform.from_config(wrong)
     with pytest.raises(TargetError, match="float"):

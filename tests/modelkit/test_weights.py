@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
-from modelkit import ClassInfo, Tolerates, VisionModel, Weights, WeightsError, create_model, load_weights, save_weights
-from modelkit.weights import find_files, load_state, random_weights, read_record, serialise, shipped_folder
+from modelkit import (
+    ClassInfo,
+    Tolerates,
+    VisionModel,
+    Weights,
+    WeightsError,
+    create_model,
+    load,
+    load_weights,
+    save_weights,
+)
+from modelkit.weights import (
+    find_files,
+    load_state,
+    random_weights,
+    read_record,
+    serialise,
+    shipped_folder,
+    with_metrics,
+    write_record,
+)
 from tests.modelkit.builders import as_tensor, picture, small_mask_rcnn
 
 CLASSES = [ClassInfo(1, "one"), ClassInfo(2, "zwei"), ClassInfo(3, "sky", is_thing=False)]
@@ -57,6 +77,31 @@ def test_the_kind_stands_in_the_file_under_the_name_it_has_had_from_the_first() 
     assert record.kind == written["task"] == "instance"
     assert list(record.to_json()) == list(written)
     assert record.to_json()["task"] == "instance" and "kind" not in record.to_json()
+
+
+def test_what_changes_rows_changes_the_digest_that_versions_are_named_after(model: VisionModel, tmp_path: Path) -> None:
+    record = saved(model, tmp_path)
+    renamed = replace(record, classes=(ClassInfo(1, "uno"), *record.classes[1:]))
+    higher = replace(record, config={**record.config, "heads": {**record.config["heads"], "mask": None}})
+    assert len({each.rows_digest for each in (record, renamed, higher)}) == 3
+    assert record.digest == renamed.digest == higher.digest
+    for same in (with_metrics(record, {"AP": 1.0}), replace(record, licence="MIT", created="yesterday")):
+        assert same.rows_digest == record.rows_digest
+    write_record(tmp_path / "squares.json", renamed)
+    assert load_weights(tmp_path)[1].rows_digest == renamed.rows_digest
+    assert load(tmp_path).rows_digest == renamed.rows_digest
+
+
+def test_weights_of_before_keep_their_versions_and_a_shipped_record_that_was_changed_does_not() -> None:
+    shipped = read_record(shipped_folder() / "digitscape_mask_rcnn.json")
+    assert shipped.to_json()["format"] == "visionmill.weights.v1"
+    assert shipped.rows_digest == shipped.digest
+    renamed = replace(shipped, classes=(ClassInfo(1, "zero"), *shipped.classes[1:]))
+    assert renamed.classes != shipped.classes
+    assert renamed.rows_digest != shipped.digest
+    assert Weights.from_json(renamed.to_json()) == renamed
+    untrained = random_weights("mask_rcnn", 3, small_mask_rcnn())[1]
+    assert untrained.rows_digest == untrained.digest
 
 
 @pytest.mark.parametrize("given", ["", "squares.safetensors", "squares.json"])

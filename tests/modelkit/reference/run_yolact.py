@@ -12,12 +12,14 @@ import argparse
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.yolact_reference import build, open_folder, pictures, randomise
+from tests.modelkit.builders import picture
 
 SOURCE_HW = (97, 131)  # of the picture that detections go back to
 
@@ -67,7 +69,24 @@ def run_yolact(config: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     results.update({f"found.{name}": detection[name].clone() for name in ("box", "class", "score")})
     height, width = SOURCE_HW
     results["found.masks"] = postprocess(found, width, height)[3].bool()
+    results.update(from_picture(net))
     return results, state
+
+
+def from_picture(net: Any) -> dict[str, Tensor]:
+    """What it makes of a picture of bytes, RGB, that is as large as its input: normalised, boxes and masks."""
+    from data import cfg
+    from layers.output_utils import postprocess
+    from utils.augmentations import FastBaseTransform
+
+    torch.Tensor.cuda = lambda self, *options: self  # type: ignore[assignment, method-assign, return-value]
+    side = cfg.max_size
+    image = picture(side, side, 4)
+    batch = FastBaseTransform()(torch.from_numpy(image[None, :, :, ::-1].astype("float32")))
+    detection = net(batch)
+    found = {name: detection[0]["detection"][name].clone() for name in ("box", "class", "score")}
+    masks = postprocess(detection, side, side)[3].bool()
+    return {"user.batch": batch, "user.masks": masks, **{f"user.{name}": value for name, value in found.items()}}
 
 
 def run_edge(config: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modelkit import VisionModel, import_weights, load_weights, rle
+from modelkit import VisionModel, import_weights, load, load_weights, rle
 from modelkit.onestage.edge import VideoAnchorDetector
 from modelkit.onestage.head import YolactHead
 from modelkit.transform import Geometry
+from tests.modelkit.builders import picture
 from tests.modelkit.reference import run_yolact
 from tests.modelkit.reference.code import VARIABLE
 from tests.modelkit.reference.run_yolact import SOURCE_HW
@@ -91,6 +92,8 @@ def test_yolact_equals_the_reference(name: str, config: str, tmp_path: Path, rec
     masks = np.stack([rle.decode(each, SOURCE_HW) for each in found.finish().rles or []])
     wrong = float((masks != expected["found.masks"].numpy()).mean())
 
+    differences |= through_the_predictor(tmp_path, expected)
+
     targets = [
         {"boxes": b, "masks": m, "labels": label, "iscrowd": torch.tensor([False, False, k == 0])}
         for k, (b, m, label) in enumerate(zip(expected["boxes"], expected["masks"], expected["labels"], strict=True))
@@ -105,6 +108,25 @@ def test_yolact_equals_the_reference(name: str, config: str, tmp_path: Path, rec
     record_property("differences", {key: f"{value:.1e}" for key, value in differences.items()})
     assert max(differences.values()) <= _TOLERANCE
     assert wrong < 1e-4
+
+
+def through_the_predictor(folder: Path, expected: dict[str, Tensor]) -> dict[str, float]:
+    """What a user gets for a picture, beside what the reference gives; the masks' pixels are checked here."""
+    predictor = load(folder / "ours")
+    side = expected["user.batch"].shape[-1]
+    image = picture(side, side, 4)
+    batch = predictor.batch([predictor.prepare(image)])
+    found = predictor([image])[0]
+    assert found.labels.tolist() == (expected["user.class"] + 1).tolist()
+    masks = np.stack([rle.decode(each, found.size_hw) for each in found.rles or []])
+    wrong = float((masks != expected["user.masks"].numpy()).mean())
+    print(f"mask pixels that differ through the predictor: {wrong:.1e}")
+    assert wrong < 1e-3, "the last digits of the normalised picture differ"
+    return {
+        "user batch": difference(batch, expected["user.batch"]),
+        "user scores": difference(torch.from_numpy(found.scores), expected["user.score"]),
+        "user boxes": difference(torch.from_numpy(found.boxes_xyxy), (expected["user.box"] * side).clamp(0, side)),
+    }
 
 
 def test_yolact_edge_equals_the_reference_on_key_frames_and_others(tmp_path: Path, record_property: Any) -> None:

@@ -348,12 +348,9 @@ def test_a_job_refuses_a_credential_and_an_unknown_factory(tmp_path: Path, monke
 
 
 def test_weights_other_than_the_versions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Weights:
-        digest = "1" * 64
-
     def make(job: JobSpec) -> Any:
         predictor = fakes.FakePredictor()
-        predictor.weights = Weights()  # type: ignore[attr-defined]
+        predictor.rows_digest = "1" * 64  # type: ignore[attr-defined]
         return predictor
 
     monkeypatch.setattr(fakes, "make", make)
