@@ -150,11 +150,13 @@ def verify(
     for problem in found.problems:
         say(f"problem: {problem}", style="red")
     if not found.problems:
-        say(f"{found.num_rows} rows in {found.num_shards} shards: as planned, no duplicates", style="green")
+        rounds = f"; {found.num_rounds} rounds: decided again alike" if found.num_rounds else ""
+        say(f"{found.num_rows} rows in {found.num_shards} shards: as planned, no duplicates{rounds}", style="green")
     return {
         "num_rows": found.num_rows,
         "num_shards": found.num_shards,
         "open_shards": found.open_shards,
+        "num_rounds": found.num_rounds,
         "problems": list(found.problems),
         "exit_code": 1 if found.problems else 0,
     }

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from infra.errors import StoreError
+from infra.errors import DatasetError, StoreError
 from infra.store import ObjectInfo, Store, open_store
 from tasks.ingest.plan import load_plan
+from tasks.loop.replay import replay
+from tasks.loop.schemas import MODELS, ROUNDS
 from tasks.output.layout import PLANS_FOLDER, is_execution_key, parse_plan_key
 from tasks.output.listing import ListedVersion, held_products, list_committed, product_in, read_plan_facts
+from tasks.output.tables import list_tables, read
 from tasks.product import find_product
 from tasks.records import Entry, Shard, Version
 from tasks.report.part_checks import PartFindings, check_part_object
@@ -40,6 +43,7 @@ class VerifyReport:
     open_shards: int
     num_problems: int
     problems: tuple[str, ...]
+    num_rounds: int = 0  # of a loop, decided again from what is stored
 
 
 @dataclass(slots=True)
@@ -48,6 +52,7 @@ class _Tally:
     versions: int = 0
     plans: int = 0
     shards: int = 0
+    rounds: int = 0
     open: int = 0
     num_problems: int = 0
     problems: list[str] = field(default_factory=list)
@@ -72,8 +77,12 @@ def verify(output: str, *, deep: bool = False, product: str | None = None) -> Ve
     """
     store, tally = open_store(output), _Tally()
     held = held_products(store) if product is None else []
-    for name in held if len(held) > 1 else [product_in(store, product).name]:
-        _check_product(store, name, tally, deep=deep)
+    has_rounds = product is None and bool(list_tables(store).get(ROUNDS.name))
+    if held or not has_rounds:
+        for name in held if len(held) > 1 else [product_in(store, product).name]:
+            _check_product(store, name, tally, deep=deep)
+    if has_rounds:
+        _check_rounds(store, tally)
     for info in store.list(PLANS_FOLDER):
         if parse_plan_key(info.key) is None and not is_execution_key(info.key):
             tally.problem(f"{info.key}: an object among the plans that is none")
@@ -88,7 +97,22 @@ def verify(output: str, *, deep: bool = False, product: str | None = None) -> Ve
         open_shards=tally.open,
         num_problems=tally.num_problems,
         problems=tuple(tally.problems),
+        num_rounds=tally.rounds,
     )
+
+
+def _check_rounds(store: Store, tally: _Tally) -> None:
+    """Decide every recorded round of a loop again; one whose calibrators were not kept, as once, is not counted."""
+    label_sets = {row["model_id"]: row["label_set_id"] for row in read(store, MODELS).to_pylist()}
+    rounds = {(row["run_id"], row["round"]): row["candidate_id"] for row in read(store, ROUNDS).to_pylist()}
+    for (run_id, number), student in sorted(rounds.items()):
+        try:
+            again = replay(store, run_id, number, label_set_id=label_sets[student])
+        except DatasetError:
+            continue
+        tally.rounds += 1
+        if not again.same:
+            tally.problem(f"round {number} of {run_id}: decided again from its rows, other labels are accepted")
 
 
 def _check_product(store: Store, product: str, tally: _Tally, *, deep: bool) -> None:

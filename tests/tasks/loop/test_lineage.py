@@ -18,6 +18,7 @@ from tasks.loop.selection import Selection, select, train_set_id
 from tasks.loop.splits import DEFAULT_SHARES, labelled_rows, split_groups, store_manifest
 from tasks.output.query import run_query
 from tasks.output.tables import append, encode_table, list_tables, read, table_of
+from tasks.report.verify import verify
 from tests.tasks.loop.rows import candidate, candidates, identity, thresholds
 from tests.tasks.loop.scenes import label_set
 from tests.tasks.output.fake_output import FakeOutput, Item
@@ -120,11 +121,14 @@ def test_a_recorded_round_is_replayed_from_its_rows_alone_and_a_changed_row_show
     assert not replay(store, "run-1", 1, label_set_id="another").same
     with pytest.raises(DatasetError, match="not recorded"):
         replay(store, "run-1", 2, label_set_id=label_set_id)
+    assert (verify(store_uri).num_rounds, verify(store_uri).problems) == (1, ())
     (key,) = [stored.info.key for stored in list_tables(store)["pseudo_labels"]]
     changed = found.labels.to_pylist()
     changed[0]["decision"] = "accept"
     store.put(key, encode_table(PSEUDO_LABELS, pa.Table.from_pylist(changed, schema=found.labels.schema)))
     assert not replay(store, "run-1", 1, label_set_id=label_set_id).same
+    [problem] = verify(store_uri).problems
+    assert "round 1 of run-1: decided again from its rows" in problem
 
 
 def test_an_output_of_a_plain_job_has_no_such_views_and_a_mixed_one_has_both(tmp_path: Any) -> None:
