@@ -27,7 +27,6 @@ from tasks.training.examples import Example
 from tests.toys.dominant_colour_loop import LOOP
 
 NAME = "dominant_colour"
-register_field("image_class", Value())
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,5 +129,6 @@ KIND = Kind(
 
 def register() -> None:
     """What importing a package of this kind would do; here it is left to the tests, which forget it again."""
+    register_field("image_class", Value())
     register_model(NAME, architecture="ColourModel", kind=NAME)(colour_model)
     register_kind(KIND)
