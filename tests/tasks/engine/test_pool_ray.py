@@ -52,8 +52,9 @@ QUICK = PoolSettings(
 
 
 def worker_pids() -> set[int]:
-    """Processes below this one that have a heartbeat: our workers."""
-    children = {child.pid for child in psutil.Process().children(recursive=True)}
+    """Running processes below this one that have a heartbeat: our workers. One that waits to be reaped is none."""
+    below = psutil.Process().children(recursive=True)
+    children = {child.pid for child in below if child.is_running() and child.status() != psutil.STATUS_ZOMBIE}
     beats = [read_heartbeat(folder) for folder in Path(tempfile.gettempdir()).glob("visionmill-heartbeat-*")]
     return {beat.pid for beat in beats if beat is not None and beat.pid in children}
 
@@ -83,7 +84,9 @@ def test_rows_progress_and_figures_of_an_undisturbed_run(session: RaySession, tm
     assert not outcome.lost_workers
     assert [p.items_done for p in seen] == sorted(p.items_done for p in seen)
     assert seen[-1].shards_done == 10
-    assert not worker_pids()
+    assert not worker_pids(), [
+        psutil.Process(pid).as_dict(["cmdline", "status", "ppid", "create_time"]) for pid in worker_pids()
+    ]
 
 
 class Killer(threading.Thread):
