@@ -12,7 +12,7 @@ from infra.errors import ObjectGone
 from infra.store import open_store
 from tasks.media.demo_scenes import demo_files
 
-BUCKET = "visionmill-demo"
+BUCKET, MODEL = "visionmill-demo", "digitscape_mask_rcnn"
 SOURCE, OUTPUT = f"s3://{BUCKET}/scenes", f"s3://{BUCKET}/results"
 QUERY = """
 SELECT name, count(*) AS instances, round(avg(score), 3) AS mean_score, round(avg(mask_area(rle))) AS mean_area_px

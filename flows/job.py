@@ -29,7 +29,7 @@ from tasks.output.files import sweep_files
 from tasks.output.finish import RunFacts, finish_run
 from tasks.output.lease import hold_lease
 from tasks.output.runs import RunRecord, new_run_id
-from tasks.parameters import JobParameters
+from tasks.parameters import MIN_SCORE, JobParameters
 from tasks.product import Product, products
 
 _FLOW = "_dataset"
@@ -201,6 +201,6 @@ def _report(prepared: PreparedJob) -> str | None:
     from tasks.report.report import write_report  # draws pictures: loaded only when there is something to draw
 
     try:
-        return write_report(prepared.output.uri, product=prepared.version.product).index_uri
+        return write_report(prepared.output.uri, product=prepared.version.product, min_score=MIN_SCORE).index_uri
     except VisionmillError:
         return None

@@ -147,7 +147,7 @@ def fetch(entry: Published) -> Path:
         try:
             with urllib.request.urlopen(entry.url, timeout=_TIMEOUT_S) as answer:
                 shutil.copyfileobj(answer, scratch, 1 << 20)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        except OSError as error:  # URLError, timeouts and broken connections are all of them
             raise _unavailable(entry, path, f"could not be downloaded ({error})") from error
         scratch.flush()
         with open(scratch.name, "rb") as stream:
@@ -161,6 +161,6 @@ def fetch(entry: Published) -> Path:
 
 def _unavailable(entry: Published, path: Path, reason: str) -> WeightsUnavailableError:
     return WeightsUnavailableError(
-        f"weights {entry.weights} of {entry.model} {reason} from {entry.url}; put the file at {path}, "
-        f"or use the embedded model {EMBEDDED_MODEL!r}, which needs no download"
+        f"weights {entry.weights} of {entry.model} {reason} from {entry.url}; download that file elsewhere and "
+        f"put it at {path}, or take the model {EMBEDDED_MODEL}, which comes along but finds handwritten digits only"
     )

@@ -28,6 +28,8 @@ so that rows of before stay of one version with those made now."""
 
 
 MODEL = "Name of a model, or file or folder of its weights."
+MIN_SCORE = 0.5
+"""What scores less is stored and answers queries, but is not shown in reports and exports unless asked for."""
 RAY = "Address of a Ray cluster; 'none' runs in this process. Default: a local Ray."
 
 

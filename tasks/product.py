@@ -97,6 +97,8 @@ class Product:
         check: a table of ok rows -> one line per thing that cannot be.
         categories: column paths with a dictionary. encodings: column path -> Parquet encoding.
         views: name -> SELECT over ``items``, which has the columns of all schemas (null where a version has none).
+        scored: a SELECT over ``{items}`` that leaves out what scores less than ``{min_score}``, for pages, pictures and
+            exports; empty where nothing has a score.
         functions: registers SQL functions. function_words: how each is called.
         query: an example, for people who have just run a job.
         exporters: name -> form.
@@ -120,6 +122,7 @@ class Product:
     categories: tuple[str, ...] = ()
     encodings: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[str, str] = field(default_factory=dict)
+    scored: str = ""
     functions: Callable[[duckdb.DuckDBPyConnection], None] | None = None
     function_words: tuple[str, ...] = ()
     query: str = "SELECT status, count(*) AS n FROM items GROUP BY status"

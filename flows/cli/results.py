@@ -8,10 +8,15 @@ import typer
 
 from flows.cli.console import JsonFlag, Summary, answers, command, people, say, table
 from infra.errors import UsageError
+from tasks.parameters import MIN_SCORE
 from tasks.product import products
 
 OutputArgument = Annotated[str, typer.Argument(help="Output of a job: folder or s3:// prefix.")]
 ProductFlag = Annotated[str | None, typer.Option(help="Whose results, where the output holds those of several.")]
+
+MinScoreFlag = Annotated[
+    float, typer.Option(min=0, max=1, help="What scores less is left out; 0 takes all that is stored.")
+]
 
 FORMATS = ("table", "csv", "json")
 _PRODUCTS = products().values()
@@ -96,6 +101,7 @@ def _print_csv(rows) -> None:  # type: ignore[no-untyped-def]
 def report(
     output: OutputArgument,
     samples: Annotated[int, typer.Option(help="Pictures in the report.")] = 24,
+    min_score: MinScoreFlag = MIN_SCORE,
     product: ProductFlag = None,
 ) -> Summary:
     """Write report/index.html into the output of a job or of `retrain`: numbers, reasons, pictures."""
@@ -105,7 +111,7 @@ def report(
     if has_rounds(output):
         written = write_loop_report(output, samples=samples)
     else:
-        written = write_report(output, samples=samples, product=product)
+        written = write_report(output, samples=samples, product=product, min_score=min_score)
     say(f"report: {written.index_uri}", style="green")
     return {"report": written.index_uri}
 
@@ -116,12 +122,13 @@ def export(
     destination: Annotated[str, typer.Argument(help="File or folder, as the form has it, local or s3://.")],
     to: Annotated[str, typer.Option("--to", metavar="|".join(_FORMS), help=_FORM_WORDS)],
     images: Annotated[bool, typer.Option("--images", help="Write the images and frames, too (yolo).")] = False,
+    min_score: MinScoreFlag = MIN_SCORE,
     product: ProductFlag = None,
 ) -> Summary:
     """Export the newest results for other tools. Failed items are left out and counted."""
     from tasks.report.export import export as export_results
 
-    summary = export_results(output, to, destination, product=product, images=images)
+    summary = export_results(output, to, destination, product=product, images=images, min_score=min_score)
     say(
         f"{summary.num_found} {summary.unit} of {summary.num_items} items written to {summary.destination}"
         + (f"; {summary.num_skipped} failed items left out" if summary.num_skipped else ""),

@@ -68,12 +68,14 @@ class Views:
     Args:
         product: whose rows; None for a loop's own output, which holds tables and no rows.
         filesystem: what it reads through; None is DuckDB's own, for folders.
+        min_score: what scores less is not shown.
     """
 
     connection: duckdb.DuckDBPyConnection
     product: Product | None
     listing: Listing
     filesystem: StoreFileSystem | None
+    min_score: float = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,8 +100,12 @@ def open_views(output_uri: str, *, product: str | None = None, native: bool = Tr
     return views_of(open_store(output_uri), product=product, native=native).connection
 
 
-def views_of(store: Store, *, product: str | None = None, native: bool = True) -> Views:
-    """As :func:`open_views`, for an open store."""
+def views_of(store: Store, *, product: str | None = None, native: bool = True, min_score: float = 0.0) -> Views:
+    """As :func:`open_views`, for an open store.
+
+    Args:
+        min_score: in [0, 1]; things that score less are in none of the views but ``all_items``.
+    """
     more = [(each, each.objects(store)) for each in _more_views()]
     has_tables = any(infos for _, found in more for infos in found.values())
     chosen = None if product is None and has_tables and not held_products(store) else product_in(store, product)
@@ -117,7 +123,7 @@ def views_of(store: Store, *, product: str | None = None, native: bool = True) -
     filesystem = _choose_reader(connection, store, objects, native=native)
     if chosen is not None and chosen.functions is not None:
         chosen.functions(connection)
-    _create_views(connection, listing, chosen, plain_paths=filesystem is None)
+    _create_views(connection, listing, chosen, plain_paths=filesystem is None, min_score=min_score)
 
     def path(info: ObjectInfo) -> str:
         return store.uri_of(info.key) if filesystem is None else path_of(info.key)
@@ -125,7 +131,7 @@ def views_of(store: Store, *, product: str | None = None, native: bool = True) -
     for each, found in more:
         each.create(connection, {name: [path(info) for info in infos] for name, infos in found.items()})
     connection.execute("SET enable_external_access = false")
-    return Views(connection, chosen, listing, filesystem)
+    return Views(connection, chosen, listing, filesystem, min_score)
 
 
 def _more_views() -> list[MoreViews]:
@@ -148,7 +154,12 @@ def _choose_reader(
 
 
 def _create_views(
-    connection: duckdb.DuckDBPyConnection, listing: Listing, product: Product | None, *, plain_paths: bool
+    connection: duckdb.DuckDBPyConnection,
+    listing: Listing,
+    product: Product | None,
+    *,
+    plain_paths: bool,
+    min_score: float,
 ) -> None:
     schema = pa.schema(COMMON) if product is None else widest_schema(product.name)
     create_empty_table(connection, "_nothing", schema)
@@ -160,6 +171,9 @@ def _create_views(
     connection.execute("CREATE VIEW all_items AS " + " UNION ALL BY NAME ".join(everything))
     newest = listing.newest
     items = "SELECT * FROM all_items" if newest is None else _latest(columns, newest)
+    if product is not None and product.scored and min_score > 0:
+        connection.execute(f"CREATE VIEW _stored AS {items}")
+        items = product.scored.format(items="_stored", min_score=min_score)
     connection.execute(f"CREATE VIEW items AS {items}")
     common = ", ".join(field.name for field in COMMON)
     connection.execute(f"CREATE VIEW failures AS SELECT {common}, version FROM items WHERE status <> 'ok'")

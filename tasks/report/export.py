@@ -28,7 +28,13 @@ class ExportSummary:
 
 
 def export(
-    output: str, to: str, destination: str, *, product: str | None = None, images: bool = False
+    output: str,
+    to: str,
+    destination: str,
+    *,
+    product: str | None = None,
+    images: bool = False,
+    min_score: float = 0.0,
 ) -> ExportSummary:
     """Write the newest results of ``output`` in another form.
 
@@ -38,12 +44,13 @@ def export(
         destination: the file or folder, as the form has it, local or ``s3://``; must not hold anything yet.
         product: whose results, where the output holds those of several.
         images: write the images of the items, too.
+        min_score: in [0, 1]; what scores less is left out.
 
     Raises:
         UsageError: an unknown form, one that takes no images, nothing to export, or a destination that is taken.
         StoreError: as the stores report.
     """
-    views = views_of(open_store(output), product=product)
+    views = views_of(open_store(output), product=product, min_score=min_score)
     try:
         form, unit = _form(views.product, output, to)
         if images and not form.takes_images:

@@ -27,7 +27,9 @@ class ReportPaths:
     index_uri: str
 
 
-def write_report(output: str, *, samples: int = 24, budget_s: float = 60.0, product: str | None = None) -> ReportPaths:
+def write_report(
+    output: str, *, samples: int = 24, budget_s: float = 60.0, product: str | None = None, min_score: float = 0.0
+) -> ReportPaths:
     """Write (or rewrite) the report of an output into the output itself.
 
     Args:
@@ -35,13 +37,14 @@ def write_report(output: str, *, samples: int = 24, budget_s: float = 60.0, prod
         samples: pictures, about; 0 for none. A source that cannot be read any more gives a placeholder.
         budget_s: seconds after which no further picture is loaded.
         product: whose results, where the output holds those of several.
+        min_score: in [0, 1]; what scores less is neither counted nor drawn.
 
     Raises:
         UsageError: the place holds no output of a job.
         StoreError: when results cannot be read or the page cannot be written.
     """
     store = open_store(output)
-    views = views_of(store, product=product)
+    views = views_of(store, product=product, min_score=min_score)
     try:
         if views.product is None:
             raise UsageError(f"{output} holds no results of a job", hint="run a job first, or check the path")

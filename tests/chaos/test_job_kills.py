@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.engine.heartbeat import read_heartbeat
-from tests.flows.command import end, start
+from tests.flows.command import DIGITS, end, start
 from tests.flows.scenes import write_scenes
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 
 ITEMS = 24
-JOB = ("--no-prefect", "--no-report", "--shard-items", "3", "--json")
+JOB = ("--no-prefect", "--no-report", "--shard-items", "3", "--json", *DIGITS)
 
 
 def rows_of(output: Path) -> pa.Table:

@@ -14,7 +14,7 @@ from PIL import Image
 from modelkit import registry
 from tasks import product
 from tasks.output.encoding import write_parquet
-from tests.flows.command import ROOT, end, start, visionmill
+from tests.flows.command import DIGITS, ROOT, end, start, visionmill
 from tests.toys.palette import PRODUCT, MainColours
 
 QUICK = ("--ray", "none", "--no-prefect", "--compile", "off", "--json")
@@ -95,7 +95,7 @@ def test_another_products_model_is_refused_with_the_verb_that_takes_it(
 def test_an_output_of_two_products_is_asked_about_one_of_them(palette: None, pictures: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     visionmill("paint", pictures, output, *QUICK, "--no-report")
-    assert visionmill("segment", pictures, output, *QUICK).summary["report"], "of what the job wrote"
+    assert visionmill("segment", pictures, output, *QUICK, *DIGITS).summary["report"], "of what the job wrote"
     refused = visionmill("query", output, "SELECT 1", "--json", exit_code=2).summary
     assert "palette and segments" in refused["error"] and "--product" in refused["hint"]
     for name, view in (("palette", "colours"), ("segments", "instances")):

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from flows.cli.app import make_app
 
 ROOT = Path(__file__).parents[2]
-SERIAL = ("--ray", "none", "--no-prefect", "--no-report", "--compile", "off")
+DIGITS = ("--model", "digitscape_mask_rcnn")  # comes along; what a job takes without --model must be downloaded
+SERIAL = ("--ray", "none", "--no-prefect", "--no-report", "--compile", "off", *DIGITS)
 
 
 @dataclass(frozen=True)

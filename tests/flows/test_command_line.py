@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from infra.errors import BucketMissing
 from infra.store import open_store
 from tasks.output.lease import hold_lease
-from tests.flows.command import SERIAL, ask, refused, segment, start, visionmill
+from tests.flows.command import DIGITS, SERIAL, ask, refused, segment, start, visionmill
 from tests.flows.scenes import put_scenes, scene_jpeg
 from tests.videos import make_video
 
@@ -101,17 +101,49 @@ def test_results_are_queried_verified_drawn_and_exported(place: tuple[str, str],
     page = visionmill("report", output, "--samples", "2", "--json").summary["report"]
     assert b"broken.jpg" in open_store(page.rpartition("/")[0]).get("index.html")
 
-    exported = visionmill("export", output, tmp_path / "coco.json", "--to", "coco", "--json").summary
+    everything = ("--min-score", "0", "--json")
+    exported = visionmill("export", output, tmp_path / "coco.json", "--to", "coco", *everything).summary
     assert (exported["num_items"], exported["num_instances"], exported["num_skipped"]) == (10, counted["n"], 1)
     coco = COCO(str(tmp_path / "coco.json"))
     assert len(coco.imgs) == 10 and len(coco.anns) == counted["n"]
     assert all(coco.annToMask(ann).sum() == ann["area"] for ann in list(coco.anns.values())[:20])
-    visionmill("export", output, tmp_path / "yolo", "--to", "yolo")
+    visionmill("export", output, tmp_path / "yolo", "--to", "yolo", *everything)
     lines = [line for path in (tmp_path / "yolo").rglob("*.txt") for line in path.read_text().split("\n") if line]
     assert len(lines) == counted["n"]
-    flat = visionmill("export", output, f"{output}-flat", "--to", "flat", "--json").summary
+    flat = visionmill("export", output, f"{output}-flat", "--to", "flat", *everything).summary
     assert flat["num_instances"] == counted["n"]
     assert {info.key.partition("/")[0].partition("=")[0] for info in open_store(f"{output}-flat").list()} == {"label"}
+
+
+def test_report_and_exports_show_what_is_sure_and_rows_keep_everything(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    put_scenes(open_store(str(tmp_path / "in")), 3)
+    segment(tmp_path / "in", output)
+    [rows] = ask(output, "SELECT count(*) AS stored, count(*) FILTER (score >= 0.5) AS sure FROM instances")
+    assert 0 < rows["sure"] < rows["stored"]
+    for given, shown in ((), rows["sure"]), (("--min-score", "0"), rows["stored"]):
+        for kind in ("coco.json", "yolo", "flat"):
+            words = (tmp_path / f"{len(given)}-{kind}", "--to", kind.partition(".")[0], *given, "--json")
+            assert visionmill("export", output, *words).summary["num_instances"] == shown
+        visionmill("report", output, "--samples", "0", *given)
+        page = (output / "report" / "index.html").read_text()
+        assert f">{shown}<" in page and ("scores from 0.5" in page) == (given == ())
+    assert (
+        "--min-score"
+        in visionmill("export", output, tmp_path / "x", "--to", "coco", "--min-score", "2", exit_code=2).stderr
+    )
+
+
+def test_without_a_model_the_published_one_is_taken_and_its_absence_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: (_ for _ in ()).throw(OSError("no network")))
+    put_scenes(open_store(str(tmp_path / "in")), 1)
+    said = refused(2, "segment", tmp_path / "in", tmp_path / "out", *SERIAL[: -len(DIGITS)])
+    file = tmp_path / "torch" / "hub" / "checkpoints" / "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
+    assert "no network" in said and f"put it at {file}" in said and "digitscape_mask_rcnn" in said
+    assert "finds handwritten digits only" in said and not (tmp_path / "out").exists()
 
 
 def test_an_unknown_export_format_is_wrong_usage_and_named(tmp_path: Path) -> None:

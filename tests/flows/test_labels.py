@@ -59,9 +59,9 @@ def test_ids_from_0_go_through_training_and_come_back_in_the_export(
     assert "labels dropped: 1 x annotation without class or box, the first: annotation 999" in said.stderr
     weights = said.summary["weights"]
     assert json.loads(Path(weights).with_suffix(".json").read_text())["lineage"]["file_ids"] == labels["file_ids"]
-    visionmill("segment", str(labelled.parents[1] / "val"), str(tmp_path / "found"), "--model", weights,
-               "--score-threshold", "0.001", *SERIAL)  # fmt: skip
-    visionmill("export", str(tmp_path / "found"), str(tmp_path / "found.json"), "--to", "coco")
+    visionmill("segment", str(labelled.parents[1] / "val"), str(tmp_path / "found"), *SERIAL,
+               "--model", weights, "--score-threshold", "0.001")  # fmt: skip
+    visionmill("export", str(tmp_path / "found"), str(tmp_path / "found.json"), "--to", "coco", "--min-score", "0")
     content = json.loads((tmp_path / "found.json").read_text())
     assert [each["id"] for each in content["categories"]] == list(range(10))
     assert [each["name"] for each in content["categories"]] == [str(k) for k in range(10)]

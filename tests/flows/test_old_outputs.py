@@ -134,7 +134,7 @@ def test_a_job_is_exported_verified_and_reported_as_it_was(tmp_path: Path) -> No
     found = visionmill("verify", JOB, "--deep", "--json").summary
     assert (found["num_rows"], found["num_shards"], found["open_shards"], found["problems"]) == (13, 4, 0, [])
     for kind, place in (("coco", "coco/all.json"), ("yolo", "yolo"), ("flat", "flat")):
-        written = visionmill("export", JOB, tmp_path / place, "--to", kind, "--json").summary
+        written = visionmill("export", JOB, tmp_path / place, "--to", kind, "--min-score", "0", "--json").summary
         assert (written["num_items"], written["num_instances"], written["num_skipped"]) == (11, 156, 1), kind
     (exported,) = (tmp_path / "coco").glob("*.json")
     exported.write_text(without_origin(exported.read_text()))
@@ -144,7 +144,7 @@ def test_a_job_is_exported_verified_and_reported_as_it_was(tmp_path: Path) -> No
     flat = ds.dataset(tmp_path / "flat", partitioning="hive", exclude_invalid_files=True).to_table()
     assert (flat.num_rows, sum(flat["area"].to_pylist()), len(set(flat["label"].to_pylist()))) == (156, 46904, 10)
 
-    assert visionmill("report", JOB, "--json").summary["report"] == f"{JOB}/report/index.html"
+    assert visionmill("report", JOB, "--min-score", "0", "--json").summary["report"] == f"{JOB}/report/index.html"
     page = open_store(JOB).get("report/index.html").decode()
     words = " ".join(re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL).split())
     assert "Items 12 7 images, 5 frames of 1 video Instances 156 14.2 per item, 0 items without Failed 1" in words

@@ -9,7 +9,7 @@ import pytest
 from flows import work
 from flows.problems import checked
 from infra.errors import UsageError
-from tasks.products.segments.parameters import EMBEDDED_MODEL, SegmentParameters
+from tasks.products.segments.parameters import DEFAULT_MODEL, SegmentParameters
 
 GOOD: dict[str, Any] = {"source": "s3://bucket/in", "output": "s3://bucket/out"}
 
@@ -69,9 +69,9 @@ def test_refusal_of_credentials_does_not_repeat_them() -> None:
     assert "hunter2secret" not in caught.value.message + caught.value.hint
 
 
-def test_defaults_use_the_embedded_model_and_all_of_the_dataset() -> None:
+def test_defaults_use_published_weights_and_all_of_the_dataset() -> None:
     parameters = checked(SegmentParameters, **GOOD)
-    assert (parameters.model, parameters.workers, parameters.frame_stride) == (EMBEDDED_MODEL, "auto", 1)
+    assert (parameters.model, parameters.workers, parameters.frame_stride) == (DEFAULT_MODEL, "auto", 1)
 
 
 @pytest.mark.parametrize("source", ["/data/a b#?.jpg", "s3://bucket/100%/ü?.jpg", "s3://bucket/shard-{000..009}.tar"])

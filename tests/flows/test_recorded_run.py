@@ -9,7 +9,7 @@ import pytest
 
 from infra.seaweedfs import S3Endpoint
 from infra.store import open_store
-from tests.flows.command import ask, end, start
+from tests.flows.command import DIGITS, ask, end, start
 from tests.flows.deployments import prefect_client
 from tests.flows.scenes import put_scenes
 from tests.videos import make_video
@@ -37,7 +37,7 @@ def test_a_run_on_ray_recorded_by_prefect_a_rerun_and_a_refusal_and_no_secret_an
     put_scenes(store, 6)
     store.put("clip.mp4", make_video("mp4", "libx264", frames=8))
     store.put("broken.jpg", b"this was never an image\n")
-    command = ("segment", source, output, "--workers", "2", "--shard-items", "3", "--compile", "off", "--json")
+    command = ("segment", source, output, "--workers", "2", "--shard-items", "3", "--compile", "off", "--json", *DIGITS)
 
     first = end(start(*command))
     assert len(first.stdout.splitlines()) == 1, "stdout is for programs"

@@ -19,6 +19,7 @@ import yaml
 from infra import services
 from infra.store import open_store
 from tasks.output.runs import list_runs, read_run
+from tests.flows.command import DIGITS
 from tests.flows.deployments import prefect_client
 from tests.flows.scenes import write_scenes
 
@@ -65,7 +66,7 @@ def deployed(prefect_api: str, services_dir: Path, tmp_path_factory: pytest.Temp
     content["deployments"] = [spec]
     spec["name"] = f"test-{tmp_path.name}"
     spec["schedules"] = [{"slug": "often", "interval": INTERVAL_S, "active": True}]
-    spec["parameters"]["parameters"] |= {"ray": "none", "report": False, "compile": "off"}
+    spec["parameters"]["parameters"] |= {"model": DIGITS[1], "ray": "none", "report": False, "compile": "off"}
     services.ensure_worker(state_dir=services_dir)
     prefect_file = tmp_path / "prefect.yaml"
     prefect_file.write_text(yaml.safe_dump(content))

@@ -23,14 +23,14 @@ from tasks.engine.forward import is_device_lost
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.run import train_here, train_on_ray
 from tasks.training.work import train_share
-from tests.flows.command import ask, segment, visionmill
+from tests.flows.command import DIGITS, ask, segment, visionmill
 from tests.flows.scenes import write_scenes
 from tests.flows.tiny_loops import tiny_loop
 from tests.tasks.training.scenes import recipe, semantic_recipe
 from tests.tasks.training.test_runs import job_in, tensors_of
 from tests.videos import make_video
 
-ON_RAY = ("--no-prefect", "--no-report", "--compile", "off", "--score-threshold", "0.3", "--json")
+ON_RAY = ("--no-prefect", "--no-report", "--compile", "off", "--score-threshold", "0.3", "--json", *DIGITS)
 ITEMS = "SELECT uri, media, frame, labels, scores, boxes_xyxy FROM items WHERE status = 'ok' ORDER BY uri, frame"
 
 

@@ -67,7 +67,7 @@ def panels(views: Views) -> Panels:
         title="Segmentation",
         query=_QUERY,
         views="the newest row per item and one row per instance",
-        tiles=_tiles(facts),
+        tiles=_tiles(facts, views.min_score),
         cards=_cards(facts),
         sections=(Section("classes", "Classes and scores", _classes_section(facts)),) if facts.classes else (),
         found="len(labels) > 0",
@@ -96,9 +96,10 @@ def collect(views: Views) -> Facts:
     )
 
 
-def _tiles(facts: Facts) -> tuple[Tile, ...]:
+def _tiles(facts: Facts, min_score: float) -> tuple[Tile, ...]:
     per_item = facts.instances / max(facts.ok_items, 1)
     without = f"{per_item:.1f} per item, {charts.number(facts.empty_items)} items without"
+    without += f"; scores from {min_score:g}" if min_score > 0 else ""
     known = f"of {facts.num_known} known" if facts.num_known else ""
     return (
         Tile("Instances", charts.number(facts.instances), without),

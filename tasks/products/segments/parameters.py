@@ -8,13 +8,14 @@ from pydantic import Field
 
 from tasks.parameters import CHANGES_ROWS, MODEL, JobParameters
 
-EMBEDDED_MODEL = "digitscape_mask_rcnn"
+DEFAULT_MODEL = "maskrcnn_resnet50_fpn_v2"
+"""With its published weights: the 80 kinds of things of COCO (people, vehicles, animals, furniture, food, ...)."""
 
 
 class SegmentParameters(JobParameters):
     """Parameters of ``segment_dataset``."""
 
-    model: Annotated[str, Field(min_length=1, description=MODEL)] = EMBEDDED_MODEL
+    model: Annotated[str, Field(min_length=1, description=MODEL)] = DEFAULT_MODEL
     score_threshold: Annotated[float, CHANGES_ROWS, Field(ge=0, le=1, description="Weaker instances are dropped.")] = (
         0.05
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.product import Exporter, Product, lazily, register
 from tasks.products.segments.parameters import SegmentParameters
-from tasks.products.segments.views import INSTANCES
+from tasks.products.segments.views import INSTANCES, SCORED
 
 _HERE = "tasks.products.segments"
 
@@ -29,6 +29,7 @@ PRODUCT = register(
             "q_tta.list.element": "BYTE_STREAM_SPLIT",
         },
         views={"instances": INSTANCES},
+        scored=SCORED,
         functions=lazily(f"{_HERE}.masks_sql:register_mask_functions"),
         function_words=(
             "mask_area(rle)",
