@@ -33,7 +33,7 @@ class Prepared:
     """One image on its way into a batch.
 
     Args:
-        pixels: (h, w, 3) uint8 RGB, resized, not padded.
+        pixels: (h, w, 3) RGB in 0 .. 255, resized, not padded; uint8, or float32 where the transform resizes in it.
         geometry: its ``padded_hw`` is the bucket.
     """
 
@@ -96,7 +96,7 @@ class Predictor:
         self.forward_fn = forward_fn or eager_forward(self.model, choice, self.device)
 
     def prepare(self, image_rgb_hwc_u8: np.ndarray) -> Prepared:
-        """Resize one image as the model's transform does, in 8 bits (within one grey level of the float result).
+        """Resize one image as the model's transform does, by default in 8 bits: within a grey level of the exact.
 
         Args:
             image_rgb_hwc_u8: (H, W, 3) uint8, H and W at least 1.
@@ -116,8 +116,12 @@ class Predictor:
             return Prepared(np.ascontiguousarray(image), geometry)
         # Decoders hand out read-only arrays, which torch takes only under protest.
         planes = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]
-        antialias = self.model.transform.antialias
-        resized = F.interpolate(planes, geometry.resized_hw, mode="bilinear", antialias=antialias)
+        transform = self.model.transform
+        if transform.resizing != "uint8":
+            planes = planes.float()
+        resized = F.interpolate(planes, geometry.resized_hw, mode="bilinear", antialias=transform.antialias)
+        if transform.resizing == "rounded":
+            resized = resized.round().to(torch.uint8)
         return Prepared(np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()), geometry)
 
     @torch.inference_mode()
@@ -189,7 +193,8 @@ class Predictor:
     def batch(self, prepared: Sequence[Prepared]) -> Tensor:
         """(N, 3, *bucket) float32 on the device, normalised, padding zero: what ``forward_fn`` takes."""
         rows, columns = prepared[0].bucket
-        pixels = np.zeros((len(prepared), rows, columns, 3), np.uint8)
+        levels = {each.pixels.dtype for each in prepared}  # float32 beside uint8: an image that needed no resizing
+        pixels = np.zeros((len(prepared), rows, columns, 3), np.result_type(*levels))
         for slot, each in zip(pixels, prepared, strict=True):
             slot[: each.pixels.shape[0], : each.pixels.shape[1]] = each.pixels
         planes = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)

@@ -19,6 +19,12 @@ from modelkit.errors import ConfigError, TargetError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_CHOICES = {
+    "padding": ("pad", "stretch", "square", "multiple", "none"),
+    "fit": ("floor", "short"),
+    "resizing": ("uint8", "rounded", "float"),
+}
+_LATER = {"scale": None, "fixed_hw": None, "fit": "floor", "resizing": "uint8"}  # options, with their defaults
 _ASPECT_RATIOS = ((1, 1), (3, 4), (2, 3), (9, 16))  # rows to columns; each is used both ways
 
 
@@ -53,12 +59,21 @@ class ImageTransform:
         size_divisible: padded sides are multiples of this.
         padding: what ``bucket`` does. "pad": keep the aspect ratio and pad to one of few shapes; "stretch": resize to
             the shape of the nearest aspect ratio, no padding (for models with global pooling, which padding would
-            disturb); "square": resize to ``min_size`` both ways, whatever the aspect ratio; "none": no shape is shared,
-            every resized size is its own bucket.
+            disturb); "square": resize to ``min_size`` both ways, whatever the aspect ratio; "multiple": keep the aspect
+            ratio but for enlarging both sides to the next multiple of ``size_divisible``, no padding; "none": no shape
+            is shared, every resized size is its own bucket.
         train_min_sizes: in training the shorter side is drawn from these; empty = always ``min_size``.
         antialias: low-pass before shrinking.
+
+    The others are for models of other systems, which must see images exactly as these showed them:
+
         scale: size as a factor of the image's own, within ``max_size``, in place of ``min_size``; for networks that
-            were trained on images as they are. Only with padding "pad" and "none".
+            were trained on images as they are. Only with padding "pad", "multiple" and "none".
+        fixed_hw: rows and columns of every image, whatever its aspect ratio; only with padding "none".
+        fit: "floor" cuts both sides to whole pixels after scaling, as torchvision's detectors do; "short" makes the
+            shorter side exact and cuts the longer one, as torchvision's semantic presets and transformers do.
+        resizing: what ``Predictor`` does. "uint8": in 8 bits, within one grey level of the exact value; "rounded": in
+            float32, then to whole grey levels; "float": in float32, four times the memory until the image is seen.
     """
 
     min_size: int = 800
@@ -66,10 +81,13 @@ class ImageTransform:
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     size_divisible: int = 32
-    padding: Literal["pad", "stretch", "square", "none"] = "pad"
+    padding: Literal["pad", "stretch", "square", "multiple", "none"] = "pad"
     train_min_sizes: Sequence[int] = ()
     antialias: bool = False
     scale: float | None = None
+    fixed_hw: Sequence[int] | None = None
+    fit: Literal["floor", "short"] = "floor"
+    resizing: Literal["uint8", "rounded", "float"] = "uint8"
 
     def __post_init__(self) -> None:
         if self.min_size < 1 or self.max_size < self.min_size or self.size_divisible < 1:
@@ -77,11 +95,18 @@ class ImageTransform:
                 f"transform needs 1 <= min_size <= max_size and size_divisible >= 1, got {self.min_size}, "
                 f"{self.max_size}, {self.size_divisible}"
             )
-        if self.padding not in ("pad", "stretch", "square", "none"):
-            raise ConfigError(f"transform padding must be 'pad', 'stretch', 'square' or 'none', got {self.padding!r}")
-        if self.scale is not None and (self.scale <= 0 or self.padding not in ("pad", "none")):
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"transform {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.scale is not None and (self.scale <= 0 or self.padding not in ("pad", "multiple", "none")):
             raise ConfigError(
-                f"transform scale must be above 0, with padding 'pad' or 'none', got {self.scale} and {self.padding!r}"
+                f"transform scale must be above 0, with padding 'pad', 'multiple' or 'none', got {self.scale} and "
+                f"{self.padding!r}"
+            )
+        if self.fixed_hw is not None and (len(self.fixed_hw) != 2 or min(self.fixed_hw) < 1 or self.padding != "none"):
+            raise ConfigError(
+                f"transform fixed_hw must be [rows, columns], with padding 'none', got {self.fixed_hw!r} and "
+                f"{self.padding!r}"
             )
 
     @classmethod
@@ -93,35 +118,52 @@ class ImageTransform:
         return cls(**config)
 
     def to_config(self) -> dict[str, Any]:
-        """Plain JSON with every option; ``scale``, which older records do not know, only where it is used."""
+        """Plain JSON with every option; those that older records do not know only where they are used."""
         config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return config if self.scale is not None else {key: value for key, value in config.items() if key != "scale"}
+        return {key: value for key, value in config.items() if key not in _LATER or value != _LATER[key]}
 
     def resized_hw(self, source_hw: SizeHW, min_size: int | None = None) -> SizeHW:
         """Size after resizing, at least one pixel a side; "pad" and "none" keep the aspect ratio."""
+        if self.fixed_hw is not None:
+            return self.fixed_hw[0], self.fixed_hw[1]
         if self.padding == "square":
             return min_size or self.min_size, min_size or self.min_size
         if self.padding == "stretch":
             return self._nearest_shape(source_hw)
-        return self._fit(source_hw, min_size or self.min_size)
+        fitted = self._fit(source_hw, min_size or self.min_size)
+        return self.padded_hw([fitted]) if self.padding == "multiple" else fitted
 
     def _fit(self, source_hw: SizeHW, min_size: int) -> SizeHW:
+        if self.fit == "short" and self.scale is None:
+            return self._fit_short(source_hw, min_size)
         wanted = min_size / min(source_hw) if self.scale is None else self.scale
         scale = min(wanted, self.max_size / max(source_hw))
         return max(1, math.floor(source_hw[0] * scale)), max(1, math.floor(source_hw[1] * scale))
+
+    def _fit_short(self, source_hw: SizeHW, min_size: int) -> SizeHW:
+        """The shorter side exactly ``min_size``, or the next whole number where ``max_size`` limits the longer one.
+
+        An image whose shorter side is that already stays as it is, as transformers leaves it.
+        """
+        short, long = min(source_hw), max(source_hw)
+        wanted = self.max_size * short / long if long / short * min_size > self.max_size else float(min_size)
+        if round(wanted) == short:
+            return source_hw
+        sides = max(1, round(wanted)), max(1, int(wanted * long / short))
+        return sides if source_hw[0] <= source_hw[1] else (sides[1], sides[0])
 
     def padded_hw(self, sizes_hw: Sequence[SizeHW]) -> SizeHW:
         """The smallest allowed batch size that holds all of ``sizes_hw``."""
         return self._round_up(max(h for h, _ in sizes_hw)), self._round_up(max(w for _, w in sizes_hw))
 
     def buckets(self) -> list[SizeHW]:
-        """The declared batch shapes, smallest area first; empty for padding "none".
+        """The declared batch shapes, smallest area first; empty for padding "none" and "multiple".
 
         What images of common aspect ratios (1:1, 4:3, 3:2, 16:9) and of the limit (``max_size`` : ``min_size``) need,
         both ways; with "pad" also bands of a half, a quarter and one unit of the shorter side for long, thin images.
         With "square" the one square.
         """
-        if self.padding == "none":
+        if self.padding in ("none", "multiple"):
             return []
         if self.padding == "square":
             return [self.padded_hw([(self.min_size, self.min_size)])]
@@ -136,7 +178,7 @@ class ImageTransform:
     def bucket(self, source_hw: SizeHW) -> SizeHW:
         """The batch shape that an image of this size is always put into, whatever its neighbours are."""
         resized = self.resized_hw(source_hw)
-        if self.padding == "none":
+        if self.padding in ("none", "multiple"):
             return self.padded_hw([resized])
         fitting = (shape for shape in self.buckets() if shape[0] >= resized[0] and shape[1] >= resized[1])
         return next(fitting, self.padded_hw([resized]))
@@ -155,7 +197,7 @@ class ImageTransform:
         return (images - mean) / std
 
     def normalise_u8(self, images: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
-        """(N, 3, H, W) uint8 to normalised float32 in the given memory format; equals ``normalise(images / 255)``."""
+        """(N, 3, H, W) in 0 .. 255 to normalised float32 in the given memory format: ``normalise(images / 255)``."""
         batch = images.to(torch.float32, memory_format=memory_format)
         scale = [1 / (255 * std) for std in self.std]
         shift = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]

@@ -45,8 +45,10 @@ _SEMANTIC_RULES = ((r"^(backbone|classifier|aux_classifier)\.", r"network.\1."),
 
 # Its detectors pad an image alone to the next multiple of 32; its semantic presets make the shorter side 520 pixels
 # long and keep the aspect ratio. The limit on the longer side is ours; it is not reached below an aspect ratio of 8.
-TIGHTLY_PADDED = {"transform": {"padding": "none"}}
-_SHORT_520 = {"transform": {"padding": "none", "min_size": 520, "max_size": 8 * 520}}
+TIGHTLY_PADDED = {"transform": {"padding": "none", "resizing": "float"}}
+_SHORT_520 = {
+    "transform": {"padding": "none", "min_size": 520, "max_size": 8 * 520, "fit": "short", "resizing": "rounded"}
+}
 
 TORCHVISION_RCNN = KeyTable(_RCNN_RULES, infer=_infer_rcnn, config=TIGHTLY_PADDED)
 TORCHVISION_RESNET_RCNN = KeyTable(_RCNN_RULES, infer=_infer_resnet_rcnn, config=TIGHTLY_PADDED)

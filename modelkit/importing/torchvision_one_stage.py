@@ -50,4 +50,4 @@ TORCHVISION_RETINANET = KeyTable(
     (*_RETINANET_RULES, *_FPN_RULES, *_NETWORK), infer=_infer_retinanet, config=TIGHTLY_PADDED
 )
 TORCHVISION_FCOS = KeyTable((*_FPN_RULES, *_NETWORK), infer=_infer_fcos, config=TIGHTLY_PADDED)
-TORCHVISION_SSD = KeyTable(_NETWORK, infer=_infer_ssd)
+TORCHVISION_SSD = KeyTable(_NETWORK, infer=_infer_ssd, config={"transform": {"resizing": "float"}})

@@ -59,6 +59,10 @@ _EDGE_RULES = (
 # Early files hold the backbone twice, under its former names too, and more coarse maps than were used.
 _DROP = (r"^backbone\.layer(?!s)", r"^fpn\.downsample_layers\.[2-9]")
 
-YOLACT_RESNET = KeyTable((*_RULES, *_RESNET_RULES), drop=_DROP, infer=_infer)
-YOLACT_DARKNET = KeyTable((*_RULES, *_DARKNET_RULES), drop=_DROP, infer=_infer)
-YOLACT_EDGE = KeyTable((*_RULES, *_RESNET_RULES, *_EDGE_RULES), drop=(*_DROP, r"^partial_backbone\."), infer=_infer)
+_IN_FLOAT = {"transform": {"resizing": "float"}}
+
+YOLACT_RESNET = KeyTable((*_RULES, *_RESNET_RULES), drop=_DROP, infer=_infer, config=_IN_FLOAT)
+YOLACT_DARKNET = KeyTable((*_RULES, *_DARKNET_RULES), drop=_DROP, infer=_infer, config=_IN_FLOAT)
+YOLACT_EDGE = KeyTable(
+    (*_RULES, *_RESNET_RULES, *_EDGE_RULES), drop=(*_DROP, r"^partial_backbone\."), infer=_infer, config=_IN_FLOAT
+)

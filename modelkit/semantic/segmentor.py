@@ -6,6 +6,7 @@ The network gives logits on a coarse grid. How labels get back to source pixels 
                argmax this is torchvision's own rule. It runs in the dense part, so a compiler can fuse it.
     "coarse"   argmax on the grid, then nearest neighbour to the source size: cheapest, blocky outlines.
     "source"   logits bilinear to the input size and on to the source size, argmax there: smoothest, dearest.
+    "grid"     logits bilinear from the grid to the source size at once, argmax there: the rule of transformers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from modelkit.semantic.losses import LossConfig, border_weight_map, dice_loss, p
 from modelkit.semantic.targets import check_semantic, padded
 from modelkit.transform import Geometry, ImageTransform
 
-Upsample = Literal["network", "coarse", "source"]
+Upsample = Literal["network", "coarse", "source", "grid"]
 _NETWORK = "network."
 _CELL = 4  # pixels; probabilities for scores are kept on no finer grid
 _MEAN_CROSS_ENTROPY = LossConfig().to_config()
@@ -134,8 +135,8 @@ class SemanticSegmentor(VisionModel):
         aux_weight: float = 0.5,
     ) -> None:
         super().__init__()
-        if upsample not in ("network", "coarse", "source"):
-            raise ConfigError(f"upsample must be 'network', 'coarse' or 'source', got {upsample!r}")
+        if upsample not in get_args(Upsample):
+            raise ConfigError(f"upsample must be one of {', '.join(get_args(Upsample))}, got {upsample!r}")
         self.network, self.num_classes = network, num_classes
         self.transform = ImageTransform.from_config(transform)
         self.upsample, self.background = upsample, background
@@ -255,6 +256,8 @@ class SemanticSegmentor(VisionModel):
                 label_map = raw["label_map"][index, : geometry.resized_hw[0], : geometry.resized_hw[1]]
             elif self.upsample == "coarse":
                 label_map = self._argmax(logits[index, :, :rows, :columns])
+            elif self.upsample == "grid":
+                label_map = self._stretched(logits[index, None, :, :rows, :columns], geometry.source_hw)
             else:
                 label_map = self._at_source(logits[index], geometry)
             grid = _coarse(logits[index, :, :rows, :columns], geometry.resized_hw).softmax(0)
@@ -279,9 +282,11 @@ class SemanticSegmentor(VisionModel):
         return padded[:, :, :rows, :columns]
 
     def _at_source(self, logits: Tensor, geometry: Geometry) -> Tensor:
-        content = self._content(logits, geometry)
-        source = F.interpolate(content, size=geometry.source_hw, mode="bilinear", align_corners=False)
-        return self._argmax(source[0])
+        return self._stretched(self._content(logits, geometry), geometry.source_hw)
+
+    def _stretched(self, logits: Tensor, size_hw: SizeHW) -> Tensor:
+        """Classes (H, W) of logits (1, C, h, w) at another size."""
+        return self._argmax(F.interpolate(logits, size=size_hw, mode="bilinear", align_corners=False)[0])
 
 
 def _coarse(logits: Tensor, image_hw: SizeHW) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.transforms.v2.functional import resize
 
 from modelkit import ConfigError, TargetError
 from modelkit.carriers.geometry import scale_boxes
@@ -111,6 +114,21 @@ def test_images_may_keep_their_own_size_or_a_share_of_it_within_the_limit() -> N
     )
 
 
+def test_rules_of_other_systems_for_sizes() -> None:
+    """torchvision's presets and transformers make the shorter side exact; torchvision's detectors cut both."""
+    short = ImageTransform(520, 4160, fit="short", padding="none", size_divisible=1)
+    image = torch.zeros((3, 427, 640), dtype=torch.uint8)
+    assert short.resized_hw((427, 640)) == (520, 779) == resize(image, [520]).shape[1:]
+    assert ImageTransform(520, 4160, padding="none").resized_hw((427, 640)) == (520, 779)
+    assert ImageTransform(50, 400, padding="multiple").bucket((100, 170)) == (64, 96)
+    assert ImageTransform(50, 400, padding="multiple").resized_hw((100, 170)) == (64, 96), "stretched, not padded"
+    fixed = ImageTransform(50, 70, padding="none", size_divisible=1, fixed_hw=[50, 70])
+    assert {fixed.bucket(size) for size in ((1, 1), (400, 30))} == {(50, 70)}
+    later = {"scale", "fixed_hw", "fit", "resizing"}
+    assert later.isdisjoint(ImageTransform().to_config()), "records of before must still say what the model does"
+    assert later - {"scale", "fixed_hw"} <= replace(short, resizing="float").to_config().keys()
+
+
 def test_training_sizes_are_drawn_from_the_list_and_only_in_training() -> None:
     transform = ImageTransform(min_size=32, max_size=500, train_min_sizes=(40, 50))
     torch.manual_seed(0)
@@ -130,6 +148,10 @@ def test_config_round_trip_and_refusals() -> None:
         {"size": 3},
         {"scale": 0.0},
         {"scale": 1.0, "padding": "square"},
+        {"fit": "long"},
+        {"resizing": "int"},
+        {"fixed_hw": [5]},
+        {"fixed_hw": [5, 5], "padding": "square"},
     ):
         with pytest.raises(ConfigError):
             ImageTransform.from_config(wrong)
