@@ -7,12 +7,16 @@ from modelkit.huggingface.checkpoints import load_huggingface, transform_of
 from modelkit.huggingface.models import huggingface_instance, huggingface_panoptic, huggingface_semantic
 from modelkit.huggingface.network import HuggingFaceNetwork
 from modelkit.huggingface.queries import QuerySegmentor
-from modelkit.huggingface.query_masks import QueryMasks
+from modelkit.huggingface.query_masks import QueryDisjoint, QueryInstances, QueryMasks, QueryPanoptic, QuerySemantic
 
 __all__ = [
     "HuggingFaceNetwork",
+    "QueryDisjoint",
+    "QueryInstances",
     "QueryMasks",
+    "QueryPanoptic",
     "QuerySegmentor",
+    "QuerySemantic",
     "huggingface_instance",
     "huggingface_panoptic",
     "huggingface_semantic",

@@ -1,7 +1,8 @@
 """Segmentation models of Hugging Face transformers, from a local folder or the hub: ``modelkit.load("hf:LOCATION")``.
 
-SegFormer gives semantic maps; Mask2Former, MaskFormer and DETR give instances or panoptic segments. Needs the extra
-``visionmill[hf]``. Code that comes with a checkpoint is never run, and only safetensors are read.
+SegFormer gives semantic maps; Mask2Former, MaskFormer and DETR give semantic maps, instances or panoptic segments.
+Needs the extra ``visionmill[hf]``. Code that comes with a checkpoint is never run, and only safetensors are read.
+Images are prepared, and outputs read, as transformers' own processors do it.
 
 There is one registered model for each kind, so that configs, weights and records are like any other's. Their config
 holds transformers' own as plain JSON.
@@ -11,35 +12,44 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from modelkit.base import VisionModel
 from modelkit.carriers.classes import ClassInfo
 from modelkit.errors import ConfigError, WeightsError, WeightsUnavailableError
+from modelkit.huggingface.label_sets import known_set, things_among
 from modelkit.huggingface.network import HuggingFaceNetwork, transformers_module
-from modelkit.huggingface.queries import PANOPTIC, things_of
 from modelkit.registry import create_model
 from modelkit.transform import ImageTransform
 from modelkit.weights import Tolerates, Weights, describe_preprocessing, num_parameters, serialise
 
 PREFIX = "hf"
-_SEMANTIC = ("SegformerForSemanticSegmentation",)
-_QUERIES = ("Mask2FormerForUniversalSegmentation", "MaskFormerForInstanceSegmentation", "DetrForSegmentation")
-_KINDS = ("semantic", "instance", "panoptic")
+# What models of these architectures can give.
+_ARCHITECTURES = {
+    "SegformerForSemanticSegmentation": ("semantic",),
+    "Mask2FormerForUniversalSegmentation": ("semantic", "instance", "panoptic"),
+    "MaskFormerForInstanceSegmentation": ("semantic", "instance", "panoptic"),
+    "DetrForSegmentation": ("semantic", "instance", "panoptic"),
+}
+# Of image processors: values that are understood, the usual one first.
+_RULES = {"resample": (2, "bilinear", None), "do_rescale": (True, None), "rescale_factor": (1 / 255, None)}
+_MOST = 8  # times as long as the shorter side: where a processor sets no limit
 
 
 def load_huggingface(name: str) -> tuple[VisionModel, Weights]:
     """Model and record of a checkpoint in transformers' format.
 
     Args:
-        name: "hf:LOCATION" or "hf:KIND:LOCATION" with a local folder or "owner/name" on the hub, and "instance" or
-            "panoptic" for models that can do both. Without it, those that know COCO's 133 panoptic classes or have
-            "panoptic" in their name are panoptic.
+        name: "hf:LOCATION" or "hf:KIND:LOCATION" with a local folder or "owner/name" on the hub, and "semantic",
+            "instance" or "panoptic" for models that can do several. Without it the checkpoint has to say: by a "task"
+            in its config, by its name, or by classes that only one kind has (COCO's 133 panoptic ones).
 
     Raises:
-        ConfigError: transformers is not installed, or the architecture is none of those above.
+        ConfigError: transformers is not installed, the architecture is none of those above, it is not to be seen what
+            the model does, or images are prepared in a way that is not known here.
         WeightsUnavailableError: nothing there, or the hub cannot be reached.
         WeightsError: no safetensors, or tensors that do not fit.
     """
@@ -47,29 +57,34 @@ def load_huggingface(name: str) -> tuple[VisionModel, Weights]:
     transformers = transformers_module()
     config = _fetch(name, lambda: transformers.AutoConfig.from_pretrained(location, trust_remote_code=False))
     architecture = (config.architectures or ["none"])[0]
-    if architecture not in _SEMANTIC + _QUERIES:
-        raise ConfigError(f"{name} is a {architecture}; the adapter knows {', '.join(_SEMANTIC + _QUERIES)}")
-    kind = _kind_of(architecture, wanted, location, len(config.id2label))
+    if architecture not in _ARCHITECTURES:
+        raise ConfigError(f"{name} is a {architecture}; the adapter knows {', '.join(_ARCHITECTURES)}")
+    plain = json.loads(config.to_json_string(use_diff=False))
+    names = {int(label): str(said) for label, said in config.id2label.items()}
+    kind = _kind_of(name, architecture, wanted, location, plain, names)
     builder = getattr(transformers, architecture)
     theirs = _fetch(name, lambda: builder.from_pretrained(location, trust_remote_code=False, use_safetensors=True))
-    processor = _fetch(
-        name, lambda: transformers.image_processing_utils.BaseImageProcessor.get_image_processor_dict(location)
-    )
+    processor = _fetch(name, lambda: transformers.AutoImageProcessor.from_pretrained(location, trust_remote_code=False))
+    things = {} if kind == "semantic" else {"things": things_among(names, plain.get("label_ids_to_fuse"))}
     model = create_model(
         f"huggingface_{kind}",
         architecture=architecture,
-        config=json.loads(config.to_json_string(use_diff=False)),
-        num_classes=len(config.id2label),
-        transform=transform_of(processor[0]),
+        config=plain,
+        num_classes=len(names),
+        transform=transform_of(processor.to_dict()),
+        **things,
     )
-    cast(HuggingFaceNetwork, model.network).model.load_state_dict(theirs.state_dict())
-    return model.eval(), _record(model, kind, architecture, location, config.id2label)
+    network = model.network
+    assert isinstance(network, HuggingFaceNetwork)
+    network.model.load_state_dict(theirs.state_dict())
+    return model.eval(), _record(model, kind, architecture, location, names)
 
 
 def _split(name: str) -> tuple[str | None, str]:
     rest = name.removeprefix(f"{PREFIX}:")
     first, _, location = rest.partition(":")
-    return (first, location) if first in _KINDS and location else (None, rest)
+    kinds = {kind for possible in _ARCHITECTURES.values() for kind in possible}
+    return (first, location) if first in kinds and location else (None, rest)
 
 
 def _fetch(name: str, get: Any) -> Any:
@@ -81,55 +96,86 @@ def _fetch(name: str, get: Any) -> Any:
         raise kind(f"{name} cannot be loaded: {reason}") from error
 
 
-def _kind_of(architecture: str, wanted: str | None, location: str, num_labels: int) -> str:
-    if architecture in _SEMANTIC:
-        possible: tuple[str, ...] = ("semantic",)
-    else:
-        possible = (
-            ("panoptic", "instance") if num_labels in PANOPTIC or "panoptic" in location else ("instance", "panoptic")
-        )
+def _kind_of(
+    name: str,
+    architecture: str,
+    wanted: str | None,
+    location: str,
+    config: Mapping[str, Any],
+    names: Mapping[int, str],
+) -> str:
+    """What the model does: as asked for, or as the checkpoint says; never a guess."""
+    possible = _ARCHITECTURES[architecture]
     if wanted is not None and wanted not in possible:
         raise ConfigError(f"{architecture} gives {' or '.join(possible)} segmentation, not {wanted}")
-    return wanted or possible[0]
+    known = known_set(names)
+    named = re.findall("|".join(possible), Path(location).name.lower())
+    said = (wanted, config.get("task"), *named[-1:], known and known.kind, *(possible if len(possible) == 1 else ()))
+    found = next((each for each in said if each in possible), None)
+    if found is None:
+        ways = ", ".join(f"{PREFIX}:{kind}:{location}" for kind in possible)
+        raise ConfigError(f"{name} does not say what it does; ask for one of {ways}")
+    return found
 
 
 def transform_of(processor: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of ``ImageTransform`` from a preprocessor_config.json.
+    """Options of ``ImageTransform`` that show images as one of transformers' image processors shows them.
 
-    Images are stretched to the nearest usual aspect ratio instead of padded, because these models attend to everything.
+    Args:
+        processor: its ``to_dict()``, or a preprocessor_config.json.
+
+    Raises:
+        ConfigError: a rule that is not known here: cropping, padding to a fixed size, other than bilinear resizing,
+            other values than 0 .. 1 before normalising.
     """
-    size = processor.get("size") or 512
-    if isinstance(size, int):
-        size = {"shortest_edge": size}
-    short = size.get("shortest_edge") or min(size["height"], size["width"])
-    long = (
-        size.get("longest_edge")
-        or processor.get("max_size")
-        or (max(size.get("height", 0), size.get("width", 0), short))
-    )
-    normalises = processor.get("do_normalize", True)
-    transform = ImageTransform(
-        min_size=short,
-        max_size=max(short, long),
+    unknown = [key for key in ("do_center_crop", "pad_size") if processor.get(key)]
+    unknown += [f"{key}={processor[key]}" for key, known in _RULES.items() if processor.get(key, known[0]) not in known]
+    if unknown:
+        raise ConfigError(f"images cannot be prepared as the checkpoint's processor does: {', '.join(unknown)}")
+    normalises = processor.get("do_normalize", True) is not False
+    return ImageTransform(
+        **_size_rule(processor),
         mean=processor.get("image_mean") or (0.485, 0.456, 0.406) if normalises else (0.0, 0.0, 0.0),
         std=processor.get("image_std") or (0.229, 0.224, 0.225) if normalises else (1.0, 1.0, 1.0),
-        size_divisible=32,
-        padding="stretch",
         antialias=True,
-    )
-    return transform.to_config()
+    ).to_config()
 
 
-def _record(model: VisionModel, kind: str, architecture: str, location: str, names: Mapping[Any, str]) -> Weights:
-    things = things_of(len(names))
-    classes = tuple(ClassInfo(int(k), str(v), kind != "semantic" and int(k) in things) for k, v in names.items())
+def _size_rule(processor: Mapping[str, Any]) -> dict[str, Any]:
+    """How large an image is made, by the words of transformers; nothing is padded."""
+    if processor.get("do_resize", True) is False:
+        return {"scale": 1.0, "padding": "none", "size_divisible": 1, "max_size": 4096, "min_size": 1}
+    size = processor.get("size") or 512
+    if isinstance(size, int):  # of old: a square, or with a limit the shorter side
+        limit = processor.get("max_size")
+        size = {"shortest_edge": size, "longest_edge": limit} if limit else {"height": size, "width": size}
+    if size.get("height") and size.get("width"):
+        rows, columns = int(size["height"]), int(size["width"])
+        bounds = {"min_size": min(rows, columns), "max_size": max(rows, columns), "size_divisible": 1}
+        return bounds | ({"padding": "square"} if rows == columns else {"padding": "none", "fixed_hw": (rows, columns)})
+    if not size.get("shortest_edge"):
+        raise ConfigError(f"images cannot be resized as the checkpoint's processor does: size={dict(size)}")
+    short = int(size["shortest_edge"])
+    long = int(size.get("longest_edge") or processor.get("max_size") or _MOST * short)
+    divisor = int(processor.get("size_divisor") or 0)
+    return {
+        "min_size": short,
+        "max_size": max(short, long),
+        "fit": "short",
+        "padding": "multiple" if divisor else "none",
+        "size_divisible": divisor or 1,
+    }
+
+
+def _record(model: VisionModel, kind: str, architecture: str, location: str, names: Mapping[int, str]) -> Weights:
+    things = {each.id for each in model.anonymous_classes() if each.is_thing}
     source = Path(location).name if Path(location).exists() else location
     return Weights(
         name=f"hf-{source.replace('/', '-')}-{kind}",
         architecture=model.config["name"],
         config={key: value for key, value in model.config.items() if key != "name"},
         kind=kind,
-        classes=tuple(sorted(classes, key=lambda each: each.id)),
+        classes=tuple(ClassInfo(label, name, label in things) for label, name in sorted(names.items())),
         preprocessing=describe_preprocessing(model),
         digest=hashlib.sha256(serialise(model.state_dict())).hexdigest(),
         num_parameters=num_parameters(model),

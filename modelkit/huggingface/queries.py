@@ -9,20 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from modelkit.base import VisionModel
+from modelkit.carriers import SizeHW
+from modelkit.carriers.classes import ClassInfo
 from modelkit.errors import ConfigError
 from modelkit.huggingface.query_masks import QueryMasks
 from modelkit.registry import Config
 from modelkit.transform import Geometry, ImageTransform
-
-# transformers does not say which classes are things. By their number the sets are known: COCO's panoptic classes in a
-# row, the same under their original ids (DETR), Cityscapes.
-PANOPTIC = {133: range(80), 250: range(1, 91)}
-_THINGS = {**PANOPTIC, 19: range(11, 19)}
-
-
-def things_of(num_labels: int) -> range:
-    """Class ids of single objects among so many."""
-    return _THINGS.get(num_labels, range(num_labels))
 
 
 class QuerySegmentor(VisionModel):
@@ -31,19 +23,33 @@ class QuerySegmentor(VisionModel):
     Args:
         network: see ``HuggingFaceNetwork``.
         num_classes: C; one more stands for nothing.
-        transform: options of ``ImageTransform``.
-        is_panoptic: one segment per pixel, stuff merged; else overlapping instances.
-        min_score: of panoptic segments.
+        transform: options of ``ImageTransform``; images are never padded.
+        reading: what is made of them.
+        things: class ids of single objects.
+        min_score: see ``QueryMasks``.
+        grid: see ``QueryMasks``.
     """
 
     def __init__(
-        self, network: nn.Module, *, num_classes: int, transform: Config, is_panoptic: bool, min_score: float
+        self,
+        network: nn.Module,
+        *,
+        num_classes: int,
+        transform: Config,
+        reading: type[QueryMasks],
+        things: frozenset[int],
+        min_score: float,
+        grid: SizeHW | None,
     ) -> None:
         super().__init__()
         self.network, self.num_classes = network, num_classes
         self.transform = ImageTransform.from_config(transform)
-        self.is_panoptic, self.min_score = is_panoptic, min_score
+        self.reading, self.things, self.min_score, self.grid = reading, things, min_score, grid
         self.loss_weights = {}
+
+    def anonymous_classes(self) -> tuple[ClassInfo, ...]:
+        """All of them: what is nothing has no id."""
+        return tuple(ClassInfo(label, f"class {label}", label in self.things) for label in range(self.num_classes))
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
@@ -56,17 +62,16 @@ class QuerySegmentor(VisionModel):
         return self.network(batch)
 
     @torch.inference_mode()
-    def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[QueryMasks]:
-        """One per image, in source pixels once it is asked for instances."""
-        things = frozenset(things_of(self.num_classes))
+    def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> Sequence[QueryMasks]:
+        """One per image, in source pixels once it is finished."""
         return [
-            QueryMasks(
+            self.reading(
                 size_hw=geometry.source_hw,
-                probabilities=classes.float().softmax(-1)[:, :-1],
+                probabilities=classes.float().softmax(-1),
                 logits=masks.float(),
-                things=things,
-                is_panoptic=self.is_panoptic,
+                things=self.things,
                 min_score=self.min_score,
+                grid=self.grid,
             )
             for classes, masks, geometry in zip(raw["classes"], raw["masks"], geometries, strict=True)
         ]

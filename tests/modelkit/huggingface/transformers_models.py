@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+# With seeds that let them find something.
+SEEDS = {
+    "SegformerForSemanticSegmentation": 0,
+    "Mask2FormerForUniversalSegmentation": 2,
+    "MaskFormerForInstanceSegmentation": 0,
+    "DetrForSegmentation": 3,
+}
 PROCESSOR = {"size": {"shortest_edge": 64, "longest_edge": 96}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+SQUARE = PROCESSOR | {"size": {"height": 64, "width": 64}}  # as published SegFormers have it
 
 
 def saved(folder: Path, architecture: str, num_labels: int = 3) -> tuple[str, Any]:
@@ -62,9 +71,25 @@ def saved(folder: Path, architecture: str, num_labels: int = 3) -> tuple[str, An
             num_labels=num_labels,
         )
     model = getattr(transformers, architecture)(config).eval()
+    _make_decided(model)
     model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(SQUARE if architecture.startswith("Segformer") else PROCESSOR)
+    )
     return str(folder), model
+
+
+def _make_decided(model: nn.Module) -> None:
+    """Weights of a size that lets queries differ and be sure of something; those of a fresh model are all undecided."""
+    torch.manual_seed(SEEDS[type(model).__name__])
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            scale = 4.0 if "class_predictor" in name or "class_labels" in name else 1.0
+            nn.init.normal_(module.weight, std=scale / module.weight[0].numel() ** 0.5)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=5.0)
 
 
 def _swin(transformers: Any) -> Any:
