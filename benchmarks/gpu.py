@@ -47,7 +47,7 @@ def bare(model: str, paths: Sequence[Path], batch: int, work: Path) -> dict[str,
     loaded = load_predictor(model, work / "bare", "cuda")
     files = [path.read_bytes() for path in paths[: _HELD_BATCHES * batch]]
     began = time.perf_counter()
-    prepared = [loaded.prepare(decode(data).rgb_hwc_u8) for data in files]
+    prepared = [loaded.prepare(decode(data)) for data in files]
     feed = len(files) / (time.perf_counter() - began)
     batches = [prepared[at : at + batch] for at in range(0, len(prepared), batch)]
     for budget in (_WARM_S, _BARE_S):

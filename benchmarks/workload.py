@@ -25,9 +25,9 @@ from modelkit.carriers import Instances
 from modelkit.digitscape import Digitscape
 from modelkit.predictor import Predictor, Prepared
 from modelkit.weights import write_whole
-from tasks.media.images import DecodedImage, decode_image
+from tasks.media.images import Frame, decode_image
+from tasks.output.encoding import PartFacts, Row, ok_row, rows_to_table
 from tasks.output.layout import make_version
-from tasks.output.rows import Row, RowOrigin, ok_row, rows_to_table
 from tasks.records import Entry, Version
 
 SIZE_HW = (480, 640)
@@ -169,34 +169,27 @@ def version_of(weights: modelkit.Weights) -> Version:
     )
 
 
-def decode(data: bytes) -> DecodedImage:
-    """The same decoder as in visionmill's workers. Raises ValueError for what it can't read."""
-    image = decode_image(data)
-    if not isinstance(image, DecodedImage):
-        raise ValueError(f"{image.error_type}: {image.error}")
-    return image
-
-
-@dataclass(frozen=True, slots=True)
-class _PlainFrame:
-    size_hw: tuple[int, int]
-    frame: int = 0
-    pts_s: float | None = None
-    notes: tuple[str, ...] = ()
+def decode(data: bytes) -> np.ndarray:
+    """(H, W, 3) uint8, by the decoder of visionmill's workers. Raises ValueError for what it can't read."""
+    frame = decode_image(data)
+    if frame.image_rgb_hwc_u8 is None:
+        raise ValueError(str(frame.failure))
+    return frame.image_rgb_hwc_u8
 
 
 def row_of(uri: str, size_bytes: int, found: Instances) -> Row:
     """The row of one image."""
     entry = Entry(uri=uri, etag=str(size_bytes), size_bytes=size_bytes, media="image")
-    return ok_row(entry, _PlainFrame(found.size_hw), found)
+    return ok_row(entry, Frame(0, None, None, found.size_hw), found)
 
 
 def segment(predictor: Predictor, uri: str, data: bytes) -> Row:
     """The whole way of one image in one thread."""
-    prepared = predictor.prepare(decode(data).rgb_hwc_u8)
+    prepared = predictor.prepare(decode(data))
     return row_of(uri, len(data), predictor.finish(predictor.infer([prepared])[0]))
 
 
 def table_of(rows: Sequence[Row], weights: modelkit.Weights, shard_id: str) -> pa.Table:
     """Rows in the frozen schema."""
-    return rows_to_table(rows, RowOrigin(version_of(weights), "benchmark", shard_id, weights.class_names()))
+    facts = PartFacts(version_of(weights), 1, shard_id, "benchmark", "benchmark", class_names=weights.class_names())
+    return rows_to_table(rows, facts)

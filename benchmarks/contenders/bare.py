@@ -33,7 +33,7 @@ def run(job: Job) -> dict[str, Any]:
 def _loop(name: str, model: str, paths: tuple[Path, ...], events: Path, barrier: Barrier) -> None:
     predictor = load_predictor(model, events)
     files = [path.read_bytes() for path in paths[:_HELD_IMAGES]]
-    prepared = [predictor.prepare(decode(data).rgb_hwc_u8) for data in files] if name == "bare" else []
+    prepared = [predictor.prepare(decode(data)) for data in files] if name == "bare" else []
     barrier.wait()  # no process may have the machine to itself while the others load
     for index in range(len(paths)):
         if name == "bare":

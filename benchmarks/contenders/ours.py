@@ -88,7 +88,7 @@ def _decide(job: Job) -> Decision:
 
 def _main(model: str, path: str, images: str, graphs: str, cores: str) -> None:
     loaded = load_predictor(model, Path(graphs).parent / "calibration")
-    sample = [loaded.prepare(decode(Path(path).read_bytes()).rgb_hwc_u8)]
+    sample = [loaded.prepare(decode(Path(path).read_bytes()))]
     decision = choose_execution(loaded, sample, int(images), graphs, workers=int(cores), policy="on")
     print(json.dumps(decision.to_json()))
 

@@ -29,7 +29,7 @@ class _Segment:
 
 
 def _decode(row: dict[str, Any]) -> dict[str, Any]:
-    return {"path": row["path"], "size_bytes": len(row["bytes"]), "image": decode(row["bytes"]).rgb_hwc_u8}
+    return {"path": row["path"], "size_bytes": len(row["bytes"]), "image": decode(row["bytes"])}
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from modelkit.rle.codec import (
     RleError,
+    areas,
     compress,
     compress_ragged,
     counts_from_edges,
@@ -129,16 +130,6 @@ def _check_canvas(counts: np.ndarray, size_hw: tuple[int, int]) -> None:
     total = int(counts.sum())
     if total != size_hw[0] * size_hw[1] or (counts < 0).any():
         raise RleError(f"run lengths cover {total} pixels, the canvas {size_hw} has {size_hw[0] * size_hw[1]}")
-
-
-def areas(rles: Sequence[bytes]) -> np.ndarray:
-    """(n,) int64 foreground pixels of n masks."""
-    counts, lengths = counts_ragged(rles)
-    part = np.repeat(np.arange(len(lengths)), lengths)
-    foreground = (np.arange(len(counts)) - np.repeat(starts_of(lengths), lengths)) % 2 == 1
-    sums = np.zeros(len(lengths), np.int64)
-    np.add.at(sums, part[foreground], counts[foreground])
-    return sums
 
 
 def area(rle: bytes) -> int:

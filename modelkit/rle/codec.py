@@ -152,3 +152,13 @@ def compress(counts: np.ndarray | Sequence[int]) -> bytes:
 def counts_of(rle: bytes) -> np.ndarray:
     """The (k,) int64 run lengths of one mask, background first. Raises RleError for bytes that are none."""
     return counts_ragged([rle])[0]
+
+
+def areas(rles: Sequence[bytes]) -> np.ndarray:
+    """(n,) int64 foreground pixels of n masks."""
+    counts, lengths = counts_ragged(rles)
+    part = np.repeat(np.arange(len(lengths)), lengths)
+    foreground = _places(lengths) % 2 == 1
+    sums = np.zeros(len(lengths), np.int64)
+    np.add.at(sums, part[foreground], counts[foreground])
+    return sums

@@ -17,8 +17,7 @@ from tasks.engine.execution import compile_cache
 from tasks.engine.job import JobSpec
 from tasks.engine.predictors import load_predictor
 from tasks.ingest.plan import Plan
-from tasks.media.decoding import decode_entry
-from tasks.media.reading import EntryReader
+from tasks.media.decoding import EntryReader, decode_entry
 from tasks.records import Entry, Shard
 
 MIN_ITEMS = 64  # fewer are done before a process that measures has started

@@ -22,8 +22,7 @@ import pyarrow as pa
 
 from infra.errors import ObjectGone, StoreError, StoreUnavailable
 from infra.store import Store
-from tasks.media.decoding import DecodeOptions, decode_entry
-from tasks.media.reading import EntryReader
+from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
 from tasks.output.encoding import PartFacts
 from tasks.output.layout import part_key, state_key, states_prefix
 from tasks.output.store_files import open_parquet

@@ -10,9 +10,9 @@ from infra.errors import StoreError
 from infra.store import Store
 from tasks.engine.items import failure_of
 from tasks.engine.job import Assignment, JobSpec
+from tasks.output.encoding import Row
 from tasks.output.files import item_name, store_files
 from tasks.output.layout import files_prefix
-from tasks.output.rows import Row
 from tasks.product import Product
 
 

@@ -14,7 +14,7 @@ from tasks.engine.job import Assignment, JobSpec, Quarantine
 from tasks.ingest.planned_rows import Hole, RowFacts, holes
 from tasks.media.decoding import Fetched, Frame
 from tasks.media.video_gaps import VideoGap
-from tasks.output.rows import Row, failed_row
+from tasks.output.encoding import Row, failed_row
 from tasks.records import Entry, ItemFailure, Shard, Status
 
 if TYPE_CHECKING:

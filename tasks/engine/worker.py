@@ -51,11 +51,9 @@ from tasks.engine.pipeline import BatchStage, Job, Pipeline, Stage
 from tasks.engine.predictors import predictor_of, take_one_thread
 from tasks.engine.watched_store import WatchedStore
 from tasks.ingest.planned_rows import IncompleteShardError
-from tasks.media.decoding import Frame, decode_fetched, fetch_entry
-from tasks.media.reading import EntryReader
+from tasks.media.decoding import EntryReader, Frame, decode_fetched, fetch_entry
 from tasks.output.commit import commit_shard
-from tasks.output.encoding import count_items, encode_part
-from tasks.output.rows import Row, failed_row, ok_row
+from tasks.output.encoding import Row, count_items, encode_part, failed_row, ok_row
 from tasks.product import find_product
 from tasks.records import ItemFailure, Receipt, Shard
 

@@ -14,8 +14,7 @@ from modelkit import Instances, Predictor
 from tasks.engine.model_source import local_model
 from tasks.evaluation.figures import SCORE_FLOOR
 from tasks.labels.label_sets import LabelSet, relabelled
-from tasks.media.decoding import DecodeOptions, decode_entry
-from tasks.media.reading import EntryReader
+from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
 from tasks.product import Judgement, find_kind
 from tasks.records import MISSING_ETAG, Entry
 

@@ -30,7 +30,6 @@ from tasks.labels.shapes import (
     rectangle_to_rle,
 )
 from tasks.media.images import decode_image
-from tasks.records import ItemFailure
 
 Json = dict[str, Any]
 _SHAPES = ("rectangle", "polygon", "brush", "ellipse")
@@ -130,8 +129,8 @@ def _uri(name: str, root: str) -> str:
 def _measured(uri: str) -> tuple[int, int]:
     root, key = split_uri(uri)
     decoded = decode_image(open_store(root).get(key), name=uri)
-    if isinstance(decoded, ItemFailure):
-        raise DatasetError(f"{uri} cannot be decoded: {decoded.error}")
+    if decoded.failure is not None or decoded.size_hw is None:
+        raise DatasetError(f"{uri} cannot be decoded: {decoded.failure and decoded.failure.error}")
     return decoded.size_hw
 
 

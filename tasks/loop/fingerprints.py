@@ -22,8 +22,7 @@ from scipy import fft
 
 from tasks.labels.label_sets import image_id_of
 from tasks.loop.schemas import FINGERPRINTS
-from tasks.media.decoding import DecodeOptions, decode_fetched, fetch_entry
-from tasks.media.reading import EntryReader
+from tasks.media.decoding import DecodeOptions, EntryReader, decode_fetched, fetch_entry
 from tasks.output.entries import INVENTORY_SCHEMA
 from tasks.output.tables import table_of
 from tasks.records import Entry, ItemFailure

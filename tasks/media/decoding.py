@@ -2,22 +2,25 @@
 
 The two halves can run in two stages of a worker: :func:`fetch_entry` waits for the store, :func:`decode_fetched`
 computes. (Large videos are the exception: their bytes come while decoding.)
+
+Reads are pinned to the etag of the listing where it stated one: an object that was replaced since then is a failed
+item, never a mixture of two files. What the store refuses for one item becomes an :class:`ItemFailure` of stage
+``fetch``.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
-
-import numpy as np
 
 from infra.errors import StoreError, UsageError
 from infra.redaction import redact
-from tasks.media.images import decode_image, failure
-from tasks.media.options import DecodeOptions
-from tasks.media.reading import EntryReader, fetch_failure, raise_trouble
+from infra.store import Store, open_store
+from tasks.media.images import Frame, decode_image, failure, no_frame
+from tasks.media.options import MAX_FILE_BYTES, DecodeOptions
+from tasks.media.reading import Location, fetch_failure, open_window, raise_trouble
 from tasks.media.video import decode_video
 from tasks.media.video_gaps import VideoGap
 from tasks.records import Entry, ItemFailure
@@ -26,30 +29,71 @@ _DEFAULTS = DecodeOptions()
 Fetched = bytes | BinaryIO | ItemFailure
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One item: an image (frame 0) or a frame of a video. Either pixels or a failure, never both.
+class EntryReader:
+    """Reads entries of any mixture of stores; opens one store per root when first asked. Safe to use from many threads.
 
     Args:
-        frame: index in presentation order; 0 for an image.
-        pts_s: presentation time in seconds; None for an image.
-        image_rgb_hwc_u8: (H, W, 3) uint8, upright, C-contiguous; None if it failed.
-        size_hw: rows and columns of the upright image; None if it failed.
-        notes: what decoding had to do.
-        failure: why there are no pixels.
+        open_root: makes the store of a root URI.
     """
 
-    frame: int
-    pts_s: float | None
-    image_rgb_hwc_u8: np.ndarray | None
-    size_hw: tuple[int, int] | None
-    notes: tuple[str, ...] = ()
-    failure: ItemFailure | None = None
+    def __init__(self, open_root: Callable[[str], Store] = open_store) -> None:
+        self._open_root = open_root
+        self._stores: dict[str, Store] = {}
+        self._lock = threading.Lock()
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of pixels held."""
-        return 0 if self.image_rgb_hwc_u8 is None else self.image_rgb_hwc_u8.nbytes
+    def num_retries(self) -> int:
+        """Transient failures that reading has repeated so far, over all stores."""
+        with self._lock:
+            counts: list[dict[str, int]] = [getattr(s, "retry_counts", dict)() for s in self._stores.values()]
+        return sum(sum(count.values()) for count in counts)
+
+    def store_at(self, root: str) -> Store:
+        """The store of a root, one per process and root."""
+        with self._lock:
+            if root not in self._stores:
+                self._stores[root] = self._open_root(root)
+            return self._stores[root]
+
+    def fetch(self, entry: Entry, max_bytes: int = MAX_FILE_BYTES) -> bytes | ItemFailure:
+        """All bytes of an entry, or why there are none. Never raises for what the store answers.
+
+        Args:
+            max_bytes: a larger entry is a failure and is not read. Where the listing states no size, or none that the
+                store confirms, the store is asked for it first.
+
+        Raises:
+            StoreOutage: the store did not answer for as long as it is waited for.
+        """
+        try:
+            where = Location.of(entry)
+            store = self.store_at(where.root)
+            size = where.length if where.length is not None else entry.size_bytes
+            if where.length is None and (size <= 0 or where.etag is None):
+                size = store.info(where.key).size_bytes
+            if size > max_bytes:
+                words = f"the file has {size} bytes; the limit is {max_bytes}"
+                return ItemFailure(stage="fetch", error_type="TooManyBytes", error=words)
+            if where.length is None:
+                return store.get(where.key, etag=where.etag)
+            return store.read_range(where.key, where.offset, where.length, etag=where.etag)
+        except (StoreError, UsageError) as error:
+            return fetch_failure(error)
+
+    def open(self, entry: Entry) -> BinaryIO:
+        """A seekable reader of an entry's bytes: small files at once, large ones in blocks as they are needed.
+
+        Raises:
+            StoreError: here or at any later read; ObjectChanged when the object is replaced while it is read.
+        """
+        where = Location.of(entry)
+        store = self.store_at(where.root)
+        length, etag = where.length, where.etag
+        if length is None:
+            length = entry.size_bytes
+            if length <= 0 or etag is None:
+                info = store.info(where.key)
+                length, etag = info.size_bytes, info.etag
+        return open_window(store, where, length, etag)
 
 
 def fetch_entry(entry: Entry, reader: EntryReader, options: DecodeOptions = _DEFAULTS) -> Fetched:
@@ -75,10 +119,10 @@ def decode_fetched(entry: Entry, fetched: Fetched, options: DecodeOptions) -> It
     end.
     """
     if isinstance(fetched, ItemFailure):
-        yield _failed(entry.first_frame, fetched)
+        yield no_frame(entry.first_frame, fetched)
     elif entry.media == "image":
         data = fetched if isinstance(fetched, bytes) else fetched.read()
-        yield _image_frame(entry, data, options)
+        yield decode_image(data, name=entry.uri, options=options)
     else:
         source = io.BytesIO(fetched) if isinstance(fetched, bytes) else fetched
         with source:
@@ -90,20 +134,13 @@ def decode_entry(entry: Entry, reader: EntryReader, options: DecodeOptions) -> I
     return decode_fetched(entry, fetch_entry(entry, reader, options), options)
 
 
-def _image_frame(entry: Entry, data: bytes, options: DecodeOptions) -> Frame:
-    image = decode_image(data, name=entry.uri, options=options)
-    if isinstance(image, ItemFailure):
-        return _failed(0, image)
-    return Frame(0, None, image.rgb_hwc_u8, image.size_hw, image.notes)
-
-
 def _video_frames(entry: Entry, source: BinaryIO, options: DecodeOptions) -> Iterator[Frame]:
     reached = entry.first_frame
     try:
         for item in decode_video(source, entry, options):
             raise_trouble(source)
             if isinstance(item, VideoGap):
-                yield _failed(item.first, failure(item.error_type, item.message), item.from_s)
+                yield no_frame(item.first, failure(item.error_type, item.message), item.from_s)
                 reached = item.first + 1 if item.last is None else item.last + 1
             else:
                 height, width = item.rgb_hwc_u8.shape[:2]
@@ -111,8 +148,4 @@ def _video_frames(entry: Entry, source: BinaryIO, options: DecodeOptions) -> Ite
                 reached = item.index + 1
         raise_trouble(source)
     except StoreError as error:
-        yield _failed(reached, fetch_failure(error))
-
-
-def _failed(frame: int, why: ItemFailure, pts_s: float | None = None) -> Frame:
-    return Frame(frame=frame, pts_s=pts_s, image_rgb_hwc_u8=None, size_hw=None, failure=why)
+        yield no_frame(reached, fetch_failure(error))

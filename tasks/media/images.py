@@ -2,8 +2,8 @@
 
 The content decides, never the name: a JPEG called ``.png`` is decoded and noted. Pixels are upright and in sRGB: EXIF
 rotation and colour profiles are applied, transparency is composited on white, deeper samples are scaled to 8 bits by a
-fixed rule (docs/media.md). What had to be done is said in ``notes``. A file that can't be decoded completely gives an
-:class:`ItemFailure`, not half an image.
+fixed rule (docs/media.md). What had to be done is said in ``notes``. A file that can't be decoded completely gives a
+failure, not half an image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import ctypes
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -21,7 +21,7 @@ from tasks.media import png, sniffing
 from tasks.media.colour import is_srgb
 from tasks.media.endings import ENDINGS_OF_FORMAT, ending_of
 from tasks.media.jpeg import complaint_about_cmyk, decode_jpeg
-from tasks.media.options import DecodeOptions, TooManyPixelsError
+from tasks.media.options import DamagedError, DecodeOptions, TooManyPixelsError
 from tasks.media.orientation import from_exif
 from tasks.media.pixels import to_8_bit_image, to_rgb
 from tasks.media.tiff import UnsupportedTiffError, describe_tiff, open_tiff
@@ -34,6 +34,7 @@ _DEFAULTS = DecodeOptions()
 _ORIENTATION_TAG = 0x0112
 _KNOWN_ENDINGS = frozenset[str]().union(*ENDINGS_OF_FORMAT.values())
 _TGA_FOOTER = b"TRUEVISION-XFILE.\x00"
+_RIFF = b"RIFF"  # as a WebP begins
 _TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 # Pillow's own limit is one number for the whole process and warns on stderr; ours is a parameter, checked per file.
@@ -46,28 +47,32 @@ with contextlib.suppress(OSError, AttributeError):
 
 
 @dataclass(frozen=True, slots=True)
-class DecodedImage:
-    """An image in memory.
+class Frame:
+    """One item: an image (frame 0) or a frame of a video. Either pixels or a failure, never both.
 
     Args:
-        rgb_hwc_u8: (H, W, 3) uint8, C-contiguous, writable, sRGB.
-        notes: what decoding had to do, in words; empty for a plain RGB file.
+        frame: index in presentation order; 0 for an image.
+        pts_s: presentation time in seconds; None for an image.
+        image_rgb_hwc_u8: (H, W, 3) uint8, upright, C-contiguous; None if it failed.
+        size_hw: rows and columns of the upright image; None if it failed.
+        notes: what decoding had to do.
+        failure: why there are no pixels.
     """
 
-    rgb_hwc_u8: np.ndarray
-    notes: tuple[str, ...]
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self.rgb_hwc_u8.shape[0], self.rgb_hwc_u8.shape[1]
-
-
-class _DamagedError(Exception):
-    """Raised for pixels that came with a complaint, where such pixels are not wanted."""
+    frame: int
+    pts_s: float | None
+    image_rgb_hwc_u8: np.ndarray | None
+    size_hw: tuple[int, int] | None
+    notes: tuple[str, ...] = ()
+    failure: ItemFailure | None = None
 
 
-def decode_image(data: bytes, *, name: str = "", options: DecodeOptions = _DEFAULTS) -> DecodedImage | ItemFailure:
+def no_frame(index: int, why: ItemFailure, pts_s: float | None = None) -> Frame:
+    """What stands for a frame without pixels."""
+    return Frame(index, pts_s, None, None, failure=why)
+
+
+def decode_image(data: bytes, *, name: str = "", options: DecodeOptions = _DEFAULTS) -> Frame:
     """Decode one image file completely. Never raises for what the bytes hold, never prints.
 
     Args:
@@ -80,19 +85,19 @@ def decode_image(data: bytes, *, name: str = "", options: DecodeOptions = _DEFAU
         TooManyPixels, TruncatedImage, CorruptImage.
     """
     if not data:
-        return failure("EmptyFile", "the file is empty (0 bytes)")
+        return no_frame(0, failure("EmptyFile", "the file is empty (0 bytes)"))
     try:
         return _decoded(data, name, options)
     except Exception as error:  # noqa: BLE001 - hostile bytes make decoders raise anything; one item must not stop a shard
         why = error
     shorter = png.without_extras(data) if not isinstance(why, TooManyPixelsError) else None
     if shorter is None:
-        return _failure_of(why, data, options)
+        return no_frame(0, _failure_of(why, data, options))
     try:
         image = _decoded(shorter[0], name, options)
     except Exception as error:  # noqa: BLE001 - as above
-        return _failure_of(error, data, options)
-    return DecodedImage(image.rgb_hwc_u8, (*image.notes, *shorter[1]))
+        return no_frame(0, _failure_of(error, data, options))
+    return replace(image, notes=(*image.notes, *shorter[1]))
 
 
 def failure(error_type: str, message: str) -> ItemFailure:
@@ -100,10 +105,9 @@ def failure(error_type: str, message: str) -> ItemFailure:
     return ItemFailure(stage="decode", error_type=error_type, error=" ".join(message.split())[:500])
 
 
-def _decoded(data: bytes, name: str, options: DecodeOptions) -> DecodedImage:
+def _decoded(data: bytes, name: str, options: DecodeOptions) -> Frame:
     """As :func:`decode_image`; raises what decoders raise, and what stands for their complaints."""
-    claimed = sniffing.claimed_size_wh(data)
-    if claimed is not None:
+    if data.startswith(_RIFF) and (claimed := sniffing.claimed_size_wh(data)) is not None:
         _check_size(claimed, options)
     if data.startswith(_TIFF_STARTS) and (tiff := _scientific_tiff(data, options)) is not None:
         image, notes = tiff
@@ -134,7 +138,7 @@ def _scientific_tiff(data: bytes, options: DecodeOptions) -> tuple[Image.Image, 
         return None
 
 
-def _decode(image: Image.Image, data: bytes, name: str, options: DecodeOptions) -> DecodedImage:
+def _decode(image: Image.Image, data: bytes, name: str, options: DecodeOptions) -> Frame:
     file_format = image.format or ""
     notes = [*_name_note(file_format, name), *_frames_note(image, file_format), *_aspect_note(image)]
     image.seek(0)  # counting frames may have moved
@@ -158,44 +162,35 @@ def _jpeg_pixels(image: Image.Image, data: bytes, options: DecodeOptions) -> tup
 
     Raises:
         ValueError: nothing can be decoded.
-        _DamagedError: libjpeg complains about the data, and such pixels are not wanted.
+        DamagedError: libjpeg complains about the data, and such pixels are not wanted.
     """
-    decoded = decode_jpeg(data, image.size[::-1])
-    notes = [*decoded.notes, *_tolerated(decoded.damage, decoded.is_cut_off, options)]
+    pixels, notes = decode_jpeg(data, image.size[::-1], options)
     profile = image.info.get("icc_profile")
     if profile and (options.colour == "stored" or not is_srgb(profile, image.mode)):
-        picture = Image.fromarray(decoded.rgb_hwc_u8 if image.mode == "RGB" else decoded.rgb_hwc_u8[:, :, 0])
+        picture = Image.fromarray(pixels if image.mode == "RGB" else pixels[:, :, 0])
         picture.info["icc_profile"] = profile
         pixels, more = to_rgb(picture, options)
         return pixels, notes + more
-    return decoded.rgb_hwc_u8, notes + (["grey converted to RGB"] if image.mode == "L" else [])
+    return pixels, notes + (["grey converted to RGB"] if image.mode == "L" else [])
 
 
 def _complaints(image: Image.Image, data: bytes, options: DecodeOptions) -> list[str]:
-    """About what Pillow decodes without a word; raises _DamagedError as :func:`_jpeg_pixels`."""
+    """About what Pillow decodes without a word; raises DamagedError as :func:`_jpeg_pixels`."""
     if image.format == "PNG":
         damage, notes = png.complaint(data)
-        return notes + _tolerated(damage, False, options)
+        return notes + options.tolerated(damage)
     if image.format in ("JPEG", "MPO") and image.mode == "CMYK":
-        return _tolerated(complaint_about_cmyk(data, image.size[::-1]), False, options)
+        return options.tolerated(complaint_about_cmyk(data, image.size[::-1]))
     return []
 
 
-def _tolerated(damage: str | None, is_cut_off: bool, options: DecodeOptions) -> list[str]:
-    if damage is None:
-        return []
-    if options.damaged == "failed":
-        raise _DamagedError(damage, is_cut_off)
-    return [f"damaged: {damage}; what could not be read is grey or smeared"]
-
-
-def _upright(pixels: np.ndarray, notes: list[str], stored: int, remaining: int) -> DecodedImage:
+def _upright(pixels: np.ndarray, notes: list[str], stored: int, remaining: int) -> Frame:
     """Apply what is left of an EXIF orientation, and note the stored one."""
     if stored > 1:
         notes = [*notes, f"rotated by EXIF orientation {stored}"]
     if remaining > 1:
         pixels = from_exif(pixels, remaining)
-    return DecodedImage(rgb_hwc_u8=np.require(pixels, np.uint8, ["C", "W"]), notes=tuple(notes))
+    return Frame(0, None, np.require(pixels, np.uint8, ["C", "W"]), (pixels.shape[0], pixels.shape[1]), tuple(notes))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -238,10 +233,9 @@ def _failure_of(error: Exception, data: bytes, options: DecodeOptions) -> ItemFa
         return failure("TooManyPixels", f"the header promises {size}; the limit is {options.max_pixels}")
     if isinstance(error, UnsupportedTiffError):
         return failure("UnsupportedFormat", f"{error} is not supported")
-    if isinstance(error, _DamagedError):
-        words, is_cut_off = error.args
-        kind, what = ("TruncatedImage", "end too early") if is_cut_off else ("CorruptImage", "are damaged")
-        return failure(kind, f"the image data {what} ({words})")
+    if isinstance(error, DamagedError):
+        kind, what = ("TruncatedImage", "end too early") if error.is_cut_off else ("CorruptImage", "are damaged")
+        return failure(kind, f"the image data {what} ({error})")
     return _unidentified(data) if isinstance(error, Image.UnidentifiedImageError) else _broken(error)
 
 

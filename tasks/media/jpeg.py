@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
+
+from tasks.media.options import DecodeOptions
 
 _START_OF_IMAGE = b"\xff\xd8"
 _END, _START = b"\xff\xd9", b"\xff\xda"  # of the image, and of a scan
@@ -26,32 +27,19 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _BARE = frozenset({0x01, 0xD8})  # markers without a length
 
 
-@dataclass(frozen=True, slots=True)
-class JpegPixels:
-    """A decoded JPEG.
-
-    Args:
-        rgb_hwc_u8: (H, W, 3) uint8; where ``damage`` is set, what the decoder made of the data.
-        damage: libjpeg's words, None for sound data.
-        is_cut_off: the end marker is missing.
-        notes: what was missing or odd without harm to the pixels.
-    """
-
-    rgb_hwc_u8: np.ndarray
-    damage: str | None
-    is_cut_off: bool
-    notes: tuple[str, ...] = ()
-
-
-def decode_jpeg(data: bytes, size_hw: tuple[int, int]) -> JpegPixels:
-    """All pixels of a JPEG in RGB or grey.
+def decode_jpeg(data: bytes, size_hw: tuple[int, int], options: DecodeOptions) -> tuple[np.ndarray, list[str]]:
+    """All pixels of a JPEG in RGB or grey, and notes on what was missing or odd.
 
     Args:
         data: the whole file.
         size_hw: rows and columns, from its header.
 
+    Returns:
+        (H, W, 3) uint8 (of damaged data what the decoder made of them), and the notes.
+
     Raises:
         ValueError: the data cannot be decoded at all; says why.
+        DamagedError: libjpeg complains about the data, and such pixels are not wanted.
     """
     pixels, warning = _decoded(data, size_hw)
     is_complete = _is_complete(data)
@@ -65,7 +53,7 @@ def decode_jpeg(data: bytes, size_hw: tuple[int, int]) -> JpegPixels:
         warning = None
     if warning is None and not is_complete:
         notes.append("progressive without its last scans: details are coarse")
-    return JpegPixels(pixels, warning, is_cut_off, () if warning else tuple(notes))
+    return pixels, options.tolerated(warning, is_cut_off=is_cut_off) if warning else notes
 
 
 def _decoded(data: bytes, size_hw: tuple[int, int]) -> tuple[np.ndarray, str | None]:

@@ -18,6 +18,14 @@ class TooManyPixelsError(Exception):
         self.width, self.height = width, height
 
 
+class DamagedError(Exception):
+    """Raised for pixels that came with a complaint, where such pixels are not wanted."""
+
+    def __init__(self, words: str, *, is_cut_off: bool) -> None:
+        super().__init__(words)
+        self.is_cut_off = is_cut_off
+
+
 _RANGE = re.compile(r"auto|full|image|(-?[0-9.]+(?:e-?[0-9]+)?):(-?[0-9.]+(?:e-?[0-9]+)?)")
 
 
@@ -51,6 +59,18 @@ class DecodeOptions:
                 f"got {self.stride}, {self.max_pixels} and {self.max_file_bytes}"
             )
         check_sample_range(self.sample_range)
+
+    def tolerated(self, damage: str | None, *, is_cut_off: bool = False) -> list[str]:
+        """The note about damage that a decoder complains of; none where it does not.
+
+        Raises:
+            DamagedError: damaged pixels are not wanted.
+        """
+        if damage is None:
+            return []
+        if self.damaged == "failed":
+            raise DamagedError(damage, is_cut_off=is_cut_off)
+        return [f"damaged: {damage}; what could not be read is grey or smeared"]
 
     @property
     def version_parameters(self) -> dict[str, object]:

@@ -1,23 +1,15 @@
-"""The bytes of an entry: a whole object, or a member inside a tar, always those that were listed.
-
-Reads are pinned to the etag of the listing where it stated one: an object that was replaced since then is a failed
-item, never a mixture of two files. What the store refuses for one item becomes an :class:`ItemFailure` of stage
-``fetch``.
-"""
+"""Where the bytes of an entry lie, a window of an object as a seekable file, and a store's refusal as a failure."""
 
 from __future__ import annotations
 
 import io
-import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from infra.errors import ObjectChanged, StoreError, StoreOutage, UsageError
 from infra.redaction import redact
-from infra.store import Store, is_local, open_store, split_uri
-from tasks.media.options import MAX_FILE_BYTES
+from infra.store import Store, is_local, split_uri
 from tasks.records import Entry, ItemFailure, etag_to_pin
 
 BLOCK_BYTES = (
@@ -55,79 +47,17 @@ class Location:
         )
 
 
-class EntryReader:
-    """Reads entries of any mixture of stores; opens one store per root when first asked. Safe to use from many threads.
+def open_window(store: Store, where: Location, length: int, etag: str | None) -> BinaryIO:
+    """A seekable reader of the ``length`` bytes at a place: few of them at once, many in blocks as they are needed.
 
     Args:
-        open_root: makes the store of a root URI.
+        etag: of the object that is meant; None takes what is there.
     """
-
-    def __init__(self, open_root: Callable[[str], Store] = open_store) -> None:
-        self._open_root = open_root
-        self._stores: dict[str, Store] = {}
-        self._lock = threading.Lock()
-
-    def num_retries(self) -> int:
-        """Transient failures that reading has repeated so far, over all stores."""
-        with self._lock:
-            counts: list[dict[str, int]] = [getattr(s, "retry_counts", dict)() for s in self._stores.values()]
-        return sum(sum(count.values()) for count in counts)
-
-    def store_at(self, root: str) -> Store:
-        """The store of a root, one per process and root."""
-        with self._lock:
-            if root not in self._stores:
-                self._stores[root] = self._open_root(root)
-            return self._stores[root]
-
-    def fetch(self, entry: Entry, max_bytes: int = MAX_FILE_BYTES) -> bytes | ItemFailure:
-        """All bytes of an entry, or why there are none. Never raises for what the store answers.
-
-        Args:
-            max_bytes: a larger entry is a failure and is not read. Where the listing states no size, or none that the
-                store confirms, the store is asked for it first.
-
-        Raises:
-            StoreOutage: the store did not answer for as long as it is waited for.
-        """
-        try:
-            where = Location.of(entry)
-            store = self.store_at(where.root)
-            size = where.length if where.length is not None else entry.size_bytes
-            if where.length is None and (size <= 0 or where.etag is None):
-                size = store.info(where.key).size_bytes
-            if size > max_bytes:
-                words = f"the file has {size} bytes; the limit is {max_bytes}"
-                return ItemFailure(stage="fetch", error_type="TooManyBytes", error=words)
-            if where.length is None:
-                return store.get(where.key, etag=where.etag)
-            return store.read_range(where.key, where.offset, where.length, etag=where.etag)
-        except (StoreError, UsageError) as error:
-            return fetch_failure(error)
-
-    def open(self, entry: Entry) -> BinaryIO:
-        """A seekable reader of an entry's bytes: small files at once, large ones in blocks as they are needed.
-
-        Raises:
-            StoreError: here or at any later read; ObjectChanged when the object is replaced while it is read.
-        """
-        where = Location.of(entry)
-        store = self.store_at(where.root)
-        length, etag = where.length, where.etag
-        if length is None:
-            length = entry.size_bytes
-            if length <= 0 or etag is None:
-                info = store.info(where.key)
-                length, etag = info.size_bytes, info.etag
-        if length <= WHOLE_BYTES:
-            whole = where.length is None
-            data = (
-                store.get(where.key, etag=etag)
-                if whole
-                else store.read_range(where.key, where.offset, length, etag=where.etag)
-            )
-            return io.BytesIO(data)
+    if length > WHOLE_BYTES:
         return io.BufferedReader(BlockReader(store, where.key, where.offset, length, etag), buffer_size=64 << 10)
+    if where.length is None:
+        return io.BytesIO(store.get(where.key, etag=etag))
+    return io.BytesIO(store.read_range(where.key, where.offset, length, etag=etag))
 
 
 class BlockReader(io.RawIOBase):

@@ -1,4 +1,6 @@
-"""A shard's rows -> the bytes of its Parquet object, whole in memory and checked before anybody sees them.
+"""One row per item, also for items that failed, and a shard's rows as the bytes of its Parquet object.
+
+The bytes are made whole in memory and checked before anybody sees them.
 
 zstd-3; sorted by (uri, frame), so that every engine prunes row groups by uri; dictionaries on categories only;
 BYTE_STREAM_SPLIT on floats; statistics on the columns that queries filter by and on no other. Pages carry checksums.
@@ -6,19 +8,24 @@ BYTE_STREAM_SPLIT on floats; statistics on the columns that queries filter by an
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modelkit.carriers import Carrier
 from tasks.output.layout import version_from_json, version_to_json
-from tasks.output.rows import Row, RowOrigin, rows_to_table
+from tasks.output.schema import schema_named
 from tasks.product import Product, find_product
-from tasks.records import Version
+from tasks.records import Entry, ItemFailure, Status, Version
+
+if TYPE_CHECKING:  # queries need no decoders
+    from tasks.media.images import Frame
 
 ROW_GROUP_ROWS = 20_000
 ZSTD_LEVEL = 3
@@ -37,10 +44,33 @@ _STATISTICS = [
     "model", "run_id", "shard_id", "processed_at",
 ]  # fmt: skip
 _PREFIX = "visionmill."
+_ROW_OVERHEAD_BYTES = 500  # Python objects and short strings of a row, about
 
 
 class BadPartError(ValueError):
     """Raised when encoded bytes don't read back as what was to be written; nothing of them may be published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One item on its way to Parquet. ``found`` is set exactly when ``failure`` is not."""
+
+    uri: str
+    etag: str
+    media: str
+    frame: int
+    pts_s: float | None
+    size_hw: tuple[int, int] | None
+    status: Status = "ok"
+    notes: tuple[str, ...] = ()
+    failure: ItemFailure | None = None
+    found: Carrier | None = None
+    processed_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it holds, about: for limits on bytes in flight."""
+        return _ROW_OVERHEAD_BYTES + (0 if self.found is None else self.found.nbytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +131,27 @@ class PartFacts:
         )
 
 
+def ok_row(entry: Entry, frame: Frame, found: Carrier) -> Row:
+    """The row of an item in which a model found ``found`` (perhaps nothing).
+
+    Raises:
+        ValueError: when the model's canvas is not the frame's: its pixels would mean nothing.
+    """
+    if tuple(frame.size_hw or ()) != tuple(found.size_hw):
+        raise ValueError(f"results are for an image of {found.size_hw} (rows, columns), the item has {frame.size_hw}")
+    return _row(entry, frame, found=found)
+
+
+def failed_row(entry: Entry, frame: Frame, failure: ItemFailure, status: Status = "failed") -> Row:
+    """The row of an item without a result; ``status`` may be "quarantined"."""
+    return _row(entry, frame, status=status, failure=failure)
+
+
+def _row(entry: Entry, frame: Frame, **outcome: Any) -> Row:
+    place = {"frame": frame.frame, "pts_s": frame.pts_s, "size_hw": frame.size_hw, "notes": frame.notes}
+    return Row(uri=entry.uri, etag=entry.etag, media=entry.media, **place, **outcome)  # type: ignore[arg-type]
+
+
 def count_items(rows: Sequence[Row], product: Product) -> dict[str, int]:
     """Rows by status, and all that was found in them together."""
     statuses = Counter(row.status for row in rows)
@@ -146,10 +197,48 @@ def encode_part(
         stage_seconds=dict(stage_seconds or {}),
         class_names=dict(class_names or {}),
     )
-    table = rows_to_table(rows, RowOrigin(version, run_id, shard_id, facts.class_names))
+    table = rows_to_table(rows, facts)
     data = write_parquet(table, facts.to_metadata(), product)
     check_part(data, facts, table.schema)
     return data
+
+
+def rows_to_table(rows: Sequence[Row], facts: PartFacts) -> pa.Table:
+    """The rows sorted by (uri, frame), in exactly the schema of the version's product."""
+    ordered = sorted(rows, key=lambda row: (row.uri, row.frame))
+    version = facts.version
+    schema = schema_named(version.product, version.schema)
+    own = find_product(version.product).columns([row.found for row in ordered], facts.class_names)
+    columns = {**_common(ordered, facts), **own}
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, each.type)
+        for each, column in ((each, columns[each.name]) for each in schema)
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _common(rows: Sequence[Row], facts: PartFacts) -> dict[str, Any]:
+    sizes = [row.size_hw or (None, None) for row in rows]
+    failures = [row.failure for row in rows]
+    n = len(rows)
+    return {
+        "uri": [row.uri for row in rows],
+        "etag": [row.etag for row in rows],
+        "media": [row.media for row in rows],
+        "frame": [row.frame for row in rows],
+        "pts_s": [row.pts_s for row in rows],
+        "width": [size[1] for size in sizes],
+        "height": [size[0] for size in sizes],
+        "status": [row.status for row in rows],
+        "stage": [failure and failure.stage for failure in failures],
+        "error_type": [failure and failure.error_type for failure in failures],
+        "error": [failure and failure.error for failure in failures],
+        "notes": [list(row.notes) for row in rows],
+        "model": [facts.version.model] * n,
+        "run_id": [facts.run_id] * n,
+        "shard_id": [facts.shard_id] * n,
+        "processed_at": [row.processed_at for row in rows],
+    }
 
 
 def write_parquet(table: pa.Table, metadata: Mapping[str, str], product: Product) -> bytes:

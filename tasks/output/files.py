@@ -21,9 +21,9 @@ from itertools import groupby
 from typing import Any
 
 from infra.store import ObjectInfo, Store
+from tasks.output.encoding import Row
 from tasks.output.layout import files_prefix, part_key, swept_key, swept_prefix
 from tasks.output.listing import ListedVersion, list_committed, plan_of_shards
-from tasks.output.rows import Row
 from tasks.output.store_files import open_parquet
 from tasks.product import FileSink, StoredFile, find_product
 from tasks.records import Shard, Version

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tasks.media.decoding import DecodeOptions, decode_entry
-from tasks.media.reading import EntryReader
+from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
 from tasks.output.views import Views
 from tasks.records import Entry
 from tasks.report.drawing import resized

@@ -14,7 +14,7 @@ from tasks.evaluation.evaluate import pixels_of
 from tasks.loop.disagreements import read_disagreements
 from tasks.loop.findings import Disagreement
 from tasks.loop.kinds import loop_kind
-from tasks.media.reading import EntryReader
+from tasks.media.decoding import EntryReader
 from tasks.output.views import Views
 from tasks.product import find_kind, find_product
 from tasks.report.drawing import resized

@@ -25,8 +25,7 @@ from modelkit.augmentation.geometry import scaling
 from modelkit.training.processes import Rank
 from modelkit.training.sampling import EpochSampler, MixedSampler, repeat_factors
 from modelkit.transform import Geometry
-from tasks.media.decoding import DecodeOptions, decode_entry
-from tasks.media.reading import EntryReader
+from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
 from tasks.product import find_kind
 from tasks.records import MISSING_ETAG, Entry
 from tasks.training.examples import Example

@@ -30,7 +30,7 @@ def imports_of(path: Path) -> Iterator[tuple[ast.stmt, str]]:
 
 
 def room_of(module: str) -> str | None:
-    """``tasks.output.rows.Row`` -> ``output``; None for what is not in ``tasks``."""
+    """``tasks.output.encoding.Row`` -> ``output``; None for what is not in ``tasks``."""
     parts = module.split(".")
     return parts[1] if parts[0] == "tasks" and len(parts) > 1 else None
 

@@ -13,8 +13,7 @@ from modelkit import Instances, Predictor
 from modelkit.metrics import count_id_switches, panoptic_array, video_panoptic_quality
 from modelkit.metrics.panoptic import DIVISOR
 from tasks.evaluation.evaluate import Row
-from tasks.media.decoding import DecodeOptions, decode_entry
-from tasks.media.reading import EntryReader
+from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
 from tasks.products.segments.painting import pixels_of_mask
 from tasks.records import MISSING_ETAG, Entry
 

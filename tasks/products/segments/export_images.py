@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tasks.media.decoding import DecodeOptions, decode_entry
+from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
 from tasks.media.endings import ending_of
-from tasks.media.reading import EntryReader
 from tasks.output.views import Views
 from tasks.records import Entry, ItemFailure
 from tasks.report.planned import entries_of

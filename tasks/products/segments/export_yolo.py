@@ -32,7 +32,7 @@ import numpy as np
 from infra.errors import DatasetError
 from infra.store import Store
 from modelkit.rle import to_polygons
-from tasks.media.reading import EntryReader
+from tasks.media.decoding import EntryReader
 from tasks.output.naming import common_root, relative_name, without_extension
 from tasks.output.views import Views
 from tasks.products.segments.classes import classes_of, model_of

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tasks.media.images import DecodedImage, decode_image
+from tasks.media.images import Frame, decode_image
 from tasks.media.options import DecodeOptions
 from tasks.media.orientation import display_orientation, from_exif
-from tasks.records import ItemFailure
 from tests import corpus
 from tests.corpus import Case
 
@@ -19,9 +18,9 @@ GOOD = {case.name: case for case in corpus.good_cases()}
 BAD = {case.name: case for case in corpus.bad_cases()}
 
 
-def decoded(data: bytes, name: str = "", **options: object) -> DecodedImage:
+def decoded(data: bytes, name: str = "", **options: object) -> Frame:
     result = decode_image(data, name=name, options=DecodeOptions(**options))  # type: ignore[arg-type]
-    assert isinstance(result, DecodedImage), result
+    assert result.failure is None, result.failure
     return result
 
 
@@ -29,7 +28,7 @@ def decoded(data: bytes, name: str = "", **options: object) -> DecodedImage:
 def test_odd_files_give_pixels_and_say_what_was_done(case: Case) -> None:
     result = decoded(case.data, name=case.name)
     assert result.size_hw == case.size_hw
-    pixels = result.rgb_hwc_u8
+    pixels = result.image_rgb_hwc_u8
     assert pixels.dtype == np.uint8
     assert pixels.shape == (*result.size_hw, 3)
     assert pixels.flags.c_contiguous
@@ -43,8 +42,8 @@ def test_odd_files_give_pixels_and_say_what_was_done(case: Case) -> None:
 
 @pytest.mark.parametrize("case", BAD.values(), ids=BAD.keys())
 def test_bad_files_become_one_clear_line(case: Case) -> None:
-    result = decode_image(case.data, name=case.name)
-    assert isinstance(result, ItemFailure), result
+    result = decode_image(case.data, name=case.name).failure
+    assert result is not None
     assert result.stage == "decode"
     if case.error_type:
         assert result.error_type == case.error_type, result
@@ -52,7 +51,7 @@ def test_bad_files_become_one_clear_line(case: Case) -> None:
     assert "\n" not in result.error
     assert len(result.error) > 15
     assert "0x" not in result.error  # addresses would make equal runs write unequal rows
-    assert decode_image(case.data, name=case.name) == result
+    assert decode_image(case.data, name=case.name).failure == result
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -60,7 +59,7 @@ def test_bad_files_become_one_clear_line(case: Case) -> None:
 def test_every_exif_orientation_comes_out_upright(file_format: str, orientation: int) -> None:
     result = decoded(corpus.rotated(file_format, orientation))
     tolerance = 12 if file_format == "JPEG" else 0
-    difference = np.abs(result.rgb_hwc_u8.astype(int) - corpus.scene().astype(int))
+    difference = np.abs(result.image_rgb_hwc_u8.astype(int) - corpus.scene().astype(int))
     assert difference.max() <= tolerance
 
 
@@ -78,7 +77,7 @@ def test_the_first_page_of_a_turned_multi_page_tiff_is_upright() -> None:
     stored = Image.fromarray(corpus.scene()).transpose(Image.Transpose.ROTATE_90)
     data = corpus.encoded(stored, "TIFF", exif=exif, save_all=True, append_images=[stored])
     result = decoded(data)
-    np.testing.assert_array_equal(result.rgb_hwc_u8, corpus.scene())
+    np.testing.assert_array_equal(result.image_rgb_hwc_u8, corpus.scene())
     assert result.notes == ("multi-page: first of 2 pages", "rotated by EXIF orientation 6")
 
 
@@ -86,37 +85,37 @@ def test_cmyk_ink_is_read_as_adobe_stores_it() -> None:
     # Adobe marks the file and stores 255 for "no ink"; reading it plainly would give the negative.
     data = GOOD["cmyk.jpg"].data
     assert b"Adobe" in data
-    assert decoded(data).rgb_hwc_u8.mean(axis=(0, 1)).round().tolist() == [255.0, 0.0, 0.0]
+    assert decoded(data).image_rgb_hwc_u8.mean(axis=(0, 1)).round().tolist() == [255.0, 0.0, 0.0]
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
     ramp = np.linspace(0, 65_535, 64 * 48).astype(np.uint16).reshape(48, 64)
     for file_format in ("PNG", "TIFF"):
         result = decoded(corpus.encoded(Image.fromarray(ramp), file_format))
-        np.testing.assert_array_equal(result.rgb_hwc_u8[:, :, 0], (ramp >> 8).astype(np.uint8))
+        np.testing.assert_array_equal(result.image_rgb_hwc_u8[:, :, 0], (ramp >> 8).astype(np.uint8))
     big_endian = Image.frombytes("I;16B", (64, 48), ramp.astype(">u2").tobytes())
     result = decoded(corpus.encoded(big_endian, "TIFF"))
-    np.testing.assert_array_equal(result.rgb_hwc_u8[:, :, 0], (ramp >> 8).astype(np.uint8))
+    np.testing.assert_array_equal(result.image_rgb_hwc_u8[:, :, 0], (ramp >> 8).astype(np.uint8))
 
 
 def test_sixteen_bit_pgm_uses_the_range_of_its_header() -> None:
     ramp = np.linspace(0, 65_535, 64 * 48).astype(">u2").reshape(48, 64)
     result = decoded(b"P5 64 48 65535\n" + ramp.tobytes())
-    np.testing.assert_array_equal(result.rgb_hwc_u8[:, :, 1], (ramp >> 8).astype(np.uint8))
+    np.testing.assert_array_equal(result.image_rgb_hwc_u8[:, :, 1], (ramp >> 8).astype(np.uint8))
 
 
 def test_float_images_survive_what_is_not_a_number() -> None:
     values = np.zeros((4, 4), np.float32)
     values[0, 0], values[0, 1], values[3, 3] = np.nan, np.inf, 2.0
     result = decoded(corpus.encoded(Image.fromarray(values), "TIFF"))
-    assert result.rgb_hwc_u8[3, 3].tolist() == [255, 255, 255]
-    assert result.rgb_hwc_u8[0, 0].tolist() == [0, 0, 0]
+    assert result.image_rgb_hwc_u8[3, 3].tolist() == [255, 255, 255]
+    assert result.image_rgb_hwc_u8[0, 0].tolist() == [0, 0, 0]
 
 
 def test_pixels_of_a_plain_jpeg_are_those_of_a_full_decode() -> None:
     data = corpus.good_jpeg((480, 640))
     with Image.open(io.BytesIO(data)) as image:
-        np.testing.assert_array_equal(decoded(data).rgb_hwc_u8, np.asarray(image.convert("RGB")))
+        np.testing.assert_array_equal(decoded(data).image_rgb_hwc_u8, np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "JPEG2000", "AVIF"])
@@ -128,8 +127,8 @@ def test_the_pixel_limit_is_asked_before_decoding(file_format: str, monkeypatch:
         pytest.fail("pixels were decoded although the header is over the limit")
 
     monkeypatch.setattr(Image.Image, "load", loaded)
-    result = decode_image(data, options=DecodeOptions(max_pixels=9_999))
-    assert isinstance(result, ItemFailure)
+    result = decode_image(data, options=DecodeOptions(max_pixels=9_999)).failure
+    assert result is not None
     assert result.error_type == "TooManyPixels"
     assert "100 x 100" in result.error
 
@@ -137,8 +136,8 @@ def test_the_pixel_limit_is_asked_before_decoding(file_format: str, monkeypatch:
 def test_a_webp_canvas_is_refused_before_pillow_reserves_it() -> None:
     chunk = b"VP8X" + (10).to_bytes(4, "little") + bytes(4) + (16_382).to_bytes(3, "little") * 2
     data = b"RIFF" + (4 + len(chunk)).to_bytes(4, "little") + b"WEBP" + chunk + bytes(8)
-    result = decode_image(data)
-    assert isinstance(result, ItemFailure)
+    result = decode_image(data).failure
+    assert result is not None
     assert result.error_type == "TooManyPixels"
 
 
@@ -148,8 +147,8 @@ def test_no_cut_file_passes_for_a_whole_one(file_format: str, cut: float) -> Non
     noise = np.random.default_rng(3).integers(0, 255, (120, 160, 3)).astype(np.uint8)
     options = {"compression": "tiff_lzw"} if file_format == "TIFF" else {}
     data = corpus.encoded(Image.fromarray(noise), file_format, **options)
-    result = decode_image(data[: int(len(data) * cut)])
-    assert isinstance(result, ItemFailure)
+    result = decode_image(data[: int(len(data) * cut)]).failure
+    assert result is not None
     assert result.error_type in {"TruncatedImage", "CorruptImage", "UnsupportedFormat", "NotAnImage"}
 
 
@@ -161,8 +160,8 @@ def test_random_damage_never_raises() -> None:
         data = bytearray(samples[i % len(samples)])
         for position in generator.integers(0, len(data), 8):
             data[position] = generator.integers(0, 256)
-        outcomes.add(type(decode_image(bytes(data), options=DecodeOptions(max_pixels=4_000_000))))
-    assert outcomes == {DecodedImage, ItemFailure}
+        outcomes.add(decode_image(bytes(data), options=DecodeOptions(max_pixels=4_000_000)).failure is None)
+    assert outcomes == {True, False}
 
 
 def test_nothing_is_printed_for_any_file() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.media.images import DecodedImage, decode_image
+from tasks.media.images import Frame, decode_image
 from tasks.media.options import DecodeOptions
 from tasks.records import ItemFailure
 from tests import corpus
@@ -17,15 +17,15 @@ from tests import corpus
 KEEP = DecodeOptions(damaged="keep")
 
 
-def decoded(data: bytes, options: DecodeOptions = DecodeOptions()) -> DecodedImage:  # noqa: B008 - frozen
+def decoded(data: bytes, options: DecodeOptions = DecodeOptions()) -> Frame:  # noqa: B008 - frozen
     result = decode_image(data, options=options)
-    assert isinstance(result, DecodedImage), result
+    assert result.failure is None, result.failure
     return result
 
 
 def failed(data: bytes) -> ItemFailure:
-    result = decode_image(data)
-    assert isinstance(result, ItemFailure), result.notes
+    result = decode_image(data).failure
+    assert result is not None
     return result
 
 
@@ -47,13 +47,13 @@ def test_every_variant_gives_the_bytes_that_pillow_gives(
     for quality, subsampling, more in variants:
         data = jpeg(noise(size_hw), mode, quality=quality, subsampling=subsampling, progressive=progressive, **more)
         with Image.open(io.BytesIO(data)) as image:
-            np.testing.assert_array_equal(decoded(data).rgb_hwc_u8, np.asarray(image.convert("RGB")))
+            np.testing.assert_array_equal(decoded(data).image_rgb_hwc_u8, np.asarray(image.convert("RGB")))
 
 
 def test_a_jpeg_that_stores_red_green_and_blue_themselves_gives_pillows_bytes() -> None:
     data = jpeg(noise((40, 50)), keep_rgb=True)
     with Image.open(io.BytesIO(data)) as image:
-        np.testing.assert_array_equal(decoded(data).rgb_hwc_u8, np.asarray(image))
+        np.testing.assert_array_equal(decoded(data).image_rgb_hwc_u8, np.asarray(image))
 
 
 def damaged() -> dict[str, bytes]:
@@ -74,14 +74,14 @@ def test_damage_that_ends_in_an_end_marker_is_a_failed_item_or_kept_with_a_note(
     assert "Corrupt JPEG data" in failure.error
     kept = decoded(data, KEEP)
     assert "Corrupt JPEG data" in kept.notes[0]
-    np.testing.assert_array_equal(kept.rgb_hwc_u8, expected)
+    np.testing.assert_array_equal(kept.image_rgb_hwc_u8, expected)
 
 
 def test_an_error_behind_which_no_pixels_were_written_fails_even_where_damage_is_kept() -> None:
     whole = bytearray(jpeg(corpus.scene((240, 320)), progressive=True, quality=90))
     tables = [i for i in range(len(whole) - 1) if whole[i : i + 2] == b"\xff\xc4"]
     whole[tables[-1] + 5 : tables[-1] + 21] = b"\xff" * 16  # counts of a Huffman table that cannot be
-    assert isinstance(decode_image(bytes(whole), options=KEEP), ItemFailure)
+    assert decode_image(bytes(whole), options=KEEP).failure is not None
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -89,7 +89,7 @@ def test_a_file_that_lacks_nothing_but_its_end_marker_is_whole(progressive: bool
     data = jpeg(corpus.scene((240, 320)), progressive=progressive)
     assert data.endswith(b"\xff\xd9")
     result = decoded(data[:-2])
-    np.testing.assert_array_equal(result.rgb_hwc_u8, decoded(data).rgb_hwc_u8)
+    np.testing.assert_array_equal(result.image_rgb_hwc_u8, decoded(data).image_rgb_hwc_u8)
     assert result.notes == ("the end marker is missing: read as if it were there",)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from infra.store import Store, open_store
 from tasks.media import reading
-from tasks.media.decoding import DecodeOptions, fetch_entry
-from tasks.media.reading import BLOCK_BYTES, BlockReader, EntryReader
+from tasks.media.decoding import DecodeOptions, EntryReader, fetch_entry
+from tasks.media.reading import BLOCK_BYTES, BlockReader
 from tasks.output.entries import member_etag, unknown_etag
 from tasks.records import Entry, ItemFailure
 from tests.faults import Fault, FaultyS3

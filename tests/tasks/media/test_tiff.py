@@ -10,9 +10,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tasks.media.images import DecodedImage, decode_image
+from tasks.media.images import Frame, decode_image
 from tasks.media.options import DecodeOptions
-from tasks.records import ItemFailure
 from tests import corpus
 
 RAMP = np.linspace(0, 1, 48 * 64).reshape(48, 64)
@@ -24,14 +23,14 @@ def tiff(values: np.ndarray, **options: Any) -> bytes:
     return out.getvalue()
 
 
-def decoded(data: bytes, **options: Any) -> DecodedImage:
+def decoded(data: bytes, **options: Any) -> Frame:
     result = decode_image(data, options=DecodeOptions(**options))
-    assert isinstance(result, DecodedImage), result
+    assert result.failure is None, result.failure
     return result
 
 
 def grey(data: bytes, **options: Any) -> np.ndarray:
-    pixels = decoded(data, **options).rgb_hwc_u8
+    pixels = decoded(data, **options).image_rgb_hwc_u8
     assert (pixels == pixels[:, :, :1]).all()
     return pixels[:, :, 0]
 
@@ -105,7 +104,7 @@ def test_of_many_bands_the_first_three_are_colours(bands: int, dtype: type, plan
     stored = values if planar == "contig" else values.transpose(2, 0, 1)
     result = decoded(tiff(stored, planarconfig=planar, extrasamples=(0,) * (bands - 1)))
     taken = values[:, :, [0, 0, 0] if bands == 2 else [0, 1, 2]]
-    assert np.abs(result.rgb_hwc_u8 - taken.astype(float) * 255 / top).max() <= 1
+    assert np.abs(result.image_rgb_hwc_u8 - taken.astype(float) * 255 / top).max() <= 1
     meant = "the first is grey" if bands == 2 else "the first three are red, green and blue"
     assert f"{bands} bands: {meant}" in result.notes
 
@@ -113,7 +112,7 @@ def test_of_many_bands_the_first_three_are_colours(bands: int, dtype: type, plan
 def test_a_fourth_band_is_no_transparency_unless_the_file_says_so() -> None:
     values = np.stack([corpus.scene()[:, :, i] for i in (0, 1, 2, 0)], axis=2)
     loose = decoded(tiff(values, photometric="rgb", extrasamples=(0,)))
-    np.testing.assert_array_equal(loose.rgb_hwc_u8, corpus.scene())
+    np.testing.assert_array_equal(loose.image_rgb_hwc_u8, corpus.scene())
     said = decoded(tiff(values, photometric="rgb", extrasamples=("unassalpha",)))
     assert "transparent: composited on white" in said.notes
 
@@ -125,7 +124,7 @@ def test_deep_transparency_is_composited_on_white(dtype: type, kind: str) -> Non
     values = np.zeros((4, 4, 4), np.float64)
     values[:, :, 0], values[:, :, 3] = (0.25 if kind == "assocalpha" else 1.0), 0.25  # a quarter of full red
     result = decoded(tiff((values * top).astype(dtype), photometric="rgb", extrasamples=(kind,)))
-    np.testing.assert_allclose(result.rgb_hwc_u8[0, 0], (255, 191, 191), atol=2)
+    np.testing.assert_allclose(result.image_rgb_hwc_u8[0, 0], (255, 191, 191), atol=2)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +135,8 @@ def test_deep_transparency_is_composited_on_white(dtype: type, kind: str) -> Non
     ],
 )
 def test_what_is_not_read_is_called_not_supported(values: np.ndarray, options: dict[str, Any], words: str) -> None:
-    failure = decode_image(tiff(values, **options))
-    assert isinstance(failure, ItemFailure)
+    failure = decode_image(tiff(values, **options)).failure
+    assert failure is not None
     assert failure.error_type == "UnsupportedFormat"
     assert failure.error.endswith("is not supported")
     assert words in failure.error
@@ -145,8 +144,8 @@ def test_what_is_not_read_is_called_not_supported(values: np.ndarray, options: d
 
 def test_camera_raw_is_not_its_thumbnail() -> None:
     data = tiff(corpus.scene(), photometric="rgb", extratags=[(50706, "B", 4, b"\x01\x04\x00\x00", True)])
-    failure = decode_image(data)
-    assert isinstance(failure, ItemFailure)
+    failure = decode_image(data).failure
+    assert failure is not None
     assert failure.error == "camera raw (DNG) is not supported"
 
 
@@ -154,20 +153,20 @@ def test_deep_files_keep_their_orientation_and_their_pages() -> None:
     values = (RAMP * 65_535).astype(np.uint16)
     turned = decoded(tiff(values, extratags=[(274, "H", 1, 6, True)]))
     assert turned.size_hw == (64, 48)
-    np.testing.assert_array_equal(turned.rgb_hwc_u8[:, :, 0], np.rot90(values >> 8, -1))
+    np.testing.assert_array_equal(turned.image_rgb_hwc_u8[:, :, 0], np.rot90(values >> 8, -1))
     pages = decoded(tiff(np.stack([values, values // 2]), photometric="minisblack"))
-    np.testing.assert_array_equal(pages.rgb_hwc_u8[:, :, 0], values >> 8)
+    np.testing.assert_array_equal(pages.image_rgb_hwc_u8[:, :, 0], values >> 8)
     assert pages.notes[0] == "multi-page: first of 2 pages"
 
 
 def test_limits_are_asked_before_unpacking() -> None:
     data = tiff((RAMP * 65_535).astype(np.uint16))
-    failure = decode_image(data, options=DecodeOptions(max_pixels=48 * 64 - 1))
-    assert isinstance(failure, ItemFailure)
+    failure = decode_image(data, options=DecodeOptions(max_pixels=48 * 64 - 1)).failure
+    assert failure is not None
     assert failure.error_type == "TooManyPixels"
     hungry = tiff(np.zeros((48, 64, 40), np.uint8), extrasamples=(0,) * 39)
-    failure = decode_image(hungry, options=DecodeOptions(max_pixels=48 * 64))
-    assert isinstance(failure, ItemFailure)
+    failure = decode_image(hungry, options=DecodeOptions(max_pixels=48 * 64)).failure
+    assert failure is not None
     assert failure.error_type == "UnsupportedFormat"
 
 
@@ -177,6 +176,6 @@ def test_limits_are_asked_before_unpacking() -> None:
 def test_no_cut_deep_file_passes_for_a_whole_one(dtype: type, compression: str, rows: int) -> None:
     values = np.random.default_rng(3).integers(0, 60_000, (48, 64)).astype(dtype)
     data = tiff(values, compression=compression, rowsperstrip=rows)
-    assert isinstance(decode_image(data), DecodedImage)
+    assert decode_image(data).failure is None
     for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
-        assert isinstance(decode_image(data[: int(len(data) * share)]), ItemFailure)
+        assert decode_image(data[: int(len(data) * share)]).failure is not None

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from infra.store import open_store
-from tasks.media.decoding import DecodeOptions, Frame, decode_entry, decode_fetched
-from tasks.media.reading import EntryReader
+from tasks.media.decoding import DecodeOptions, EntryReader, Frame, decode_entry, decode_fetched
 from tasks.media.video_files import declared_bytes
 from tasks.media.video_gaps import last_missing
 from tasks.media.video_index import cut_video

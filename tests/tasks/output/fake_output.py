@@ -24,9 +24,8 @@ from modelkit.carriers import Instances
 from tasks.ingest.sharding import PLAN_SCHEMA
 from tasks.media.decoding import Frame
 from tasks.output.commit import commit_shard
-from tasks.output.encoding import encode_part
+from tasks.output.encoding import PartFacts, Row, encode_part, failed_row, ok_row, rows_to_table
 from tasks.output.layout import make_version, plan_key, version_to_json
-from tasks.output.rows import Row, RowOrigin, failed_row, ok_row, rows_to_table
 from tasks.output.schema import schema_named
 from tasks.output.versions import PLAN_FOOTER_KEY, VERSION_FOOTER_KEY
 from tasks.records import Entry, ItemFailure, Media, Status, Version
@@ -179,7 +178,7 @@ def found_in(item: Item) -> Instances:
 
 def heavy_part(version: Version, shard_id: str, num_rows: int, mask_bytes: int, row_group_size: int) -> bytes:
     """A part of many row groups with 4 incompressible strings in place of masks: only for counting bytes."""
-    origin = RowOrigin(version, "run-1", shard_id, dict(enumerate(CLASSES)))
+    origin = PartFacts(version, 1, shard_id, "an-attempt", "run-1", class_names=dict(enumerate(CLASSES)))
     one = rows_to_table(rows([Item("x", num_instances=4)], START), origin).to_pylist()[0]
     noise = np.random.default_rng(0)
     changed = [{"uri": f"{n:05d}", "rles": [noise.bytes(mask_bytes) for _ in range(4)]} for n in range(num_rows)]

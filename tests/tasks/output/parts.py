@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as coco
 
 from modelkit.carriers import Instances
-from tasks.output.encoding import encode_part
+from tasks.media.images import Frame
+from tasks.output.encoding import Row, encode_part, failed_row, ok_row
 from tasks.output.layout import make_version
-from tasks.output.rows import Row, failed_row, ok_row
 from tasks.records import Entry, ItemFailure, Version
 
 SIZE_HW = (40, 60)
@@ -21,12 +20,10 @@ VERSION: Version = make_version(
 )
 
 
-@dataclass(frozen=True)
-class AFrame:
-    frame: int = 0
-    pts_s: float | None = None
-    size_hw: tuple[int, int] | None = SIZE_HW
-    notes: tuple[str, ...] = ()
+def a_frame(
+    frame: int = 0, pts_s: float | None = None, size_hw: tuple[int, int] | None = SIZE_HW, notes: tuple[str, ...] = ()
+) -> Frame:
+    return Frame(frame, pts_s, None, size_hw, notes)
 
 
 def an_entry(uri: str = "s3://b/a.jpg", media: str = "image") -> Entry:
@@ -55,13 +52,13 @@ def squares(n: int, *, masks: bool = True, tracks: bool = False) -> Instances:
 def some_rows() -> list[Row]:
     """Found, found nothing, failed and quarantined; not in order."""
     failure = ItemFailure("decode", "TruncatedImage", "the image data end too early")
-    unknown = AFrame(size_hw=None)
+    unknown = a_frame(size_hw=None)
     return [
-        ok_row(an_entry("s3://b/z.jpg"), AFrame(notes=("grey converted to RGB",)), squares(3)),
+        ok_row(an_entry("s3://b/z.jpg"), a_frame(notes=("grey converted to RGB",)), squares(3)),
         failed_row(an_entry("s3://b/c.jpg"), unknown, failure),
-        ok_row(an_entry("s3://b/a.jpg"), AFrame(), squares(0)),
-        ok_row(an_entry("s3://b/m.mp4", "video"), AFrame(10, 0.4), squares(2, tracks=True)),
-        ok_row(an_entry("s3://b/m.mp4", "video"), AFrame(9, 0.36), squares(1, masks=False)),
+        ok_row(an_entry("s3://b/a.jpg"), a_frame(), squares(0)),
+        ok_row(an_entry("s3://b/m.mp4", "video"), a_frame(10, 0.4), squares(2, tracks=True)),
+        ok_row(an_entry("s3://b/m.mp4", "video"), a_frame(9, 0.36), squares(1, masks=False)),
         failed_row(
             an_entry("s3://b/q.jpg"), unknown, ItemFailure("decode", "Killed", "killed its worker"), "quarantined"
         ),

@@ -18,7 +18,7 @@ import pytest
 
 from infra.errors import StoreError
 from infra.store import Store, open_store
-from tasks.output import encoding, rows
+from tasks.output import encoding
 from tasks.output.commit import DriverCommitter, commit_shard
 from tasks.output.encoding import read_facts
 from tasks.output.layout import part_key, parts_prefix, version_to_json
@@ -262,4 +262,4 @@ def test_an_exception_while_encoding_publishes_nothing(
 
 
 def test_rows_are_many_so_none_has_a_dict_of_its_own() -> None:
-    assert rows.Row.__slots__
+    assert encoding.Row.__slots__

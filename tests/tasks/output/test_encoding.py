@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.output import encoding
-from tasks.output.encoding import BadPartError, PartFacts, encode_part, read_facts
-from tasks.output.rows import RowOrigin, ok_row, rows_to_table
+from tasks.output.encoding import BadPartError, PartFacts, encode_part, ok_row, read_facts, rows_to_table
 from tasks.output.schema import schema_named
 from tasks.products.segments import PRODUCT
-from tests.tasks.output.parts import CLASS_NAMES, VERSION, AFrame, a_part, an_entry, some_rows, squares
+from tests.tasks.output.parts import CLASS_NAMES, VERSION, a_frame, a_part, an_entry, some_rows, squares
 
-EXPECTED = rows_to_table(some_rows(), RowOrigin(VERSION, "run-1", "aa11", CLASS_NAMES)).drop_columns(["processed_at"])
+EXPECTED = rows_to_table(
+    some_rows(), PartFacts(VERSION, 1, "aa11", "an-attempt", "run-1", class_names=CLASS_NAMES)
+).drop_columns(["processed_at"])
 
 
 def footer_of(data: bytes) -> pq.FileMetaData:
@@ -99,7 +100,7 @@ def test_columns_are_stored_as_the_design_says() -> None:
 
 def test_rows_prune_by_uri_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "ROW_GROUP_ROWS", 100)
-    rows = [ok_row(an_entry(f"s3://b/{i * 7919 % 1000:04d}.jpg"), AFrame(), squares(i % 3)) for i in range(1000)]
+    rows = [ok_row(an_entry(f"s3://b/{i * 7919 % 1000:04d}.jpg"), a_frame(), squares(i % 3)) for i in range(1000)]
     data, _ = a_part(rows=rows)
     assert footer_of(data).num_row_groups == 10
     path = tmp_path / "part.parquet"
@@ -117,7 +118,7 @@ def test_a_shard_of_which_a_stride_skips_every_frame_is_a_part_without_rows() ->
 
 
 def test_an_error_column_that_is_all_null_keeps_its_type() -> None:
-    data, _ = a_part(rows=[ok_row(an_entry(), AFrame(), squares(1))])
+    data, _ = a_part(rows=[ok_row(an_entry(), a_frame(), squares(1))])
     schema = pq.read_schema(io.BytesIO(data))
     for name in ("stage", "error_type", "error"):
         assert schema.field(name).type == pa.string()
@@ -157,7 +158,7 @@ def test_somebody_elses_parquet_is_no_part() -> None:
 
 
 def test_damaged_pages_are_found_by_their_checksums() -> None:
-    data, _ = a_part(rows=[ok_row(an_entry(f"{i:05d}"), AFrame(), squares(5)) for i in range(500)])
+    data, _ = a_part(rows=[ok_row(an_entry(f"{i:05d}"), a_frame(), squares(5)) for i in range(500)])
     column = footer_of(data).row_group(0).column(0)
     at = column.data_page_offset + column.total_compressed_size - 3
     damaged = data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]

@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.output.encoding import encode_part
+from tasks.output.encoding import Row, encode_part, ok_row
 from tasks.output.layout import make_version
-from tasks.output.rows import Row, ok_row
-from tests.tasks.output.parts import CLASS_NAMES, AFrame, an_entry, some_rows, squares
+from tests.tasks.output.parts import CLASS_NAMES, a_frame, an_entry, some_rows, squares
 
 MOMENT = dt.datetime(2026, 11, 1, 12, 30, tzinfo=dt.UTC)
 
@@ -33,8 +32,8 @@ def rows_of(schema: str) -> list[Row]:
         both = {name: np.linspace(0.25, 0.75, 3, dtype=np.float32) for name in ("q_stability", "q_tta")}
         one = {"q_stability": np.full(2, 0.5, np.float32)}
         rows += [
-            ok_row(an_entry("s3://b/x.jpg"), AFrame(), dataclasses.replace(squares(3), qualities=both)),
-            ok_row(an_entry("s3://b/y.jpg"), AFrame(), dataclasses.replace(squares(2), qualities=one)),
+            ok_row(an_entry("s3://b/x.jpg"), a_frame(), dataclasses.replace(squares(3), qualities=both)),
+            ok_row(an_entry("s3://b/y.jpg"), a_frame(), dataclasses.replace(squares(2), qualities=one)),
         ]
     return [dataclasses.replace(row, processed_at=MOMENT) for row in rows]
 
