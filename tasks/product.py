@@ -6,7 +6,7 @@ made in a folder below ``tasks/products`` (see the README there) or in any insta
 entry point of the group ``visionmill.products``, and found here by name.
 
 The command line asks for every product before it knows what to do. So a record names its code instead of importing it:
-:func:`lazily` gives a function that is imported when it is first called.
+what :func:`infra.by_name.lazily` names is imported when a record is first asked for it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from infra.by_name import Lazy
 from infra.errors import UsageError
 
 if TYPE_CHECKING:  # types only: this module is imported by every command and must cost nothing
@@ -46,7 +47,7 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
-class FileSink:
+class FileSink(Lazy):
     """Files of a product whose result is more than a row; ``tasks.output.files`` tells when and where they are written.
 
     Args:
@@ -64,7 +65,7 @@ class FileSink:
 
 
 @dataclass(frozen=True, slots=True)
-class Exporter:
+class Exporter(Lazy):
     """Another tool's form of a product.
 
     Args:
@@ -81,7 +82,7 @@ class Exporter:
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class Product(Lazy):
     """What a job writes. Callables get whole batches where that is faster, and never see another product's data.
 
     Args:
@@ -303,31 +304,6 @@ def find_product(name: str) -> Product:
 def default_product() -> Product:
     """What commands mean that name none; its first kind is what they mean that name no kind."""
     return find_product(importlib.import_module("tasks.products").DEFAULT)
-
-
-def resolve(dotted: str) -> Callable[..., Any]:
-    """The function behind "module:function".
-
-    Raises:
-        UsageError: when there is no such module or function.
-    """
-    module, _, name = dotted.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"no function {dotted!r}: {error}", hint='Write it as "package.module:function".') from error
-    if not callable(function):
-        raise UsageError(f"{dotted!r} is no function but {type(function).__name__}")
-    return function  # type: ignore[no-any-return]
-
-
-def lazily(dotted: str) -> Callable[..., Any]:
-    """The function behind "module:function", which is imported when it is first called."""
-
-    def call(*args: Any, **options: Any) -> Any:
-        return resolve(dotted)(*args, **options)
-
-    return call
 
 
 def kind_names() -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from infra.by_name import resolve
 from infra.errors import VersionMismatch
 from tasks.engine.job import JobSpec
 from tasks.engine.model_source import local_model
-from tasks.product import resolve
 
 
 def predictor_of(job: JobSpec) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.product import Exporter, Product, lazily, register
+from infra.by_name import lazily
+from tasks.product import Exporter, Product, register
 from tasks.products.segments.parameters import SegmentParameters
 from tasks.products.segments.views import INSTANCES, SCORED
 
