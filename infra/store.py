@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import posixpath
+from contextlib import nullcontext
 
 from infra.errors import UsageError
 from infra.outage import Patience
 from infra.store_keys import split_s3_uri
 from infra.store_local import LocalStore
-from infra.store_types import ObjectInfo, Store, StoreCapabilities
+from infra.store_types import ObjectInfo, Store, StoreCapabilities, Waiting
 
 __all__ = [
     "ObjectInfo", "Store", "StoreCapabilities", "absolute_uri", "folder_of", "is_local", "open_store", "resolve_name",
@@ -17,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def open_store(uri: str, *, patience: Patience | None = None) -> Store:
+def open_store(uri: str, *, patience: Patience | None = None, waiting: Waiting = nullcontext) -> Store:
     """The store at ``uri``: a folder, ``file://...`` or ``s3://bucket[/prefix]``. Credentials: environment or role.
 
     Opening touches nothing: a missing bucket or folder shows at the first use (the first write creates a local root).
@@ -27,6 +28,7 @@ def open_store(uri: str, *, patience: Patience | None = None) -> Store:
     Args:
         patience: of a bucket: how long an outage is waited for beyond the retries of a request, before it is a
             StoreOutage. Without it a request that has used up its attempts is StoreUnavailable.
+        waiting: see :data:`infra.store_types.Waiting`.
 
     Raises:
         UsageError: an empty URI or a scheme that is not known.
@@ -34,8 +36,8 @@ def open_store(uri: str, *, patience: Patience | None = None) -> Store:
     if not is_local(uri):
         from infra.store_s3 import S3Store  # aiohttp and botocore: half a second that work on folders need not wait
 
-        return S3Store(uri, patience=patience)
-    return LocalStore(_local_path(uri))
+        return S3Store(uri, patience=patience, waiting=waiting)
+    return LocalStore(_local_path(uri), waiting=waiting)
 
 
 def split_uri(uri: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -27,7 +27,7 @@ from infra.errors import (
 from infra.store_keys import RESERVED_FOLDER, check_key
 from infra.store_local_walk import LeftOut, etag_of, forget, walk_files
 from infra.store_probe import probe_store
-from infra.store_types import ObjectInfo, StoreCapabilities
+from infra.store_types import ObjectInfo, StoreCapabilities, Waiting
 
 STALE_SCRATCH_S = 6 * 3600.0  # an interrupted writer's scratch file is removed after this long
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -41,7 +41,8 @@ class LocalStore:
     makes sure that the time differs from the file it replaces, so that a swap never mistakes one state for another.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, waiting: Waiting = nullcontext) -> None:
+        self._waiting = waiting
         self.uri = root.rstrip("/") or "/"
         self._root = Path(self.uri)
         self._swept = False
@@ -256,9 +257,10 @@ class LocalStore:
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
-        """Operating system errors in our words."""
+        """Operating system errors in our words, and the waiting told."""
         try:
-            yield
+            with self._waiting():
+                yield
         except OSError as error:
             raise _translate(error, self.uri_of(key)) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
@@ -28,7 +29,7 @@ from infra.settings import settings
 from infra.store_keys import check_key, split_s3_uri
 from infra.store_probe import probe_store
 from infra.store_reader import RangeReader
-from infra.store_types import ObjectInfo, StoreCapabilities
+from infra.store_types import ObjectInfo, StoreCapabilities, Waiting
 
 T = TypeVar("T")
 SEARCH_BLOCK_BYTES = 8 << 20
@@ -41,7 +42,14 @@ class S3Store:
     CompleteMultipartUpload; :meth:`probe` tells.
     """
 
-    def __init__(self, uri: str, *, policy: RetryPolicy | None = None, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        policy: RetryPolicy | None = None,
+        patience: Patience | None = None,
+        waiting: Waiting = nullcontext,
+    ) -> None:
         bucket, prefix = split_s3_uri(uri)
         prefix = prefix.strip("/")
         if prefix:
@@ -50,7 +58,7 @@ class S3Store:
         self._bucket = bucket
         self._base = f"{prefix}/" if prefix else ""
         self._policy = policy or RetryPolicy(settings().store_attempts, settings().store_first_delay_s)
-        self._counts = RetryCounts()
+        self._counts, self._waiting = RetryCounts(), waiting
         self._client: S3Client = shared_client()
         self._watch = None if patience is None else OutageWatch(self.uri, patience, self._serves_others)
         self._served_key: str | None = None  # the last key that was read, to ask whether others still can be
@@ -159,11 +167,17 @@ class S3Store:
         self, attempt: Callable[[], T], operation: str, uncertain: _Flag | None = None, *, reads: bool = False
     ) -> T:
         """With retries, and patience if the store has it. ``reads``: one object, unreadable perhaps for itself."""
-        if self._watch is None:
+        with self._waiting():
+            if self._watch is not None:
+                return self._try_patiently(self._watch, attempt, operation, uncertain, reads)
             return with_retries(
                 attempt, operation=operation, policy=self._policy, counts=self._counts, on_failure=uncertain
             )
-        request = self._watch.request(reads_object=reads)
+
+    def _try_patiently(
+        self, watch: OutageWatch, attempt: Callable[[], T], operation: str, uncertain: _Flag | None, reads: bool
+    ) -> T:
+        request = watch.request(reads_object=reads)
 
         def failed(error: BaseException) -> None:
             if uncertain is not None:
@@ -181,9 +195,9 @@ class S3Store:
             )
         except StoreError as error:
             if not isinstance(error, StoreUnavailable | StoreOutage) and _refusal(error) is not None:
-                self._watch.answered()
+                watch.answered()
             raise
-        self._watch.answered()
+        watch.answered()
         return answer
 
     def _serves_others(self) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+Waiting = Callable[[], AbstractContextManager[None]]
+"""Entered, by the thread that asks, around all that waits for a disk or a server: who watches it sees that it waits."""
 
 
 @dataclass(frozen=True, slots=True)

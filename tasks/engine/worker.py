@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -49,7 +49,6 @@ from tasks.engine.items import (
 from tasks.engine.job import Assignment, JobSpec, Outcome, Quarantine
 from tasks.engine.pipeline import BatchStage, Job, Pipeline, Stage
 from tasks.engine.predictors import predictor_of, take_one_thread
-from tasks.engine.watched_store import WatchedStore
 from tasks.ingest.planned_rows import IncompleteShardError
 from tasks.media.decoding import EntryReader, Frame, decode_fetched, fetch_entry
 from tasks.output.commit import commit_shard
@@ -157,7 +156,7 @@ class Worker:
     def _store_at(self, uri: str) -> Store:
         """A store that is waited for with the job's patience, which the heartbeat tells."""
         patience = Patience(self.job.outage_s, told=lambda outage: self.beats.store_is_silent(uri, outage))
-        return cast(Store, WatchedStore(open_store(uri, patience=patience), self.beats))
+        return open_store(uri, patience=patience, waiting=self.beats.in_store)
 
     # --- the stages
 

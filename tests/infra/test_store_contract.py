@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,38 @@ def test_uris_nobody_can_open_are_a_usage_error(uri: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_store(uri)
     assert "pass" not in str(caught.value)
+
+
+def test_who_waits_for_the_store_is_seen_to_wait_and_only_then(store_uri: str) -> None:
+    """A worker that hangs is told by it from one whose store is slow."""
+    entered: list[int] = []
+    inside: list[int] = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        entered.append(threading.get_ident())
+        inside.append(entered[-1])
+        try:
+            yield
+        finally:
+            inside.pop()
+
+    store = open_store(store_uri, waiting=waiting)
+    calls: list[Callable[[], object]] = [
+        lambda: store.put_if_absent("a", b"bytes"),
+        lambda: store.get("a"),
+        lambda: store.read_range("a", 1, 2),
+        lambda: store.info("a"),
+        lambda: store.put("a", b"others"),
+        lambda: store.compare_and_swap("a", b"third", store.info("a").etag),
+        lambda: store.delete("a"),
+    ]
+    for call in calls:
+        before = len(entered)
+        call()
+        assert len(entered) > before
+        assert not inside
+    with pytest.raises(ObjectGone):
+        store.get("a")
+    assert not inside
+    assert set(entered) == {threading.get_ident()}
