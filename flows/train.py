@@ -116,6 +116,7 @@ def _summary(job: TrainingJob, uri: str, record: Weights, judged: Judgement | No
         "weights": uri,
         "model": record.reference,
         "kind": record.lineage["kind"],
+        "initial": record.lineage["initial"],
         "fingerprint": job.fingerprint,
         "training_set": job.labelled_set,
         "parameters": record.num_parameters,

@@ -115,10 +115,6 @@ class VisionModel(nn.Module, ABC):
         """
         raise ConfigError(f"{type(self).__name__} cannot learn from a teacher's logits")
 
-    def adoptable(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A trained state under the names that it has here, where this model holds a smaller one as a part."""
-        return dict(state)
-
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor], *, padded_hw: SizeHW | None = None) -> Sequence[Any]:
         """Predictions for images (3, H, W) float in [0, 1] of any sizes; call ``eval()`` first.

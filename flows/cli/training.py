@@ -30,6 +30,8 @@ def train(parameters: TrainParameters, prefect: PrefectFlag = True) -> Summary:
 
     summary = run_train(parameters, orchestrated=prefect)
     say(f"{summary['kind']} {summary['model']} in {summary['steps']} steps, {summary['seconds']:.1f} s", style="green")
+    if summary["initial"]:
+        say(adopted_in_words(summary["initial"]))
     say(f"weights: {summary['weights']}")
     tell_labels(summary["labels"])
     if summary["metrics"]:
@@ -78,6 +80,14 @@ def retrain(parameters: RetrainParameters, prefect: PrefectFlag = True) -> Summa
     tell_labels(summary["labels"])
     say(f"champion: {summary['champion']}  {summary['champion_weights']}")
     return summary
+
+
+def adopted_in_words(initial: dict[str, Any]) -> str:
+    """What a model took over from other weights, and what began anew, of a record that may be an older one."""
+    parts = ", ".join(f"{part} ({count})" for part, count in initial.get("parts", {}).items())
+    new = sorted({name.rpartition(".")[0] for name in initial["new"]})
+    anew = f"; began anew: {', '.join(new[:6])}{', ...' if len(new) > 6 else ''}" if new else ""
+    return f"tensors taken from {initial.get('weights', 'other weights')}: {parts or initial['matched']}{anew}"
 
 
 def tell_labels(labels: dict[str, Any]) -> None:

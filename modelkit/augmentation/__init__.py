@@ -13,6 +13,7 @@ from modelkit.augmentation.operations import (
     Greyscale,
     HorizontalFlip,
     Operation,
+    RandomCrop,
     ScaleJitter,
     StacGeometric,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Operation",
     "Pipeline",
     "RandAugment",
+    "RandomCrop",
     "Sample",
     "ScaleJitter",
     "StacGeometric",

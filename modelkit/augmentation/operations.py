@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,6 +60,39 @@ class ScaleJitter:
         x = uniform(generator, 0.0, 1.0) * (columns - columns * factor)
         y = uniform(generator, 0.0, 1.0) * (rows - rows * factor)
         return warp(sample, geometry.translation(x, y) @ geometry.scaling(factor, factor))
+
+
+@dataclass(frozen=True, slots=True)
+class RandomCrop:
+    """Resize by a random factor, then cut a window at a random place; what is smaller than the window is filled up.
+
+    Args:
+        height, width: of the window, pixels.
+        low, high: of the factor, drawn uniformly on a logarithmic scale.
+    """
+
+    height: int
+    width: int
+    low: float = 1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1 or not 0 < self.low <= self.high:
+            raise ConfigError(
+                f"random crop needs a window of at least 1 pixel and 0 < low <= high, got {self.height} x "
+                f"{self.width}, {self.low} and {self.high}"
+            )
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
+        """See the class."""
+        factor = math.exp(uniform(generator, math.log(self.low), math.log(self.high)))
+        rows, columns = sample.size_hw
+        x = uniform(generator, 0.0, 1.0) * (self.width - columns * factor)
+        y = uniform(generator, 0.0, 1.0) * (self.height - rows * factor)
+        if factor == 1.0:  # whole pixels stay as sharp as they are
+            x, y = float(round(x)), float(round(y))
+        matrix = geometry.translation(x, y) @ geometry.scaling(factor, factor)
+        return warp(sample, matrix, (self.height, self.width))
 
 
 @dataclass(frozen=True, slots=True)

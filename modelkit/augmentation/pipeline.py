@@ -15,6 +15,7 @@ from modelkit.augmentation.operations import (
     Greyscale,
     HorizontalFlip,
     Operation,
+    RandomCrop,
     ScaleJitter,
     StacGeometric,
 )
@@ -25,6 +26,7 @@ from modelkit.errors import ConfigError
 OPERATIONS: dict[str, type[Any]] = {
     "horizontal_flip": HorizontalFlip,
     "scale_jitter": ScaleJitter,
+    "random_crop": RandomCrop,
     "stac_geometric": StacGeometric,
     "rand_augment": RandAugment,
     "colour_jitter": ColourJitter,

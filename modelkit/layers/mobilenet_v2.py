@@ -47,6 +47,8 @@ class MobileNetV2Backbone(TorchvisionBackbone):
             )
         network = torchvision.models.mobilenet_v2(weights=None, width_mult=width, norm_layer=norm_layer(norm))
         features = network.features[:-1]
+        if width == 1.0 and norm != "group" and padding == "depthwise":
+            self.published, self.published_part = "mobilenet_v2", "features."
         strided = [index for index, layer in enumerate(features) if _depthwise(layer).stride[0] == 2]
         last_of_stride = [following - 1 for following in strided[1:]] + [len(features) - 1]
         channels = [cast(int, features[index].out_channels) for index in last_of_stride]

@@ -80,12 +80,6 @@ class PanopticSegmentor(VisionModel):
         labels = range(1, 1 + self.num_things + self.num_stuff)
         return tuple(ClassInfo(label, f"class {label}", label <= self.num_things) for label in labels)
 
-    def adoptable(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state of a two-stage detector becomes that of the detector inside."""
-        if any(name.startswith(_DETECTOR) for name in state):
-            return dict(state)
-        return {_DETECTOR + name: tensor for name, tensor in state.items()}
-
     def prepare_training(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None
     ) -> tuple[Tensor, list[Geometry], list[dict[str, Any]]]:

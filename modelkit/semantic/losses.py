@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -30,6 +30,13 @@ class LossConfig:
         dice: weight of ``dice_loss`` beside it; 0 = none.
         border: weight of ``border_weights`` in the cross-entropy; 0 = none. Targets then need ``masks``.
         border_sigma: how far it reaches, pixels.
+        dice_by_class: take ``dice_loss`` of each class that a batch holds, and their mean; over all pixels at once the
+            frequent classes are all that is seen of it.
+        class_weights: factor on the cross-entropy of the pixels of each class id, from 0 on; empty = all 1.
+        focal: exponent g of the factor (1 - p)^g on the cross-entropy, p the probability of the pixel's class (Lin et
+            al. 2017); 0 = none.
+        hardest: share of the labelled pixels of a batch that count, those of the largest loss (OHEM, Shrivastava et al.
+            2016); 1 = all.
     """
 
     reduction: Literal["mean", "sum"] = "mean"
@@ -37,6 +44,10 @@ class LossConfig:
     dice: float = 0.0
     border: float = 0.0
     border_sigma: float = 5.0
+    dice_by_class: bool = False
+    class_weights: Sequence[float] = ()
+    focal: float = 0.0
+    hardest: float = 1.0
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum") or min(self.dice, self.border) < 0 or self.border_sigma <= 0:
@@ -46,6 +57,11 @@ class LossConfig:
             )
         if self.background <= 0:
             raise ConfigError(f"losses need background > 0, got {self.background}")
+        if self.focal < 0 or not 0 < self.hardest <= 1 or any(weight < 0 for weight in self.class_weights):
+            raise ConfigError(
+                f"losses need focal >= 0, 0 < hardest <= 1 and class_weights >= 0, got {self.focal}, {self.hardest} "
+                f"and {list(self.class_weights)}"
+            )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LossConfig:
@@ -56,39 +72,70 @@ class LossConfig:
         return cls(**config)
 
     def to_config(self) -> dict[str, Any]:
-        """Plain JSON with every option."""
-        return asdict(self)
+        """Plain JSON; options that older records do not know only where they are used."""
+        young = {"dice_by_class": False, "class_weights": [], "focal": 0.0, "hardest": 1.0}
+        config = asdict(self) | {"class_weights": list(self.class_weights)}
+        return {key: value for key, value in config.items() if key not in young or value != young[key]}
 
 
 def pixel_loss(
-    logits: Tensor, wanted: Tensor, weights: Tensor | None = None, reduction: Literal["mean", "sum"] = "mean"
+    logits: Tensor, wanted: Tensor, weights: Tensor | None = None, config: LossConfig | None = None
 ) -> Tensor:
     """Cross-entropy of logits (N, C, h, w), stretched to the targets (N, H, W); zero when all is ignored.
 
     Args:
         weights: (N, H, W) of the pixels, or None. A weighted sum is still divided by the number of labelled pixels.
-        reduction: "mean" over labelled pixels, or "sum".
+        config: reduction, class weights, focal exponent and share of hardest pixels; default: a plain mean.
     """
+    config = config or LossConfig()
     per_pixel = F.cross_entropy(
         stretch(logits.float(), wanted.shape[-2:]), wanted, ignore_index=IGNORE, reduction="none"
     )
-    total = (per_pixel if weights is None else per_pixel * weights).sum()
-    return total if reduction == "sum" else total / (wanted != IGNORE).sum().clamp(min=1)
+    if config.focal:
+        per_pixel = (1 - (-per_pixel).exp()) ** config.focal * per_pixel
+    weights = class_weight_map(weights, wanted, config.class_weights)
+    per_pixel = per_pixel if weights is None else per_pixel * weights
+    count = (wanted != IGNORE).sum()
+    if config.hardest < 1:
+        per_pixel, count = _hardest(per_pixel, max(1, int(count * config.hardest)))
+    return per_pixel.sum() if config.reduction == "sum" else per_pixel.sum() / count.clamp(min=1)
 
 
-def dice_loss(probabilities: Tensor, wanted: Tensor, first_class: int = 0) -> Tensor:
+def class_weight_map(weights: Tensor | None, wanted: Tensor, of_classes: Sequence[float]) -> Tensor | None:
+    """Weights (N, H, W) of pixels times those of their classes; None where all are 1."""
+    if not of_classes:
+        return weights
+    table = torch.ones(IGNORE + 1, device=wanted.device)
+    table[: len(of_classes)] = torch.tensor(of_classes, device=wanted.device)
+    return table[wanted] if weights is None else weights * table[wanted]
+
+
+def _hardest(per_pixel: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest losses of a batch, and how many these are."""
+    flat = per_pixel.flatten()
+    return flat.topk(min(count, len(flat))).values, torch.tensor(count, device=flat.device)
+
+
+def dice_loss(probabilities: Tensor, wanted: Tensor, first_class: int = 0, *, by_class: bool = False) -> Tensor:
     """1 - (2 sum(p t) + e) / (sum(p) + sum(t) + e) over labelled pixels and classes of a batch (Milletari et al. 2016).
 
     Args:
         probabilities: (N, C, H, W).
         wanted: (N, H, W) class ids, 255 is ignored.
         first_class: classes below it are left out; 1 judges the foreground alone.
+        by_class: the sums are taken class by class, and the mean over the classes that the batch holds is what counts.
     """
     labelled = wanted != IGNORE
     truth = F.one_hot(wanted.where(labelled, 0), probabilities.shape[1]).movedim(-1, 1)
     truth = (truth * labelled[:, None])[:, first_class:]
     guess = (probabilities * labelled[:, None])[:, first_class:]
-    return 1 - (2 * (guess * truth).sum() + _EPSILON) / (guess.sum() + truth.sum() + _EPSILON)
+    over = (0, 2, 3) if by_class else (0, 1, 2, 3)
+    common, both = (guess * truth).sum(over), guess.sum(over) + truth.sum(over)
+    dice = 1 - (2 * common + _EPSILON) / (both + _EPSILON)
+    if not by_class:
+        return dice
+    there = (truth.sum(over) > 0).to(dice.dtype)
+    return (dice * there).sum() / there.sum().clamp(min=1)
 
 
 def border_weights(nearest: Tensor, second: Tensor, strength: float = 10.0, sigma: float = 5.0) -> Tensor:

@@ -167,14 +167,14 @@ class SemanticSegmentor(VisionModel):
         weights = self._pixel_weights(resized, batch)
         raw = {name: self._against_background(logits) for name, logits in self.network(batch).items()}
         weights = self._lighter_background(weights, wanted)
-        losses = {"loss_semantic": pixel_loss(raw["logits"], wanted, weights, self.losses.reduction)}
+        losses = {"loss_semantic": pixel_loss(raw["logits"], wanted, weights, self.losses)}
         if self.losses.dice:
             foreground_only = int(self.num_classes == 1)
             judged = wanted if weights is None else wanted.masked_fill(weights == 0, IGNORE)
             probabilities = stretch(raw["logits"].float(), wanted.shape[-2:]).softmax(1)
-            losses["loss_dice"] = dice_loss(probabilities, judged, foreground_only)
+            losses["loss_dice"] = dice_loss(probabilities, judged, foreground_only, by_class=self.losses.dice_by_class)
         if "aux_logits" in raw:
-            losses["loss_aux"] = pixel_loss(raw["aux_logits"], wanted, weights, self.losses.reduction)
+            losses["loss_aux"] = pixel_loss(raw["aux_logits"], wanted, weights, self.losses)
         return losses
 
     def anonymous_classes(self) -> tuple[ClassInfo, ...]:
@@ -198,12 +198,6 @@ class SemanticSegmentor(VisionModel):
             theirs = F.interpolate(theirs.float(), size=raw["logits"].shape[-2:], mode="bilinear", align_corners=False)
         student, taught = (maps.float().permute(0, 2, 3, 1).flatten(0, 2) for maps in (raw["logits"], theirs))
         return PairedLogits(losses, "loss_semantic", student, taught)
-
-    def adoptable(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state of a model with a backbone of its own, such as a detector, becomes that of the network inside."""
-        if any(name.startswith(_NETWORK) for name in state):
-            return dict(state)
-        return {_NETWORK + name: tensor for name, tensor in state.items()}
 
     def _pixel_weights(self, targets: Sequence[Mapping[str, Any]], batch: Tensor) -> Tensor | None:
         border = self.losses.border

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from modelkit.errors import ConfigError, WeightsError
+from modelkit.layers import Backbone
 
 _FROZEN = "_held_still"
 
@@ -49,34 +53,134 @@ class Adopted:
     """What a model took over from other weights.
 
     Args:
-        matched: names of tensors that were copied.
+        matched: names of the model's tensors that were copied.
         new: tensors that stay as initialised: absent from the other weights, or there in another shape.
         unused: tensors of the other weights that have no place here.
+        renamed: parts that have another name there, (here, there): prefixes of names, such as ("network.", "").
     """
 
     matched: tuple[str, ...]
     new: tuple[str, ...]
     unused: tuple[str, ...]
+    renamed: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record: what was taken by part, the names of what begins anew, and what had no place."""
+        return {
+            "matched": len(self.matched),
+            "parts": _by_part(self.matched),
+            "new": list(self.new),
+            "unused": len(self.unused),
+            "renamed": [list(pair) for pair in self.renamed],
+        }
 
 
 def adopt(model: nn.Module, state: Mapping[str, Tensor], prefixes: Sequence[str] = ("",)) -> Adopted:
     """Copy what fits by name and shape; a head for other classes does not fit and starts anew.
 
+    Parts whose names differ by what stands before them are found, too: the backbone of a detector fits a panoptic model
+    that holds a whole detector, or a segmentor that holds it in its network.
+
     Args:
         model: changed in place.
         state: of the trained model.
-        prefixes: only tensors whose names begin with one of these are taken over.
+        prefixes: only tensors of the model whose names begin with one of these are taken over.
 
     Raises:
         WeightsError: when nothing fits: these are weights of another architecture.
     """
     own = model.state_dict()
-    wanted = {name for name in own if name.startswith(tuple(prefixes))}
-    matched = sorted(name for name in wanted & state.keys() if state[name].shape == own[name].shape)
+    wanted = {name: own[name] for name in own if name.startswith(tuple(prefixes))}
+    matched = {name: name for name in wanted.keys() & state.keys() if state[name].shape == own[name].shape}
+    renamed = []
+    while pair := _best_renaming(wanted, state, matched):
+        renamed.append(_without_common_end(*pair[0]))
+        matched |= pair[1]
     if not matched:
         raise WeightsError(
             f"none of {len(state)} tensors fits the model (prefixes {list(prefixes)}); "
             f"it has names such as {sorted(own)[:3]}, the weights have {sorted(state)[:3]}"
         )
-    model.load_state_dict({**own, **{name: state[name].to(own[name].dtype) for name in matched}})
-    return Adopted(tuple(matched), tuple(sorted(own.keys() - set(matched))), tuple(sorted(state.keys() - set(matched))))
+    taken = {name: state[theirs].to(own[name].dtype) for name, theirs in matched.items()}
+    model.load_state_dict({**own, **taken})
+    left = sorted(state.keys() - set(matched.values()))
+    return Adopted(tuple(sorted(matched)), tuple(sorted(own.keys() - matched.keys())), tuple(left), tuple(renamed))
+
+
+IMAGENET = "imagenet"
+"""In place of weights: what the model's backbone learnt on ImageNet."""
+
+
+def imagenet_state(model: nn.Module) -> dict[str, Tensor]:
+    """ImageNet weights of every backbone inside a model, by the names that they have there.
+
+    Raises:
+        WeightsError: when the model has no backbone of ours, or there are no weights for it here.
+    """
+    backbones = {name: module for name, module in model.named_modules() if isinstance(module, Backbone)}
+    if not backbones:
+        raise WeightsError("the model has no backbone for which there are ImageNet weights")
+    return {
+        f"{name}.{key}": tensor for name, module in backbones.items() for key, tensor in module.imagenet_state().items()
+    }
+
+
+def digest_of_state(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes, dtypes and bits."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _by_part(names: Sequence[str]) -> dict[str, int]:
+    """Tensors of each part of a model: the first two parts of their names, which are its backbone, neck and heads."""
+    return dict(Counter(".".join(name.split(".")[:2]) if name.count(".") > 1 else name.split(".")[0] for name in names))
+
+
+_PART_SHARE = 0.5
+_PART_TENSORS = 8
+
+
+def _best_renaming(
+    wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], matched: Mapping[str, str]
+) -> tuple[tuple[str, str], dict[str, str]] | None:
+    """The pair of prefixes (here, there) by which most of what is not matched yet fits, and what it matches.
+
+    A part counts when at least eight of its tensors, and half of them, fit: single convolutions of equal shape are no
+    proof that they do the same.
+    """
+    free = {name: tensor for name, tensor in state.items() if name not in set(matched.values())}
+    by_suffix: dict[str, list[str]] = {}
+    for name in free:
+        for suffix in _suffixes(name):
+            by_suffix.setdefault(suffix, []).append(name)
+    fitting: dict[tuple[str, str], dict[str, str]] = {}
+    open_names = wanted.keys() - matched.keys()
+    for name in sorted(open_names):
+        for suffix in _suffixes(name):
+            for theirs in by_suffix.get(suffix, ()):
+                if state[theirs].shape == wanted[name].shape:
+                    pair = name.removesuffix(suffix), theirs.removesuffix(suffix)
+                    fitting.setdefault(pair, {})[name] = theirs
+    best = max(fitting.items(), key=lambda entry: (len(entry[1]), len(entry[0][0])), default=None)
+    if best is None:
+        return None
+    of_part = sum(name.startswith(best[0][0]) for name in open_names)
+    return best if len(best[1]) >= max(_PART_TENSORS, _PART_SHARE * of_part) else None
+
+
+def _without_common_end(here: str, there: str) -> tuple[str, str]:
+    """Two prefixes without the parts at their ends that are the same."""
+    ours, theirs = here.split("."), there.split(".")
+    while len(ours) > 1 and len(theirs) > 1 and ours[-2] == theirs[-2]:
+        del ours[-2], theirs[-2]
+    return ".".join(ours), ".".join(theirs)
+
+
+def _suffixes(name: str) -> list[str]:
+    """What remains of a name without its first parts, the whole name included, at least two parts long."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts) - 1)]

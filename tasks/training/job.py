@@ -12,6 +12,7 @@ import modelkit
 from infra.errors import ObjectGone, UsageError
 from infra.store import Store, open_store
 from modelkit.registry import find_model
+from modelkit.training.transfer import IMAGENET, digest_of_state, imagenet_state
 from modelkit.weights import Weights
 from tasks.engine.prepare import describe_model
 from tasks.labels.class_map import FileId
@@ -85,7 +86,7 @@ def prepare_training(
         raise UsageError(str(error), hint="`visionmill models list` shows the models") from error
     find_kind(model.kind)
     digests: dict[str, Any] = {
-        f"{which}_digest": describe_model(uri, None).digest
+        f"{which}_digest": _digest(uri, recipe)
         for which in ("initial", "teacher")
         if (uri := getattr(recipe, which)) is not None
     }
@@ -95,6 +96,15 @@ def prepare_training(
     job = TrainingJob(recipe, store.uri, labelled_set, unlabelled_set, num_workers, use_gpu, names)
     store.put_if_absent(run_key(job.fingerprint), canonical_json(job.to_json()))
     return job
+
+
+def _digest(weights: str, recipe: TrainingRecipe) -> str:
+    if weights != IMAGENET:
+        return describe_model(weights, None).digest
+    try:
+        return digest_of_state(imagenet_state(modelkit.create_model(recipe.architecture, **recipe.config)))
+    except modelkit.ModelkitError as error:
+        raise UsageError(f"--from {IMAGENET}: {error}") from error
 
 
 def finished_weights(store: Store, job: TrainingJob) -> tuple[str, Weights] | None:

@@ -19,7 +19,7 @@ from modelkit.training.distillation import Distiller
 from modelkit.training.loop import Trainer, seed_step
 from modelkit.training.processes import Rank
 from modelkit.training.student import ModelLosses, StudentTraining, weighted_losses
-from modelkit.training.transfer import Adopted, adopt, freeze
+from modelkit.training.transfer import IMAGENET, Adopted, adopt, freeze, imagenet_state
 from tasks.engine.model_source import local_model
 from tasks.engine.prepare import environment
 from tasks.training.checkpoints import StoreCheckpoints
@@ -100,8 +100,12 @@ def build_model(job: TrainingJob) -> tuple[VisionModel, Adopted | None]:
     model = create_model(job.recipe.architecture, **job.recipe.config)
     if job.recipe.initial is None:
         return model, None
-    state = model.adoptable(_trained(job.recipe.initial).state_dict())
-    return model, adopt(model, state, tuple(job.recipe.initial_parts))
+    return model, adopt(model, initial_state(model, job.recipe.initial), tuple(job.recipe.initial_parts))
+
+
+def initial_state(model: VisionModel, weights: str) -> dict[str, Tensor]:
+    """What a model begins from: the state of weights by name, file or URI, or what ImageNet taught its backbone."""
+    return imagenet_state(model) if weights == IMAGENET else _trained(weights).state_dict()
 
 
 def _trained(weights: str) -> VisionModel:
@@ -176,7 +180,7 @@ def _as_used(recipe: TrainingRecipe, trained: VisionModel) -> VisionModel:
 
 def _lineage(job: TrainingJob, trainer: Trainer, adopted: Adopted | None) -> dict[str, Any]:
     recipe = job.recipe
-    taken = None if adopted is None else {"matched": len(adopted.matched), "new": list(adopted.new)}
+    taken = None if adopted is None else {"weights": recipe.initial, **adopted.to_json()}
     return {
         "kind": "distilled" if recipe.teacher else "transferred" if recipe.initial else "trained",
         "recipe": recipe.to_json(),

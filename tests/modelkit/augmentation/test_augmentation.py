@@ -319,3 +319,24 @@ def test_weak_and_strong_run_on_images_without_objects() -> None:
             assert after.image.shape == (3, SIDE, SIDE)
             assert 0 <= float(after.image.min()) <= float(after.image.max()) <= 1
             assert math.isfinite(float(after.image.sum()))
+
+
+def test_a_random_crop_is_a_window_of_the_image_whose_labels_lie_where_its_pixels_do() -> None:
+    whole = sample()
+    pipeline = Pipeline([{"name": "random_crop", "height": 64, "width": 96}])
+    cut = pipeline(whole, generator(3))
+    assert cut.size_hw == (64, 96) and cut.target["masks"].shape[1:] == (64, 96)
+    x, y = (int(-value) for value in cut.matrix[:2, 2])
+    assert torch.equal(cut.image, whole.image[:, y : y + 64, x : x + 96]), "whole pixels are not resampled"
+    assert torch.equal(cut.target["semantic"], whole.target["semantic"][y : y + 64, x : x + 96])
+    zoomed = Pipeline([{"name": "random_crop", "height": 64, "width": 96, "low": 0.5, "high": 2.0}])
+    factors = [float(zoomed(whole, generator(seed)).matrix[0, 0]) for seed in range(20)]
+    assert 0.5 <= min(factors) < 0.8 and 1.25 < max(factors) <= 2.0
+
+
+def test_a_crop_larger_than_the_image_is_filled_with_what_nobody_labelled() -> None:
+    cut = Pipeline([{"name": "random_crop", "height": 200, "width": 200}])(sample(), generator())
+    assert cut.size_hw == (200, 200)
+    assert int((cut.target["semantic"] == 255).sum()) == 200 * 200 - SIDE * SIDE
+    with pytest.raises(ConfigError, match="random crop"):
+        Pipeline([{"name": "random_crop", "height": 0, "width": 8}])

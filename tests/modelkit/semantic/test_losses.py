@@ -64,10 +64,63 @@ def test_pixel_weights_multiply_the_cross_entropy() -> None:
     logits, wanted = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]])
     weights = torch.tensor([[[1.0, 3.0]]])
     assert float(pixel_loss(logits, wanted, weights)) == pytest.approx(2 * math.log(2))
-    assert float(pixel_loss(logits, wanted, weights, "sum")) == pytest.approx(4 * math.log(2))
+    assert float(pixel_loss(logits, wanted, weights, LossConfig(reduction="sum"))) == pytest.approx(4 * math.log(2))
 
 
-@pytest.mark.parametrize("options", [{"dice": -1.0}, {"reduction": "none"}, {"border_sigma": 0.0}, {"focal": 1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dice": -1.0},
+        {"reduction": "none"},
+        {"border_sigma": 0.0},
+        {"focal": -1.0},
+        {"hardest": 0.0},
+        {"class_weights": [1.0, -1.0]},
+        {"unheard_of": 1.0},
+    ],
+)
 def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="losses"):
         LossConfig.from_config(options)
+
+
+def test_dice_by_class_gives_a_rare_class_as_much_weight_as_a_frequent_one() -> None:
+    """99 pixels right and one wrong: over all pixels 0.01, by class the mean of nearly nothing and one."""
+    wanted = torch.zeros(1, 10, 10, dtype=torch.int64)
+    wanted[0, 0, 0] = 1
+    missed = torch.nn.functional.one_hot(torch.zeros_like(wanted), 3).movedim(-1, 1).float()
+    assert float(dice_loss(missed, wanted)) == pytest.approx(0.01, abs=1e-6)
+    frequent = 1 - 2 * 99 / 199
+    assert float(dice_loss(missed, wanted, by_class=True)) == pytest.approx((frequent + 1) / 2, abs=1e-6)
+    assert float(dice_loss(missed, torch.full_like(wanted, 255), by_class=True)) == 0
+
+
+def test_class_weights_multiply_the_cross_entropy_and_void_keeps_none() -> None:
+    logits, wanted = torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 1, 255]]])
+    loss = pixel_loss(logits, wanted, None, LossConfig(class_weights=[1.0, 3.0]))
+    assert float(loss) == pytest.approx(2 * math.log(2))
+    twice = pixel_loss(logits, wanted, torch.full((1, 1, 3), 2.0), LossConfig(class_weights=[1.0, 3.0]))
+    assert float(twice) == pytest.approx(4 * math.log(2))
+
+
+def test_the_focal_factor_is_that_of_lin_2017() -> None:
+    logits, wanted = torch.tensor([2.0, 0.0])[None, :, None, None], torch.tensor([[[0]]])
+    p = math.exp(2) / (math.exp(2) + 1)
+    assert float(pixel_loss(logits, wanted, None, LossConfig(focal=2.0))) == pytest.approx(
+        -((1 - p) ** 2) * math.log(p), rel=1e-5
+    )
+
+
+def test_only_the_hardest_share_of_the_labelled_pixels_counts() -> None:
+    logits = torch.tensor([[4.0, 0.0, 0.0, -4.0], [0.0, 0.0, 0.0, 0.0]])[None, :, None, :].requires_grad_()
+    wanted = torch.tensor([[[0, 0, 255, 0]]])
+    loss = pixel_loss(logits, wanted, None, LossConfig(hardest=0.34))
+    assert float(loss.detach()) == pytest.approx(math.log(1 + math.exp(4)))
+    loss.backward()
+    assert logits.grad is not None and logits.grad[0, :, 0].abs().sum(0).nonzero().flatten().tolist() == [3]
+
+
+def test_older_records_do_not_change_by_options_that_they_do_not_know() -> None:
+    assert set(LossConfig().to_config()) == {"reduction", "background", "dice", "border", "border_sigma"}
+    used = LossConfig(dice_by_class=True, class_weights=[1.0, 2.0], focal=2.0, hardest=0.5)
+    assert LossConfig.from_config(used.to_config()) == used

@@ -139,7 +139,7 @@ def panoptic(name: str, image: Tensor, target: dict[str, Any], steps: int) -> Vi
     config = {**panoptic_config(name), "transform": {"min_size": 96, "max_size": 192}}
     model = create_model(name, num_things=10, num_stuff=5, **config)
     shipped = load("digitscape_mask_rcnn").model.state_dict()
-    adopt(model, model.adoptable(shipped))
+    adopt(model, shipped)
     fresh = {"semantic.": 8.0, "temporal.": 8.0, "detector.roi_heads.track.": 8.0}
     rates = {**fresh, **{f"semantic.subnet.{k}.0.offset.": 0.1 for k in range(2)}}
     loop = LoopConfig(steps=steps, learning_rate=4e-4, warmup_steps=4, ema_decay=0.9)

@@ -64,3 +64,47 @@ def test_adopting_reports_what_fits_what_is_new_and_what_is_left_over() -> None:
     assert only.matched == ("head.bias", "head.weight")
     with pytest.raises(WeightsError, match="none of"):
         adopt(model, {"other.weight": torch.zeros(3)})
+
+
+class Part(nn.Module):
+    def __init__(self, width: int, convolutions: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, width, 3), nn.BatchNorm2d(width)) for _ in range(convolutions)
+        )
+
+
+class Whole(nn.Module):
+    """A backbone, and what stands around it, under names that a test chooses."""
+
+    def __init__(self, inside: str, classes: int, width: int = 4) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, classes)
+        holder: nn.Module = self
+        *outer, last = inside.split(".")
+        for name in outer:
+            holder.add_module(name, nn.Module())
+            holder = getattr(holder, name)
+        holder.add_module(last, Part(width, 4))
+
+
+@pytest.mark.parametrize(("here", "there"), [("network.backbone", "backbone"), ("backbone", "module.encoder.backbone")])
+def test_a_part_that_stands_under_another_name_is_found_by_names_and_shapes(here: str, there: str) -> None:
+    torch.manual_seed(2)
+    model, trained = Whole(here, 3), Whole(there, 7)
+    adopted = adopt(model, trained.state_dict())
+    assert {name.split(".")[0] for name in adopted.new} == {"head"}
+    [(own, other)] = adopted.renamed
+    assert f"{here}.".removeprefix(own) == f"{there}.".removeprefix(other)
+    state = trained.state_dict()
+    assert all(
+        torch.equal(tensor, state[name.replace(here, there, 1)])
+        for name, tensor in model.state_dict().items()
+        if name.startswith(here)
+    )
+
+
+def test_convolutions_that_only_happen_to_have_the_same_shape_are_not_taken() -> None:
+    model, other = Whole("backbone", 3), nn.Sequential(Part(4, 1), nn.Linear(4, 9))
+    with pytest.raises(WeightsError, match="none of"):
+        adopt(model, other.state_dict())

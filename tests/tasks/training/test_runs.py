@@ -17,6 +17,7 @@ from modelkit import ClassInfo
 from modelkit.training.distillation import DistillationConfig
 from modelkit.training.processes import Rank
 from modelkit.training.student import UnlabelledSchedule
+from modelkit.training.transfer import imagenet_state
 from tasks.engine.model_source import local_model
 from tasks.training.examples import save_training_set
 from tasks.training.job import TrainingJob, prepare_training
@@ -97,6 +98,7 @@ def test_transfer_freezes_the_backbone_and_starts_a_head_for_other_classes_anew(
     assert {name for name in before if name.startswith("backbone.")} <= same
     assert not {name for name in same if name.startswith("neck.") and name.endswith("weight")}
     assert record.lineage["kind"] == "transferred" and record.lineage["initial"]["new"]
+    assert sum(record.lineage["initial"]["parts"].values()) == record.lineage["initial"]["matched"]
 
 
 def test_a_panoptic_model_takes_a_detector_over_as_the_detector_inside(tmp_path: Path) -> None:
@@ -133,3 +135,22 @@ def test_what_cannot_be_trained_is_refused_before_anything_runs(tmp_path: Path) 
         prepare_training(str(tmp_path), dataclasses.replace(recipe(), architecture="nonesuch"), "0" * 64)
     with pytest.raises(UsageError, match=r"things are \[2\] and stuff \[1\]"):
         make_recipe("panoptic_fpn", [ClassInfo(1, "sky", is_thing=False), ClassInfo(2, "car")], steps=1, seed=0)
+
+
+def test_a_model_begins_from_what_imagenet_taught_its_backbone(tmp_path: Path) -> None:
+    config = {
+        "num_classes": 11,
+        "backbone": {"name": "efficientnet_lite0", "out": ["c2", "c4"]},
+        "head": {"channels": 16, "low_channels": 8},
+        "transform": {"min_size": 64, "max_size": 64, "padding": "none", "size_divisible": 1},
+    }
+    plan = recipe(architecture="deeplabv3plus", config=config)
+    fresh = job_in(str(tmp_path / "fresh"), plan)
+    job = job_in(str(tmp_path / "taught"), dataclasses.replace(plan, initial="imagenet"))
+    assert job.fingerprint != fresh.fingerprint
+    model, adopted = build_model(job)
+    taught = imagenet_state(model)
+    assert adopted is not None and set(adopted.matched) == set(taught)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in taught.items())
+    with pytest.raises(UsageError, match=r"--from imagenet: there are no ImageNet weights for SlimResNetBackbone"):
+        job_in(str(tmp_path / "none"), recipe(initial="imagenet"))
