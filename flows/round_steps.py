@@ -26,8 +26,6 @@ from tasks.loop.selection import Selection
 from tasks.loop.split_names import CALIBRATION, TRAIN
 from tasks.loop.thresholds import ThresholdSet
 from tasks.product import find_kind, find_product
-from tasks.training.examples import save_training_set
-from tasks.training.job import TrainingJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +79,6 @@ def infer(running: Running, champion: Model) -> None:
         console=running.console,
         predictor=loop.methods.predictor_spec,
     )
-
-
-def train_student(running: Running, selection: Selection) -> tuple[TrainingJob, str, Weights]:
-    """From a fresh start on human labels and what was accepted; the teacher's weights would keep its mistakes."""
-    loop = running.loop
-    examples = loop.methods.examples(selection.labels)
-    pseudo = save_training_set(loop.store, examples) if selection.accepted.num_rows else None
-    job = job_for(loop, loop.data.split(TRAIN), role="student", pseudo=pseudo)
-    uri, record = carry_out(job, running.parameters.ray)
-    return job, uri, record
 
 
 def train_baseline(running: Running) -> str:

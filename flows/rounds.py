@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from flows.held_out import held_out_candidates
-from flows.round_steps import Running, audit, infer, report_round, train_baseline, train_student, train_supervised
+from flows.round_steps import Running, audit, infer, report_round, train_baseline, train_supervised
+from flows.train import carry_out
+from infra.store import open_store
 from modelkit import Weights
+from tasks.loop.candidates import read_candidates
 from tasks.loop.champion import Model, read_pointer
 from tasks.loop.journal import start_round
 from tasks.loop.judging import load_predictor
-from tasks.loop.loops import Loop, check_can_be_calibrated
+from tasks.loop.loops import Loop, check_can_be_calibrated, job_for
 from tasks.loop.records import remember_model, teacher_of, train_set_of
 from tasks.loop.rounds import (
     RoundOutcome,
     ask_the_gate,
     calibrate,
     compare_models,
-    decide_candidates,
     heartbeats_of,
     measure,
     promote_first,
     promote_or_wait,
-    read_round_candidates,
     remember_round,
 )
-from tasks.loop.selection import changed_share, train_set_id
+from tasks.loop.selection import Selection, changed_share, remember_selection, select, train_set_id
 from tasks.loop.split_names import TRAIN
 from tasks.loop.splits import same_division
+from tasks.training.job import TrainingJob
 
 
 def begin(running: Running) -> None:
@@ -54,20 +56,15 @@ def turn(running: Running, number: int, before: RoundOutcome | None) -> RoundOut
     )
     previous = None if before is None else before.selection.labels
     step(f"round {number}: infer", infer, running, champion)
-    found = step(f"round {number}: read candidates", read_round_candidates, loop, champion, teacher, number)
+    inferred, asked = open_store(loop.inference_uri(champion)), loop.asked(teacher, number)
+    found, images = step(f"round {number}: read candidates", read_candidates, inferred, loop.data.items, asked)
     held_out = held_out_candidates(running, champion, teacher, number)
-    banded = step(f"round {number}: calibrate", calibrate, loop, teacher, held_out, found, number)
-    selection = step(f"round {number}: select", decide_candidates, loop, found, banded, previous)
-    set_id = train_set_id(
-        selection,
-        label_set_id=loop.data.labels.label_set_id,
-        splits_manifest_sha256=loop.data.manifest.manifest_sha256,
-    )
-    job, uri, record = step(f"round {number}: train student", train_student, running, selection)
-    remember_model(
-        loop.store, job, uri, record, loop.data, role="student", run_id=loop.run_id, round_number=number,
-        parent=champion.model_id, train_set_id=set_id,
+    banded = step(f"round {number}: calibrate", calibrate, loop, teacher, held_out, found, images, number)
+    selection = step(
+        f"round {number}: select", select, found, images, thresholds=banded.thresholds,
+        scores=banded.by.scores, quality=banded.by.quality, previous=previous,
     )  # fmt: skip
+    set_id, job, uri, record = _teach(running, number, champion, selection)
     # With cross-fitting the teacher is the supervised model of all labels already.
     crossfit = running.parameters.crossfit
     baseline = champion.weights_uri if crossfit else step(f"round {number}: train baseline", train_baseline, running)
@@ -94,6 +91,27 @@ def turn(running: Running, number: int, before: RoundOutcome | None) -> RoundOut
     step(f"round {number}: compare models", compare_models, loop, number, selection, uri)
     step(f"round {number}: write report", report_round, loop)
     return outcome
+
+
+def _teach(
+    running: Running, number: int, champion: Model, selection: Selection
+) -> tuple[str, TrainingJob, str, Weights]:
+    """The name of what the student learns from, and the student: from a fresh start, on human labels and those that
+    were accepted; the teacher's weights would keep its mistakes."""
+    loop, step = running.loop, running.step
+    pseudo = step(f"round {number}: remember selection", remember_selection, loop.store, selection, loop.methods)
+    set_id = train_set_id(
+        selection,
+        label_set_id=loop.data.labels.label_set_id,
+        splits_manifest_sha256=loop.data.manifest.manifest_sha256,
+    )
+    job = job_for(loop, loop.data.split(TRAIN), role="student", pseudo=pseudo)
+    uri, record = step(f"round {number}: train student", carry_out, job, running.parameters.ray)
+    remember_model(
+        loop.store, job, uri, record, loop.data, role="student", run_id=loop.run_id, round_number=number,
+        parent=champion.model_id, train_set_id=set_id,
+    )  # fmt: skip
+    return set_id, job, uri, record
 
 
 def _model(loop: Loop, uri: str, record: Weights, number: int) -> Model:

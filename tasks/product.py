@@ -193,7 +193,7 @@ class LoopKind:
         features: those of ``columns`` that say how good the geometry is, each in [0, 1] and rising with it.
         candidates: (row of the product's items, least score) -> seq, label, name, score and own columns of each.
         item: candidates of one item -> what the product's row of it would hold of them, for drawing.
-        rule: ``Evidence`` about all candidates of a round -> ``Decisions``, both of ``tasks.loop.rules``.
+        rule: all candidates of a round with what is known of them -> ``Decided``; see ``tasks.loop.selection.select``.
         open: (training recipe, names of views beside the plain one) -> ``tasks.loop.methods.LoopMethods``: how teachers
             look, are calibrated, and what they teach.
         iou: (n candidates, m others) -> (n, m) how much each two are the same thing, in [0, 1].

@@ -26,7 +26,7 @@ class EpochSampler:
     num_examples: int
     seed: int
     repeats: Sequence[float] = ()
-    _epoch: np.ndarray = field(init=False, repr=False)
+    _epoch: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.num_examples < 1:
@@ -36,7 +36,7 @@ class EpochSampler:
             raise ValueError(f"repeats must be {self.num_examples} numbers of at least 1")
         draws = np.random.default_rng([self.seed, 0xE90C]).random(self.num_examples)
         counts = np.floor(factors).astype(np.int64) + (draws < factors % 1)
-        object.__setattr__(self, "_epoch", np.repeat(np.arange(self.num_examples), counts))
+        object.__setattr__(self, "_epoch", tuple(np.repeat(np.arange(self.num_examples), counts).tolist()))
 
     def draw(self, first: int, count: int) -> list[int]:
         """Examples number ``first .. first + count`` of the endless sequence."""
@@ -45,7 +45,7 @@ class EpochSampler:
         while count > 0:
             epoch, start = divmod(first, length)
             order = np.random.default_rng([self.seed, epoch]).permutation(length)
-            piece = self._epoch[order[start : start + count]].tolist()
+            piece = [self._epoch[place] for place in order[start : start + count].tolist()]
             drawn += piece
             first, count = first + len(piece), count - len(piece)
         return drawn

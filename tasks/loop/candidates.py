@@ -45,15 +45,6 @@ class Teacher:
 
 
 @dataclass(frozen=True, slots=True)
-class RoundCandidates:
-    """``candidates.v2`` and the records of all items, as :func:`tasks.loop.selection.select` takes them."""
-
-    candidates: pa.Table
-    images: tuple[Row, ...]
-    num_excluded: int  # items that the firewall keeps out of the unlabelled ones
-
-
-@dataclass(frozen=True, slots=True)
 class Asked:
     """Whose candidates are asked for, and when.
 
@@ -101,13 +92,16 @@ class Asked:
         return table_of(CANDIDATES, rows, loop_kind(self.kind).columns)
 
 
-def read_candidates(store: Store, split_items: pa.Table, asked: Asked) -> RoundCandidates:
+def read_candidates(store: Store, split_items: pa.Table, asked: Asked) -> tuple[pa.Table, list[Row]]:
     """The newest rows of an output as candidates.
 
     Args:
         store: output of the teacher's job over the unlabelled source.
         split_items: ``split_items.v2``; only objects whose rows are all unlabelled are used.
         asked: whose candidates.
+
+    Returns:
+        ``candidates.v2``, and a record of every unlabelled item, as :func:`tasks.loop.selection.select` takes them.
 
     Raises:
         DatasetError: rows of another model, or objects that the splits do not know.
@@ -120,20 +114,18 @@ def read_candidates(store: Store, split_items: pa.Table, asked: Asked) -> RoundC
             kept_out.add(item["uri"])
     tables: list[pa.Table] = [asked.table([])]
     images: list[Row] = []
-    excluded = 0
     for rows in _stored(store, asked):
         candidates: list[dict[str, Any]] = []
         for row in rows:
             if row["uri"] not in known:
                 raise DatasetError(f"{row['uri']} is in no split: it was never checked against labelled items")
             if row["uri"] in kept_out:
-                excluded += 1
                 continue
             mine = asked.candidates(row, known[row["uri"]])
             candidates += mine
             images.append(_image(row, known[row["uri"]], len(mine)))
         tables.append(asked.table(candidates))
-    return RoundCandidates(pa.concat_tables(tables), tuple(images), excluded)
+    return pa.concat_tables(tables), images
 
 
 def _stored(store: Store, asked: Asked) -> Iterator[list[dict[str, Any]]]:

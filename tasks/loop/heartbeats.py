@@ -14,7 +14,7 @@ from scipy.special import entr
 
 from tasks.loop.gate import Criterion
 from tasks.loop.kinds import loop_kind
-from tasks.loop.rules import floats
+from tasks.loop.selection import floats
 from tasks.loop.thresholds import Rate
 
 MAX_RATE = 2.0

@@ -10,12 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from infra.store import open_store
 from modelkit import Weights
 from tasks.labels.label_sets import LabelSet
 from tasks.loop import champion as champions
 from tasks.loop.audits import audit_of, audit_table
-from tasks.loop.candidates import RoundCandidates, Teacher, candidates_on, read_candidates
+from tasks.loop.candidates import Row, Teacher, candidates_on
 from tasks.loop.differences import items_to_compare, sure_of_candidate, sure_of_champion
 from tasks.loop.disagreements import find_disagreements, write_disagreements
 from tasks.loop.firewall import count_leaks
@@ -38,13 +37,11 @@ from tasks.loop.schemas import (
     AUDITS,
     CALIBRATORS,
     MODELS,
-    PSEUDO_IMAGES,
-    PSEUDO_LABELS,
     ROUNDS,
     THRESHOLD_SETS,
     VERDICTS,
 )
-from tasks.loop.selection import Selection, select
+from tasks.loop.selection import Selection
 from tasks.loop.split_names import CALIBRATION, GATE, TRAIN
 from tasks.loop.thresholds import ThresholdSet, accepted_rates
 from tasks.output import tables
@@ -136,13 +133,10 @@ def look(loop: Loop, weights_uri: str, labels: LabelSet, teacher: Teacher, numbe
     return candidates_on(predictor, labels, loop.data.items, loop.asked(teacher, number))
 
 
-def read_round_candidates(loop: Loop, champion: champions.Model, teacher: Teacher, number: int) -> RoundCandidates:
-    """What the champion found in the unlabelled items."""
-    return read_candidates(open_store(loop.inference_uri(champion)), loop.data.items, loop.asked(teacher, number))
-
-
-def calibrate(loop: Loop, teacher: Teacher, held_out: pa.Table, found: RoundCandidates, number: int) -> Banded:
-    """Thresholds from candidates on labels that their model never saw."""
+def calibrate(
+    loop: Loop, teacher: Teacher, held_out: pa.Table, found: pa.Table, images: Sequence[Row], number: int
+) -> Banded:
+    """Thresholds from candidates on labels that their model never saw, banded by those found on the unlabelled."""
     settings = loop.settings
     by = CalibratedFor(
         teacher.teacher_model_id,
@@ -152,27 +146,12 @@ def calibrate(loop: Loop, teacher: Teacher, held_out: pa.Table, found: RoundCand
         precision=settings.precision,
     )
     calibrated = loop.methods.calibrate(held_out, loop.calibrating, loop.data.split(TRAIN), by)
-    thresholds = loop.methods.banded(calibrated.thresholds, found.candidates, len(found.images))
+    thresholds = loop.methods.banded(calibrated.thresholds, found, len(images))
     tables.append(loop.store, THRESHOLD_SETS, thresholds.to_table())
     for each in (calibrated.scores, calibrated.quality):
         if each is not None:
             tables.append(loop.store, CALIBRATORS, each.to_table(teacher.teacher_model_id))
     return Banded(calibrated, thresholds, prediction_entropy(held_out))
-
-
-def decide_candidates(loop: Loop, found: RoundCandidates, banded: Banded, previous: pa.Table | None) -> Selection:
-    """The rule's word on every candidate, remembered."""
-    selection = select(
-        found.candidates,
-        found.images,
-        thresholds=banded.thresholds,
-        scores=banded.by.scores,
-        quality=banded.by.quality,
-        previous=previous,
-    )
-    for spec, rows in ((PSEUDO_LABELS, selection.labels), (PSEUDO_IMAGES, selection.images)):
-        tables.append(loop.store, spec, rows, round_number=banded.thresholds.round, kind=loop.settings.task)
-    return selection
 
 
 def measure(loop: Loop, number: int, champion: str, candidate: str, baseline: str) -> Measured:
@@ -207,10 +186,10 @@ def audit_accepted(loop: Loop, selection: Selection, thresholds: ThresholdSet, s
 
 
 def heartbeats_of(
-    selection: Selection, found: RoundCandidates, banded: Banded, record: Weights, before: RoundOutcome | None
+    selection: Selection, found: pa.Table, banded: Banded, record: Weights, before: RoundOutcome | None
 ) -> tuple[list[Criterion], float | None]:
     """The signs of a loop that goes wrong, and the entropy of what its teacher predicts on unlabelled items."""
-    entropy = prediction_entropy(found.candidates)
+    entropy = prediction_entropy(found)
     rates = accepted_rates(banded.thresholds, selection.accepted_by_class(), selection.images.num_rows)
     signs = [
         *rate_heartbeats(rates),

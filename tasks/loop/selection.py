@@ -19,20 +19,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.errors import DatasetError
+from infra.store import Store
 from tasks.loop.calibration import Calibration
 from tasks.loop.kinds import loop_kind
-from tasks.loop.rules import Decisions, Evidence, floats, quality_feature
+from tasks.loop.methods import LoopMethods
 from tasks.loop.schemas import PSEUDO_IMAGES, PSEUDO_LABELS
 from tasks.loop.split_names import UNLABELLED
 from tasks.loop.thresholds import ThresholdSet
-from tasks.output.tables import checked, table_of
+from tasks.output.tables import append, checked, column, table_of
 from tasks.product import LoopKind
+from tasks.training.examples import save_training_set
 
 LABEL_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "visionmill:pseudo_labels.v1")
+WEIGHT_CAP = 2.0
 MIN_PREVIOUS_IOU = 0.1
 SAME_IOU = 0.5
 _ONE_PER_ROUND = ("run_id", "round", "kind", "class_map_sha256", "teacher_model_id", "teacher_weights_sha256")
 _IN_ORDER = [("image_id", "ascending"), ("seq", "ascending")]
+_ONLY_FOR_RULES = (
+    column("quality", pa.float64(), "mean of the measured features of the kind; the score where none was measured"),
+    column("t_quality", pa.float64(), "certified quality of the class; null where it abstains"),
+)
+
+Decided = Mapping[str, np.ndarray]
+"""What a kind's rule says of (n,) candidates, by column: their ``decision`` ("accept": teaches at least its class,
+"ignore" or "reject"), the ``reason`` in the rule's own word, the ``weight`` (float64, 0 where not accepted), and the
+columns of ``LoopKind.decided``. Rules are pure: no clock, no chance, no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,9 @@ def select(
 ) -> Selection:
     """Decide about all candidates of one round.
 
+    The kind's rule is given them sorted by image and position, with all columns of ``pseudo_labels.v2`` but those that
+    it decides, and with ``quality`` and ``t_quality``; null is not measured, not calibrated, or a class that abstains.
+
     Args:
         candidates: ``candidates.v2`` of one round and teacher.
         images: one mapping per unlabelled item, also for empty and failed ones: image_id, uri, group_id, status.
@@ -94,23 +109,31 @@ def select(
     """
     shared = _one_round(candidates, thresholds)
     kind = loop_kind(str(shared["kind"]))
-    rows = candidates.sort_by(_IN_ORDER)
-    evidence = _evidence(rows, kind.features, thresholds, scores, quality)
-    decisions = kind.rule(evidence)
-    labels = _decided(rows, evidence, decisions, thresholds, (scores, quality), previous, kind)
+    rows = _with_evidence(candidates.sort_by(_IN_ORDER), kind, thresholds, scores, quality, previous)
+    decided = {name: values.tolist() for name, values in kind.rule(rows).items()}
+    schema = pa.schema([*PSEUDO_LABELS.schema, *kind.columns, *kind.decided])
+    labels = checked(PSEUDO_LABELS, _with_columns(rows, decided, schema).select(schema.names))
     return Selection(labels, _images(list(images), labels, shared, kind))
+
+
+def remember_selection(store: Store, selection: Selection, methods: LoopMethods) -> str | None:
+    """Make its rows exist, and a training set of what was accepted; the set's id, None where nothing was accepted."""
+    number, kind = (selection.labels[name][0].as_py() for name in ("round", "kind"))
+    for spec, rows in ((PSEUDO_LABELS, selection.labels), (PSEUDO_IMAGES, selection.images)):
+        append(store, spec, rows, round_number=number, kind=kind)
+    return save_training_set(store, methods.examples(selection.labels)) if selection.accepted.num_rows else None
 
 
 def _one_round(candidates: pa.Table, thresholds: ThresholdSet) -> dict[str, Any]:
     if candidates.num_rows == 0:
         raise DatasetError("a round without a single candidate", hint="Did the teacher's run fail?")
     shared: dict[str, Any] = {}
-    for column in _ONE_PER_ROUND:
-        values = candidates[column].unique().to_pylist()
+    for name in _ONE_PER_ROUND:
+        values = candidates[name].unique().to_pylist()
         if len(values) != 1:
-            raise DatasetError(f"candidates of {len(values)} different {column}: {', '.join(map(str, values[:3]))}",
+            raise DatasetError(f"candidates of {len(values)} different {name}: {', '.join(map(str, values[:3]))}",
                                hint="Rows of two rounds or teachers never mix.")  # fmt: skip
-        shared[column] = values[0]
+        shared[name] = values[0]
     if (thresholds.model_id, thresholds.round) != (shared["teacher_model_id"], shared["round"]):
         raise DatasetError(
             f"thresholds for {thresholds.model_id} in round {thresholds.round}, candidates of "
@@ -123,87 +146,59 @@ def _one_round(candidates: pa.Table, thresholds: ThresholdSet) -> dict[str, Any]
     return shared
 
 
-def _evidence(
+def _with_evidence(
     rows: pa.Table,
-    features: Iterable[str],
+    kind: LoopKind,
     thresholds: ThresholdSet,
     scores: Calibration,
     quality: Calibration | None,
-) -> Evidence:
+    previous: pa.Table | None,
+) -> pa.Table:
+    """The candidates with all that is known of them before the rule decides; see :func:`select`."""
     label, score = rows["label"].to_numpy().astype(np.int64), rows["score"].to_numpy()
-    measured = {name: floats(rows[name]) for name in features}
-    read = quality_feature(measured, score)
-    _, image = np.unique(np.array(rows["image_id"].to_pylist(), object).astype(str), return_inverse=True)
-    bands = {each.label: (each.t_hi, each.t_lo, each.t_quality) for each in thresholds.classes}
-    missing = sorted(set(label.tolist()) - bands.keys())
+    classes = {each.label: each for each in thresholds.classes}
+    missing = sorted(set(label.tolist()) - classes.keys())
     if missing:
         raise DatasetError(f"the classes {missing} have no thresholds in the set {thresholds.threshold_set_id}")
-    t_hi, t_lo, t_quality = (np.array([bands[k][j] for k in label.tolist()], np.float64) for j in range(3))
-    return Evidence(
-        rows=rows,
-        image=image,
-        label=label,
-        score=score,
-        score_calibrated=np.round(scores.apply(label, score), 6),
-        quality=read,
-        quality_calibrated=np.full(len(score), np.nan) if quality is None else np.round(quality.apply(label, read), 6),
-        features=measured,
-        t_hi=t_hi,
-        t_lo=t_lo,
-        t_quality=t_quality,
-    )
-
-
-def _decided(
-    rows: pa.Table,
-    evidence: Evidence,
-    decisions: Decisions,
-    thresholds: ThresholdSet,
-    calibrations: tuple[Calibration, Calibration | None],
-    previous: pa.Table | None,
-    kind: LoopKind,
-) -> pa.Table:
-    scores, quality = calibrations
-    labels = evidence.label.tolist()
-    basis = {each.label: each.basis for each in thresholds.classes}
+    mine = [classes[each] for each in label.tolist()]
+    measured = quality_feature({name: floats(rows[name]) for name in kind.features}, score)
+    expected = np.full(len(score), np.nan) if quality is None else np.round(quality.apply(label, measured), 6)
     names = zip(*(rows[name].to_pylist() for name in ("run_id", "round", "image_id", "seq")), strict=True)
     links = _links(rows, previous, kind)
-    n = rows.num_rows
-
-    def linked(name: str) -> list[Any]:
-        return [links[k][name] if k in links else None for k in range(n)]
-
-    decided: dict[str, Any] = {
+    known: dict[str, Any] = {
         "label_id": [str(uuid.uuid5(LABEL_NAMESPACE, "/".join(map(str, name)))) for name in names],
-        "score_calibrated": evidence.score_calibrated,
-        "quality_calibrated": _nulls(evidence.quality_calibrated),
-        "decision": decisions.decision.tolist(),
-        "reason": decisions.reason.tolist(),
-        "t_hi": _nulls(evidence.t_hi),
-        "t_lo": evidence.t_lo,
-        "threshold_set_id": [thresholds.threshold_set_id] * n,
-        "threshold_basis": [basis[label] for label in labels],
-        "calibrator_id": [scores.of(label).calibrator_id for label in labels],
-        "quality_calibrator_id": [quality and quality.of(label).calibrator_id for label in labels],
-        "weight": decisions.weight,
-        **{name: linked(name) for name in ("previous_label_id", "previous_iou", "class_changed")},
-        **decisions.columns,
+        "score_calibrated": np.round(scores.apply(label, score), 6),
+        "quality": measured,
+        "quality_calibrated": _nulls(expected),
+        **{
+            name: _nulls(np.array([getattr(each, name) for each in mine], np.float64)) for name in ("t_hi", "t_quality")
+        },
+        "t_lo": np.array([each.t_lo for each in mine], np.float64),
+        "threshold_set_id": [thresholds.threshold_set_id] * len(mine),
+        "threshold_basis": [each.basis for each in mine],
+        "calibrator_id": [scores.of(each.label).calibrator_id for each in mine],
+        "quality_calibrator_id": [quality and quality.of(each.label).calibrator_id for each in mine],
+        **{name: [link.get(name) for link in links] for name in ("previous_label_id", "previous_iou", "class_changed")},
     }
-    schema = pa.schema([*PSEUDO_LABELS.schema, *kind.columns, *kind.decided])
-    columns = [
-        pa.array(decided[field.name], field.type) if field.name in decided else rows[field.name] for field in schema
-    ]
-    return checked(PSEUDO_LABELS, pa.Table.from_arrays(columns, schema=schema))
+    return _with_columns(rows, known, [*PSEUDO_LABELS.schema, *_ONLY_FOR_RULES])
+
+
+def _with_columns(rows: pa.Table, columns: Mapping[str, Any], fields: Iterable[pa.Field]) -> pa.Table:
+    for field in fields:
+        if field.name in columns:
+            rows = rows.append_column(field, pa.array(columns[field.name], field.type))
+    return rows
 
 
 def _nulls(values: np.ndarray) -> pa.Array:
     return pa.array(values, pa.float64(), mask=np.isnan(values))
 
 
-def _links(rows: pa.Table, previous: pa.Table | None, kind: LoopKind) -> dict[int, dict[str, Any]]:
-    """For each row: the label of the round before that it overlaps most, where there is one."""
+def _links(rows: pa.Table, previous: pa.Table | None, kind: LoopKind) -> list[dict[str, Any]]:
+    """For each row what is said of the label of the round before that it overlaps most; empty where there is none."""
+    links: list[dict[str, Any]] = [{} for _ in range(rows.num_rows)]
     if previous is None:
-        return {}
+        return links
     before: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in previous.filter(pc.equal(previous["decision"], "accept")).to_pylist():
         before[row["image_id"]].append(row)
@@ -211,7 +206,6 @@ def _links(rows: pa.Table, previous: pa.Table | None, kind: LoopKind) -> dict[in
     for k, row in enumerate(rows.to_pylist()):
         if row["image_id"] in before:
             now[row["image_id"]].append((k, row))
-    links = {}
     for image_id, mine in now.items():
         old = before[image_id]
         for (k, row), found in zip(mine, kind.iou([row for _, row in mine], old), strict=True):
@@ -303,3 +297,34 @@ def kept_candidates(before: pa.Table, after: pa.Table) -> tuple[float, float]:
         )
     )
     return kept, before.num_rows + after.num_rows - kept
+
+
+def first_reason(*ordered: tuple[str, np.ndarray]) -> np.ndarray:
+    """(n,) str: the first name in order whose (n,) bool array holds, "certified" where none does."""
+    reason = np.full(len(ordered[0][1]), "certified", dtype=object)
+    for name, applies in reversed(ordered):
+        reason[applies] = name
+    return reason
+
+
+def quality_feature(features: Mapping[str, np.ndarray], score: np.ndarray) -> np.ndarray:
+    """(n,) mean of the features that were measured; the score where none was."""
+    if not features:
+        return score
+    stacked = np.stack(list(features.values()))
+    measured = ~np.isnan(stacked)
+    count = measured.sum(axis=0)
+    mean = np.where(measured, stacked, 0.0).sum(axis=0) / np.maximum(count, 1)
+    return np.where(count > 0, mean, score)
+
+
+def floats(column: pa.ChunkedArray) -> np.ndarray:
+    """(n,) float64 of a column; null becomes NaN."""
+    return column.cast(pa.float64()).to_numpy().astype(np.float64)
+
+
+def normalised(weights: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Weights with mean 1 over ``where``, then capped at 2, and 0 elsewhere; six decimals, the same on any machine."""
+    mean = weights[where].mean() if where.any() else 1.0
+    scaled = np.minimum(weights / mean, WEIGHT_CAP) if mean > 0 else np.ones_like(weights)
+    return np.where(where, np.round(scaled, 6), 0.0)

@@ -20,6 +20,7 @@ from torch import nn
 import modelkit
 from benchmarks.selftraining_controls import changed_steps, poisoned, shuffled, write_copies, write_on_their_heads
 from flows import round_steps
+from flows import rounds as round_flow
 from flows.parameters import RetrainParameters
 from flows.problems import checked
 from flows.retrain import run_retrain
@@ -141,7 +142,8 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         # The splits are drawn by the names of items: here without the folder, which is another one in every run.
         patch.setattr(splits, "_salted", lambda salt, name: salted(salt, Path(name).name))
-        patch.setattr(round_steps, "carry_out", made.carry_out)
+        for module in (round_steps, round_flow):
+            patch.setattr(module, "carry_out", made.carry_out)
         patch.setattr(rounds, "judge_on_gate", made.judge_on_gate)
         patch.setattr(rounds, "difference", made.difference)
         for module in (rounds, judging):

@@ -15,8 +15,7 @@ from tasks.loop.calibration import fit_calibration
 from tasks.loop.findings import Disagreement
 from tasks.loop.matching import Matches
 from tasks.loop.methods import Calibrated, CalibratedFor, MatchedMethods
-from tasks.loop.rules import Decisions, Evidence, first_reason, normalised
-from tasks.loop.selection import kept_candidates
+from tasks.loop.selection import Decided, first_reason, floats, kept_candidates, normalised
 from tasks.loop.thresholds import Promise, certify_thresholds
 from tasks.product import LoopKind
 from tasks.training.examples import Example, ExampleObject
@@ -46,10 +45,12 @@ def item(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def decide(evidence: Evidence) -> Decisions:
-    reason = first_reason(("abstain", np.isnan(evidence.t_hi)), ("below_t_hi", evidence.score < evidence.t_hi))
+def decide(rows: pa.Table) -> Decided:
+    t_hi = floats(rows["t_hi"])
+    reason = first_reason(("abstain", np.isnan(t_hi)), ("below_t_hi", floats(rows["score"]) < t_hi))
     accepted = reason == "certified"
-    return Decisions(np.where(accepted, "accept", "ignore"), reason, normalised(evidence.score_calibrated, accepted))
+    weight = normalised(floats(rows["score_calibrated"]), accepted)
+    return {"decision": np.where(accepted, "accept", "ignore"), "reason": reason, "weight": weight}
 
 
 def match(found: pa.Table, labels: LabelSet) -> Matches:

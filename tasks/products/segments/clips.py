@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from infra.errors import DatasetError
-from modelkit import Instances, Predictor
+from modelkit import Instances, Predictor, rle
 from modelkit.metrics import count_id_switches, panoptic_array, video_panoptic_quality
 from modelkit.metrics.panoptic import DIVISOR
 from tasks.evaluation.evaluate import Row
 from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
-from tasks.products.segments.painting import pixels_of_mask
 from tasks.records import MISSING_ETAG, Entry
 
 _WINDOWS = (1, 2, 3, 4)
@@ -41,9 +40,9 @@ def panoptic_truth(row: Row, things: Collection[int], tracks: dict[Hashable, int
         if mask is None:
             raise DatasetError(f"{row['image_id']} has an object without a mask: no panoptic truth")
         value = label * DIVISOR + (number if label in things else 0)
-        array[pixels_of_mask(mask, size_hw) & (array == 0)] = -value if crowd else value
+        array[rle.decode(mask, size_hw) & (array == 0)] = -value if crowd else value
     if row["void_rle"] is not None:
-        array[pixels_of_mask(row["void_rle"], size_hw)] = 0
+        array[rle.decode(row["void_rle"], size_hw)] = 0
     return array
 
 

@@ -17,7 +17,7 @@ from tasks.engine.job import PredictorSpec
 from tasks.labels.label_sets import LabelSet
 from tasks.loop.calibration import Calibration
 from tasks.loop.methods import Calibrated, CalibratedFor, LabelledPredictions, LoopMethods
-from tasks.loop.rules import Decisions, Evidence
+from tasks.loop.selection import Decided, floats
 from tasks.product import LoopKind
 from tasks.products.segments import confidence
 from tasks.products.segments.confidence import ConfidencePredictor, background_of
@@ -25,6 +25,7 @@ from tasks.products.segments.disagreement_files import read_disagreements, to_fi
 from tasks.products.segments.loop_candidates import (
     COLUMNS,
     DECIDED,
+    MIN_AREA_PX,
     Row,
     candidate,
     coco_rles,
@@ -35,8 +36,6 @@ from tasks.products.segments.loop_candidates import (
     mask_iou,
     size_of,
 )
-from tasks.products.segments.loop_objects import MIN_AREA_PX
-from tasks.products.segments.painting import pixels_of_mask
 from tasks.products.segments.pixel_thresholds import PixelPromise, certify_pixel_thresholds
 from tasks.products.segments.pixels import (
     LEVELS,
@@ -59,24 +58,22 @@ def pixel_candidates(row: Row, floor: float) -> list[dict[str, Any]]:
     return [{**each, "score": LEVELS[level_of(each["score"])]} for each in found]
 
 
-def decide_pixels(evidence: Evidence) -> Decisions:
+def decide_pixels(rows: pa.Table) -> Decided:
     """Regions of one class at one level of confidence: taught from the class's threshold on, else ignored.
 
     Nothing becomes background: a pixel that is not accepted belongs to no class that is known.
     """
-    accepted = evidence.score >= evidence.t_hi  # NaN is no
-    reason = np.where(accepted, "certified", np.where(np.isnan(evidence.t_hi), "abstain", "below_t_hi"))
+    t_hi = floats(rows["t_hi"])
+    accepted = floats(rows["score"]) >= t_hi  # NaN is no
     weight = accepted.astype(np.float64)
-    return Decisions(
-        decision=np.where(accepted, "accept", "ignore"),
-        reason=reason.astype(object),
-        weight=weight,
-        columns={
-            "accept_box": np.zeros(len(evidence), bool),
-            "accept_mask": accepted,
-            "weight_geometry": weight,
-        },
-    )
+    return {
+        "decision": np.where(accepted, "accept", "ignore"),
+        "reason": np.where(accepted, "certified", np.where(np.isnan(t_hi), "abstain", "below_t_hi")),
+        "weight": weight,
+        "accept_box": np.zeros(len(weight), bool),
+        "accept_mask": accepted,
+        "weight_geometry": weight,
+    }
 
 
 def kept_pixels(before: pa.Table, after: pa.Table) -> tuple[float, float]:
@@ -132,7 +129,7 @@ def examples_of_pixels(labels: pa.Table, background: int | None) -> list[Example
     def example(accepted: list[dict[str, Any]]) -> Example:
         unsure = np.ones(size_of(accepted[0]), bool)
         for row in accepted:
-            unsure &= ~pixels_of_mask(row["rle"], unsure.shape)
+            unsure &= ~rle.decode(row["rle"], unsure.shape)
         objects = tuple(example_object(row) for row in accepted if row["label"] != background)
         return example_of(accepted, objects=objects, unsure_rle=rle.encode(unsure))
 

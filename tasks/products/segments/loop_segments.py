@@ -12,27 +12,35 @@ from infra.errors import UsageError
 from modelkit import rle
 from tasks.labels.label_sets import LabelSet
 from tasks.loop.methods import Calibrated, CalibratedFor
-from tasks.loop.rules import Decisions, Evidence, first_reason, floats
-from tasks.products.segments.loop_candidates import box_of, example_object, example_of, examples_by_item, size_of
-from tasks.products.segments.loop_objects import MIN_AREA_PX, MaskedMethods, calibrate_objects, object_loop, taught
-from tasks.products.segments.painting import pixels_of_mask
+from tasks.loop.selection import Decided, first_reason, floats
+from tasks.products.segments.loop_candidates import (
+    MIN_AREA_PX,
+    box_of,
+    example_object,
+    example_of,
+    examples_by_item,
+    size_of,
+    taught,
+)
+from tasks.products.segments.loop_objects import MaskedMethods, calibrate_objects, object_loop
 from tasks.training.examples import Example
 from tasks.training.recipe import TrainingRecipe
 
 
-def decide_segments(evidence: Evidence) -> Decisions:
+def decide_segments(rows: pa.Table) -> Decided:
     """Accepted by certified thresholds, else ignored.
 
     A segment is right if its IoU with a true one exceeds one half, as panoptic quality counts it. What is not accepted
     teaches nothing. Segments of a map never overlap, and stuff may fill the image. Box and mask of things are taught
     as those of instances.
     """
+    t_hi = floats(rows["t_hi"])
     reason = first_reason(
-        ("abstain", np.isnan(evidence.t_hi)),
-        ("too_small", floats(evidence.rows["area"]) < MIN_AREA_PX),
-        ("below_t_hi", evidence.score < evidence.t_hi),
+        ("abstain", np.isnan(t_hi)),
+        ("too_small", floats(rows["area"]) < MIN_AREA_PX),
+        ("below_t_hi", floats(rows["score"]) < t_hi),
     )
-    return taught(evidence, np.where(reason == "certified", "accept", "ignore"), reason)
+    return taught(rows, np.where(reason == "certified", "accept", "ignore"), reason)
 
 
 def examples_of_segments(labels: pa.Table, things: Collection[int]) -> list[Example]:
@@ -46,7 +54,7 @@ def examples_of_segments(labels: pa.Table, things: Collection[int]) -> list[Exam
         accepted = [row for row in rows if row["decision"] == "accept"]
         void = np.ones(size_of(rows[0]), bool)
         for row in accepted:
-            void &= ~pixels_of_mask(row["rle"], void.shape)
+            void &= ~rle.decode(row["rle"], void.shape)
         ignored = (row for row in rows if row["decision"] != "accept" and row["label"] in things)
         return example_of(
             rows,

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pycocotools import mask as coco_mask
 
 from tasks.loop.matching import Matches
-from tasks.products.segments.loop_candidates import Row, coco_rles, size_of
+from tasks.products.segments.loop_candidates import Row, boxes_xywh, coco_rles, size_of
 
 CLASS_IOU = 0.5  # right for the class loss
 MASK_IOU = 0.75  # right for the mask loss
@@ -88,13 +88,6 @@ def overlaps(predictions: Sequence[Row], truth: Row, places: Sequence[int]) -> n
     boxes = [boxes_xywh([each["box_xyxy"] for each in predictions])]
     boxes.append(boxes_xywh([truth["boxes_xyxy"][k] for k in places]))
     return np.asarray(coco_mask.iou(*boxes, crowd))
-
-
-def boxes_xywh(boxes_xyxy: Sequence[Sequence[float]]) -> np.ndarray:
-    """(n, 4) float64 x, y, width and height, as pycocotools takes boxes."""
-    boxes = np.array(boxes_xyxy, np.float64).reshape(-1, 4)
-    boxes[:, 2:] -= boxes[:, :2]
-    return boxes
 
 
 def _void_shares(predictions: Sequence[Row], truth: Row) -> np.ndarray:

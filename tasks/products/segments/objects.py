@@ -21,7 +21,7 @@ from tasks.evaluation.average_precision import AveragePrecision
 from tasks.evaluation.evaluate import Row, predictions
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Resampled
-from tasks.products.segments.painting import filled_box, pixels_of_mask
+from tasks.products.segments.painting import filled_box
 from tasks.training.examples import Box, Example, ExampleObject
 
 Target = dict[str, Any]
@@ -61,7 +61,7 @@ def mask_target(example: Example, *, tracked: bool = False) -> Target:
     masks = np.zeros((len(kept), *example.size_hw), np.uint8)
     for mask, each in zip(masks, kept, strict=True):
         known = each.rle
-        mask[:] = filled_box(each.box_xyxy, mask.shape) if known is None else pixels_of_mask(known, mask.shape)
+        mask[:] = filled_box(each.box_xyxy, mask.shape) if known is None else rle.decode(known, mask.shape)
     weights = [each.mask_weight if each.rle is not None else 0.0 for each in kept]
     masked = {"masks": torch.from_numpy(masks), "mask_weights": torch.tensor(weights, dtype=torch.float32)}
     return box_target(example, tracked=tracked) | masked

@@ -1,4 +1,4 @@
-"""Masks of the kinds of segments: run lengths to pixels, and pixels to maps of classes."""
+"""Masks of the kinds of segments as maps of classes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from modelkit import rle
 
 IGNORE = 255
 """The class of pixels that nobody labelled: no loss and no figure looks at them."""
-
-
-def pixels_of_mask(run_lengths: bytes, size_hw: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool."""
-    return rle.decode(run_lengths, size_hw).astype(bool)
 
 
 def filled_box(box_xyxy: tuple[float, float, float, float], size_hw: tuple[int, int]) -> np.ndarray:
@@ -32,7 +27,7 @@ def label_map(
     painted = np.full(size_hw, IGNORE if background is None else background, np.int64)
     for label, mask in zip(labels, rles, strict=True):
         if mask is not None:
-            painted[pixels_of_mask(mask, size_hw)] = label
+            painted[rle.decode(mask, size_hw)] = label
     return painted
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from infra.errors import UsageError
-from modelkit import ClassInfo, Predictor, VisionModel
+from modelkit import ClassInfo, Predictor, VisionModel, rle
 from modelkit.metrics import PanopticQuality, panoptic_array
 from tasks.evaluation.bootstrap import nanmean
 from tasks.evaluation.evaluate import predictions
@@ -25,7 +25,7 @@ from tasks.products.segments import digitscape
 from tasks.products.segments.clips import panoptic_truth, video_figures
 from tasks.products.segments.loop_segments import SEGMENTS
 from tasks.products.segments.objects import Target, mask_target, wants_tracks
-from tasks.products.segments.painting import IGNORE, label_map, pixels_of_mask
+from tasks.products.segments.painting import IGNORE, label_map
 from tasks.training.examples import Example
 
 
@@ -39,7 +39,7 @@ def panoptic_target(example: Example, num_things: int, *, tracked: bool = False)
     in_order = (*stuff, *things)
     semantic = label_map([each.label for each in in_order], [each.rle for each in in_order], example.size_hw, None)
     if example.void_rle is not None:
-        semantic[pixels_of_mask(example.void_rle, example.size_hw)] = IGNORE
+        semantic[rle.decode(example.void_rle, example.size_hw)] = IGNORE
     target = mask_target(dataclasses.replace(example, objects=things), tracked=tracked)
     return target | {"semantic": torch.from_numpy(semantic)}
 

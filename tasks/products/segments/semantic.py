@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from modelkit import Predictor, VisionModel
+from modelkit import Predictor, VisionModel, rle
 from modelkit.metrics import SemanticQuality
 from tasks.evaluation.bootstrap import nanmean
 from tasks.evaluation.evaluate import Row, predictions
@@ -22,7 +22,7 @@ from tasks.product import Judgement, Kind, Resampled
 from tasks.products.segments import digitscape
 from tasks.products.segments.loop_pixels import PIXELS
 from tasks.products.segments.objects import Target, count_classes
-from tasks.products.segments.painting import IGNORE, label_map, pixels_of_mask, void_boxes
+from tasks.products.segments.painting import IGNORE, label_map, void_boxes
 from tasks.training.examples import Example
 
 
@@ -35,11 +35,11 @@ def semantic_target(example: Example, background: int | None) -> Target:
     weights = np.ones(example.size_hw, np.float32)
     for each in example.objects:
         if each.rle is not None:
-            weights[pixels_of_mask(each.rle, example.size_hw)] = each.class_weight
+            weights[rle.decode(each.rle, example.size_hw)] = each.class_weight
     if example.unsure_rle is not None:
-        weights[pixels_of_mask(example.unsure_rle, example.size_hw)] = 0
+        weights[rle.decode(example.unsure_rle, example.size_hw)] = 0
     if example.void_rle is not None:
-        semantic[pixels_of_mask(example.void_rle, example.size_hw)] = IGNORE
+        semantic[rle.decode(example.void_rle, example.size_hw)] = IGNORE
     return {"semantic": torch.from_numpy(semantic), "semantic_weights": torch.from_numpy(weights)}
 
 
@@ -92,7 +92,7 @@ def _truth(row: Row, background: int | None) -> np.ndarray:
     bare = [box for box, mask in zip(row["boxes_xyxy"], row["rles"], strict=True) if mask is None]
     void_boxes(truth, bare, background)
     if row["void_rle"] is not None:
-        truth[pixels_of_mask(row["void_rle"], truth.shape)] = IGNORE
+        truth[rle.decode(row["void_rle"], truth.shape)] = IGNORE
     return truth
 
 

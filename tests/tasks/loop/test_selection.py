@@ -269,14 +269,13 @@ def test_a_teachers_run_becomes_candidates_of_unlabelled_items_and_nothing_else(
         ("s3://p/clip.mp4", "unlabelled"), ("s3://p/bad.jpg", "unlabelled"),
     )  # fmt: skip
     asked = Asked("instance", 0.05, teacher, "r", 1)
-    found = read_candidates(output.store, listed, asked)
-    assert found.num_excluded == 1
-    assert {image["image_id"]: image["status"] for image in found.images} == {
+    found, records = read_candidates(output.store, listed, asked)
+    assert {image["image_id"]: image["status"] for image in records} == {
         "s3://p/a.jpg": "ok", "s3://p/empty.jpg": "empty", "s3://p/bad.jpg": "decode_error", "s3://p/clip.mp4#3": "ok",
     }  # fmt: skip
-    frame = next(row for row in found.candidates.to_pylist() if row["media"] == "video")
+    frame = next(row for row in found.to_pylist() if row["media"] == "video")
     assert (frame["frame"], frame["pts_s"], frame["track_id"] is None) == (3, 0.12, False)
-    stable = {row["image_id"]: row["q_stability"] for row in found.candidates.to_pylist()}
+    stable = {row["image_id"]: row["q_stability"] for row in found.to_pylist()}
     assert stable == {"s3://p/a.jpg": 0.5, "s3://p/clip.mp4#3": None}, "what the rows say about a mask comes along"
     with pytest.raises(DatasetError, match="not by the teacher"):
         read_candidates(output.store, listed, replace(asked, teacher=replace(teacher, teacher_model_id="x@y")))

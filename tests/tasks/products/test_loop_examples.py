@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from modelkit import rle
-from tasks.products.segments.loop_objects import examples_of_objects
+from tasks.products.segments.loop_candidates import examples_of_objects
 from tasks.products.segments.loop_pixels import examples_of_pixels
 from tasks.products.segments.loop_segments import examples_of_segments
 from tasks.products.segments.panoptic import panoptic_target
