@@ -7,6 +7,18 @@ from collections import deque
 from collections.abc import Callable
 
 
+class Tally:
+    """Bytes on all edges of a pipeline, now and at most so far. Guarded by the pipeline's lock."""
+
+    def __init__(self) -> None:
+        self.used_bytes = self.peak_bytes = 0
+
+    def add(self, amount_bytes: int) -> None:
+        """Count bytes; fewer if negative."""
+        self.used_bytes += amount_bytes
+        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+
+
 class ByteBudget:
     """A semaphore that counts bytes, first come, first served; an amount above the limit passes alone.
 
@@ -17,15 +29,18 @@ class ByteBudget:
         lock: the pipeline's one lock (re-entrant).
         idle: how many of the bytes that are out nobody works on, because they wait for more to come; where that is all
             of them, the next amount passes. Whoever changes the answer calls :meth:`wake`.
+
+    Attributes:
+        expected: what the next output will take, learned from those that were settled.
     """
 
-    def __init__(self, limit_bytes: int, lock: threading.RLock | None = None, *, idle: Callable[[], int] | None = None):
+    def __init__(self, limit_bytes: int, lock: threading.RLock, tally: Tally, idle: Callable[[], int] | None = None):
         if limit_bytes < 1:
             raise ValueError(f"a byte budget must be positive, got {limit_bytes}")
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self.peak_bytes = 0
-        self.largest_bytes = 0  # the largest single amount: what may pass alone above the limit
+        self.expected = SizeEstimate(limit_bytes)
+        self._tally = tally
         self._changed = threading.Condition(lock)
         self._queue: deque[object] = deque()
         self._idle = idle
@@ -51,12 +66,17 @@ class ByteBudget:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
 
-    def correct(self, reserved_bytes: int, actual_bytes: int) -> None:
-        """Replace an estimate by the truth. Never waits: the bytes exist already."""
+    def settle(self, reserved_bytes: int, actual_bytes: int) -> None:
+        """Replace an estimate by the truth, and learn from it. Never waits: the bytes exist already."""
         with self._changed:
-            self._add(actual_bytes - reserved_bytes)
-            self.largest_bytes = max(self.largest_bytes, actual_bytes)
-            if actual_bytes < reserved_bytes:
+            self.expected.learn(actual_bytes)
+            self.keep(actual_bytes - reserved_bytes)
+
+    def keep(self, amount_bytes: int) -> None:
+        """Count bytes that exist already, without waiting; give some back if negative."""
+        with self._changed:
+            self._add(amount_bytes)
+            if amount_bytes < 0:
                 self._changed.notify_all()
 
     def release(self, amount_bytes: int) -> None:
@@ -64,7 +84,7 @@ class ByteBudget:
         with self._changed:
             if amount_bytes > self.used_bytes:
                 raise RuntimeError(f"{amount_bytes} bytes given back but only {self.used_bytes} are out")
-            self.used_bytes -= amount_bytes
+            self._add(-amount_bytes)
             self._changed.notify_all()
 
     def wake(self) -> None:
@@ -78,7 +98,7 @@ class ByteBudget:
 
     def _add(self, amount_bytes: int) -> None:
         self.used_bytes += amount_bytes
-        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+        self._tally.add(amount_bytes)
 
 
 class SizeEstimate:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from infra.redaction import redact
-from tasks.engine.batching import Group
+from tasks.engine.batches import Group
 from tasks.engine.clips import Clip, runs_of
 from tasks.engine.heartbeat import Mark
 from tasks.engine.job import Assignment, JobSpec, Quarantine

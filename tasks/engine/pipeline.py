@@ -15,64 +15,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
-from tasks.engine.batching import Batcher, Group
-from tasks.engine.byte_budget import ByteBudget, SizeEstimate
+from tasks.engine.batches import Batcher, Group
+from tasks.engine.byte_budget import ByteBudget, Tally
+from tasks.engine.stage import BatchStage, Stage, StageClock
 
 _END = object()
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage, run by ``threads`` threads: ``work(value)`` returns one output, or yields any number if ``many``.
-
-    Args:
-        size_of: bytes that an output holds until the next stage is through with it.
-        expect: bytes of the next output, before it is made; None: learned from the outputs so far.
-        budget_bytes: limit of what lies between this stage and the next (the last stage: of results kept).
-    """
-
-    name: str
-    work: Callable[[Any], Any]
-    size_of: Callable[[Any], int]
-    budget_bytes: int
-    threads: int = 1
-    many: bool = False
-    expect: Callable[[Any], int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BatchStage:
-    """A stage that one single thread runs on batches: ``work(values)`` returns one output per value, in order.
-
-    Args:
-        bucket_of: what may share a batch; None passes the value by, straight to the next stage.
-        limit_of: largest batch of a bucket.
-        group_of: position of a submitted value and the value -> among which values its outputs may find company, see
-            :mod:`tasks.engine.batching`.
-    """
-
-    name: str
-    work: Callable[[list[Any]], Sequence[Any]]
-    size_of: Callable[[Any], int]
-    budget_bytes: int
-    bucket_of: Callable[[Any], Hashable | None]
-    limit_of: Callable[[Hashable], int]
-    group_of: Callable[[int, Any], Group]
-    threads: int = field(default=1, init=False)
-
-
-@dataclass(slots=True)
-class StageClock:
-    """Where the time of one stage's threads went, in thread-seconds."""
-
-    busy_s: float = 0.0  # in its work
-    starved_s: float = 0.0  # no input, while some job was running
-    blocked_s: float = 0.0  # output had no room: a later stage is slower
-    outputs: int = 0
 
 
 class JobCancelledError(Exception):
@@ -93,24 +45,20 @@ class _Parcel:
         return (self.job.number, *self.path)
 
 
-class Job:
+class Job(AbstractContextManager["Job"]):
     """The values of one submit on their way; made by :meth:`Pipeline.submit`, used as a context manager."""
 
-    def __init__(self, pipeline: Pipeline, number: int, values: Iterable[Any], one_by_one: bool) -> None:
-        self.number = number
-        self.pending = deque(enumerate(values))
-        self.one_by_one = one_by_one
-        self.alive = [0] * pipeline.num_stages  # parcels at or waiting for each stage
-        self.groups = [pipeline.group_of(at, value, one_by_one) for at, value in self.pending]
-        self.arriving = Counter(self.groups)  # values and parcels of a group that are not at the batch stage yet
+    def __init__(
+        self, pipeline: Pipeline, number: int, pending: deque[tuple[int, Any]], groups: list[Group], one_by_one: bool
+    ) -> None:
+        self.number, self.pending, self.groups, self.one_by_one = number, pending, groups, one_by_one
+        self.alive = [0] * len(pipeline.clocks)  # parcels at or waiting for each stage
+        self.arriving = Counter(groups)  # values and parcels of a group that are not at the batch stage yet
         self.done: list[tuple[tuple[int, ...], Any]] = []
         self.kept_bytes = 0
-        self.stage_seconds: dict[str, float] = dict.fromkeys(pipeline.stage_names, 0.0)
-        self.error: BaseException | None = None
+        self.stage_seconds: dict[str, float] = dict.fromkeys(pipeline.clocks, 0.0)
+        self.error: BaseException | None = None  # set: the parcels are to be dropped
         self._pipeline = pipeline
-
-    def __enter__(self) -> Job:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -139,10 +87,6 @@ class Job:
         """Cancel if still running, and give the results' bytes back."""
         self._pipeline.forget(self)
 
-    def is_cancelled(self) -> bool:
-        """Whether the job's parcels are to be dropped."""
-        return self.error is not None
-
     def is_finished(self) -> bool:
         """Whether nothing of the job is on the way any more."""
         return not self.pending and not any(self.alive)
@@ -151,34 +95,28 @@ class Job:
 class Pipeline:
     """The stages with their threads; lives as long as its worker and serves several jobs at once, oldest first.
 
-    At most one stage may be a :class:`BatchStage`, and neither the first nor the last.
+    One stage is a :class:`BatchStage`, neither the first nor the last.
     """
 
     def __init__(self, stages: Sequence[Stage | BatchStage]) -> None:
         batching = [i for i, stage in enumerate(stages) if isinstance(stage, BatchStage)]
-        if len(stages) < 2 or len(batching) > 1 or (batching and batching[0] in (0, len(stages) - 1)):
-            raise ValueError("a pipeline has two or more stages, and one batch stage at most, in between")
-        self._stages = list(stages)
-        self._batch_at = batching[0] if batching else None
-        self._lock = threading.RLock()
+        if len(batching) != 1 or batching[0] in (0, len(stages) - 1):
+            raise ValueError("a pipeline has one batch stage, with others before and behind it")
+        self._stages, self._batch_at, self._last = list(stages), batching[0], len(stages) - 1
+        self._batch_stage: BatchStage = stages[self._batch_at]  # type: ignore[assignment]
+        self._lock, self._tally = threading.RLock(), Tally()
         self._ready = [threading.Condition(self._lock) for _ in stages]
         self._finished = threading.Condition(self._lock)
         self._queues: list[deque[_Parcel]] = [deque() for _ in stages]
         self._in_company_bytes = 0  # of parcels that wait for others to share a batch
         self._budgets = [
-            ByteBudget(stage.budget_bytes, self._lock, idle=self._idle_bytes if i + 1 == self._batch_at else None)
-            for i, stage in enumerate(stages)
+            ByteBudget(stage.budget_bytes, self._lock, self._tally, self._idle_of(i)) for i, stage in enumerate(stages)
         ]
-        self._estimates = [SizeEstimate(stage.budget_bytes) for stage in stages]
-        self._batcher: Batcher[_Parcel] | None = None
-        if self._batch_at is not None:
-            batch: Any = stages[self._batch_at]
-            self._batcher = Batcher(batch.limit_of)
+        self._batcher: Batcher[_Parcel] = Batcher(self._batch_stage.limit_of)
         self._jobs: list[Job] = []
         self._counter = 0
         self._closed = False
         self.clocks = {stage.name: StageClock() for stage in stages}
-        self.peak_bytes = 0
         self._threads = [
             threading.Thread(target=self._loop, args=(i,), name=f"{stage.name}-{n}", daemon=True)
             for i, stage in enumerate(stages)
@@ -190,20 +128,14 @@ class Pipeline:
     # --- what callers use
 
     @property
-    def num_stages(self) -> int:
-        """How many stages there are."""
-        return len(self._stages)
-
-    @property
-    def stage_names(self) -> list[str]:
-        """Their names, in order."""
-        return [stage.name for stage in self._stages]
-
-    @property
     def bytes_in_flight(self) -> int:
         """Bytes on all edges now, results that are kept included."""
-        with self._lock:
-            return sum(budget.used_bytes for budget in self._budgets)
+        return self._tally.used_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that these have been."""
+        return self._tally.peak_bytes
 
     def submit(self, values: Iterable[Any], *, one_by_one: bool = False) -> Job:
         """Queue the values of a job behind those of older jobs.
@@ -215,18 +147,12 @@ class Pipeline:
             if self._closed:
                 raise JobCancelledError("the pipeline is closed")
             self._counter += 1
-            job = Job(self, self._counter, values, one_by_one)
+            pending = deque(enumerate(values))
+            groups = [(at, at + 1) if one_by_one else self._batch_stage.group_of(at, value) for at, value in pending]
+            job = Job(self, self._counter, pending, groups, one_by_one)
             self._jobs.append(job)
             self._notify_all()
             return job
-
-    def group_of(self, position: int, value: Any, one_by_one: bool) -> Group:
-        """Among which values of its job the outputs of a value may find company in a batch."""
-        if self._batch_at is None or one_by_one:
-            return position, position + 1
-        stage = self._stages[self._batch_at]
-        assert isinstance(stage, BatchStage)
-        return stage.group_of(position, value)
 
     def wait(self, job: Job) -> None:
         """Return when the job is finished; when it was cancelled, as soon as nobody works on it any more."""
@@ -237,8 +163,7 @@ class Pipeline:
         """See :meth:`Job.keep`."""
         with self._lock:
             job.kept_bytes += amount_bytes
-            self._budgets[-1].correct(0, amount_bytes)
-            self._note_peak()
+            self._budgets[-1].keep(amount_bytes)
 
     def cancel(self, job: Job, error: BaseException) -> None:
         """See :meth:`Job.cancel`. The first error stays."""
@@ -251,10 +176,9 @@ class Pipeline:
                 for parcel in [p for p in queue if p.job is job]:
                     queue.remove(parcel)
                     self._retire(parcel, i)
-            if self._batcher is not None and self._batch_at is not None:
-                for parcel in self._batcher.drop(lambda p: p.job is job):
-                    self._in_company_bytes -= parcel.size_bytes
-                    self._retire(parcel, self._batch_at)
+            for parcel in self._batcher.drop(lambda p: p.job is job):
+                self._in_company_bytes -= parcel.size_bytes
+                self._retire(parcel, self._batch_at)
             self._notify_all()
 
     def forget(self, job: Job) -> None:
@@ -297,8 +221,7 @@ class Pipeline:
                 with self._lock:
                     for parcel in parcels:
                         self._retire(parcel, i)
-                    if self._batcher is not None and self._batch_at is not None:
-                        self._ready[self._batch_at].notify_all()  # a group may be complete just now
+                    self._ready[self._batch_at].notify_all()  # a group may be complete just now
 
     def _take(self, i: int) -> list[_Parcel]:
         """Wait for input; [] when the pipeline is closed."""
@@ -316,12 +239,11 @@ class Pipeline:
     def _next(self, i: int) -> list[_Parcel]:
         if i == 0:
             return self._admit()
-        if i != self._batch_at or self._batcher is None:
+        if i != self._batch_at:
             return [self._queues[i].popleft()] if self._queues[i] else []
-        stage = self._stages[i]
         while self._queues[i]:
             parcel = self._queues[i].popleft()
-            self._batcher.add(stage.bucket_of(parcel.value), parcel)  # type: ignore[union-attr]
+            self._batcher.add(self._batch_stage.bucket_of(parcel.value), parcel)
             self._in_company_bytes += parcel.size_bytes
         parcels = self._batcher.pick(lambda one: not one.job.arriving[one.group])
         self._in_company_bytes -= sum(parcel.size_bytes for parcel in parcels)
@@ -356,44 +278,44 @@ class Pipeline:
                 outputs.close()
 
     def _make(self, i: int, parcel: _Parcel, path: tuple[int, ...], work: Callable[[], Any]) -> bool:
-        """Reserve, make one output, hand it on; False when there is none (any more), or no job to make it for."""
-        stage, job, reserved = self._stages[i], parcel.job, 0
-        if i < len(self._stages) - 1:
-            expect = getattr(stage, "expect", None)
-            reserved = expect(parcel.value) if expect else self._estimates[i]()
-            if not self._reserve(i, reserved, [job]):
-                return False
-        output = _END
-        try:
-            output = self._timed(i, [parcel], work)
-        finally:
-            if output is _END:
-                self._budgets[i].release(reserved)
-        if output is not _END:
+        """Make one output and hand it on; False when there is none (any more), or no job to make it for."""
+        reserved = self._expected(i, parcel)
+        outputs = self._made(i, [parcel], reserved, lambda: [out for out in [work()] if out is not _END])
+        for output in outputs:
             self._emit(i, parcel, path, output, reserved)
-        return output is not _END
+        return bool(outputs)
+
+    def _expected(self, i: int, parcel: _Parcel) -> int:
+        if i == self._last:
+            return 0  # results are counted, but nobody waits for their bytes
+        expect = getattr(self._stages[i], "expect", None)
+        return expect(parcel.value) if expect else self._budgets[i].expected()
 
     def _step_batch(self, i: int, parcels: list[_Parcel]) -> None:
-        stage, each = self._stages[i], self._estimates[i](len(parcels))
-        if not self._reserve(i, each * len(parcels), [parcel.job for parcel in parcels]):
-            return
-        outputs: Sequence[Any] = []
+        each, values = self._budgets[i].expected(len(parcels)), [parcel.value for parcel in parcels]
+        outputs = self._made(i, parcels, each, lambda: self._batch_stage.work(values))
+        for parcel, output in zip(parcels, outputs, strict=False):
+            self._emit(i, parcel, parcel.path, output, each)
+
+    def _made(self, i: int, parcels: list[_Parcel], each: int, work: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+        """Reserve bytes for an output of each parcel, then make them; none is made when nobody wants them any more."""
+        amount, outputs = each * len(parcels), list[Any]()
+        if i != self._last and not self._reserve(i, amount, [parcel.job for parcel in parcels]):
+            return []
         try:
-            outputs = self._timed(i, parcels, lambda: stage.work([parcel.value for parcel in parcels]))
-            if len(outputs) != len(parcels):
-                raise RuntimeError(f"{stage.name} made {len(outputs)} outputs of {len(parcels)} values")
+            outputs = list(self._timed(i, parcels, work))
+            if i == self._batch_at and len(outputs) != len(parcels):
+                raise RuntimeError(f"{self._stages[i].name} made {len(outputs)} outputs of {len(parcels)} values")
         finally:
             if len(outputs) != len(parcels):
-                self._budgets[i].release(each * len(parcels))
-        for parcel, output in zip(parcels, outputs, strict=True):
-            self._emit(i, parcel, parcel.path, output, each)
+                self._budgets[i].release(amount)
+        return outputs
 
     def _reserve(self, i: int, amount_bytes: int, jobs: Sequence[Job]) -> bool:
         start = time.monotonic()
-        taken = self._budgets[i].acquire(amount_bytes, lambda: self._closed or all(j.is_cancelled() for j in jobs))
+        taken = self._budgets[i].acquire(amount_bytes, lambda: self._closed or all(j.error is not None for j in jobs))
         with self._lock:
             self.clocks[self._stages[i].name].blocked_s += time.monotonic() - start
-            self._note_peak()
         return taken
 
     def _timed(self, i: int, parcels: list[_Parcel], work: Callable[[], Any]) -> Any:
@@ -409,23 +331,21 @@ class Pipeline:
 
     def _emit(self, i: int, parcel: _Parcel, path: tuple[int, ...], output: Any, reserved: int) -> None:
         """Hand an output on; its reservation becomes its true size."""
-        size, job, last = self._stages[i].size_of(output), parcel.job, len(self._stages) - 1
+        size, job = self._stages[i].size_of(output), parcel.job
         with self._lock:
             self.clocks[self._stages[i].name].outputs += 1
-            self._estimates[i].learn(size)
-            self._budgets[i].correct(reserved, size)
-            self._note_peak()
-            if job.is_cancelled():
+            self._budgets[i].settle(reserved, size)
+            if job.error is not None:
                 self._budgets[i].release(size)
-            elif i == last:
+            elif i == self._last:
                 job.kept_bytes += size
                 job.done.append((path, output))
             else:
                 target = i + 1
-                if target == self._batch_at and self._stages[target].bucket_of(output) is None:  # type: ignore[union-attr]
+                if target == self._batch_at and self._batch_stage.bucket_of(output) is None:
                     target += 1
                 job.alive[target] += 1
-                if self._is_before_batch(target):
+                if target < self._batch_at:
                     job.arriving[parcel.group] += 1
                 self._queues[target].append(_Parcel(job, path, output, parcel.group, self._budgets[i], size))
                 self._ready[target].notify()
@@ -435,7 +355,7 @@ class Pipeline:
     def _retire(self, parcel: _Parcel, i: int) -> None:
         """A stage is through with a parcel: its bytes are free, and its job may be finished."""
         parcel.job.alive[i] -= 1
-        if self._is_before_batch(i):
+        if i < self._batch_at:
             parcel.job.arriving[parcel.group] -= 1
         if parcel.budget is not None:
             parcel.budget.release(parcel.size_bytes)
@@ -444,14 +364,9 @@ class Pipeline:
         if parcel.job.one_by_one:
             self._ready[0].notify_all()
 
-    def _is_before_batch(self, i: int) -> bool:
-        return self._batch_at is not None and i < self._batch_at
-
-    def _idle_bytes(self) -> int:
-        return self._in_company_bytes
-
-    def _note_peak(self) -> None:
-        self.peak_bytes = max(self.peak_bytes, sum(budget.used_bytes for budget in self._budgets))
+    def _idle_of(self, i: int) -> Callable[[], int] | None:
+        """Of the edge before the batch stage: what lies on it and only waits for company."""
+        return (lambda: self._in_company_bytes) if i + 1 == self._batch_at else None
 
     def _notify_all(self) -> None:
         for condition in (*self._ready, self._finished):

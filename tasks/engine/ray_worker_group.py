@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from infra.ray_session import RaySession
+from tasks.engine.batches import DeviceLostError
 from tasks.engine.dispatch import Loss
-from tasks.engine.forward import DeviceLostError
 from tasks.engine.heartbeat import Heartbeat, read_heartbeat, remove_heartbeat
 from tasks.engine.job import Assignment, JobSpec, Outcome, WorkerInfo
 from tasks.engine.worker import Worker

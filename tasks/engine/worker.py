@@ -21,11 +21,11 @@ import psutil
 
 from infra.outage import Patience
 from infra.store import Store, open_store
+from tasks.engine.batches import BatchLimits, forward
 from tasks.engine.circuit import FailureStreak
 from tasks.engine.clips import Clip, Handover, images_before, is_continued
 from tasks.engine.execution import run_as_decided
 from tasks.engine.file_writer import FileWriter
-from tasks.engine.forward import BatchLimits, forward
 from tasks.engine.heartbeat import Heartbeat, HeartbeatWriter, Mark
 from tasks.engine.items import (
     Item,

@@ -19,7 +19,7 @@ from infra import doctor
 from infra.ray_session import RaySession
 from modelkit.training.processes import Rank
 from modelkit.training.student import UnlabelledSchedule
-from tasks.engine.forward import is_device_lost
+from tasks.engine.batches import is_device_lost
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.run import train_here, train_on_ray
 from tasks.training.work import train_share

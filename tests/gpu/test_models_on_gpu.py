@@ -14,7 +14,7 @@ from modelkit import Predictor, VideoModel, rle
 from modelkit.compile.decision import choose_execution
 from modelkit.compile.execution import ExecutionChoice
 from modelkit.weights import random_weights
-from tasks.engine.forward import BatchLimits, forward
+from tasks.engine.batches import BatchLimits, forward
 from tests.modelkit.builders import picture
 from tests.modelkit.model_tester import CASES, ModelTester
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.engine.forward import BatchLimits, forward
+from tasks.engine.batches import BatchLimits, forward
 from tasks.engine.pipeline import BatchStage, JobCancelledError, Pipeline, Stage
 
 KB = 1000
