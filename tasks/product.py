@@ -82,6 +82,23 @@ class Exporter(Lazy):
 
 
 @dataclass(frozen=True, slots=True)
+class Things:
+    """What a product finds, as it is chosen from (``tasks.output.narrowing``).
+
+    All lists among the product's columns are parallel: one entry per thing.
+
+    Args:
+        view: the one of the product's views that has a row per thing, with ``uri`` and ``frame``.
+        place: its column that says where in the lists the thing stands, from 0.
+        sure: a condition over it, true where a thing is at least ``{min_score}`` sure.
+    """
+
+    view: str
+    place: str
+    sure: str
+
+
+@dataclass(frozen=True, slots=True)
 class Product(Lazy):
     """What a job writes. Callables get whole batches where that is faster, and never see another product's data.
 
@@ -98,8 +115,7 @@ class Product(Lazy):
         check: a table of ok rows -> one line per thing that cannot be.
         categories: column paths with a dictionary. encodings: column path -> Parquet encoding.
         views: name -> SELECT over ``items``, which has the columns of all schemas (null where a version has none).
-        scored: a SELECT over ``{items}`` that leaves out what scores less than ``{min_score}``, for pages, pictures and
-            exports; empty where nothing has a score.
+        things: how exports and pictures choose from what was found; None: they take all of it.
         functions: registers SQL functions. function_words: how each is called.
         query: an example, for people who have just run a job.
         exporters: name -> form.
@@ -123,7 +139,7 @@ class Product(Lazy):
     categories: tuple[str, ...] = ()
     encodings: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[str, str] = field(default_factory=dict)
-    scored: str = ""
+    things: Things | None = None
     functions: Callable[[duckdb.DuckDBPyConnection], None] | None = None
     function_words: tuple[str, ...] = ()
     query: str = "SELECT status, count(*) AS n FROM items GROUP BY status"

@@ -25,6 +25,7 @@ _VIEWS = ", ".join(
 )
 _FUNCTIONS = ", ".join(words for each in _PRODUCTS for words in each.function_words)
 _FORMS = {name: form for each in _PRODUCTS for name, form in each.exporters.items()}
+_WITH_IMAGES = ", ".join(name for name, form in _FORMS.items() if form.takes_images)
 _FORM_WORDS = "; ".join(f"{name}: {form.words}" for name, form in _FORMS.items()) + "."
 
 
@@ -121,14 +122,19 @@ def export(
     output: OutputArgument,
     destination: Annotated[str, typer.Argument(help="File or folder, as the form has it, local or s3://.")],
     to: Annotated[str, typer.Option("--to", metavar="|".join(_FORMS), help=_FORM_WORDS)],
-    images: Annotated[bool, typer.Option("--images", help="Write the images and frames, too (yolo).")] = False,
+    images: Annotated[
+        bool, typer.Option("--images", help=f"Write the images and frames, too ({_WITH_IMAGES}).")
+    ] = False,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Only what fulfils a condition, as `query` has it.")
+    ] = None,
     min_score: MinScoreFlag = MIN_SCORE,
     product: ProductFlag = None,
 ) -> Summary:
     """Export the newest results for other tools. Failed items are left out and counted."""
     from tasks.report.export import export as export_results
 
-    summary = export_results(output, to, destination, product=product, images=images, min_score=min_score)
+    summary = export_results(output, to, destination, product=product, images=images, min_score=min_score, where=where)
     say(
         f"{summary.num_found} {summary.unit} of {summary.num_items} items written to {summary.destination}"
         + (f"; {summary.num_skipped} failed items left out" if summary.num_skipped else ""),

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from infra.errors import StoreError, UsageError, VisionmillError
 from infra.store import open_store
+from tasks.output.narrowing import narrow
 from tasks.output.views import Views, describe_views, views_of
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b\s*)?(\([^)]*\)\s*)?", re.IGNORECASE)
@@ -44,6 +45,49 @@ def answer(views: Views, sql: str) -> pa.Table:
         return pa.table({"result": pa.array([], pa.string())}) if relation is None else relation.to_arrow_table()
     except duckdb.Error as error:
         raise _translated(error, views) from None
+
+
+def choose(views: Views, *, min_score: float = 0.0, where: str | None = None) -> None:
+    """Let open views show only some of the newest results.
+
+    A condition that names columns of ``items`` alone keeps items whole. Any other one is about the product's things:
+    then items without such a thing are left out, unless they failed.
+
+    Args:
+        views: of which nothing is narrowed yet.
+        min_score: less sure things are left out; see :func:`tasks.output.narrowing.narrow`.
+        where: what stands behind WHERE.
+
+    Raises:
+        UsageError: a condition that is none, or more than a condition; the hint names views and columns.
+        StoreError: when the results cannot be read.
+    """
+    if views.product is None:
+        return
+    try:
+        condition = {} if where is None else {_speaks_of(views, where): _enclosed(where)}
+        narrow(views.connection, views.product, min_score=min_score, **condition)  # type: ignore[arg-type]
+    except duckdb.Error as error:
+        raise _translated(error, views) from None
+
+
+def _enclosed(where: str) -> str:
+    return f"(\n{where}\n)"  # a comment at its end must not swallow the parenthesis
+
+
+def _speaks_of(views: Views, where: str) -> str:
+    """What a condition is about: the keyword of :func:`narrow`."""
+    _require_reading(views.connection, f"SELECT 1 FROM items WHERE {_enclosed(where)}")
+    things = None if views.product is None else views.product.things
+    tried = {"items": "of_items"} | ({} if things is None else {things.view: "of_things"})
+    problem = ""
+    for view, keyword in tried.items():
+        try:
+            views.connection.sql(f"SELECT 1 FROM {view} WHERE {_enclosed(where)}")
+            return keyword
+        except duckdb.BinderException as error:
+            problem = _short(error)
+    raise UsageError(f"{where!r} is no condition over {' or '.join(tried)}: {problem}", hint=available(views))
 
 
 def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

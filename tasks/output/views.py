@@ -33,6 +33,7 @@ from tasks.output.listing import (
     plan_of_shards,
     product_in,
 )
+from tasks.output.narrowing import narrow
 from tasks.output.schema import COMMON, widest_schema
 from tasks.output.sql_tables import create_empty_table
 from tasks.output.store_files import PROTOCOL, StoreFileSystem, path_of
@@ -123,7 +124,7 @@ def views_of(store: Store, *, product: str | None = None, native: bool = True, m
     filesystem = _choose_reader(connection, store, objects, native=native)
     if chosen is not None and chosen.functions is not None:
         chosen.functions(connection)
-    _create_views(connection, listing, chosen, plain_paths=filesystem is None, min_score=min_score)
+    _create_views(connection, listing, chosen, plain_paths=filesystem is None)
 
     def path(info: ObjectInfo) -> str:
         return store.uri_of(info.key) if filesystem is None else path_of(info.key)
@@ -131,6 +132,8 @@ def views_of(store: Store, *, product: str | None = None, native: bool = True, m
     for each, found in more:
         each.create(connection, {name: [path(info) for info in infos] for name, infos in found.items()})
     connection.execute("SET enable_external_access = false")
+    if chosen is not None:
+        narrow(connection, chosen, min_score=min_score)
     return Views(connection, chosen, listing, filesystem, min_score)
 
 
@@ -154,12 +157,7 @@ def _choose_reader(
 
 
 def _create_views(
-    connection: duckdb.DuckDBPyConnection,
-    listing: Listing,
-    product: Product | None,
-    *,
-    plain_paths: bool,
-    min_score: float,
+    connection: duckdb.DuckDBPyConnection, listing: Listing, product: Product | None, *, plain_paths: bool
 ) -> None:
     schema = pa.schema(COMMON) if product is None else widest_schema(product.name)
     create_empty_table(connection, "_nothing", schema)
@@ -171,9 +169,6 @@ def _create_views(
     connection.execute("CREATE VIEW all_items AS " + " UNION ALL BY NAME ".join(everything))
     newest = listing.newest
     items = "SELECT * FROM all_items" if newest is None else _latest(columns, newest)
-    if product is not None and product.scored and min_score > 0:
-        connection.execute(f"CREATE VIEW _stored AS {items}")
-        items = product.scored.format(items="_stored", min_score=min_score)
     connection.execute(f"CREATE VIEW items AS {items}")
     common = ", ".join(field.name for field in COMMON)
     connection.execute(f"CREATE VIEW failures AS SELECT {common}, version FROM items WHERE status <> 'ok'")

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from infra.errors import BucketMissing, UsageError
 from infra.store import ObjectInfo, Store, is_local, open_store, split_uri
+from tasks.output.query import choose
 from tasks.output.views import Views, views_of
+from tasks.parameters import MIN_SCORE
 from tasks.product import Exporter, Product
 
 
@@ -34,7 +36,8 @@ def export(
     *,
     product: str | None = None,
     images: bool = False,
-    min_score: float = 0.0,
+    min_score: float = MIN_SCORE,
+    where: str | None = None,
 ) -> ExportSummary:
     """Write the newest results of ``output`` in another form.
 
@@ -44,21 +47,25 @@ def export(
         destination: the file or folder, as the form has it, local or ``s3://``; must not hold anything yet.
         product: whose results, where the output holds those of several.
         images: write the images of the items, too.
-        min_score: in [0, 1]; what scores less is left out.
+        min_score, where: what of it, see :func:`tasks.output.query.choose`.
 
     Raises:
-        UsageError: an unknown form, one that takes no images, nothing to export, or a destination that is taken.
+        UsageError: an unknown form, one that takes no images, nothing to export, a condition that is none, or a
+            destination that is taken.
         StoreError: as the stores report.
     """
-    views = views_of(open_store(output), product=product, min_score=min_score)
+    views = views_of(open_store(output), product=product)
     try:
         form, unit = _form(views.product, output, to)
         if images and not form.takes_images:
             takers = [name for name, each in views.product.exporters.items() if each.takes_images]  # type: ignore[union-attr]
             raise UsageError(f"{to} is written without images", hint=f"with images: {', '.join(takers) or 'nothing'}")
-        num_ok, num_skipped = _count(views)
-        if num_ok + num_skipped == 0:
+        if not any(_count(views)):
             raise UsageError(f"{output} holds no results to export", hint="run the job first, or check the path")
+        choose(views, min_score=min_score, where=where)
+        num_ok, num_skipped = _count(views)
+        if num_ok == 0 and where is not None:
+            raise UsageError(f"no result fulfils {where!r}", hint="try the condition with `visionmill query`")
         write = _write_folder if form.file_name is None else _write_file
         num_found, files = write(views, to, form, destination, **({"images": True} if images else {}))
     finally:

@@ -112,7 +112,13 @@ def test_results_are_queried_verified_drawn_and_exported(place: tuple[str, str],
     assert len(lines) == counted["n"]
     flat = visionmill("export", output, f"{output}-flat", "--to", "flat", *everything).summary
     assert flat["num_instances"] == counted["n"]
-    assert {info.key.partition("/")[0].partition("=")[0] for info in open_store(f"{output}-flat").list()} == {"label"}
+    assert {info.key.partition("/")[0].partition("=")[0] for info in open_store(f"{output}-flat").list()} == {"name"}
+    [sure] = ask(output, "SELECT count(*) AS n FROM instances WHERE score >= 0.5")
+    table = visionmill("export", output, tmp_path / "sure.csv", "--to", "csv", "--json").summary
+    assert 0 < table["num_instances"] == sure["n"] < counted["n"]
+    chosen = visionmill("export", output, tmp_path / "1.csv", "--to", "csv", "--where", "name = '1'", "--json").summary
+    [ones] = ask(output, "SELECT count(*) AS n FROM instances WHERE score >= 0.5 AND name = '1'")
+    assert chosen["num_instances"] == ones["n"]
 
 
 def test_report_and_exports_show_what_is_sure_and_rows_keep_everything(tmp_path: Path) -> None:

@@ -21,26 +21,20 @@ from __future__ import annotations
 import csv
 import json
 import tempfile
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from infra.errors import DatasetError
 from infra.store import Store
 from modelkit.rle import to_polygons
 from tasks.media.decoding import EntryReader
-from tasks.output.naming import common_root, relative_name, without_extension
 from tasks.output.views import Views
 from tasks.products.segments.classes import classes_of, model_of
-from tasks.products.segments.export_images import image_ending, image_files
-from tasks.records import ItemFailure
+from tasks.products.segments.export_files import ItemNames, Missing, Puts, batches
+from tasks.products.segments.export_images import image_files, put_images
 
-_BATCH_ROWS = 500
-_PUT_THREADS = 16
 INSET = 0.05
 """Pixels from the crack: survives seven digits and float32 in pictures of 10,000 px, and COCO's grid of a fifth."""
 _ITEMS = """
@@ -61,61 +55,25 @@ def write_yolo(views: Views, store: Store, *, images: bool = False) -> tuple[int
     """
     classes = classes_of(views)
     numbers = {label: number for number, label in enumerate(classes)}
-    namer, reader = _LabelNames(views), EntryReader()
-    instances = files = 0
-    missing: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="visionmill-yolo-") as folder, _Puts(store) as puts:
+    names, reader, missing = ItemNames(views), EntryReader(), Missing(" beside their labels")
+    instances = 0
+    with tempfile.TemporaryDirectory(prefix="visionmill-yolo-") as folder, Puts(store) as puts:
         path = Path(folder) / "images.csv"
         with path.open("w", encoding="utf-8", newline="") as out:
             index = csv.writer(out)
             index.writerow(["label_file", "uri", "frame"])
-            for rows in _batches(views):
+            for rows in batches(views, _ITEMS):
                 for row in rows:
-                    name, lines = namer.of(row), label_lines(row, numbers)
+                    name, lines = f"labels/{names.of(row)}.txt", label_lines(row, numbers)
                     puts.put(name, ("\n".join(lines) + "\n").encode())
                     index.writerow([name, row["uri"], row["frame"]])
                     instances += len(lines)
-                    files += 1
-                for row, data in image_files(views, rows, reader) if images else ():
-                    if isinstance(data, ItemFailure):
-                        missing.append(f"{row['uri']}: {data.error}")
-                    else:
-                        puts.put(namer.image_of(row), data)
-                        files += 1
+                if images:
+                    put_images(puts, names, image_files(views, rows, reader), missing)
         store.put_file_if_absent("images.csv", path)
     store.put("data.yaml", data_yaml(list(classes.values()), model_of(views), images=images).encode())
-    if missing:
-        raise DatasetError(
-            f"{len(missing)} images could not be written beside their labels, the first is {missing[0]}",
-            hint="All labels and the other images are there; bring the sources back and export to another place.",
-        )
-    return instances, files + 2
-
-
-def _batches(views: Views) -> Iterator[list[dict[str, Any]]]:
-    for batch in views.connection.sql(_ITEMS).to_arrow_reader(_BATCH_ROWS):
-        yield batch.to_pylist()
-
-
-class _LabelNames:
-    """Names of label files; names of images that differ in their extension only keep it."""
-
-    def __init__(self, views: Views) -> None:
-        self.root = common_root(views)
-        rows = views.connection.sql(
-            r"SELECT stem FROM (SELECT DISTINCT uri, regexp_replace(uri, '\.[^./]*$', '') AS stem FROM items"
-            " WHERE status = 'ok' AND media = 'image') GROUP BY stem HAVING count(*) > 1"
-        ).fetchall()
-        self.shared = {without_extension(relative_name(stem + ".x", self.root, "image", 0)) for (stem,) in rows}
-
-    def of(self, row: dict[str, Any]) -> str:
-        name = relative_name(row["uri"], self.root, row["media"], row["frame"])
-        stem = without_extension(name)
-        return f"labels/{name if stem in self.shared else stem}.txt"
-
-    def image_of(self, row: dict[str, Any]) -> str:
-        """Where trainers look for the image of a label file: the same name under ``images/``."""
-        return f"images/{self.of(row).removeprefix('labels/').removesuffix('.txt')}.{image_ending(row)}"
+    missing.tell()
+    return instances, puts.count + 2
 
 
 def label_lines(row: dict[str, Any], numbers: dict[int, int]) -> list[str]:
@@ -163,26 +121,3 @@ def data_yaml(names: Sequence[str], model: str = "", *, images: bool = False) ->
     lines += ["source: model", f"model: {json.dumps(model)}"]  # so that nobody takes them for people's
     lines += ["path: .", "train: images", "val: images", f"nc: {len(names)}", "names:"]
     return "\n".join(lines + [f"  {number}: {json.dumps(name)}" for number, name in enumerate(names)]) + "\n"
-
-
-class _Puts:
-    """Many small objects, a bounded number of them under way; the first failure ends the export."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.pool = ThreadPoolExecutor(_PUT_THREADS, thread_name_prefix="labels")
-        self.waiting: deque[Future[str]] = deque()
-
-    def __enter__(self) -> _Puts:
-        return self
-
-    def put(self, key: str, data: bytes) -> None:
-        self.waiting.append(self.pool.submit(self.store.put, key, data))
-        if len(self.waiting) > 8 * _PUT_THREADS:
-            self.waiting.popleft().result()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.pool.shutdown(cancel_futures=kind is not None)
-        if kind is None:
-            for future in self.waiting:
-                future.result()

@@ -12,15 +12,18 @@ from tasks.report.drawing import DrawnObject, draw_objects
 _LONG_SIDE_PX = 640
 
 
-def overlay(image_rgb_hwc_u8: np.ndarray, row: Mapping[str, Any], *, in_strip: bool = False) -> np.ndarray:
-    """An (H, W, 3) uint8 picture of 640 pixels on its longer side with the instances of its row.
+def overlay(
+    image_rgb_hwc_u8: np.ndarray, row: Mapping[str, Any], *, in_strip: bool = False, long_side_px: int = _LONG_SIDE_PX
+) -> np.ndarray:
+    """An (H, W, 3) uint8 picture with the instances of its row.
 
     Args:
         image_rgb_hwc_u8: (H, W, 3) uint8.
         row: of ``items``.
         in_strip: side by side with its neighbours in time: there scores would only flicker.
+        long_side_px: of the result; small pictures are enlarged eightfold at most.
     """
-    return draw_objects(image_rgb_hwc_u8, _drawn(row, scores=not in_strip), long_side_px=_LONG_SIDE_PX)
+    return draw_objects(image_rgb_hwc_u8, _drawn(row, scores=not in_strip), long_side_px=long_side_px)
 
 
 def _drawn(row: Mapping[str, Any], *, scores: bool) -> list[DrawnObject]:

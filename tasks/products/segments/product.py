@@ -5,7 +5,7 @@ from __future__ import annotations
 from infra.by_name import lazily
 from tasks.product import Exporter, Product, register
 from tasks.products.segments.parameters import SegmentParameters
-from tasks.products.segments.views import INSTANCES, SCORED
+from tasks.products.segments.views import INSTANCES, THINGS
 
 _HERE = "tasks.products.segments"
 
@@ -30,7 +30,7 @@ PRODUCT = register(
             "q_tta.list.element": "BYTE_STREAM_SPLIT",
         },
         views={"instances": INSTANCES},
-        scored=SCORED,
+        things=THINGS,
         functions=lazily(f"{_HERE}.masks_sql:register_mask_functions"),
         function_words=(
             "mask_area(rle)",
@@ -47,8 +47,22 @@ PRODUCT = register(
             "yolo": Exporter(
                 "a text file of outlines per image", lazily(f"{_HERE}.export_yolo:write_yolo"), takes_images=True
             ),
+            "png": Exporter(
+                "maps of classes and of instances, two PNGs per image",
+                lazily(f"{_HERE}.export_png:write_png"),
+                takes_images=True,
+            ),
             "flat": Exporter(
                 "a row per instance, Parquet in a folder per class", lazily(f"{_HERE}.export_flat:write_flat")
+            ),
+            "csv": Exporter(
+                "a row per instance, without masks", lazily(f"{_HERE}.export_csv:write_csv"), "instances.csv"
+            ),
+            "images": Exporter(
+                "pictures with what was found drawn upon them", lazily(f"{_HERE}.export_annotated:write_images")
+            ),
+            "video": Exporter(
+                "an MP4 per video with what was found drawn upon it", lazily(f"{_HERE}.export_annotated:write_videos")
             ),
         },
         overlay=lazily(f"{_HERE}.overlay:overlay"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tasks.product import Things
+
 INSTANCES = """
 SELECT uri, etag, media, frame, pts_s, CAST(i - 1 AS INTEGER) AS instance,
        labels[i] AS label, names[i] AS name, scores[i] AS score,
@@ -12,10 +14,5 @@ SELECT uri, etag, media, frame, pts_s, CAST(i - 1 AS INTEGER) AS instance,
 FROM (SELECT *, unnest(range(1, len(labels) + 1)) AS i FROM items WHERE status = 'ok')
 """  # unnest over the lists themselves would read all of them, also the masks: indexing prunes
 
-_LISTS = ("labels", "names", "scores", "boxes_xyxy", "areas", "rles", "is_thing", "track_ids", "q_stability", "q_tta")
-SCORED = f"""
-SELECT * EXCLUDE (kept) REPLACE ({", ".join(f"list_select({name}, kept) AS {name}" for name in _LISTS)})
-FROM (SELECT *, list_filter(range(1, len(labels) + 1), lambda i: scores[i] >= {{min_score}} OR NOT is_thing[i]) AS kept
-      FROM {{items}})
-"""
-"""Stuff stays whatever its score: every pixel has one class, and a region left out would be a hole in the map."""
+THINGS = Things(view="instances", place="instance", sure="score >= {min_score} OR NOT is_thing")
+"""Stuff is the ground that a picture is made of: without a class of it there would be holes, whatever its score."""

@@ -225,7 +225,7 @@ def test_class_names_cannot_break_the_yaml() -> None:
 
 
 class TestFlat:
-    def test_one_row_per_instance_under_its_label(self, taken: FakeOutput, store_uri: str, tmp_path: Path) -> None:
+    def test_one_row_per_instance_under_its_class(self, taken: FakeOutput, store_uri: str, tmp_path: Path) -> None:
         summary = export(taken.store.uri, "flat", f"{store_uri}/exports/flat")
         assert (summary.num_items, summary.num_found, summary.num_skipped, summary.files) == (8, 19, 1, 3)
         store = open_store(f"{store_uri}/exports/flat")
@@ -255,14 +255,14 @@ class TestFlat:
         assert len(table) == 800
         assert table.groupby("uri").size().eq(4).all()
 
-    def test_parts_hold_one_label_each_and_it_stands_in_the_folder_only(
+    def test_parts_hold_one_class_each_and_its_name_stands_in_the_folder_only(
         self, filled: FakeOutput, tmp_path: Path
     ) -> None:
         export(filled.store.uri, "flat", str(tmp_path / "flat"))
         for path in (tmp_path / "flat").rglob("*.parquet"):
             file = pq.ParquetFile(path)
-            assert "label" not in file.schema_arrow.names
-            assert len(set(file.read(["name"])["name"].to_pylist())) == 1
+            assert "name" not in file.schema_arrow.names
+            assert len(set(file.read(["label"])["label"].to_pylist())) == 1
 
 
 class TestRefusals:
@@ -279,7 +279,7 @@ class TestRefusals:
     def test_an_unknown_form_names_the_known(self, filled: FakeOutput, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="unknown export 'voc'") as caught:
             export(filled.store.uri, "voc", str(tmp_path / "x"))
-        assert "coco, yolo, flat" in caught.value.hint
+        assert "coco, yolo, png, flat, csv, images, video" in caught.value.hint
 
     def test_nothing_to_export_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="holds no results"):
