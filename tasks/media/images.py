@@ -20,7 +20,7 @@ from PIL import Image
 from tasks.media import png, sniffing
 from tasks.media.colour import is_srgb
 from tasks.media.endings import ENDINGS_OF_FORMAT, ending_of
-from tasks.media.jpeg import complaint_about_cmyk, decode_jpeg
+from tasks.media.jpeg import decode_jpeg, with_end
 from tasks.media.options import DamagedError, DecodeOptions, TooManyPixelsError
 from tasks.media.orientation import from_exif
 from tasks.media.pixels import to_8_bit_image, to_rgb
@@ -145,8 +145,8 @@ def _decode(image: Image.Image, data: bytes, name: str, options: DecodeOptions) 
     # Pillow turns single-page TIFFs by itself while loading and drops the tag then, so theirs is asked before. Nobody
     # else's may be: asking a PNG loads it, and after a load that failed the next one passes with missing rows black.
     stored = _orientation(image) if file_format == "TIFF" else 1
-    if file_format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-        pixels, more = _jpeg_pixels(image, data, options)
+    if file_format in ("JPEG", "MPO") and image.mode in ("RGB", "L", "CMYK"):
+        pixels, more = (_inks if image.mode == "CMYK" else _jpeg_pixels)(image, data, options)
     else:
         complaints = _complaints(image, data, options)
         image.load()
@@ -174,13 +174,19 @@ def _jpeg_pixels(image: Image.Image, data: bytes, options: DecodeOptions) -> tup
     return pixels, notes + (["grey converted to RGB"] if image.mode == "L" else [])
 
 
+def _inks(image: Image.Image, data: bytes, options: DecodeOptions) -> tuple[np.ndarray, list[str]]:
+    """The same of a JPEG in CMYK: libjpeg judges, and Pillow, which knows how inks are stored, gives the pixels."""
+    _, notes = decode_jpeg(data, image.size[::-1], options, "CMYK")
+    with Image.open(io.BytesIO(with_end(data)), formats=["JPEG"]) as whole:
+        pixels, more = to_rgb(whole, options)
+    return pixels, notes + more
+
+
 def _complaints(image: Image.Image, data: bytes, options: DecodeOptions) -> list[str]:
     """About what Pillow decodes without a word; raises DamagedError as :func:`_jpeg_pixels`."""
     if image.format == "PNG":
         damage, notes = png.complaint(data)
         return notes + options.tolerated(damage)
-    if image.format in ("JPEG", "MPO") and image.mode == "CMYK":
-        return options.tolerated(complaint_about_cmyk(data, image.size[::-1]))
     return []
 
 

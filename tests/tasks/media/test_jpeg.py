@@ -133,10 +133,54 @@ def test_densities_that_differ_say_that_pixels_are_not_square() -> None:
     assert decoded(jpeg(corpus.scene(), dpi=(72, 72))).notes == ()
 
 
-def test_a_damaged_cmyk_file_is_found_out_too() -> None:
-    cmyk = np.random.default_rng(1).integers(0, 255, (240, 320, 4)).astype(np.uint8)
-    data = corpus.encoded(Image.fromarray(cmyk, "CMYK"), "JPEG", subsampling=0)
-    assert decoded(data).notes == ("CMYK converted to RGB without its colour profile",)
-    torn = data[: len(data) // 2] + b"\xff\xd9"
-    assert failed(torn).error_type == "CorruptImage"
-    assert "Corrupt JPEG data" in decoded(torn, KEEP).notes[0]
+CMYK = np.random.default_rng(1).integers(0, 255, (240, 320, 4)).astype(np.uint8)
+PLAIN_INKS = "CMYK converted to RGB without its colour profile"
+UNUSUAL = "sampled unusually: only an early end of its data would have been noticed"
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])  # with 1 and 2 Pillow subsamples the black, too
+def test_a_damaged_cmyk_file_is_found_out_too(subsampling: int, progressive: bool) -> None:
+    data = corpus.encoded(Image.fromarray(CMYK, "CMYK"), "JPEG", subsampling=subsampling, progressive=progressive)
+    said = (UNUSUAL,) if subsampling else ()
+    whole = decoded(data)
+    assert whole.notes == (*said, PLAIN_INKS)
+    without_end = decoded(data[:-2])
+    assert without_end.notes == ("the end marker is missing: read as if it were there", *said, PLAIN_INKS)
+    np.testing.assert_array_equal(without_end.image_rgb_hwc_u8, whole.image_rgb_hwc_u8)
+    torn = data[: len(data) // 2]
+    assert failed(torn).error_type == "TruncatedImage"
+    assert failed(torn + b"\xff\xd9").error_type == "CorruptImage"
+    assert decoded(torn + b"\xff\xd9", KEEP).notes[0].startswith("damaged: ")
+
+
+def sampled_unusually() -> bytes:
+    """Sound: the four blocks of every unit of a CMYK file, as one of Y, two of Cb and one of Cr."""
+    data = corpus.encoded(Image.fromarray(CMYK, "CMYK"), "JPEG", subsampling=0)
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    size = bytes([8, 0, 240, 640 >> 8, 640 & 255])
+    components = bytes([3, 1, 0x11, 0, 2, 0x21, 0, 3, 0x11, 0])  # count; id, factors and table of each
+    scanned = bytes([3, 1, 0, 2, 0, 3, 0, 0, 63, 0])
+    frame_end, scan_end = (at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") for at in (frame, scan))
+    return (
+        b"\xff\xd8"
+        + data[data.index(b"\xff\xdb") : frame]
+        + b"\xff\xc0\x00\x11"
+        + size
+        + components
+        + data[frame_end:scan]
+        + b"\xff\xda\x00\x0c"
+        + scanned
+        + data[scan_end:]
+    )
+
+
+def test_a_sampling_that_only_pillow_knows_is_read_and_said() -> None:
+    data = sampled_unusually()
+    result = decoded(data)
+    assert result.notes == (UNUSUAL,)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(result.image_rgb_hwc_u8, np.asarray(image))
+    assert failed(data[: len(data) // 2] + b"\xff\xd9").error_type == "CorruptImage"
+    assert failed(data[: len(data) // 2]).error_type == "TruncatedImage"
