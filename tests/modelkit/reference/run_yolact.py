@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.yolact_reference import build, open_folder, pictures, randomise
 from tests.modelkit.builders import picture
 
-SOURCE_HW = (97, 131)  # of the picture that detections go back to
+SOURCE_HW = (97, 131)  # of the user's picture, and what detections go back to
 
 
 def main() -> None:
@@ -74,18 +74,17 @@ def run_yolact(config: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def from_picture(net: Any) -> dict[str, Tensor]:
-    """What it makes of a picture of bytes, RGB, that is as large as its input: normalised, boxes and masks."""
-    from data import cfg
+    """What it makes of a picture of bytes, RGB, which it resizes: normalised, boxes and masks."""
     from layers.output_utils import postprocess
     from utils.augmentations import FastBaseTransform
 
     torch.Tensor.cuda = lambda self, *options: self  # type: ignore[assignment, method-assign, return-value]
-    side = cfg.max_size
-    image = picture(side, side, 4)
+    height, width = SOURCE_HW
+    image = picture(height, width, 4)
     batch = FastBaseTransform()(torch.from_numpy(image[None, :, :, ::-1].astype("float32")))
     detection = net(batch)
     found = {name: detection[0]["detection"][name].clone() for name in ("box", "class", "score")}
-    masks = postprocess(detection, side, side)[3].bool()
+    masks = postprocess(detection, width, height)[3].bool()
     return {"user.batch": batch, "user.masks": masks, **{f"user.{name}": value for name, value in found.items()}}
 
 
