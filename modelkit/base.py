@@ -71,9 +71,13 @@ class VisionModel(nn.Module, ABC):
         loss_weights: by loss name; ``forward`` returns losses unweighted.
         reference_fields: fields of the target of an earlier frame that the model learns from beside a frame, as
             ``reference_<field>`` next to its ``reference_image`` (3, H, W); None: it learns from each frame alone.
+        gives_soft_masks: whether what it decodes are ``SoftMasks``.
+        gives_probabilities: whether ``probabilities`` works.
     """
 
     reference_fields: ClassVar[tuple[str, ...] | None] = None
+    gives_soft_masks: ClassVar[bool] = False
+    gives_probabilities: ClassVar[bool] = False
 
     config: dict[str, Any]
     transform: ImageTransform
@@ -92,6 +96,14 @@ class VisionModel(nn.Module, ABC):
     @abstractmethod
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> Sequence[Prediction]:
         """Raw tensors to one prediction an image, in source pixels; no weights change, no gradient is kept."""
+
+    def probabilities(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[Tensor]:
+        """What ``dense`` gave as class probabilities (C, h, w) float32 of the pixels of each image, padding cut off.
+
+        Raises:
+            ConfigError: for models that classify no pixels.
+        """
+        raise ConfigError(f"{type(self).__name__} gives no probabilities of pixels")
 
     def anonymous_classes(self) -> tuple[ClassInfo, ...]:
         """Numbered names for the class ids that results may have, where nobody says what these mean."""

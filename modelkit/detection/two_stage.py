@@ -90,6 +90,8 @@ class TwoStageDetector(VisionModel):
         loss_weights: by loss name; missing ones weigh 1. The losses themselves come back unweighted.
     """
 
+    gives_soft_masks = True
+
     def __init__(
         self,
         *,

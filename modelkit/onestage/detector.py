@@ -78,6 +78,8 @@ class AnchorDetector(VisionModel):
         loss_weights: by loss name, over YOLACT's own.
     """
 
+    gives_soft_masks = True
+
     def __init__(
         self,
         *,

@@ -123,6 +123,8 @@ class SemanticSegmentor(VisionModel):
         aux_weight: of the loss on ``aux_logits``.
     """
 
+    gives_probabilities = True
+
     def __init__(
         self,
         network: nn.Module,

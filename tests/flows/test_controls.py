@@ -30,7 +30,7 @@ from infra.store import open_store
 from modelkit import Predictor, Weights, save_weights
 from modelkit.digitscape import Digitscape, SceneStyle, write_dataset
 from tasks.labels.label_sets import LabelSet
-from tasks.loop import candidates, judging, rounds, splits
+from tasks.loop import candidates, judging, rounds
 from tasks.loop.schemas import VERDICTS
 from tasks.output import tables
 from tasks.product import Judgement
@@ -119,6 +119,7 @@ class Loops:
             "audit": str(self.audit),
             "output": str(self.folder / name),
             "shares": {"train": 0.38, "calibration": 0.46, "gate": 0.16},
+            "group_rule": "[^/]+$",  # by the file's name, without the folder, which is another one in every run
             "ray": "none",
         }
         return checked(RetrainParameters, **{**asked, **changes})
@@ -137,11 +138,8 @@ class Loops:
 
 @pytest.fixture(scope="module")
 def loops(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    salted = splits._salted
     made = Loops(tmp_path_factory.mktemp("controls"))
     with pytest.MonkeyPatch.context() as patch:
-        # The splits are drawn by the names of items: here without the folder, which is another one in every run.
-        patch.setattr(splits, "_salted", lambda salt, name: salted(salt, Path(name).name))
         for module in (round_steps, round_flow):
             patch.setattr(module, "carry_out", made.carry_out)
         patch.setattr(rounds, "judge_on_gate", made.judge_on_gate)

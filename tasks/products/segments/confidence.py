@@ -14,7 +14,6 @@ from infra.errors import UsageError
 from modelkit import ClassInfo, Instances, Predictor, rle
 from modelkit.base import Prediction
 from modelkit.layers.stretching import stretch
-from modelkit.semantic import SemanticSegmentor
 from modelkit.semantic.segmentor import stretch_nearest
 from modelkit.transform import Geometry, SizeHW
 from modelkit.tta import ViewsPredictor
@@ -96,17 +95,15 @@ class ConfidencePredictor(ViewsPredictor):
     """
 
     def __init__(self, predictor: Predictor, views: Iterable[str] = ()) -> None:
-        model = predictor.model
-        if not isinstance(model, SemanticSegmentor):
+        if not predictor.model.gives_probabilities:
             raise UsageError(f"{predictor.weights.reference} gives no probabilities of pixels")
         super().__init__(predictor, views)
-        background = background_of(model)
+        background = background_of(self.model)
         if background is not None:
             self.weights = replace(self.weights, classes=(background, *self.weights.classes))
-        self._segmentor = model
 
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[ProbabilityMap]:
-        found = self._segmentor.probabilities(raw, geometries)
+        found = self.model.probabilities(raw, geometries)
         return [ProbabilityMap(each.source_hw, maps) for each, maps in zip(geometries, found, strict=True)]
 
     def merge(self, plain: Prediction, others: Sequence[Prediction]) -> ConfidenceMap:

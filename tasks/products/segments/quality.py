@@ -20,8 +20,6 @@ from pycocotools import mask as coco_mask
 from infra.errors import UsageError
 from modelkit import Instances, Predictor, rle
 from modelkit.base import Prediction, SoftMasks
-from modelkit.detection.two_stage import TwoStageDetector
-from modelkit.onestage.detector import AnchorDetector
 from modelkit.transform import SizeHW
 from modelkit.tta import ViewsPredictor
 from tasks.engine.job import JobSpec, PredictorSpec
@@ -98,8 +96,7 @@ class QualityPredictor(ViewsPredictor):
     """
 
     def __init__(self, predictor: Predictor, views: Iterable[str] = ()) -> None:
-        model = predictor.model
-        if not isinstance(model, TwoStageDetector | AnchorDetector) or predictor.weights.kind != "instance":
+        if not predictor.model.gives_soft_masks or predictor.weights.kind != "instance":
             raise UsageError(f"{predictor.weights.reference} gives no probabilities of masks")
         super().__init__(predictor, views)
 
