@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ALONE := ray or prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-fast check format bench experiment-selftraining train-demo-model ship-demo-model train-semantic train-panoptic train-yolact clean
+.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining train-demo-model ship-demo-model train-semantic train-panoptic train-yolact clean
 
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ $(STAMP): requirements.lock pyproject.toml
 lock:  ## compile requirements.lock anew from pyproject.toml (no index address is written)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet --output-file requirements.lock
+
+catalogue: $(STAMP)  ## what modelkit's own models are, as commands read it without torch
+	@$(BIN)/python -m modelkit.listing
 
 demo: $(STAMP)  ## the whole thing on embedded data: bucket, segmentation, query, report
 	@$(BIN)/visionmill demo

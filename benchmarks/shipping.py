@@ -15,7 +15,7 @@ from typing import Any
 import modelkit
 from modelkit import ExecutionChoice, Predictor, Tolerates, load_weights, save_weights
 from modelkit.digitscape import load_digits, picture_names
-from modelkit.weights import RECORD, TENSORS, read_record, shipped_folder, with_metrics, write_record
+from modelkit.records import RECORD, TENSORS, read_record, shipped_folder, with_metrics, write_record
 from tasks.evaluation.evaluate import evaluate_predictor
 from tasks.evaluation.figures import to_json
 from tasks.labels.label_sets import LabelSet

@@ -24,7 +24,7 @@ from benchmarks.events import ItemLog
 from modelkit.carriers import Instances
 from modelkit.digitscape import Digitscape
 from modelkit.predictor import Predictor, Prepared
-from modelkit.weights import write_whole
+from modelkit.records import write_whole
 from tasks.media.images import Frame, decode_image
 from tasks.output.encoding import PartFacts, Row, ok_row, rows_to_table
 from tasks.output.layout import make_version

@@ -13,10 +13,8 @@ from rich.console import Console
 
 from flows.progress import progress_display
 from infra.errors import UsageError
-from infra.machine import cpu_slots
+from infra.machine import cpu_slots, may_have_gpu
 from infra.ray_session import RaySession, ray_session
-from tasks.engine.calibrate import choose_for_run
-from tasks.engine.plan_execution import follow_plan
 from tasks.engine.pool import run_pool, run_serial
 from tasks.engine.pool_outcome import PoolOutcome
 from tasks.engine.prepare import PreparedJob
@@ -90,6 +88,8 @@ def own_device(wanted: bool) -> Literal["cpu", "cuda"]:
 
 
 def _local_gpus() -> int:
+    if not may_have_gpu():
+        return 0  # known without torch, whose import takes seconds
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -111,6 +111,9 @@ def carry_out(
         The job with its execution filled in, and what came of the pool. An error that ended the run early is in the
         outcome, not raised, so that the run record can be written first.
     """
+    from tasks.engine.calibrate import choose_for_run  # both bring torch: seconds, only where there is something to do
+    from tasks.engine.plan_execution import follow_plan
+
     with _session(needs) as session:
         num_workers = _num_workers(needs, session, plan)
         followed = follow_plan(

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 
 from infra import services
 from infra.errors import VisionmillError
-from infra.machine import cpu_slots, memory_limit_bytes
+from infra.machine import cpu_slots, may_have_gpu, memory_limit_bytes
 from infra.processes import is_loopback, listeners, tree
 from infra.redaction import redact
 from infra.seaweedfs import weed_binary
@@ -44,17 +44,21 @@ class Check:
     hint: str = ""
 
 
-def checks(output: str | None = None) -> list[Check]:
-    """All findings, in a fixed order; with ``output`` also a trial write there. Takes seconds: Ray is started.
+def checks(output: str | None = None, *, deep: bool = False) -> list[Check]:
+    """All findings, in a fixed order; with ``output`` also a trial write there.
 
     Nothing is raised: a check that breaks is a finding too.
+
+    Args:
+        deep: import torch and Prefect's server and start a Ray, each in a process of its own, which takes about 10 s of
+            processor time. Otherwise their versions are compared; torch is asked where there is a GPU.
     """
+    tried: list[tuple[str, Callable[[], list[Check]]]] = [("torch", _torch), ("prefect", _prefect), ("ray", _ray)]
+    told: list[tuple[str, Callable[[], list[Check]]]] = [("torch", _torch if may_have_gpu() else _torch_versions)]
     steps: list[tuple[str, Callable[[], list[Check]]]] = [
         ("python", _python),
         ("packages", _packages),
-        ("torch", _torch),
-        ("prefect", _prefect),
-        ("ray", _ray),
+        *(tried if deep else told),
         ("compiler", _compiler),
         ("seaweedfs", _seaweedfs),
         ("disk", _disk),
@@ -126,6 +130,17 @@ print(json.dumps(found))
 """
 
 
+def _torch_versions() -> list[Check]:
+    """Whether torch and torchvision say that they belong together: version, and build variant ("+cpu", "+cu130")."""
+    torch, torchvision = (importlib.metadata.version(name) for name in ("torch", "torchvision"))
+    wanted = [Requirement(line) for line in importlib.metadata.requires("torchvision") or []]
+    fits = all(each.specifier.contains(torch, prereleases=True) for each in wanted if each.name == "torch")
+    mixed = torch.partition("+")[2] != torchvision.partition("+")[2]
+    error = None if fits and not mixed else f"Couldn't load custom operators: torchvision is {torchvision}"
+    gpu = Check("gpu", None, "none: there is no driver for one; models run on the processors")
+    return [_torch_check({"torch": torch, "torchvision": torchvision, "error": error}), gpu]
+
+
 def _torch() -> list[Check]:
     answer = _ask(_TORCH)
     found = json.loads(answer.splitlines()[-1])
@@ -135,7 +150,7 @@ def _torch() -> list[Check]:
 def _torch_check(found: dict[str, object]) -> Check:
     error = found["error"]
     if error is None:
-        return Check("torch", True, f"torch {found['torch']} and torchvision {found['torchvision']} work together")
+        return Check("torch", True, f"torch {found['torch']} and torchvision {found['torchvision']} belong together")
     if "torchvision::nms" in str(error) or "undefined symbol" in str(error) or "Couldn't load custom" in str(error):
         return Check(
             "torch", False,

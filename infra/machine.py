@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import sys
 from pathlib import Path
 
 import psutil
@@ -91,3 +92,10 @@ def _words(path: Path) -> list[str]:
 def _integer(path: Path) -> int | None:
     words = _words(path)
     return int(words[0]) if words and words[0].lstrip("-").isdigit() else None
+
+
+def may_have_gpu() -> bool:
+    """False where there is surely no GPU that torch could use: Linux without a driver's device file."""
+    if sys.platform != "linux":
+        return True
+    return any(os.path.exists(f"/dev/{name}") for name in ("nvidiactl", "nvidia0", "dxg", "kfd"))

@@ -7,6 +7,7 @@ results = predictor([image])  # (H, W, 3) uint8 RGB in; boxes, scores, labels, r
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,14 +46,30 @@ __all__ = [  # noqa: F405
 ]
 
 
+_WITHOUT_TORCH = {
+    "modelkit.catalogue": ("ModelInfo", "describe", "is_video_model", "list_models"),
+    "modelkit.records": ("Tolerates", "Weights"),
+    "modelkit.carriers.classes": ("ClassInfo",),
+    "modelkit.errors": (
+        "ConfigError",
+        "DuplicateNameError",
+        "ModelkitError",
+        "StateError",
+        "TargetError",
+        "UnknownNameError",
+        "WeightsError",
+        "WeightsUnavailableError",
+    ),
+}
+
+
 def __getattr__(name: str) -> Any:
     """Public names come with their first use: torch and torchvision take seconds to import, and whoever only reads
     run lengths or carries results (a query, an export, a driver) needs neither."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from modelkit import _public
-
-    value = globals()[name] = getattr(_public, name)
+    module = next((module for module, names in _WITHOUT_TORCH.items() if name in names), "modelkit._public")
+    value = globals()[name] = getattr(importlib.import_module(module), name)
     return value
 
 

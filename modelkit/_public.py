@@ -3,6 +3,7 @@
 from modelkit.base import VisionModel
 from modelkit.carriers import Instances
 from modelkit.carriers.classes import ClassInfo
+from modelkit.catalogue import ModelInfo, describe, is_video_model, list_models
 from modelkit.compile.execution import ExecutionChoice
 from modelkit.errors import (
     ConfigError,
@@ -15,12 +16,12 @@ from modelkit.errors import (
     WeightsUnavailableError,
 )
 from modelkit.importing import import_weights
-from modelkit.listing import ModelInfo, list_models
-from modelkit.loading import describe, is_video_model, load
+from modelkit.loading import load
 from modelkit.predictor import Predictor, Prepared
+from modelkit.records import Tolerates, Weights
 from modelkit.registry import create_model, import_families, register, register_model
 from modelkit.video import VideoModel, VideoState
-from modelkit.weights import Tolerates, Weights, load_weights, save_weights
+from modelkit.weights import load_weights, save_weights
 
 import_families()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,23 +10,16 @@ from typing import Any
 import torch
 
 from modelkit.base import VisionModel
-from modelkit.errors import ConfigError, UnknownNameError, WeightsError
+from modelkit.catalogue import check_known, files_of, translated
+from modelkit.downloads import EMBEDDED_MODEL, fetch
+from modelkit.errors import ConfigError, WeightsError
 from modelkit.importing import import_weights
 from modelkit.predictor import Predictor
-from modelkit.published import EMBEDDED_MODEL, cache_folder, fetch, find_published
-from modelkit.registry import create_model, find_model, find_source, model_names
+from modelkit.published import find_published
+from modelkit.records import Weights
+from modelkit.registry import create_model, find_model, find_source
 from modelkit.video import VideoModel
-from modelkit.weights import (
-    RECORD,
-    TENSORS,
-    Weights,
-    find_files,
-    load_weights,
-    random_weights,
-    read_record,
-    shipped_folder,
-    shipped_records,
-)
+from modelkit.weights import load_weights, random_weights
 
 _RANDOM = re.compile(r"random:(\d+)")
 
@@ -57,46 +49,31 @@ def load(
         WeightsUnavailableError: published weights that cannot be downloaded here.
         ConfigError: a config where none is taken.
     """
-    model, record = _resolve(str(name_or_path), None if weights is None else str(weights), config)
+    model, record = resolve(str(name_or_path), None if weights is None else str(weights), config)
     return Predictor(model, record, device, min_score=min_score)
 
 
-def describe(name_or_path: str | Path, *, weights: str | Path | None = None) -> Weights:
-    """The record of what ``load`` would load; reads only the record where one lies ready."""
-    location = _files(str(name_or_path)) if weights is None else None
-    if location is not None:
-        return read_record(find_files(location)[1])
-    return _resolve(str(name_or_path), None if weights is None else str(weights), None)[1]
-
-
-def is_video_model(record: Weights) -> bool:
+def builds_video_model(record: Weights) -> bool:
     """Whether the model of a record carries a state from frame to frame; nothing is allocated (meta device)."""
     with torch.device("meta"):
         return isinstance(create_model(record.architecture, **record.config), VideoModel)
 
 
-def _files(name_or_path: str) -> Path | None:
-    """Where weights of that name or path lie, if they lie in files."""
-    if any(record.name == name_or_path for record in shipped_records()):
-        return shipped_folder() / f"{name_or_path}{TENSORS}"
-    path = Path(name_or_path)
-    return path if path.exists() or path.suffix in (TENSORS, RECORD) else None
-
-
-def _resolve(name: str, weights: str | None, config: Mapping[str, Any] | None) -> tuple[VisionModel, Weights]:
+def resolve(name: str, weights: str | None, config: Mapping[str, Any] | None) -> tuple[VisionModel, Weights]:
+    """Model and record of what is meant; see :func:`load`."""
     source = find_source(name)
     if source is not None:
         _refuse_weights(weights, name)
         _refuse_config(config, name)
         return source(name)
-    location = _files(name)
+    location = files_of(name)
     if location is None and weights is None and ":" in name:
         name, weights = name.split(":", 1)
     if location is not None:
         _refuse_weights(weights, name)
         _refuse_config(config, name)
         return load_weights(location)
-    _check_known(name)
+    check_known(name)
     weights = weights or _default_weights(name)
     seed = _RANDOM.fullmatch(weights)
     if seed:
@@ -106,28 +83,16 @@ def _resolve(name: str, weights: str | None, config: Mapping[str, Any] | None) -
 
 
 def _of_registered(name: str, weights: str) -> tuple[VisionModel, Weights]:
-    location = _files(weights)
+    location = files_of(weights)
     if location is None:
         entry = find_published(name, weights)
-        location = cache_folder() / f"{name}-{weights}{TENSORS}"
+        location = translated(name, weights)
         if not location.exists():
-            import_weights(name, fetch(entry), cache_folder(), weights_name=f"{name}-{weights}")
+            import_weights(name, fetch(entry.file), location.parent, weights_name=location.stem)
     model, record = load_weights(location)
     if record.architecture != name:
         raise WeightsError(f"{location} holds weights of {record.architecture!r}, not of {name!r}")
     return model, record
-
-
-def _check_known(name: str) -> None:
-    if name in model_names():
-        return
-    shipped = [record.name for record in shipped_records()]
-    close = difflib.get_close_matches(name, [*shipped, *model_names()])
-    known = f"shipped with weights: {', '.join(shipped)}; known models: {', '.join(model_names())}"
-    raise UnknownNameError(
-        f"{name!r} is neither a known model nor an existing file or folder; "
-        + (f"did you mean {' or '.join(close)}?" if close else known)
-    )
 
 
 def _default_weights(name: str) -> str:

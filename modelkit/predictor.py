@@ -23,9 +23,9 @@ from modelkit.base import Prediction, VisionModel
 from modelkit.carriers import SizeHW
 from modelkit.compile.execution import ExecutionChoice, ForwardFn, eager_forward
 from modelkit.errors import ModelkitError
+from modelkit.records import Weights
 from modelkit.transform import Geometry
 from modelkit.video import VideoModel, VideoState
-from modelkit.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)

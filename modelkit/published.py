@@ -5,26 +5,17 @@ URLs, metrics and categories come from torchvision's own tables; only what these
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
 import torchvision
 
 from modelkit.carriers.classes import ClassInfo
-from modelkit.errors import UnknownNameError, WeightsUnavailableError
+from modelkit.downloads import PublishedFile
+from modelkit.errors import UnknownNameError
 
-EMBEDDED_MODEL = "digitscape_mask_rcnn"
 NO_CLASS = ("__background__", "N/A")  # among torchvision's categories
-_TIMEOUT_S = 20.0
 _LICENCE = "BSD-3-Clause (torchvision); trained on COCO, annotations CC BY 4.0"
 
 
@@ -52,9 +43,9 @@ class Published:
         return torchvision.models.get_weight(self.entry).url
 
     @property
-    def digest_prefix(self) -> str:
-        """First eight digits of the file's SHA-256, which torchvision puts into its name."""
-        return Path(urllib.parse.urlparse(self.url).path).stem.rsplit("-", 1)[-1]
+    def file(self) -> PublishedFile:
+        """The checkpoint itself."""
+        return PublishedFile(self.model, self.weights, self.url)
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -124,43 +115,6 @@ def find_published(model: str, weights: str) -> Published:
 
 def published_by_digest(model: str, digest: str) -> Published | None:
     """The entry whose file has this SHA-256, if any."""
-    return next((each for each in PUBLISHED if each.model == model and digest.startswith(each.digest_prefix)), None)
-
-
-def cache_folder() -> Path:
-    """Where translated published weights are kept: below torch's own cache."""
-    return Path(torch.hub.get_dir()) / "visionmill"
-
-
-def fetch(entry: Published) -> Path:
-    """The published file, from torch's checkpoint cache or downloaded into it, its digest checked.
-
-    Raises:
-        WeightsUnavailableError: when it cannot be downloaded; names the file to put in place and the embedded model.
-    """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / Path(urllib.parse.urlparse(entry.url).path).name
-    if path.exists():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".partial") as scratch:
-        try:
-            with urllib.request.urlopen(entry.url, timeout=_TIMEOUT_S) as answer:
-                shutil.copyfileobj(answer, scratch, 1 << 20)
-        except OSError as error:  # URLError, timeouts and broken connections are all of them
-            raise _unavailable(entry, path, f"could not be downloaded ({error})") from error
-        scratch.flush()
-        with open(scratch.name, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if not digest.startswith(entry.digest_prefix):
-            raise _unavailable(entry, path, f"arrived damaged (SHA-256 {digest[:12]}...)")
-        shutil.copyfile(scratch.name, f"{scratch.name}.whole")
-        Path(f"{scratch.name}.whole").replace(path)
-    return path
-
-
-def _unavailable(entry: Published, path: Path, reason: str) -> WeightsUnavailableError:
-    return WeightsUnavailableError(
-        f"weights {entry.weights} of {entry.model} {reason} from {entry.url}; download that file elsewhere and "
-        f"put it at {path}, or take the model {EMBEDDED_MODEL}, which comes along but finds handwritten digits only"
+    return next(
+        (each for each in PUBLISHED if each.model == model and digest.startswith(each.file.digest_prefix)), None
     )

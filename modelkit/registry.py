@@ -23,19 +23,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from modelkit.base import VisionModel
+from modelkit.catalogue import ENTRY_POINTS
 from modelkit.errors import ConfigError, DuplicateNameError, UnknownNameError
 
 if TYPE_CHECKING:
-    from modelkit.weights import Weights  # it needs this module to build models again
+    from modelkit.records import Weights  # it needs this module to build models again
 
 Config = Mapping[str, Any]
 Source = Callable[[str], "tuple[VisionModel, Weights]"]
 _Builder = TypeVar("_Builder", bound=Callable[..., Any])
 
-# A family is a package of modelkit with this module: importing the package registers its models and parts. Installed
-# packages name a module of their own as an entry point of this group.
+# A family is a package of modelkit with this module: importing the package registers its models and parts.
 _FAMILY_MODULE = "models.py"
-ENTRY_POINTS = "visionmill.models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +155,12 @@ def find_source(name: str) -> Source | None:
         return None
     import_families()
     return _sources.get(prefix)
+
+
+def source_names() -> list[str]:
+    """What such names begin with."""
+    import_families()
+    return sorted(_sources)
 
 
 def build(role: str, config: Config, *wired: Any) -> Any:

@@ -13,6 +13,9 @@ def job_command(product: Product) -> Callable[..., None]:
     """The command of a product; its options are the fields of the product's parameters."""
 
     def job(parameters: JobParameters, prefect: PrefectFlag = True) -> Summary:
+        from tasks.engine.prepare import describe_model
+
+        describe_model(parameters.model, parameters.weights)  # before Prefect is imported or anything is started
         from flows.job import run_job
 
         summary = run_job(product, parameters, orchestrated=prefect, console=people)

@@ -67,11 +67,14 @@ def doctor(
     output: Annotated[
         str | None, typer.Argument(help="An output to try writing to (a scratch key, removed again).")
     ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also import torch and Prefect's server, and start a Ray (10 s).")
+    ] = False,
 ) -> Summary:
     """Look this machine over: versions that work together, loopback, compiler, disk, storage. Exit code 1 if unfit."""
     from infra.doctor import checks
 
-    found = checks(output)
+    found = checks(output, deep=deep)
     for check in found:
         mark, style = {True: ("ok  ", "green"), False: ("FAIL", "red"), None: ("note", "yellow")}[check.ok]
         say(f"{mark} {check.name}: {check.detail}", style=style)

@@ -29,7 +29,7 @@ from modelkit.carriers import SizeHW
 from modelkit.compile.execution import ExecutionChoice, ForwardFn, eager_forward
 from modelkit.compile.graphs import MAX_GRAPHS, CompiledForward, machine_identity, missing_compiler
 from modelkit.predictor import Predictor, Prepared
-from modelkit.weights import write_whole
+from modelkit.records import write_whole
 
 Policy = Literal["auto", "on", "off"]
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from modelkit.carriers import SizeHW
 from modelkit.compile.execution import ForwardFn
 from modelkit.errors import ConfigError
-from modelkit.weights import write_whole
+from modelkit.records import write_whole
 
 MAX_GRAPHS = 16  # buckets compiled in one process; each holds a packed copy of the weights
 _TRIAL = Path(__file__).with_name("graph_trial.py")

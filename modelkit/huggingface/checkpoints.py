@@ -22,9 +22,10 @@ from modelkit.carriers.classes import ClassInfo
 from modelkit.errors import ConfigError, WeightsError, WeightsUnavailableError
 from modelkit.huggingface.label_sets import known_set, things_among
 from modelkit.huggingface.network import HuggingFaceNetwork, transformers_module
+from modelkit.records import Tolerates, Weights
 from modelkit.registry import create_model
 from modelkit.transform import ImageTransform
-from modelkit.weights import Tolerates, Weights, describe_preprocessing, num_parameters, serialise
+from modelkit.weights import describe_preprocessing, num_parameters, serialise
 
 PREFIX = "hf"
 # What models of these architectures can give.

@@ -13,8 +13,9 @@ from modelkit.importing.classes import read_classes
 from modelkit.importing.key_table import KeyTable, State
 from modelkit.importing.tables import TABLES
 from modelkit.published import Published, published_by_digest
+from modelkit.records import Tolerates, Weights
 from modelkit.registry import create_model, find_model, merge_options
-from modelkit.weights import Tolerates, Weights, load_state, save_weights
+from modelkit.weights import load_state, save_weights
 
 
 def import_weights(

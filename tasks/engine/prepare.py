@@ -8,7 +8,6 @@ from importlib.metadata import version as package_version
 from typing import Any, Literal
 
 import psutil
-import torch
 
 import modelkit
 from infra.errors import UsageError
@@ -116,6 +115,8 @@ def describe_model(model: str, weights: str | None) -> modelkit.Weights:
     """The record of the model that is meant; modelkit's complaints become usage errors."""
     try:
         return modelkit.describe(local_model(model), weights=None if weights is None else local_model(weights))
+    except modelkit.WeightsUnavailableError as error:
+        raise UsageError(str(error), hint="then run the same command again, or name another model: --model") from error
     except modelkit.ModelkitError as error:
         raise UsageError(str(error), hint="`visionmill models list` shows the models and their weights") from error
 
@@ -127,6 +128,8 @@ def summary_of_weights(record: modelkit.Weights) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for run records and benchmarks; names no host."""
+    import torch  # seconds, which a run that finds nothing to do need not wait
+
     packages = ("visionmill", "torch", "torchvision", "ray", "prefect", "pyarrow", "duckdb", "av", "pillow")
     return {
         "python": platform.python_version(),

@@ -11,9 +11,9 @@ from typing import Any
 import modelkit
 from infra.errors import ObjectGone, UsageError
 from infra.store import Store, open_store
+from modelkit.records import Weights
 from modelkit.registry import find_model
 from modelkit.training.transfer import IMAGENET, digest_of_state, imagenet_state
-from modelkit.weights import Weights
 from tasks.engine.prepare import describe_model
 from tasks.labels.class_map import FileId
 from tasks.output.layout import canonical_json

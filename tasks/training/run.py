@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 from infra.errors import ServiceError, VisionmillError, is_transient
 from infra.ray_session import RaySession
 from infra.store import open_store
+from modelkit.records import Weights
 from modelkit.training.processes import Rank
-from modelkit.weights import Weights
 from tasks.training.job import TrainingJob, finished_weights
 from tasks.training.work import train_share
 

@@ -9,7 +9,7 @@ import pytest
 import modelkit
 from benchmarks.shipping import LICENCE, main
 from modelkit.digitscape import Digitscape, write_label_set
-from modelkit.weights import shipped_folder
+from modelkit.records import shipped_folder
 
 
 def test_weights_are_halved_judged_and_keep_their_lineage(tmp_path: Path) -> None:

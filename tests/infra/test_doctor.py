@@ -52,6 +52,16 @@ def test_mixed_builds_of_torch_and_torchvision_are_explained() -> None:
     assert "boom" in doctor._torch_check({"torch": "2", "torchvision": None, "error": "ImportError: boom"}).detail
 
 
+def test_torch_and_torchvision_are_compared_by_what_they_say_of_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch, gpu = doctor._torch_versions()
+    assert torch.ok is True and gpu.ok is None
+    real = importlib.metadata.version
+    for found, wrong in (("1.0.0", "1.0.0"), ("99.0+cpu", "99.0+cpu")):  # too old; of another build variant
+        monkeypatch.setattr(importlib.metadata, "version", lambda name, v=found: v if name == "torch" else real(name))
+        check, _ = doctor._torch_versions()
+        assert check.ok is False and f"built for another torch than {wrong}" in check.detail
+
+
 def test_gpus_are_listed_and_their_absence_is_no_fault() -> None:
     assert doctor._gpu_check({"gpus": ["H200, 139 GiB"], "cuda": "13.0"}) == Check("gpu", True, "H200, 139 GiB")
     none = doctor._gpu_check({"gpus": [], "cuda": None})

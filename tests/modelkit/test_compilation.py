@@ -21,8 +21,9 @@ from modelkit.compile.decision import Decision, apply, choose_execution, name_of
 from modelkit.compile.execution import ExecutionChoice
 from modelkit.errors import ConfigError
 from modelkit.predictor import Predictor, Prepared
+from modelkit.records import Tolerates, Weights
 from modelkit.semantic import SemanticSegmentor
-from modelkit.weights import Tolerates, Weights, describe_preprocessing
+from modelkit.weights import describe_preprocessing
 
 BUCKET = (32, 64)
 

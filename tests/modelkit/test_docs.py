@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from modelkit import list_models
+from modelkit.catalogue import CATALOGUE
+from modelkit.listing import catalogue_text
 from modelkit.registry import temporary_registrations
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
@@ -31,6 +33,10 @@ def test_the_table_is_the_registrys() -> None:
     found = _TABLE.search(PAGE.read_text())
     assert found is not None
     assert found[0] == f"{found[1]}{table()}{found[2]}", "run: python -m tests.modelkit.test_docs"
+
+
+def test_what_is_told_without_torch_is_the_registrys() -> None:
+    assert CATALOGUE.read_text("utf-8") == catalogue_text(), "run: make catalogue"
 
 
 @pytest.mark.parametrize("code", _CODE.findall(PAGE.read_text()), ids=lambda code: code.strip().splitlines()[-1][:30])

@@ -24,9 +24,10 @@ from modelkit import (
     load,
     load_weights,
 )
+from modelkit.downloads import EMBEDDED_MODEL, fetch
 from modelkit.importing import TABLES, KeyTable, read_checkpoint, translation
 from modelkit.importing.classes import read_classes
-from modelkit.published import EMBEDDED_MODEL, PUBLISHED, Published, fetch, find_published
+from modelkit.published import PUBLISHED, Published, find_published
 from modelkit.registry import find_model, model_names
 from tests.modelkit.builders import small_vpsnet
 
@@ -214,8 +215,8 @@ def test_every_published_entry_agrees_with_torchvision(entry: Published) -> None
     meta = torchvision.models.get_weight(entry.entry).meta
     assert entry.model in TABLES
     assert entry.weights in find_model(entry.model).weights
-    assert len(entry.digest_prefix) == 8
-    int(entry.digest_prefix, 16)
+    assert len(entry.file.digest_prefix) == 8
+    int(entry.file.digest_prefix, 16)
     assert entry.url.startswith("https://download.pytorch.org/models/")
     with torch.device("meta"):
         model = create_model(entry.model, **entry.config)
@@ -254,7 +255,7 @@ def test_a_download_that_arrives_damaged_is_not_kept(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(Published, "url", property(lambda self: f"{source.as_uri()}/../damaged?x-bf2d0c1e.pth"))
     with pytest.raises(WeightsUnavailableError):
-        fetch(find_published("maskrcnn_resnet50_fpn", "COCO_V1"))
+        fetch(find_published("maskrcnn_resnet50_fpn", "COCO_V1").file)
     assert not [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
 
 

@@ -22,9 +22,10 @@ from modelkit import (
     load,
     save_weights,
 )
+from modelkit.records import shipped_records
 from modelkit.rle import decode
 from modelkit.transform import ImageTransform
-from modelkit.weights import random_weights, shipped_records
+from modelkit.weights import random_weights
 from tests.modelkit.builders import as_tensor, picture, small_mask_rcnn
 
 SEMANTIC = {"num_classes": 4, "transform": {"min_size": 64, "max_size": 128}, "background": None}

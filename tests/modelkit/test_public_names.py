@@ -35,10 +35,11 @@ def test_importing_it_and_building_a_model_imports_no_cluster_flow_or_storage() 
     assert answer.stdout.strip() == "[]"
 
 
-def test_reading_masks_and_carrying_results_imports_no_torch() -> None:
+def test_reading_masks_and_records_and_carrying_results_imports_no_torch() -> None:
     program = (
         "import sys, modelkit.rle, modelkit.carriers, tasks.output.encoding, tasks.output.query; "
-        "modelkit.rle.area(modelkit.rle.compress([2, 2])); print('torch' in sys.modules)"
+        "modelkit.rle.area(modelkit.rle.compress([2, 2])); modelkit.list_models(); "
+        "modelkit.is_video_model(modelkit.describe('digitscape_mask_rcnn')); print('torch' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"

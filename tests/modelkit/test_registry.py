@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from modelkit import ConfigError, DuplicateNameError, UnknownNameError, create_model, list_models, load, registry
+from modelkit.records import shipped_records
 from modelkit.registry import (
     build,
     complete,
@@ -19,7 +20,6 @@ from modelkit.registry import (
     register_variant,
     temporary_registrations,
 )
-from modelkit.weights import shipped_records
 from tests.modelkit.builders import small_mask_rcnn, small_panoptic
 
 

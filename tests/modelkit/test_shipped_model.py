@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelkit.digitscape import CLASS_NAMES, STYLES, Digitscape, load_digits, picture_names, write_dataset
-from modelkit.weights import RECORD, TENSORS, Weights, read_record, shipped_folder
+from modelkit.records import RECORD, TENSORS, Weights, read_record, shipped_folder
 from tasks.evaluation.evaluate import evaluate_model
 from tasks.labels.reading import read_label_set
 from tasks.training.presets import make_recipe

@@ -21,16 +21,8 @@ from modelkit import (
     load_weights,
     save_weights,
 )
-from modelkit.weights import (
-    find_files,
-    load_state,
-    random_weights,
-    read_record,
-    serialise,
-    shipped_folder,
-    with_metrics,
-    write_record,
-)
+from modelkit.records import find_files, read_record, shipped_folder, with_metrics, write_record
+from modelkit.weights import load_state, random_weights, serialise
 from tests.modelkit.builders import as_tensor, picture, small_mask_rcnn
 
 CLASSES = [ClassInfo(1, "one"), ClassInfo(2, "zwei"), ClassInfo(3, "sky", is_thing=False)]
