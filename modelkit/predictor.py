@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from modelkit.base import Prediction, VisionModel
 from modelkit.carriers import SizeHW
-from modelkit.compile.execution import ExecutionChoice, ForwardFn, eager_forward
+from modelkit.compile.execution import ExecutionChoice, ForwardFn
 from modelkit.errors import ModelkitError
 from modelkit.records import Weights
-from modelkit.transform import Geometry
+from modelkit.transform import Geometry, ImageTransform
 from modelkit.video import VideoModel, VideoState
 
 
@@ -49,6 +49,17 @@ class Prepared:
     def nbytes(self) -> int:
         """Host memory held, bytes."""
         return self.pixels.nbytes
+
+
+def normalise_u8(
+    images: Tensor, transform: ImageTransform, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
+    """(N, 3, H, W) uint8 to float32 in the given memory format, normalised as ``transform`` does ``images / 255``."""
+    batch = images.to(torch.float32, memory_format=memory_format)
+    scale = [1 / (255 * std) for std in transform.std]
+    shift = [-mean / std for mean, std in zip(transform.mean, transform.std, strict=True)]
+    batch.mul_(torch.tensor(scale, device=images.device)[:, None, None])
+    return batch.add_(torch.tensor(shift, device=images.device)[:, None, None])
 
 
 class Predictor:
@@ -93,7 +104,17 @@ class Predictor:
         self.choice = choice
         # A plain tensor has 4 dimensions only where memory format means something; torch ignores the others.
         self.model.to(memory_format=choice.memory_format)  # type: ignore[call-overload]
-        self.forward_fn = forward_fn or eager_forward(self.model, choice, self.device)
+        self.forward_fn = forward_fn or self.eager(choice)
+
+    def eager(self, choice: ExecutionChoice) -> ForwardFn:
+        """The plain way of the dense part: torch's own kernels, under autocast where the choice says bfloat16."""
+        bf16 = choice.dtype == "bfloat16"
+
+        def forward(batch: Tensor) -> dict[str, Tensor]:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+                return self.model.dense(batch)
+
+        return forward
 
     def prepare(self, image_rgb_hwc_u8: np.ndarray) -> Prepared:
         """Resize one image as the model's transform does, by default in 8 bits: within a grey level of the exact.
@@ -198,7 +219,7 @@ class Predictor:
         for slot, each in zip(pixels, prepared, strict=True):
             slot[: each.pixels.shape[0], : each.pixels.shape[1]] = each.pixels
         planes = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        batch = self.model.transform.normalise_u8(planes, self.choice.memory_format)
+        batch = normalise_u8(planes, self.model.transform, self.choice.memory_format)
         for slot, each in zip(batch, prepared, strict=True):
             slot[:, each.pixels.shape[0] :] = 0
             slot[:, :, each.pixels.shape[1] :] = 0

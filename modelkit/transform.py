@@ -196,14 +196,6 @@ class ImageTransform:
         std = torch.tensor(self.std, dtype=images.dtype, device=images.device)[:, None, None]
         return (images - mean) / std
 
-    def normalise_u8(self, images: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
-        """(N, 3, H, W) in 0 .. 255 to normalised float32 in the given memory format: ``normalise(images / 255)``."""
-        batch = images.to(torch.float32, memory_format=memory_format)
-        scale = [1 / (255 * std) for std in self.std]
-        shift = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
-        batch.mul_(torch.tensor(scale, device=images.device)[:, None, None])
-        return batch.add_(torch.tensor(shift, device=images.device)[:, None, None])
-
     def resize(self, image: Tensor, size_hw: SizeHW) -> Tensor:
         """(3, H, W) float to (3, *size_hw), bilinear between pixel centres."""
         resized = F.interpolate(

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from modelkit.carriers import SizeHW
-from modelkit.compile.execution import ExecutionChoice, ForwardFn, eager_forward
+from modelkit.compile.execution import ExecutionChoice, ForwardFn
 from modelkit.compile.graphs import MAX_GRAPHS, CompiledForward, machine_identity, missing_compiler
 from modelkit.predictor import Predictor, Prepared
 from modelkit.records import write_whole
@@ -164,7 +164,7 @@ def compiled_forward(predictor: Predictor, decision: Decision, cache_dir: Path) 
     """The dense part of a predictor's model with one graph for each bucket; nothing is compiled yet."""
     return CompiledForward(
         predictor.model.dense,
-        _eager_forward(predictor, decision.choice),
+        predictor.eager(decision.choice),
         cache_dir=cache_dir,
         identity={"weights": predictor.weights.digest, "config": predictor.weights.config},
         device=predictor.device,
@@ -172,10 +172,6 @@ def compiled_forward(predictor: Predictor, decision: Decision, cache_dir: Path) 
         batch_size=decision.batch_size,
         memory_format=decision.choice.memory_format,
     )
-
-
-def _eager_forward(predictor: Predictor, choice: ExecutionChoice) -> ForwardFn:
-    return eager_forward(predictor.model, ExecutionChoice(choice.channels_last, choice.dtype), predictor.device)
 
 
 def _settle(predictor: Predictor, decision: Decision, forward: CompiledForward | None) -> Decision:
@@ -348,7 +344,7 @@ def _difference(
     """What is wrong with the compiled result; None if it agrees with the eager one."""
     with torch.inference_mode():
         batch = predictor.batch(sample)
-        expected, found = _eager_forward(predictor, eager)(batch), forward(batch)
+        expected, found = predictor.eager(eager)(batch), forward(batch)
     for name, value in expected.items():
         largest = float(value.float().abs().max()) if value.numel() else 0.0
         difference = float((found[name].float() - value.float()).abs().max()) if value.numel() else 0.0

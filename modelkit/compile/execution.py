@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from modelkit.base import VisionModel
 from modelkit.errors import ConfigError
 
 # (N, 3, H, W) float32 normalised, on the model's device, in the choice's memory format -> flat dict of raw tensors.
@@ -42,14 +41,3 @@ class ExecutionChoice:
     def to_json(self) -> dict[str, Any]:
         """For records."""
         return asdict(self)
-
-
-def eager_forward(model: VisionModel, choice: ExecutionChoice, device: torch.device) -> ForwardFn:
-    """The plain way: torch's own kernels, under autocast where the choice says bfloat16."""
-    bf16 = choice.dtype == "bfloat16"
-
-    def forward(batch: Tensor) -> dict[str, Tensor]:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            return model.dense(batch)
-
-    return forward

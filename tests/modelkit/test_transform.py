@@ -11,6 +11,7 @@ from torchvision.transforms.v2.functional import resize
 
 from modelkit import ConfigError, TargetError
 from modelkit.carriers.geometry import scale_boxes
+from modelkit.predictor import normalise_u8
 from modelkit.transform import Geometry, ImageTransform
 from tests.modelkit.builders import as_tensor, picture, rectangles
 
@@ -98,7 +99,7 @@ def test_padding_is_zero_after_normalisation() -> None:
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_normalising_bytes_equals_normalising_floats(memory_format: torch.memory_format) -> None:
     pixels = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
-    from_bytes = COCO.normalise_u8(pixels, memory_format)
+    from_bytes = normalise_u8(pixels, COCO, memory_format)
     assert torch.allclose(from_bytes, COCO.normalise(pixels.float() / 255), atol=2e-6)
     assert from_bytes.is_contiguous(memory_format=memory_format)
 
