@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
@@ -53,6 +54,16 @@ def malloc_environment() -> dict[str, str]:
         "MALLOC_MMAP_THRESHOLD_": _NEVER_BYTES,
         "MALLOC_TRIM_THRESHOLD_": _NEVER_BYTES,
     }
+
+
+def return_free_memory() -> None:
+    """Give back to the system what malloc keeps though it is free (see :func:`malloc_environment`); glibc only.
+
+    After something unusually large: its pieces would hardly fit the next one, and the heap would grow beside them.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _cpu_quota(cgroup: Path) -> float | None:

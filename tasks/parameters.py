@@ -141,7 +141,14 @@ class JobParameters(BaseModel):
     ] = None
     shard_items: Annotated[int, Field(ge=1, le=100_000, description="At most so many items in a shard.")] = 256
     shard_bytes: Annotated[int, Field(ge=1, description="About so many source bytes in a shard.")] = 64 << 20
-    memory_bytes: Annotated[int, Field(ge=1 << 20, description="Bytes in flight inside one worker.")] = 512 << 20
+    memory_bytes: Annotated[
+        int | None,
+        Field(
+            ge=1 << 20,
+            description="Bytes in flight inside one worker; an image that takes more is a failed item. Default: 512 "
+            "MiB, and such an image goes alone.",
+        ),
+    ] = None
     outage_minutes: Annotated[
         float, Field(ge=0, le=1440, description="How long a store that does not answer is waited for.")
     ] = 10.0

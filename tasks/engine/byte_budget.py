@@ -1,10 +1,55 @@
-"""Byte budgets: what may be in flight on one edge of a pipeline."""
+"""Byte budgets: what may be in flight in a worker, and on one edge of its pipeline."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+
+from tasks.records import ItemFailure
+
+LARGE_BYTES = 64 << 20  # taken by one image: what it leaves behind is given back at once
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Bytes by what they are for; together they are what a worker may have in flight.
+
+    Args:
+        total_bytes: of all.
+        is_limit: whether an image that does not fit is a failed row; else it goes alone, and takes what it takes.
+    """
+
+    total_bytes: int
+    is_limit: bool
+
+    @property
+    def small_bytes(self) -> int:
+        """For files that were fetched; for raw results; for rows."""
+        return self.total_bytes // 8
+
+    @property
+    def decoding_bytes(self) -> int:
+        """For decoding, and for pixels on their way to the model."""
+        return self.total_bytes - 3 * self.small_bytes
+
+    def refusal(self, file_bytes: int, wanted_bytes: int) -> ItemFailure | None:
+        """Why an image is not decoded here, if it isn't: sizes of its file, and of what decoding takes beside it."""
+        fits = file_bytes <= self.small_bytes and wanted_bytes <= self.decoding_bytes
+        if fits or not self.is_limit:
+            return None
+        needed = max(file_bytes * 8, -(-wanted_bytes * 8 // 5))
+        return ItemFailure(
+            "decode",
+            "TooLargeForMemory",
+            f"the file has {_mib(file_bytes)} and decoding it takes {_mib(wanted_bytes)}: "
+            f"--memory-bytes {self.total_bytes} is too little, {needed} is enough (with --retry-failed)",
+        )
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 20):.1f} MiB"
 
 
 class Tally:

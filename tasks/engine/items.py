@@ -33,6 +33,7 @@ class Task:
     entry: Entry
     left_alone: tuple[Quarantine, ...]
     fetched: Fetched | None = None
+    decoding_bytes: int | None = None  # that decoding an image takes, its pixels and the decoder's own
     clip: Clip | None = None  # set where frames must go through the model in order
     rest: tuple[Task, ...] = ()  # the pieces of the same clip that follow in this shard
 

@@ -11,6 +11,8 @@ from infra.redaction import redact
 from tasks.media.decoding import DecodeOptions
 from tasks.records import Entry, ItemFailure, Receipt, Shard, Version
 
+DEFAULT_MEMORY_BYTES = 512 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class PredictorSpec:
@@ -50,6 +52,7 @@ class JobSpec:
         batch_size: largest batch; on a CPU 1 makes rows independent of timing and costs nothing.
         batch_item_bytes: prepared items above this size share no batch; None: as large as a worker's memory allows.
         memory_bytes: bytes in flight inside one worker: fetched, decoded, raw results and rows together.
+        memory_is_limit: an image that takes more is a failed row; else it goes alone.
         shards_in_flight: 2 lets the next shard fill the pipeline while this one drains and commits.
         model_options: handed to ``modelkit.load`` as keywords (min_score, weights, ...).
         execution: how to run the model (``modelkit.compile.decision.Decision`` as JSON); None is the plain way.
@@ -72,7 +75,8 @@ class JobSpec:
     device: Literal["cpu", "cuda"] = "cpu"
     batch_size: int = 1
     batch_item_bytes: int | None = None
-    memory_bytes: int = 512 << 20
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    memory_is_limit: bool = False
     fetch_threads: int = 8
     decode_threads: int = 2
     encode_threads: int = 1

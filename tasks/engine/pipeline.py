@@ -279,17 +279,18 @@ class Pipeline:
 
     def _make(self, i: int, parcel: _Parcel, path: tuple[int, ...], work: Callable[[], Any]) -> bool:
         """Make one output and hand it on; False when there is none (any more), or no job to make it for."""
-        reserved = self._expected(i, parcel)
+        reserved = self._expected(i, parcel, is_first=path == parcel.path or path[-1] == 0)
         outputs = self._made(i, [parcel], reserved, lambda: [out for out in [work()] if out is not _END])
         for output in outputs:
             self._emit(i, parcel, path, output, reserved)
         return bool(outputs)
 
-    def _expected(self, i: int, parcel: _Parcel) -> int:
+    def _expected(self, i: int, parcel: _Parcel, *, is_first: bool) -> int:
         if i == self._last:
             return 0  # results are counted, but nobody waits for their bytes
         expect = getattr(self._stages[i], "expect", None)
-        return expect(parcel.value) if expect else self._budgets[i].expected()
+        known = expect(parcel.value) if expect and is_first else None
+        return self._budgets[i].expected() if known is None else known
 
     def _step_batch(self, i: int, parcels: list[_Parcel]) -> None:
         each, values = self._budgets[i].expected(len(parcels)), [parcel.value for parcel in parcels]

@@ -12,7 +12,7 @@ import psutil
 import modelkit
 from infra.errors import UsageError
 from infra.store import Store, StoreCapabilities, open_store
-from tasks.engine.job import JobSpec, PredictorSpec
+from tasks.engine.job import DEFAULT_MEMORY_BYTES, JobSpec, PredictorSpec
 from tasks.engine.model_source import local_model
 from tasks.output.layout import make_version
 from tasks.parameters import JobParameters
@@ -81,7 +81,8 @@ def prepare_job(
         run_id=run_id,
         device=device,
         batch_size=parameters.batch_size or (1 if device == "cpu" else 8),  # on a CPU larger ones only cost memory
-        memory_bytes=parameters.memory_bytes,
+        memory_bytes=parameters.memory_bytes or DEFAULT_MEMORY_BYTES,
+        memory_is_limit=parameters.memory_bytes is not None,
         decode=decode,
         model_options=_model_options(product, parameters),
         outage_s=60.0 * parameters.outage_minutes,

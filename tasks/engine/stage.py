@@ -15,7 +15,8 @@ class Stage:
 
     Args:
         size_of: bytes that an output holds until the next stage is through with it.
-        expect: bytes of the next output, before it is made; None: learned from the outputs so far.
+        expect: bytes that making the (first) output takes, which its size replaces once it is there. What is not
+            known (None) is learned from the outputs so far.
         budget_bytes: limit of what lies between this stage and the next (the last stage: of results kept).
     """
 
@@ -25,7 +26,7 @@ class Stage:
     budget_bytes: int
     threads: int = 1
     many: bool = False
-    expect: Callable[[Any], int] | None = None
+    expect: Callable[[Any], int | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from infra.machine import return_free_memory
 from infra.outage import Patience
 from infra.store import Store, open_store
 from tasks.engine.batches import BatchLimits, forward
+from tasks.engine.byte_budget import LARGE_BYTES, Shares
 from tasks.engine.circuit import FailureStreak
 from tasks.engine.clips import Clip, Handover, images_before, is_continued
 from tasks.engine.execution import run_as_decided
@@ -51,6 +53,7 @@ from tasks.engine.pipeline import BatchStage, Job, Pipeline, Stage
 from tasks.engine.predictors import predictor_of, take_one_thread
 from tasks.ingest.planned_rows import IncompleteShardError
 from tasks.media.decoding import EntryReader, Frame, decode_fetched, fetch_entry
+from tasks.media.footprint import decoding_bytes
 from tasks.output.commit import commit_shard
 from tasks.output.encoding import Row, count_items, encode_part, failed_row, ok_row
 from tasks.product import find_product
@@ -108,6 +111,7 @@ class Worker:
         self._streak = FailureStreak(job.max_consecutive_failures)
         weights = getattr(self._predictor, "weights", None)
         self._class_names: dict[int, str] = weights.class_names() if weights is not None else {}
+        self._memory = Shares(job.memory_bytes, job.memory_is_limit)
         self.pipeline = Pipeline(self._stages())
         self._shards_done = 0
         self._retries_told, self._lock = 0, threading.Lock()
@@ -138,6 +142,7 @@ class Worker:
                     receipt, part = self._commit(assignment, encoded)
                 kinds = Counter(row.failure.error_type for row in encoded.rows if row.failure is not None)
             self._shards_done += 1
+            return_free_memory()  # what this shard leaves in pieces would hardly fit the next one's frames
             return self._outcome(receipt, part, start, dict(kinds))
         finally:
             self.beats.end_shard(shard.shard_id)
@@ -161,20 +166,28 @@ class Worker:
     # --- the stages
 
     def _stages(self) -> Sequence[Stage | BatchStage]:
-        job, memory = self.job, self.job.memory_bytes
+        job, small = self.job, self._memory.small_bytes
         return [
-            Stage("fetch", self._fetch, fetched_bytes, memory // 4, threads=job.fetch_threads, expect=expected_bytes),
-            Stage("decode", self._decode, item_bytes, memory // 2, threads=job.decode_threads, many=True),
+            Stage("fetch", self._fetch, fetched_bytes, small, threads=job.fetch_threads, expect=expected_bytes),
+            Stage(
+                "decode",
+                self._decode,
+                item_bytes,
+                self._memory.decoding_bytes,
+                threads=job.decode_threads,
+                many=True,
+                expect=lambda task: task.decoding_bytes,
+            ),
             BatchStage(
                 "infer",
                 self._infer,
                 item_bytes,
-                memory // 8,
+                small,
                 bucket_of=self._bucket_of,
                 limit_of=lambda bucket: batch_limit(bucket, job.batch_size),
                 group_of=lambda position, task: group_of(position, task, job.batch_size),
             ),
-            *self._last_stages(job, memory // 8),
+            *self._last_stages(job, small),
         ]
 
     def _last_stages(self, job: JobSpec, budget_bytes: int) -> list[Stage]:
@@ -189,7 +202,13 @@ class Worker:
         if is_untouchable(task):
             return task
         with self.beats.working("fetch", [Mark(task.assignment.shard.shard_id, task.index)]):
-            return replace(task, fetched=fetch_entry(task.entry, self._reader, self.job.decode))
+            fetched = fetch_entry(task.entry, self._reader, self.job.decode)
+        if not isinstance(fetched, bytes):
+            return replace(task, fetched=fetched)
+        wanted = decoding_bytes(fetched, self.job.decode)
+        if (refusal := self._memory.refusal(len(fetched), wanted)) is not None:
+            return replace(task, fetched=refusal)
+        return replace(task, fetched=fetched, decoding_bytes=wanted)
 
     def _decode(self, task: Task) -> Iterator[Item]:
         yield from self._decode_one(task)
@@ -207,6 +226,8 @@ class Worker:
                         item = self._prepare(item, alone.pop(item.frame.frame, None))
                 if item is None:
                     break
+                if (task.decoding_bytes or 0) > LARGE_BYTES:
+                    return_free_memory()
                 next_frame = item.frame.frame + self.job.decode.stride
                 yield item
         for verdict in alone.values():  # those that no frame came for: the entry was not touched, or its decoder dies
@@ -214,8 +235,9 @@ class Worker:
 
     def _frames(self, task: Task) -> Iterator[Item]:
         assert task.fetched is not None
-        for frame in decode_fetched(task.entry, task.fetched, self.job.decode):
-            yield Item(task, frame)
+        slim = replace(task, fetched=None)  # what is on its way holds no file any more
+        # No loop variable: it would keep the pixels of an image until somebody asks for the one after it.
+        return map(lambda frame: Item(slim, frame), decode_fetched(task.entry, task.fetched, self.job.decode))
 
     def _prepare(self, item: Item, verdict: Quarantine | None) -> Item:
         """Pixels as the model wants them; the source image is let go."""

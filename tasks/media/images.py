@@ -24,7 +24,7 @@ from tasks.media.jpeg import decode_jpeg, with_end
 from tasks.media.options import DamagedError, DecodeOptions, TooManyPixelsError
 from tasks.media.orientation import from_exif
 from tasks.media.pixels import to_8_bit_image, to_rgb
-from tasks.media.tiff import UnsupportedTiffError, describe_tiff, open_tiff
+from tasks.media.tiff import STARTS, UnsupportedTiffError, describe_tiff, open_tiff
 from tasks.records import ItemFailure
 
 # Of the table of endings what Pillow tells by its first bytes; a TGA has no signature, so its name must speak for it.
@@ -35,7 +35,6 @@ _ORIENTATION_TAG = 0x0112
 _KNOWN_ENDINGS = frozenset[str]().union(*ENDINGS_OF_FORMAT.values())
 _TGA_FOOTER = b"TRUEVISION-XFILE.\x00"
 _RIFF = b"RIFF"  # as a WebP begins
-_TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 # Pillow's own limit is one number for the whole process and warns on stderr; ours is a parameter, checked per file.
 Image.MAX_IMAGE_PIXELS = None
@@ -109,7 +108,7 @@ def _decoded(data: bytes, name: str, options: DecodeOptions) -> Frame:
     """As :func:`decode_image`; raises what decoders raise, and what stands for their complaints."""
     if data.startswith(_RIFF) and (claimed := sniffing.claimed_size_wh(data)) is not None:
         _check_size(claimed, options)
-    if data.startswith(_TIFF_STARTS) and (tiff := _scientific_tiff(data, options)) is not None:
+    if data.startswith(STARTS) and (tiff := _scientific_tiff(data, options)) is not None:
         image, notes = tiff
         orientation = image.info.get("orientation", 1)
         pixels, more = to_rgb(image, options)
@@ -246,7 +245,7 @@ def _failure_of(error: Exception, data: bytes, options: DecodeOptions) -> ItemFa
 
 
 def _unidentified(data: bytes) -> ItemFailure:
-    if data.startswith(_TIFF_STARTS):
+    if data.startswith(STARTS):
         with contextlib.suppress(Exception):  # a header that tifffile cannot read either is damaged
             return failure("UnsupportedFormat", f"{describe_tiff(data)} is not supported")
     what = sniffing.describe(data)

@@ -20,6 +20,7 @@ from tasks.media.options import DecodeOptions
 from tasks.media.samples import to_8_bits
 
 BACKGROUND_RGB = (255, 255, 255)
+_BAND_ROWS, _BANDS_FROM_PX = 256, 2_000_000
 
 _GREY_MODES = {"1", "L", "LA", "La"}
 _PROFILED_MODES = {"RGB", "RGBA", "L", "LA", "CMYK", "LAB"}
@@ -56,7 +57,7 @@ def to_rgb(image: Image.Image, options: DecodeOptions) -> tuple[np.ndarray, list
         return pixels, notes + (["transparent: composited on white"] if composited else [])
     if image.mode == "L":
         return np.repeat(np.asarray(image)[:, :, None], 3, axis=2), notes
-    return np.array(image.convert("RGB") if image.mode != "RGB" else image), notes
+    return _array(image.convert("RGB") if image.mode != "RGB" else image), notes
 
 
 def _in_srgb(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, list[str]]:
@@ -80,6 +81,18 @@ def _on_background(image: Image.Image) -> tuple[np.ndarray, bool]:
     rgba = image.convert("RGBA")
     lowest, _highest = rgba.getchannel("A").getextrema()
     if lowest == 255:
-        return np.array(rgba.convert("RGB")), False
+        return _array(rgba.convert("RGB")), False
     canvas = Image.new("RGBA", rgba.size, (*BACKGROUND_RGB, 255))
-    return np.array(Image.alpha_composite(canvas, rgba).convert("RGB")), True
+    return _array(Image.alpha_composite(canvas, rgba).convert("RGB")), True
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of an RGB image; a large one band by band, for Pillow makes two copies of what it is asked."""
+    width, height = image.size
+    if width * height < _BANDS_FROM_PX:
+        return np.array(image)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _BAND_ROWS):
+        bottom = min(top + _BAND_ROWS, height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+    return pixels

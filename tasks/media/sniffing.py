@@ -105,6 +105,13 @@ def claimed_size_wh(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def webp_has_alpha(data: bytes) -> bool:
+    """Whether a WebP's header says that some pixels may not be opaque."""
+    if data[12:16] == b"VP8X":
+        return bool(data[20] & 0x10)
+    return data[12:16] == b"VP8L" and bool(data[24] & 0x10)
+
+
 def bits_per_sample(image: Image.Image, data: bytes) -> int:
     """Bits per sample as stored, where Pillow's mode no longer tells; 8 where nothing says otherwise."""
     if image.format == "PNG" and len(data) > 24:

@@ -24,7 +24,9 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _ALPHA = (1, 2)  # ExtraSamples: associated (multiplied into the colours), unassociated
 _UNPACKED = frozenset({1, 8, 32773, 32946, 34925})  # none, Deflate, PackBits, LZMA: what tifffile alone unpacks
 _FLOAT_PREDICTOR = 3
+STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _MAX_BYTES_PER_PIXEL = 16
+_SHIFTING, _SCALING = 5, 26  # bytes a sample that scaling to 8 bits takes, at most, beside the sample
 _PREVIEW, _DNG_VERSION = 254, 50706  # tags: NewSubfileType, of whose bits the lowest means a preview; DNGVersion
 _INFO = {"icc_profile": 34675, "orientation": 274}
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -63,6 +65,29 @@ def open_tiff(data: bytes, options: DecodeOptions) -> tuple[Image.Image, list[st
         image, more = _image(page, samples_hwc, options)
         image.info = {name: page.tags[tag].value for name, tag in _INFO.items() if tag in page.tags}
     return image, notes + more
+
+
+def unpacking_bytes(data: bytes, options: DecodeOptions) -> int | None:
+    """Bytes that :func:`open_tiff` takes at most, beside the file; 0 for what it refuses, None where it is not asked.
+
+    Raises:
+        Exception: whatever damaged files make tifffile raise.
+    """
+    if not data.startswith(STARTS):
+        return None
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page: Any = file.pages.first
+        if not _is_ours(page):
+            return None
+        try:
+            _refuse(page, options)
+        except (UnsupportedTiffError, TooManyPixelsError):
+            return 0
+    is_shifted = page.dtype == np.uint16 and options.sample_range in ("auto", "full")
+    taken = min(page.samplesperpixel, 4) * (_SHIFTING if is_shifted else _SCALING)
+    return int(page.imagewidth * page.imagelength * (page.samplesperpixel * page.dtype.itemsize + taken))
 
 
 def describe_tiff(data: bytes) -> str:
