@@ -41,7 +41,7 @@ def coco_pieces(
         DatasetError: no COCO file, or none of its images exists below the root.
     """
     uri = store.uri_of(key)
-    roots = [absolute_uri(images_root)] if images_root else usual_roots(uri)
+    roots = image_roots(uri, images_root)
     for root in roots:
         with workbench(folder) as (connection, scratch):
             paths, named, found = _looked_up(
@@ -61,18 +61,24 @@ def coco_pieces(
     )
 
 
-def usual_roots(uri: str) -> list[str]:
+def image_roots(uri: str, images_root: str | None = None) -> list[str]:
     """Where the images of an annotation file are looked for: its own folder, then where COCO's own layout has them.
 
     ``x/annotations/instances_val2017.json`` -> ``x/annotations``, ``x/val2017``, ``x/images/val2017``, ``x/images``,
     ``x``; and the same beside the file.
+
+    Args:
+        images_root: where the caller says they are. It may hold the splits, but nothing is looked for beside it.
     """
-    folder, _, name = uri.rpartition("/")
-    stem = name.rpartition(".")[0]
+    folder = absolute_uri(images_root) if images_root else folder_of(uri)
+    stem = uri.rpartition("/")[2].rpartition(".")[0]
     subset = stem.partition("_")[2] if "_" in stem else stem
     above = folder.rpartition("/")[0] or folder
-    beside = [f"{base}/{part}" for base in (above, folder) for part in (subset, f"images/{subset}", "images")]
-    return list(dict.fromkeys([folder_of(uri), *beside, above]))
+    parts = (subset, f"images/{subset}", "images")
+    inside = [f"{folder}/{part}" for part in parts]
+    if images_root:
+        return [folder, *inside]
+    return list(dict.fromkeys([folder, *(f"{above}/{part}" for part in parts), *inside, above]))
 
 
 def _looked_up(

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from infra.errors import BucketMissing, DatasetError, ObjectGone, StoreError
-from infra.store import absolute_uri, folder_of, open_store, resolve_name, split_uri
-from tasks.ingest.coco import usual_roots
+from infra.store import open_store, resolve_name, split_uri
+from tasks.ingest.coco import image_roots
 from tasks.labels.label_sets import LabelSet
 
 TRIED = 3  # names of a file are looked for below each folder that might be the root
@@ -19,18 +19,14 @@ MISSING = "image that is not there"
 def find_images_root(uri: str, names: Sequence[str], images_root: str | None = None) -> str:
     """The folder below which the first names of a file of labels exist; the first that was tried if none does.
 
-    Tried are the usual layouts (:func:`tasks.ingest.coco.usual_roots`) of the file, or, where an images' root is given,
-    of one of its name in that.
+    Tried is where :func:`tasks.ingest.coco.image_roots` looks for them.
 
     Args:
         uri: of the file of labels.
         names: of its images, as they stand there.
         images_root: where the caller says they are.
     """
-    base = absolute_uri(images_root) if images_root else folder_of(uri)
-    roots = usual_roots(f"{base}/{uri.rpartition('/')[2]}")
-    if images_root:  # it may hold the splits, but nothing is looked for beside it
-        roots = [root for root in roots if f"{root}/".startswith(f"{base.rstrip('/')}/")]
+    roots = image_roots(uri, images_root)
     for root in roots:
         tried = [name for each in names[:TRIED] if (name := resolve_name(root, each)) is not None]
         try:

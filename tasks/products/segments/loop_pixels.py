@@ -36,17 +36,16 @@ from tasks.products.segments.loop_candidates import (
     mask_iou,
     size_of,
 )
+from tasks.products.segments.painting import IGNORE, truth_map
 from tasks.products.segments.pixel_thresholds import PixelPromise, certify_pixel_thresholds
 from tasks.products.segments.pixels import (
     LEVELS,
-    VOID,
     PixelCounts,
     by_class,
     calibrate_pixels,
     count_pixels,
     level_of,
     pixel_error,
-    truth_map,
 )
 from tasks.training.examples import Example
 from tasks.training.recipe import TrainingRecipe
@@ -163,7 +162,7 @@ def look_at_pixels(
             row, true_map = rows[k], maps[rows[k]["image_id"]]
             inside = np.flatnonzero(rle.decode(row["rle"], true_map.shape))
             true_label = int(true_map.ravel()[rng.choice(inside)])
-            if true_label != VOID:
+            if true_label != IGNORE:
                 looked[row["label_id"]] = true_label == label
     return looked
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,3 +38,13 @@ def void_boxes(
     """Mark the background inside boxes as labelled by nobody, in place; objects that are painted there stay."""
     for box in boxes_xyxy:
         painted[filled_box(box, painted.shape) & (painted == background)] = IGNORE  # type: ignore[arg-type]
+
+
+def truth_map(row: Mapping[str, Any], background: int | None = None) -> np.ndarray:
+    """(H, W) int64 classes of one row of a label set; a crowd is of its class, 255 marks what nobody labelled."""
+    truth = label_map(row["labels"], row["rles"], (row["height"], row["width"]), background)
+    bare = [box for box, mask in zip(row["boxes_xyxy"], row["rles"], strict=True) if mask is None]
+    void_boxes(truth, bare, background)
+    if row["void_rle"] is not None:
+        truth[rle.decode(row["void_rle"], truth.shape)] = IGNORE
+    return truth

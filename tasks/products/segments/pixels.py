@@ -19,6 +19,7 @@ from scipy.optimize import isotonic_regression
 
 from modelkit import rle
 from tasks.loop.calibration import Calibration, Calibrator
+from tasks.products.segments.painting import IGNORE, truth_map
 
 LEVELS = (0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995)
 """Lower edges of confidence, also the only thresholds that can be chosen."""
@@ -133,7 +134,7 @@ def count_pixels(
                 true_pixels[images[row["image_id"]], places[label]] = count
     for row in candidates.select(["image_id", "label", "score", "rle", "height", "width"]).to_pylist():
         true_map = maps[row["image_id"]]
-        inside = rle.decode(row["rle"], (row["height"], row["width"])) & (true_map != VOID)
+        inside = rle.decode(row["rle"], (row["height"], row["width"])) & (true_map != IGNORE)
         place = images[row["image_id"]], places[row["label"]], level_of(row["score"])
         total[place] += int(inside.sum())
         right[place] += int((true_map[inside] == row["label"]).sum())
@@ -184,21 +185,6 @@ def pixel_error(calibration: Calibration, counts: PixelCounts) -> float:
         expected = calibration.apply(np.full(len(LEVELS), label), np.array(LEVELS))
         gap += float(np.abs(right - total * expected).sum())
     return gap / pixels if pixels else float("nan")
-
-
-VOID = -1
-
-
-def truth_map(row: dict[str, Any], background: int | None = None) -> np.ndarray:
-    """(H, W) int64 class ids of one row of a label set; -1 where nobody labelled and there is no background."""
-    size_hw = (row["height"], row["width"])
-    ids = np.full(size_hw, VOID if background is None else background, np.int64)
-    for label, mask in zip(row["labels"], row["rles"], strict=True):
-        if mask is not None:
-            ids[rle.decode(mask, size_hw)] = label
-    if row["void_rle"] is not None:
-        ids[rle.decode(row["void_rle"], size_hw)] = VOID
-    return ids
 
 
 def level_of(score: float) -> int:

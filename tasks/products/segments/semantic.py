@@ -15,14 +15,14 @@ import torch
 from modelkit import Predictor, VisionModel, rle
 from modelkit.metrics import SemanticQuality
 from tasks.evaluation.bootstrap import nanmean
-from tasks.evaluation.evaluate import Row, predictions
+from tasks.evaluation.evaluate import predictions
 from tasks.labels.class_map import is_background
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Kind, Resampled
 from tasks.products.segments import digitscape
 from tasks.products.segments.loop_pixels import PIXELS
 from tasks.products.segments.objects import Target, count_classes
-from tasks.products.segments.painting import IGNORE, label_map, void_boxes
+from tasks.products.segments.painting import IGNORE, label_map, truth_map, void_boxes
 from tasks.training.examples import Example
 
 
@@ -58,7 +58,7 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
         quality = SemanticQuality(num_classes)
         assert instances.rles is not None  # semantic models always have maps
         predicted = label_map(instances.labels.tolist(), instances.rles, instances.size_hw, background or 0)
-        quality.add(_truth(row, background), predicted)
+        quality.add(truth_map(row, background), predicted)
         total.confusion += quality.confusion
         per_image.append(quality.confusion)
         objects += len(row["labels"])
@@ -84,16 +84,6 @@ def _background_of(predictor: Predictor) -> int | None:
     own = getattr(predictor.model, "background", None)
     named = [each.id for each in predictor.weights.classes if is_background(each.name)]
     return own if own is not None else next(iter(named), None)
-
-
-def _truth(row: Row, background: int | None) -> np.ndarray:
-    """(H, W) classes of a labelled item; a crowd is of its class."""
-    truth = label_map(row["labels"], row["rles"], (row["height"], row["width"]), background)
-    bare = [box for box, mask in zip(row["boxes_xyxy"], row["rles"], strict=True) if mask is None]
-    void_boxes(truth, bare, background)
-    if row["void_rle"] is not None:
-        truth[rle.decode(row["void_rle"], truth.shape)] = IGNORE
-    return truth
 
 
 def mean_iou(confusion: np.ndarray, weights: np.ndarray) -> Resampled:

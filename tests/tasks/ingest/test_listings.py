@@ -254,6 +254,12 @@ def test_images_in_the_usual_layout_are_found_by_themselves(store_uri: str, tmp_
     }
 
 
+def test_an_images_root_may_hold_the_split_of_a_coco_file(store_uri: str, tmp_path: Path) -> None:
+    store = fill(store_uri, {"in/val2017/1.jpg": b"one", "a/instances_val2017.json": coco("1.jpg")})
+    _, lines = listed(store.uri_of("a/instances_val2017.json"), tmp_path / "work", images_root=store.uri_of("in"))
+    assert uris(lines) == [store.uri_of("in/val2017/1.jpg")]
+
+
 def test_names_with_backslashes_are_paths(store_uri: str, tmp_path: Path) -> None:
     store = fill(store_uri, {"val/1.jpg": b"one", "i.json": coco("val\\1.jpg", "val/1.jpg")})
     _, lines = listed(store.uri_of("i.json"), tmp_path / "work")

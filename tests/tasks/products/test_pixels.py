@@ -208,6 +208,15 @@ def test_what_no_object_covers_is_void_or_background() -> None:
     assert known.right.sum(axis=(0, 2)).tolist() == [half, half] and known.truth.tolist() == [[half, half]]
 
 
+def test_pixels_in_a_box_without_a_mask_are_void_whatever_the_background() -> None:
+    class_map = np.zeros(SIZE_HW, np.int64)
+    item = LabelledItem("i", SIZE_HW, (LabelledObject(1, None, (0.0, 0.0, 10.0, 20.0)),))
+    table = make_label_set([item], CLASSES, origin_format="t").table
+    rows = candidates(pixel_rows("i", class_map, np.full(SIZE_HW, 0.9)))
+    counts = count_pixels(rows, table, [0, 1], background=0)
+    assert counts.total.sum() == counts.right.sum() == class_map.size - 10 * 20
+
+
 def test_pixel_error_is_the_gap_between_what_was_expected_and_what_is_right() -> None:
     honest = pixel_counts(np.random.default_rng(7), 12, bad_images=0.0)
     calibration = calibrate_pixels(honest)
