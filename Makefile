@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ALONE := ray or prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining train-demo-model ship-demo-model train-semantic train-panoptic train-yolact clean
+.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining experiment-parity train-demo-model ship-demo-model train-semantic train-panoptic train-yolact clean
 
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ bench: $(STAMP)  ## throughput against bare loops, Ray Data and Daft (notes land
 
 experiment-selftraining: $(STAMP)  ## student against a supervised model of the same budget (hours; resumable)
 	@$(BIN)/python -m benchmarks.selftraining --controls --equal-images
+
+experiment-parity: $(STAMP)  ## what users get beside torchvision, transformers and, where VISIONMILL_REFERENCE_DIR is, the authors' code
+	@$(BIN)/python -m benchmarks.parity
+	@$(BIN)/python -m pytest -m reference -rP tests/modelkit/reference
 
 # Label sets of composed scenes, named by the seed of what is trained on; made once.
 SCENES := .train/scenes

@@ -54,7 +54,7 @@ class Prepared:
 def normalise_u8(
     images: Tensor, transform: ImageTransform, memory_format: torch.memory_format = torch.contiguous_format
 ) -> Tensor:
-    """(N, 3, H, W) uint8 to float32 in the given memory format, normalised as ``transform`` does ``images / 255``."""
+    """(N, 3, H, W) in 0 .. 255 to float32 in the given memory format, normalised as ``images / 255`` are."""
     batch = images.to(torch.float32, memory_format=memory_format)
     scale = [1 / (255 * std) for std in transform.std]
     shift = [-mean / std for mean, std in zip(transform.mean, transform.std, strict=True)]

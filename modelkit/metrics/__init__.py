@@ -1,5 +1,6 @@
 """Metrics as pure functions of arrays."""
 
+from modelkit.metrics.keypoints import COCO_PERSON_SIGMAS, object_keypoint_similarity
 from modelkit.metrics.panoptic import (
     ClassQuality,
     PanopticQuality,
@@ -11,12 +12,14 @@ from modelkit.metrics.panoptic import (
 from modelkit.metrics.semantic import SemanticQuality, SemanticScores
 
 __all__ = [
+    "COCO_PERSON_SIGMAS",
     "ClassQuality",
     "PanopticQuality",
     "PanopticScores",
     "SemanticQuality",
     "SemanticScores",
     "count_id_switches",
+    "object_keypoint_similarity",
     "panoptic_array",
     "video_panoptic_quality",
 ]

@@ -21,7 +21,9 @@ PROCESSOR = {"size": {"shortest_edge": 64, "longest_edge": 96}, "image_mean": [0
 SQUARE = PROCESSOR | {"size": {"height": 64, "width": 64}}  # as published SegFormers have it
 
 
-def saved(folder: Path, architecture: str, num_labels: int = 3) -> tuple[str, Any]:
+def saved(
+    folder: Path, architecture: str, num_labels: int = 3, processor: dict[str, Any] | None = None
+) -> tuple[str, Any]:
     """Location and model, saved as transformers saves it; skips the test where transformers is absent."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
