@@ -58,6 +58,8 @@ def test_ids_from_0_go_through_training_and_come_back_in_the_export(
     assert labels["file_ids"] == {str(k + 1): k for k in range(10)}
     assert "labels dropped: 1 x annotation without class or box, the first: annotation 999" in said.stderr
     weights = said.summary["weights"]
+    judged = visionmill("evaluate", weights, str(labelled), "--allow-dropped")
+    assert "labels dropped: 1 x annotation without class or box, the first: annotation 999" in judged.stderr
     assert json.loads(Path(weights).with_suffix(".json").read_text())["lineage"]["file_ids"] == labels["file_ids"]
     visionmill("segment", str(labelled.parents[1] / "val"), str(tmp_path / "found"), *SERIAL,
                "--model", weights, "--score-threshold", "0.001")  # fmt: skip

@@ -57,6 +57,11 @@ def test_a_clip_in_which_nothing_moves_gives_the_same_in_every_frame(flow: dict[
     assert state.counters["next_id"] == len(things(found[0]))
 
 
+def test_without_weights_of_a_flow_network_nothing_is_taken_to_move() -> None:
+    with torch.device("meta"):
+        assert create_model("vpsnet").config["flow"]["name"] == "zero"
+
+
 def test_a_clip_in_pieces_equals_the_clip_in_one_piece() -> None:
     model, frames = network(), moving_frames(5)
     whole, end = outputs(model, frames)
