@@ -24,6 +24,7 @@ from flows.summary import Summary
 from flows.work import own_device
 from infra.store import Store, open_store
 from tasks.ingest.inventory import take_inventory
+from tasks.labels.label_sets import of_people
 from tasks.loop.champion import read_pointer
 from tasks.loop.data import LoopData, prepare_data
 from tasks.loop.due import remember_labels
@@ -89,8 +90,11 @@ def _retrain(parameters: RetrainParameters, step: Steps, console: Console | None
 
 
 def divide(parameters: RetrainParameters, store: Store) -> LoopData:
-    """Who is in which split. The labels of unlabelled items, if there are any, are never looked for."""
-    labels = labels_of(parameters.labelled, parameters)
+    """Who is in which split. The labels of unlabelled items, if there are any, are never looked for.
+
+    A loop that learnt from machines, was calibrated on them and judged by them would only agree with itself.
+    """
+    labels = of_people(labels_of(parameters.labelled, parameters))
     with tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
         inventory = take_inventory(parameters.unlabelled, folder=Path(folder))
         data = prepare_data(

@@ -16,7 +16,7 @@ from flows.steps import Steps
 from flows.train import carry_out
 from infra.errors import VisionmillError
 from modelkit import Weights
-from tasks.labels.label_sets import LabelSet
+from tasks.labels.label_sets import LabelSet, of_people
 from tasks.loop.champion import Model
 from tasks.loop.gate import Audit
 from tasks.loop.loops import Loop, job_for
@@ -94,7 +94,7 @@ def audit(running: Running, selection: Selection, thresholds: ThresholdSet, set_
     asked, loop = running.parameters, running.loop
     if asked.audit is None or selection.accepted.num_rows == 0:
         return None
-    truth = labels_named(asked.audit, asked, loop.data.labels.classes)
+    truth = of_people(labels_named(asked.audit, asked, loop.data.labels.classes))
     return audit_accepted(loop, selection, thresholds, set_id, truth)
 
 

@@ -26,7 +26,7 @@ from tasks.loop.rounds import (
 )
 from tasks.loop.selection import Selection, changed_share, remember_selection, select, train_set_id
 from tasks.loop.split_names import TRAIN
-from tasks.loop.splits import same_division
+from tasks.loop.splits import same_gate
 from tasks.training.job import TrainingJob
 
 
@@ -44,7 +44,8 @@ def turn(running: Running, number: int, before: RoundOutcome | None) -> RoundOut
     loop, step = running.loop, running.step
     now = read_pointer(loop.store)[0].champion
     assert now is not None  # begin() saw to it
-    start = start_round(loop.store, loop.run_id, number, now, same_division(loop.store, loop.data.manifest))
+    gates = same_gate(loop.store, loop.data.items, loop.data.manifest)
+    start = start_round(loop.store, loop.run_id, number, now, gates)
     champion = start.teacher
     check_can_be_calibrated(loop, champion)
     teacher = teacher_of(

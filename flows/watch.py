@@ -25,6 +25,7 @@ from flows.steps import Steps, orchestrated_steps
 from flows.summary import Summary
 from infra.store import open_store
 from tasks.ingest.inventory import take_inventory
+from tasks.labels.label_sets import of_people
 from tasks.loop.due import Arrivals, arrivals_since, reason_to_retrain
 
 ATTEMPTS = 3
@@ -57,7 +58,7 @@ def look(asked: RetrainParameters) -> Arrivals:
     store.probe()
     with tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
         inventory = take_inventory(asked.unlabelled, folder=Path(folder))
-        return arrivals_since(store, labels_named(asked.labelled, asked), inventory.path)
+        return arrivals_since(store, of_people(labels_named(asked.labelled, asked)), inventory.path)
 
 
 def start(parameters: WatchParameters, arrivals: Arrivals) -> Summary:

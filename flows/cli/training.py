@@ -92,17 +92,19 @@ def adopted_in_words(initial: dict[str, Any]) -> str:
 
 def tell_labels(labels: dict[str, Any]) -> None:
     """What a file of labels lost on the way, and what its classes are called here."""
+    from tasks.labels.label_sets import NOBODYS, ONLY_A_MODELS
     from tasks.labels.losses import lost_in_words
 
     for reason, count in labels["left_out"].items():
-        say(f"labels left out: {count} x {reason}", style="dim")
+        say(f"labels left out: {count} x {reason}", style="yellow" if reason in (NOBODYS, ONLY_A_MODELS) else "dim")
     for line in lost_in_words(labels["dropped"], labels["first_dropped"]):
         say(f"labels dropped: {line}", style="yellow")
     if labels["file_ids"]:
         ids = ", ".join(f"{file_id} -> {label}" for label, file_id in list(labels["file_ids"].items())[:10])
         say(f"class ids of the file -> here: {ids}", style="dim")
-    if set(labels["sources"]) == {"model"}:
-        say("no label was made or corrected by a person: they are a model's own", style="yellow")
+    if machines := labels["sources"].get("model"):
+        of_all = f"{machines} of {sum(labels['sources'].values())} labels"
+        say(f"{of_all} were neither made nor corrected by a person: they are a model's own", style="yellow")
 
 
 def _tell(metrics: dict[str, Any], *, to_people: bool = True) -> None:

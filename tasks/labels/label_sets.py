@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from infra.errors import DatasetError
+from infra.errors import DatasetError, UsageError
 from modelkit import rle
 from tasks.labels.class_map import FileId
 from tasks.labels.losses import Losses
@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # its module brings torch
     from modelkit import ClassInfo
 
 SOURCES = ("human", "model", "model_then_human", "human_then_model")
+ONLY_A_MODELS = "image that only a model has labelled"
+NOBODYS = "image without objects, in a file with labels of a model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,30 @@ def relabelled(
             column = pa.ListArray.from_arrays(offsets, values).cast(each.type)
             table = table.set_column(table.schema.get_field_index(each.name), each, column)
     return replace(labels, table=table, classes=tuple(classes), file_ids=dict(file_ids or {}))
+
+
+def of_people(labels: LabelSet) -> LabelSet:
+    """Without the images that only a model has labelled; they are counted among what was left out.
+
+    Where a person made or corrected one label of an image, the others of it were seen, too. A COCO file that holds a
+    model's labels may list images in which the model found nothing; nobody can tell who looked at those, so they go.
+
+    Raises:
+        UsageError: there are labels, and none of them was made or corrected by a person.
+    """
+    sources = [set(row) for row in labels.table["sources"].to_pylist()]
+    if {"model"} not in sources:
+        return labels
+    if not set().union(*sources) - {"model"}:
+        raise UsageError(
+            "no label was made or corrected by a person",
+            hint="Predictions that nobody looked at are no labels; put their images among the unlabelled.",
+        )
+    formats = labels.table["origin_format"].to_pylist()
+    nobodys = [not each and origin == "coco" for each, origin in zip(sources, formats, strict=True)]
+    kept = [each != {"model"} and not bare for each, bare in zip(sources, nobodys, strict=True)]
+    left_out = labels.losses.left_out + Counter({ONLY_A_MODELS: sources.count({"model"}), NOBODYS: sum(nobodys)})
+    return replace(labels, table=labels.table.filter(pa.array(kept)), losses=replace(labels.losses, left_out=left_out))
 
 
 def regroup(labels: LabelSet, groups: Mapping[str, str]) -> LabelSet:

@@ -51,26 +51,26 @@ def end_loop(store: Store, run_id: str) -> None:
     store.put_if_absent(_done_key(run_id), canonical_json({"run_id": run_id}))
 
 
-def start_round(store: Store, run_id: str, number: int, champion: Model, divisions: Collection[str]) -> RoundStart:
+def start_round(store: Store, run_id: str, number: int, champion: Model, gates: Collection[str]) -> RoundStart:
     """What a round was begun with; written down now if it is begun for the first time.
 
     Args:
         store: the loop's output.
         run_id, number: the round.
         champion: teaches it, if it is begun now.
-        divisions: names of the division of the labels (``tasks.loop.splits.same_division``), whose looks add up.
+        gates: names of the divisions with this gate set (``tasks.loop.splits.same_gate``), whose looks add up.
     """
     key = f"{LOOPS_FOLDER}{run_id}/round-{number}.json"
-    start = RoundStart(champion, _looks_before(store, run_id, number, divisions) + 1)
+    start = RoundStart(champion, _looks_before(store, run_id, number, gates) + 1)
     store.put_if_absent(key, canonical_json(asdict(start)))
     found = json.loads(store.get(key))
     return RoundStart(Model(**found["teacher"]), found["looks_used"])
 
 
-def _looks_before(store: Store, run_id: str, number: int, divisions: Collection[str]) -> int:
-    """Rounds that were judged on this division of the labels already."""
+def _looks_before(store: Store, run_id: str, number: int, gates: Collection[str]) -> int:
+    """Rounds that were judged by this gate set already."""
     rows = tables.read(store, ROUNDS).select(["run_id", "round", "splits_manifest_sha256"]).to_pylist()
-    looks = {(row["run_id"], row["round"]) for row in rows if row["splits_manifest_sha256"] in divisions}
+    looks = {(row["run_id"], row["round"]) for row in rows if row["splits_manifest_sha256"] in gates}
     return len(looks - {(run_id, number)})
 
 

@@ -163,12 +163,10 @@ def check_can_be_calibrated(loop: Loop, champion: Model) -> None:
 
 
 def check_division(data: LoopData, *, crossfit: bool) -> None:
-    """Refuse a loop without something to train, calibrate or judge by, or to label; and one without people.
-
-    A loop that learns from machines, is calibrated on them and judged by them only agrees with itself.
+    """Refuse a loop without something to train, calibrate or judge by, or to label.
 
     Raises:
-        UsageError: a split is empty, or no label of one was made or corrected by a person.
+        UsageError: a split is empty.
     """
     labelled = (TRAIN, GATE) if crossfit else (TRAIN, CALIBRATION, GATE)
     empty = [name for name in (*labelled, UNLABELLED) if not data.manifest.counts.get(name)]
@@ -178,10 +176,3 @@ def check_division(data: LoopData, *, crossfit: bool) -> None:
             hint="more labels, other --share values, or an unlabelled source that is not all near labelled items; what "
             "an earlier loop of this output decided stays: there only new labels, or another --output, can change it",
         )
-    for name in labelled:
-        sources = {source for row in data.split(name).table["sources"].to_pylist() for source in row}
-        if sources == {"model"}:
-            raise UsageError(
-                f"no label of the split {name} was made or corrected by a person",
-                hint="Predictions that nobody looked at are no labels; put their images among the unlabelled.",
-            )

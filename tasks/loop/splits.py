@@ -219,19 +219,23 @@ def _split_last(reason: str) -> str:
     return f"{first} {split_name(last)}"
 
 
-def same_division(store: Store, manifest: SplitManifest) -> set[str]:
-    """Names of the manifests that divide the items as this one does: itself, and those of an earlier format.
+def same_gate(store: Store, items: pa.Table, manifest: SplitManifest) -> set[str]:
+    """Names of the manifests whose gate set is this one's, or holds at least half of it.
 
-    The gate may be looked at so many times, whatever the name of the division was at the time. Of an earlier format
-    items, groups and splits are compared; labels are read more exactly since, so the digest of theirs is another one.
+    The gate may be looked at so many times, whatever the division was called at the time: another salt, other shares or
+    other unlabelled items change the name and not the gate, because an output keeps what it once decided.
+
+    Args:
+        items: ``split_items.v2`` of ``manifest``.
     """
+    gate = set(image_ids(items, GATE))
     found = {manifest.manifest_sha256}
     for info in store.list(SPLITS_FOLDER):
         name = info.key.removeprefix(SPLITS_FOLDER).removesuffix(".json")
         earlier = None if name in found else read_manifest(store, name)
-        if earlier is not None and name != earlier.manifest_sha256:
-            items = read(store, SPLIT_ITEMS, [earlier.items_sha256]).sort_by("image_id")
-            if content_digest(items) == manifest.items_sha256:
+        if earlier is not None:
+            known = image_ids(read(store, SPLIT_ITEMS, [earlier.items_sha256]), GATE)
+            if 2 * len(gate.intersection(known)) >= len(gate):
                 found.add(name)
     return found
 

@@ -14,7 +14,14 @@ from pycocotools import mask as coco_mask
 from infra.errors import DatasetError, UsageError
 from infra.store import open_store
 from modelkit import ClassInfo, rle
-from tasks.labels.label_sets import LabelledItem, LabelledObject, make_label_set
+from tasks.labels.label_sets import (
+    NOBODYS,
+    ONLY_A_MODELS,
+    LabelledItem,
+    LabelledObject,
+    make_label_set,
+    of_people,
+)
 from tasks.labels.reading import read_label_set
 from tasks.labels.shapes import ShapeError, brush_to_rle, ellipse_to_rle, rectangle_to_rle
 from tasks.report.export import export
@@ -291,6 +298,29 @@ def test_what_a_model_found_is_never_taken_for_the_labels_of_people(tmp_path: Pa
     export(str(tmp_path / "out"), "coco", str(tmp_path / "found.json"))
     labels = read_label_set(str(tmp_path / "found.json"))
     assert {source for row in labels.table["sources"].to_pylist() for source in row} == {"model"}
+
+
+def test_images_that_only_a_model_labelled_are_left_out_of_the_loop_and_counted() -> None:
+    def item(name: str, *sources: str) -> LabelledItem:
+        return LabelledItem(
+            name, SIZE_HW, tuple(LabelledObject(1, rectangle(0, 0, 4, 4), source=each) for each in sources)
+        )
+
+    mixed = [
+        item("seen", "model", "model_then_human"),
+        item("predicted", "model", "model"),
+        item("bare"),
+        item("own", "human"),
+    ]
+    found = of_people(make_label_set(mixed, CLASSES, origin_format="coco"))
+    assert found.table["image_id"].to_pylist() == ["own", "seen"], "whoever corrected one label saw the others"
+    assert found.skipped == {ONLY_A_MODELS: 1, NOBODYS: 1}
+    in_a_tool = of_people(make_label_set(mixed, CLASSES, origin_format="label_studio"))
+    assert "bare" in in_a_tool.table["image_id"].to_pylist(), "only a task that somebody finished is read"
+    people = make_label_set([item("bare"), item("own", "human")], CLASSES, origin_format="coco")
+    assert of_people(people) == people
+    with pytest.raises(UsageError, match="made or corrected by a person"):
+        of_people(make_label_set([item("predicted", "model"), item("bare")], CLASSES, origin_format="coco"))
 
 
 def test_label_set_id_depends_on_rows_and_class_map_only() -> None:

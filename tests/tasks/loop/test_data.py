@@ -13,7 +13,7 @@ from infra.store import open_store
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.loop.data import LoopData, prepare_data
 from tasks.loop.fingerprints import entries_of
-from tasks.loop.splits import image_ids
+from tasks.loop.splits import image_ids, same_gate
 from tasks.output.entries import INVENTORY_SCHEMA, Row, batches_of, unknown_etag
 from tasks.records import Entry
 from tests.tasks.loop.scenes import CLASSES, encoded, picture, rectangle, write
@@ -86,6 +86,19 @@ def test_the_division_grows_and_never_moves_what_was_decided(tmp_path: Path) -> 
     for found, count in ((before, 10), (after, 16)):
         again = prepared(tmp_path, labelled(tmp_path / "l", range(count)), [], previous=found.items)
         assert again.manifest == found.manifest, "divided once more it is the same division: a stopped loop goes on"
+
+
+def test_looks_at_a_gate_set_add_up_whatever_the_division_is_called_until_half_of_it_is_new(tmp_path: Path) -> None:
+    store, labels = open_store(str(tmp_path / "out")), labelled(tmp_path / "l", range(10))
+    first = prepared(tmp_path, labels, [])
+    fresh = [write(tmp_path / "u", "fresh.png", picture(100))]
+    other = {"train": 0.6, "calibration": 0.2, "gate": 0.2}
+    again = prepare_data(store, labels, map(entry, fresh), shares=other, salt="t", previous=first.items)
+    names = {each.manifest.manifest_sha256 for each in (first, again)}
+    assert len(names) == 2, "another seed, other shares and another unlabelled image have another name"
+    assert same_gate(store, again.items, again.manifest) == names, "and the same gate set"
+    more = prepared(tmp_path, labelled(tmp_path / "l", range(40)), [], previous=again.items)
+    assert same_gate(store, more.items, more.manifest) == {more.manifest.manifest_sha256}
 
 
 def test_entries_come_from_an_inventory(tmp_path: Path) -> None:
