@@ -41,7 +41,7 @@ def ship(weights: Path, test: LabelSet, val: LabelSet, output: Path) -> Path:
         model, output, name=trained.name, classes=trained.classes, lineage=lineage, licence=LICENCE, stored="float16"
     )
     predictor = modelkit.load(output / f"{trained.name}{TENSORS}")
-    reached = to_json(evaluate_predictor(predictor, test)) | {"tool": "pycocotools"}
+    reached = to_json(evaluate_predictor(predictor, test)) | {"tool": "faster-coco-eval"}
     tolerates, by_execution = _tolerance(predictor, val)
     path = output / f"{trained.name}{RECORD}"
     metrics = {"digitscape-test": _rounded(reached), "digitscape-val": {"main_by_execution": by_execution}}
