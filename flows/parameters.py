@@ -57,6 +57,26 @@ class EvaluateParameters(LabelParameters):
     device: Annotated[str, Field(description="cpu, or cuda.")] = "cpu"
 
 
+class InspectParameters(LabelParameters):
+    """What ``visionmill inspect`` is asked with."""
+
+    labelled: Annotated[str, ARGUMENT, Field(min_length=1, description=LABELS)]
+    recipe: Annotated[
+        str | None,
+        Field(
+            min_length=1, description="Recipe, model or kind in place of what the labels call for, as train takes it."
+        ),
+    ] = None
+    steps: Annotated[int, Field(ge=1, le=10_000_000, description="Optimiser steps that the recipe is for.")] = 1000
+    save: Annotated[str | None, Field(min_length=1, description="Write the recipe there, as JSON for train.")] = None
+    duplicates: Annotated[bool, Field(description="Open the images, too, and look for near-duplicates.")] = True
+
+    @field_validator("labelled", "recipe", "save")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        return value if value is None else refuse_secrets(value)
+
+
 class TrainParameters(LabelParameters):
     """Parameters of ``train_model``."""
 
@@ -70,9 +90,13 @@ class TrainParameters(LabelParameters):
             description="Folder or s3:// prefix that receives checkpoints and weights.",
         ),
     ]
-    recipe: Annotated[str, Field(min_length=1, description="Name of a recipe or model, or URI of a recipe's JSON.")] = (
-        "digitscape"
-    )
+    recipe: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="Name of a recipe, model or kind, or URI of a recipe's JSON. Default: derived from the labels.",
+        ),
+    ] = None
     name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the weights.")] = (
         None
     )
@@ -82,7 +106,7 @@ class TrainParameters(LabelParameters):
     initial: Annotated[
         str | None,
         Option("from"),
-        Field(description="Transfer: weights to begin from; what does not fit starts anew."),
+        Field(description="Transfer: weights to begin from, or imagenet; what does not fit starts anew."),
     ] = None
     freeze: Annotated[
         tuple[str, ...], Field(description="Transfer: a part that stays as it is, such as backbone.")

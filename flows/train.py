@@ -25,8 +25,10 @@ from tasks.evaluation.figures import to_json
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement
 from tasks.training.examples import examples_of_labels, save_training_set
+from tasks.training.inspection import inspect_labels
 from tasks.training.job import TrainingJob, prepare_training
-from tasks.training.presets import make_recipe
+from tasks.training.presets import kind_of_labels, kind_of_preset, make_recipe, numbered
+from tasks.training.recipe import TrainingRecipe
 from tasks.training.run import train_here, train_on_ray
 
 
@@ -66,14 +68,7 @@ def _train(parameters: TrainParameters, step: Steps) -> Summary:
 
 def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
     """The training set in the output, and the job that trains on it."""
-    recipe = make_recipe(
-        parameters.recipe,
-        labels.classes,
-        steps=parameters.steps,
-        seed=parameters.seed,
-        name=parameters.name,
-        changes=_changes(parameters),
-    )
+    recipe, labels = recipe_of(parameters, labels)
     labelled_set = save_training_set(open_store(parameters.output), examples_of_labels(labels.table.to_pylist()))
     return prepare_training(
         parameters.output,
@@ -83,6 +78,22 @@ def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
         use_gpu=parameters.gpus,
         file_ids=labels.file_ids,
     )
+
+
+def recipe_of(parameters: TrainParameters, labels: LabelSet) -> tuple[TrainingRecipe, LabelSet]:
+    """The recipe that is asked for, else what the labels call for; and the labels under the ids of its model."""
+    preset = parameters.recipe or kind_of_labels(inspect_labels(labels))
+    labels = numbered(labels, kind_of_preset(preset))
+    recipe = make_recipe(
+        preset,
+        labels.classes,
+        steps=parameters.steps,
+        seed=parameters.seed,
+        name=parameters.name,
+        changes=_changes(parameters),
+        seen=inspect_labels(labels),
+    )
+    return recipe, labels
 
 
 def _changes(parameters: TrainParameters) -> dict[str, Any]:

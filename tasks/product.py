@@ -250,6 +250,10 @@ class Kind:
         recipes: name -> (classes -> values of ``TrainingRecipe`` by field; what is left out is the default).
         default_recipe: where none is named.
         class_counts: classes -> the options of a model's config that say how many there are, such as ``num_classes``.
+        suits: what ``tasks.training.inspection`` saw of a label set -> whether its labels are of this kind. Where no
+            recipe is named, the first of a product's kinds that they suit is trained.
+        derived: the same -> values of a recipe for these labels; None where no recipe can be derived.
+        numbered: classes -> old id -> the id that models of the kind know it by, where they want an order; None: any.
         words: figure -> its name as people write it, where ``tasks.evaluation.figures`` would not guess it.
         loop: None where the loop cannot teach it.
     """
@@ -261,6 +265,9 @@ class Kind:
     recipes: Mapping[str, Callable[[Sequence[ClassInfo]], Mapping[str, Any]]]
     default_recipe: str
     class_counts: Callable[[Sequence[ClassInfo]], dict[str, int]]
+    suits: Callable[[Any], bool] = lambda seen: False
+    derived: Callable[[Any], Mapping[str, Any]] | None = None
+    numbered: Callable[[Sequence[ClassInfo]], Mapping[int, int]] | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     loop: LoopKind | None = None
 

@@ -23,6 +23,7 @@ def make_app() -> typer.Typer:
     for product in products().values():
         app.command(product.verb)(jobs.job_command(product))
     app.command("digitscape")(training.digitscape)
+    app.command("inspect")(training.inspect)
     app.command("train")(training.train)
     app.command("evaluate")(training.evaluate)
     app.command("retrain")(training.retrain)

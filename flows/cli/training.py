@@ -6,8 +6,14 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.cli.console import JsonFlag, PrefectFlag, Summary, answers, command, people, say
-from flows.parameters import DigitscapeParameters, EvaluateParameters, RetrainParameters, TrainParameters
+from flows.cli.console import JsonFlag, PrefectFlag, Summary, answers, command, people, say, table
+from flows.parameters import (
+    DigitscapeParameters,
+    EvaluateParameters,
+    InspectParameters,
+    RetrainParameters,
+    TrainParameters,
+)
 
 
 @command
@@ -21,6 +27,45 @@ def digitscape(parameters: DigitscapeParameters) -> Summary:
     for what, uri in labels.items():
         say(f"{what}: {uri}", style="green")
     return {"scenes": parameters.scenes, "frames": parameters.frames, "labels": labels}
+
+
+@command
+def inspect(parameters: InspectParameters, as_json: JsonFlag = False) -> Summary:
+    """Look at labels: sizes, classes, what looks wrong, near-duplicates, and the recipe that they call for."""
+    from flows.inspect import run_inspect
+
+    seen = run_inspect(parameters)
+    tell_labels(seen["labels"])
+    console = people if as_json else answers
+    console.print(f"{seen['images']} images in {seen['groups']} groups, {seen['objects']} objects")
+    told = table("", "least", "p10", "median", "p90", "most")
+    for name in (
+        "image_sides_px.short",
+        "image_sides_px.long",
+        "objects_per_image",
+        "object_sides_px",
+        "height_to_width",
+    ):
+        group, _, part = name.partition(".")
+        values = seen[group][part] if part else seen[group]
+        told.add_row(name.replace("_", " ").replace(".", ", "), *(f"{value:g}" for value in values.values()))
+    console.print(told)
+    classes = table("class", "images", "objects", "% of pixels")
+    absent = sum(not each["objects"] for each in seen["classes"])
+    for each in (each for each in seen["classes"] if each["objects"]):
+        classes.add_row(each["name"], str(each["images"]), str(each["objects"]), f"{100 * each['pixels']:.2f}")
+    console.print(classes)
+    if absent:
+        say(f"{absent} more classes have no object", style="yellow")
+    for each in seen["suspicious"]["first"]:
+        say(f"suspicious: {each['class']} {each['object']} of {each['image']}: {each['why']}", style="yellow")
+    if (more := seen["suspicious"]["count"] - len(seen["suspicious"]["first"])) > 0:
+        say(f"... and {more} more suspicious labels (--json counts them)", style="yellow")
+    for group in (seen["near_duplicates"] or {"first": []})["first"]:
+        say(f"near-duplicates: {', '.join(group)}", style="yellow")
+    say(f"recipe: {seen['recipe']['name']} ({seen['recipe']['architecture']}, {seen['kind']})", style="green")
+    say(f"saved: {seen['saved']}" if seen["saved"] else "--save RECIPE.json writes it, to be changed and trained with")
+    return seen
 
 
 @command
@@ -113,13 +158,13 @@ def _tell(metrics: dict[str, Any], *, to_people: bool = True) -> None:
 
     console = people if to_people else answers
     groups = groups_of(metrics)
-    table = Table("", *groups, box=None)
+    figures = Table("", *groups, box=None)
     for name in dict.fromkeys(name for group in groups.values() for name in group if name != "by_class"):
-        table.add_row(name, *(_shown(group.get(name)) for group in groups.values()))
+        figures.add_row(name, *(_shown(group.get(name)) for group in groups.values()))
     classes = [group.get("by_class", {}) for group in groups.values()]
     for name in dict.fromkeys(name for by_class in classes for name in by_class):
-        table.add_row(f"class {name}", *(_shown(by_class.get(name)) for by_class in classes))
-    console.print(table)
+        figures.add_row(f"class {name}", *(_shown(by_class.get(name)) for by_class in classes))
+    console.print(figures)
     console.print(f"{metrics['images']} images, {metrics['objects']} objects")
     for note in metrics.get("notes", ()):
         say(note, style="yellow")

@@ -37,10 +37,7 @@ class Backbone(nn.Module):
         Raises:
             WeightsError: when nobody published any for this backbone, or they cannot be had here.
         """
-        raise WeightsError(
-            f"there are no ImageNet weights for {type(self).__name__} as it is configured; efficientnet_lite0, resnet, "
-            "mobilenet_v2 and mobilenet_v3 have some"
-        )
+        raise WeightsError(f"nobody published ImageNet weights for {type(self).__name__} as it is configured")
 
     def declare(self, out_channels: dict[str, int]) -> None:
         """Say which maps come out, fine to coarse, with their channels; strides follow from the names."""

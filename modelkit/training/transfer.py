@@ -117,12 +117,20 @@ def imagenet_state(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         WeightsError: when the model has no backbone of ours, or there are no weights for it here.
     """
-    backbones = {name: module for name, module in model.named_modules() if isinstance(module, Backbone)}
-    if not backbones:
-        raise WeightsError("the model has no backbone for which there are ImageNet weights")
-    return {
-        f"{name}.{key}": tensor for name, module in backbones.items() for key, tensor in module.imagenet_state().items()
-    }
+    parts = {name: module for name, module in model.named_modules() if isinstance(module, Backbone)}
+    taught = {name: module for name, module in parts.items() if _may_be_taught(module)}
+    if not taught:
+        found = ", ".join(sorted({type(module).__name__ for module in parts.values()})) or "no backbone of ours"
+        raise WeightsError(
+            f"there are no ImageNet weights for this model ({found}); the backbones efficientnet_lite0, resnet, "
+            "mobilenet_v2 and mobilenet_v3 have some"
+        )
+    return {f"{name}.{key}": each for name, module in taught.items() for key, each in module.imagenet_state().items()}
+
+
+def _may_be_taught(module: Backbone) -> bool:
+    """Whether anybody published weights for this kind of backbone; a neck, which has a backbone's shape, is none."""
+    return type(module).imagenet_state is not Backbone.imagenet_state
 
 
 def digest_of_state(state: Mapping[str, Tensor]) -> str:

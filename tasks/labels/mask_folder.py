@@ -1,13 +1,15 @@
-"""Label sets from folders of masks: beside every image a picture of class ids (semantic segmentation).
+"""Label sets from folders of pictures of ids: of classes (semantic segmentation), or of objects of one class.
 
-``images/a/b.jpg`` is paired with ``masks/a/b.png``; images without a mask are not labelled. Ids are read as stored:
-the palette of a PNG is for people and changes nothing.
+``images/a/b.jpg`` is paired with ``masks/a/b.png``, or with ``instances/a/b.png``, in which every object has a number
+of its own and 0 is background; images without such a picture are not labelled. Ids are read as stored: the palette of
+a PNG is for people and changes nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -43,18 +45,53 @@ def read_mask_folder(
     Raises:
         DatasetError: a mask that is no picture of ids, or holds an id without a class: names file and id.
     """
-    images, masks = open_store(images_uri), open_store(masks_uri)
+    known = map_classes(found, classes, are_things=False)
+    ids = {int(key): label for key, label in known.ids.items()}
+    items, losses = _paired(images_uri, masks_uri, functools.partial(_item, known=ids, void_id=void_id))
+    return make_label_set(items, known.classes, origin_format="mask_folder", losses=losses, file_ids=known.file_ids)
+
+
+def read_object_maps(images_uri: str, maps_uri: str, found: Sequence[FileClass]) -> LabelSet:
+    """Pair images with maps of objects by name; every number but 0 becomes one object.
+
+    Args:
+        images_uri, maps_uri: two folders.
+        found: the one class of all objects; none calls it "object".
+
+    Raises:
+        DatasetError: a map that is no picture of ids, or several classes: a number alone does not tell which.
+    """
+    if len(found) > 1:
+        raise DatasetError(
+            f"{maps_uri} holds numbers of objects, which do not tell which of {len(found)} classes each is of",
+            hint="Labels of several classes can be given as COCO JSON.",
+        )
+    known = map_classes(found or [FileClass("object", 1)], None, are_things=True)
+    (label,) = (each.id for each in known.classes)
+    items, losses = _paired(images_uri, maps_uri, functools.partial(_objects_item, label))
+    return make_label_set(items, known.classes, origin_format="object_maps", losses=losses)
+
+
+def _objects_item(label: int, uri: str, maps: Store, key: str) -> LabelledItem:
+    ids = _ids(maps, key)
+    masks = rle.encode_label_map(ids, ignore=(0,))
+    objects = tuple(
+        LabelledObject(label=label, rle=mask, origin_id=f"{key}#{number}") for number, mask in masks.items()
+    )
+    return LabelledItem(uri, (ids.shape[0], ids.shape[1]), objects)
+
+
+def _paired(
+    images_uri: str, masks_uri: str, item: Callable[[str, Store, str], LabelledItem]
+) -> tuple[list[LabelledItem], Losses]:
+    """Items of the images that have a picture of ids; the others, and pictures without an image, are counted."""
+    images, masks, losses = open_store(images_uri), open_store(masks_uri), Losses()
     image_keys = {_stem(info.key): info.key for info in images.list() if kind_of(info.key) == "image"}
     mask_keys = {_stem(info.key): info.key for info in masks.list() if info.key.lower().endswith(".png")}
-    known, losses = map_classes(found, classes, are_things=False), Losses()
-    ids = {int(key): label for key, label in known.ids.items()}
-    items = [
-        _item(images.uri_of(image_keys[stem]), masks, mask_keys[stem], ids, void_id)
-        for stem in sorted(image_keys.keys() & mask_keys.keys())
-    ]
     losses.leave_out("image without a mask", len(image_keys.keys() - mask_keys.keys()))
     losses.leave_out("mask without an image", len(mask_keys.keys() - image_keys.keys()))
-    return make_label_set(items, known.classes, origin_format="mask_folder", losses=losses, file_ids=known.file_ids)
+    paired = sorted(image_keys.keys() & mask_keys.keys())
+    return [item(images.uri_of(image_keys[stem]), masks, mask_keys[stem]) for stem in paired], losses
 
 
 def _stem(key: str) -> str:

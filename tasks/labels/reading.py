@@ -14,11 +14,13 @@ from tasks.labels.cvat import read_cvat
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.label_studio import read_label_studio
 from tasks.labels.losses import refuse_losses
-from tasks.labels.mask_folder import read_mask_folder
+from tasks.labels.mask_folder import read_mask_folder, read_object_maps
 from tasks.labels.stored import read_stored
 
 _BEGINNING_BYTES = 64
 CLASSES_FILE = "classes.json"  # of a folder of masks: {"1": "road", ...}
+MASKS_FOLDER = "masks"
+MAPS_FOLDER = "instances"  # a number for every object, of a class that all share
 
 
 def read_label_set(
@@ -28,10 +30,11 @@ def read_label_set(
     classes: Sequence[ClassInfo] | str | None = None,
     allow_dropped: bool = False,
 ) -> LabelSet:
-    """Read human labels: COCO JSON, a folder with ``images/`` and ``masks/``, our Parquet, Label Studio or CVAT.
+    """Read human labels: COCO JSON, a folder of masks or of maps of objects, our Parquet, Label Studio or CVAT.
 
     Args:
-        uri: the file, or the folder of masks (which holds ``classes.json`` unless ``classes`` are given).
+        uri: the file, or a folder with ``images/`` and ``masks/`` (which holds ``classes.json`` unless ``classes`` are
+            given) or ``instances/`` (objects of one class, which ``classes.json`` may name).
         images_root: where the images lie that the file names; without, the usual layouts are tried.
         classes: use these classes and ids; the file's are matched by name. A text is the URI of a file, see
             :func:`tasks.labels.class_map.read_classes`.
@@ -70,8 +73,15 @@ def _read(uri: str, images_root: str | None, classes: Sequence[FileClass] | None
     if suffix:
         raise DatasetError(f"{uri} is no format of labels", hint="COCO or Label Studio JSON, CVAT XML, our Parquet.")
     folder = uri.rstrip("/")
+    if _has(folder, f"{MAPS_FOLDER}/") and not _has(folder, f"{MASKS_FOLDER}/"):
+        named = classes if classes is not None or not _has(folder, CLASSES_FILE) else _classes_of(folder, None)
+        return read_object_maps(f"{folder}/images", f"{folder}/{MAPS_FOLDER}", named or ())
     found = _classes_of(folder, classes)
-    return read_mask_folder(f"{folder}/images", f"{folder}/masks", found, classes=classes)
+    return read_mask_folder(f"{folder}/images", f"{folder}/{MASKS_FOLDER}", found, classes=classes)
+
+
+def _has(folder: str, prefix: str) -> bool:
+    return next(iter(open_store(folder).list(prefix)), None) is not None
 
 
 def _classes_of(folder: str, classes: Sequence[FileClass] | None) -> Sequence[FileClass]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import modelkit
@@ -13,7 +13,9 @@ from infra.store import open_store, split_uri
 from modelkit import ClassInfo
 from modelkit.registry import find_model
 from modelkit.training.loop import LoopConfig
-from tasks.product import find_kind, kinds
+from tasks.labels.label_sets import LabelSet, relabelled
+from tasks.product import Kind, find_kind, kind_names, kinds, products
+from tasks.training.inspection import Inspection
 from tasks.training.recipe import TrainingRecipe, with_steps
 
 EMA_DECAYS = ((500, 0.96), (2_000, 0.99), (20_000, 0.996), (100_000, 0.999))
@@ -33,41 +35,114 @@ def make_recipe(
     seed: int,
     name: str | None = None,
     changes: Mapping[str, Any] | None = None,
+    seen: Inspection | None = None,
 ) -> TrainingRecipe:
     """A whole recipe.
 
     Args:
-        preset: a recipe of a kind, a registered model (with its defaults), or the URI of a recipe's JSON.
+        preset: a recipe of a kind, a registered model (with its defaults), the URI of a recipe's JSON, or a kind, whose
+            recipe is then derived from the labels.
         classes: of the labels; the model gets one more than the largest id.
         steps: of the run; schedules stretch along.
         seed: of the run.
         name: of the weights; default: that of the preset.
         changes: other values of the recipe.
+        seen: the labels that a recipe is derived from.
 
     Raises:
         UsageError: for an unknown preset, or a recipe that makes no sense.
     """
-    recipe = _read(preset, steps) if preset.endswith(".json") else _of_model(preset, classes, steps)
+    if preset.endswith(".json"):
+        recipe = _read(preset, steps)
+    elif preset in kind_names():
+        recipe = _derived(preset, seen, classes, steps)
+    else:
+        recipe = _of_model(preset, classes, steps)
     recipe = with_steps(recipe, steps)
     loop = dataclasses.replace(recipe.loop, seed=seed)
     whole = recipe.to_json() | {"loop": dataclasses.asdict(loop), "classes": [dataclasses.astuple(c) for c in classes]}
     return TrainingRecipe.from_json(whole | {"name": name or recipe.name} | dict(changes or {}))
 
 
+def kind_of_labels(seen: Inspection) -> str:
+    """The kind of model that labels are for. Raises UsageError where they suit none."""
+    for name, kind in _in_order():
+        if kind.derived is not None and kind.suits(seen):
+            return name
+    raise UsageError(
+        "no kind of model learns from these labels by itself",
+        hint=f"name a recipe, or a kind: {', '.join(kind_names())}",
+    )
+
+
+def kind_of_preset(preset: str) -> str:
+    """What the model of a preset does; see :func:`make_recipe`. Raises UsageError for an unknown one."""
+    if preset in kind_names():
+        return preset
+    if preset.endswith(".json"):
+        return _read(preset, steps=1).kind
+    for name, kind in kinds().items():
+        if preset in kind.recipes:
+            return name
+    return find_model(_architecture(preset)).kind
+
+
+def _in_order() -> Iterator[tuple[str, Kind]]:
+    """All kinds, those of each product in its own order."""
+    named = [name for product in products().values() for name in product.kinds]
+    for name in [*named, *(name for name in kind_names() if name not in named)]:
+        yield name, find_kind(name)
+
+
+def numbered(labels: LabelSet, kind: str) -> LabelSet:
+    """The labels under the class ids that models of a kind know, where these want an order; the file's ids are kept."""
+    number = find_kind(kind).numbered
+    if number is None:
+        return labels
+    ids = number(labels.classes)
+    if all(old == new for old, new in ids.items()):
+        return labels
+    classes = sorted((dataclasses.replace(each, id=ids[each.id]) for each in labels.classes), key=lambda each: each.id)
+    file_ids = {ids[label]: labels.file_ids.get(label, label) for label in ids}
+    return relabelled(labels, ids, classes, file_ids)
+
+
+def _derived(kind: str, seen: Inspection | None, classes: Sequence[ClassInfo], steps: int) -> TrainingRecipe:
+    derived = find_kind(kind).derived
+    if derived is None or seen is None:
+        raise UsageError(
+            f"no recipe is derived for the kind {kind!r} here", hint="`visionmill inspect LABELLED --save RECIPE.json`"
+        )
+    return _completed(f"derived_{kind}", derived(seen), classes, steps)
+
+
 def _of_model(preset: str, classes: Sequence[ClassInfo], steps: int) -> TrainingRecipe:
     """A kind's recipe, or a model as it is, for these classes."""
     recipes = {name: recipe for kind in kinds().values() for name, recipe in kind.recipes.items()}
-    values: dict[str, Any] = dict(recipes[preset](classes)) if preset in recipes else {"architecture": preset}
+    values = recipes[preset](classes) if preset in recipes else {"architecture": _architecture(preset)}
+    return _completed(preset, values, classes, steps)
+
+
+def _architecture(preset: str) -> str:
+    if preset in {info.name for info in modelkit.list_models()}:
+        return preset
+    recipes = sorted(name for kind in kinds().values() for name in kind.recipes)
+    raise UsageError(
+        f"no recipe and no model is called {preset!r}",
+        hint=f"recipes: {', '.join(recipes)}; {', '.join(kind_names())} derive one from the labels; "
+        "`visionmill models list` shows the models",
+    )
+
+
+def _completed(name: str, values: Mapping[str, Any], classes: Sequence[ClassInfo], steps: int) -> TrainingRecipe:
+    """A recipe of which only what is not the default is stated."""
+    values = dict(values)
     architecture = values.pop("architecture")
-    if architecture not in {info.name for info in modelkit.list_models()}:
-        raise UsageError(
-            f"no recipe and no model is called {preset!r}",
-            hint=f"recipes: {', '.join(sorted(recipes))}; `visionmill models list` shows the models",
-        )
     config = values.pop("config", {}) | find_kind(find_model(architecture).kind).class_counts(classes)
     usual = {"steps": 1000, "warmup_steps": 50, "checkpoint_every": 100, "ema_decay": ema_decay(steps)}
     loop = LoopConfig(**{**usual, **values.pop("loop", {})})
-    return TrainingRecipe(preset, architecture, config, tuple(dataclasses.astuple(c) for c in classes), loop, **values)
+    name = values.pop("name", name)
+    return TrainingRecipe(name, architecture, config, tuple(dataclasses.astuple(c) for c in classes), loop, **values)
 
 
 def _read(uri: str, steps: int) -> TrainingRecipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from tasks.product import Kind
+from tasks.products.segments import photographs
 from tasks.products.segments.objects import box_target, count_classes, judge_objects, wants_tracks
 
 KIND = Kind(
@@ -15,4 +16,6 @@ KIND = Kind(
     recipes={},
     default_recipe="fcos_resnet50_fpn",
     class_counts=count_classes,
+    suits=lambda seen: bool(seen.things) and not seen.stuff and seen.with_masks <= 0.5,
+    derived=photographs.detection,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from modelkit import ClassInfo
 from tasks.product import Kind
-from tasks.products.segments import digitscape
+from tasks.products.segments import digitscape, photographs
 from tasks.products.segments.loop_objects import OBJECTS
 from tasks.products.segments.objects import count_classes, judge_objects, mask_target, wants_tracks
 
@@ -31,5 +31,7 @@ KIND = Kind(
     },
     default_recipe="digitscape",
     class_counts=count_classes,
+    suits=lambda seen: bool(seen.things) and not seen.stuff and seen.with_masks > 0.5,
+    derived=photographs.instance,
     loop=OBJECTS,
 )

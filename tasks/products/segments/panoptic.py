@@ -21,7 +21,7 @@ from tasks.evaluation.bootstrap import nanmean
 from tasks.evaluation.evaluate import predictions
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Kind, Resampled
-from tasks.products.segments import digitscape
+from tasks.products.segments import digitscape, photographs
 from tasks.products.segments.clips import panoptic_truth, video_figures
 from tasks.products.segments.loop_segments import SEGMENTS
 from tasks.products.segments.objects import Target, mask_target, wants_tracks
@@ -51,14 +51,21 @@ def _target_of(model: VisionModel) -> Callable[[Example], Target]:
 
 def count_classes(classes: Sequence[ClassInfo]) -> dict[str, int]:
     """``num_things`` and ``num_stuff``. Raises UsageError for ids that are not numbered things first."""
-    things, stuff = (sorted(each.id for each in classes if each.is_thing is thing) for thing in (True, False))
-    if things + stuff != list(range(1, len(classes) + 1)):
+    if any(old != new for old, new in numbered(classes).items()):
+        things, stuff = (sorted(each.id for each in classes if each.is_thing is thing) for thing in (True, False))
         raise UsageError(
             f"of a panoptic model things are numbered from 1 on and stuff after them; here things are {things} and "
             f"stuff {stuff}",
             hint="Number the categories of the labels so.",
         )
-    return {"num_things": len(things), "num_stuff": len(stuff)}
+    things_only = [each for each in classes if each.is_thing]
+    return {"num_things": len(things_only), "num_stuff": len(classes) - len(things_only)}
+
+
+def numbered(classes: Sequence[ClassInfo]) -> dict[int, int]:
+    """Old id -> new one: things from 1 on in the order of their ids, then stuff."""
+    ordered = sorted(classes, key=lambda each: (not each.is_thing, each.id))
+    return {each.id: number for number, each in enumerate(ordered, 1)}
 
 
 def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
@@ -128,6 +135,9 @@ KIND = Kind(
     },
     default_recipe="digitscape_panoptic",
     class_counts=count_classes,
+    suits=lambda seen: bool(seen.things) and bool(seen.stuff),
+    derived=photographs.panoptic,
+    numbered=numbered,
     words={"vpq": "video PQ", "pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
     loop=SEGMENTS,
 )

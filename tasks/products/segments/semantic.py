@@ -19,7 +19,7 @@ from tasks.evaluation.evaluate import predictions
 from tasks.labels.class_map import is_background
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Kind, Resampled
-from tasks.products.segments import digitscape
+from tasks.products.segments import digitscape, photographs
 from tasks.products.segments.loop_pixels import PIXELS
 from tasks.products.segments.objects import Target, count_classes
 from tasks.products.segments.painting import IGNORE, label_map, truth_map, void_boxes
@@ -113,6 +113,8 @@ KIND = Kind(
     },
     default_recipe="digitscape_unet",
     class_counts=count_classes,
+    suits=lambda seen: not seen.things and bool(seen.stuff),
+    derived=photographs.semantic,
     words={"miou": "mean IoU"},
     loop=PIXELS,
 )

@@ -133,6 +133,26 @@ def test_mask_folder_pairs_by_name_and_refuses_ids_without_a_class(tmp_path: Pat
             read_label_set(str(tmp_path))
 
 
+def test_a_folder_of_object_maps_gives_every_number_but_zero_its_own_object_of_one_class(tmp_path: Path) -> None:
+    for name in ("images/a.jpg", "images/empty.jpg", "instances/a.png", "instances/empty.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+    numbers = np.zeros(SIZE_HW, np.uint16)
+    numbers[2:6, 3:9], numbers[10:20, 30:40] = 7, 40_000
+    for name, ids in (("a", numbers), ("empty", np.zeros(SIZE_HW, np.uint16))):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / f"{name}.jpg")
+        Image.fromarray(ids).save(tmp_path / "instances" / f"{name}.png")
+    labels = read_label_set(str(tmp_path))
+    full, empty = labels.table.to_pylist()
+    assert (full["names"], full["areas"], full["is_thing"]) == (["object"] * 2, [24, 100], [True, True])
+    assert full["boxes_xyxy"] == [[3, 2, 9, 6], [30, 10, 40, 20]] and empty["labels"] == []
+    assert [np.unique(numbers[rle.decode(mask, SIZE_HW) > 0]).tolist() for mask in full["rles"]] == [[7], [40_000]]
+    (tmp_path / "classes.json").write_text('{"1": "nucleus"}')
+    assert [each.name for each in read_label_set(str(tmp_path)).classes] == ["nucleus"]
+    (tmp_path / "classes.json").write_text('{"1": "nucleus", "2": "cell"}')
+    with pytest.raises(DatasetError, match="2 classes"):
+        read_label_set(str(tmp_path))
+
+
 def packed_brush(mask: np.ndarray) -> list[int]:
     """Label Studio's bit stream for a mask: runs of equal bytes, and single bytes spelled out."""
     values = np.zeros((*mask.shape, 4), np.uint8)

@@ -152,5 +152,7 @@ def test_a_model_begins_from_what_imagenet_taught_its_backbone(tmp_path: Path) -
     taught = imagenet_state(model)
     assert adopted is not None and set(adopted.matched) == set(taught)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in taught.items())
-    with pytest.raises(UsageError, match=r"--from imagenet: there are no ImageNet weights for SlimResNetBackbone"):
+    with pytest.raises(
+        UsageError, match=r"--from imagenet: there are no ImageNet weights for this model \(FPN, SlimResNet"
+    ):
         job_in(str(tmp_path / "none"), recipe(initial="imagenet"))
