@@ -1,4 +1,4 @@
-"""Labels looked at by the command line, and the recipe that comes of it: changed, trained on, and trained by default."""
+"""Labels looked at by the command line, and the recipe that comes of it: changed, trained with, taken by default."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def test_images_that_look_the_same_are_named_together(scenes: dict[str, str], tm
     seen = visionmill("inspect", tmp_path / "labels.json", "--json").summary
     [group] = seen["near_duplicates"]["first"]
     assert len(group) == 2 and group[-1].endswith("copy.png") != group[0].endswith("copy.png")
-    assert visionmill("inspect", tmp_path / "labels.json", "--no-duplicates", "--json").summary["near_duplicates"] is None
+    unread = visionmill("inspect", tmp_path / "labels.json", "--no-duplicates", "--json").summary
+    assert unread["near_duplicates"] is None
 
 
 def test_a_saved_recipe_is_changed_and_trained_with(scenes: dict[str, str], tmp_path: Path) -> None:
@@ -62,10 +63,12 @@ def test_without_a_recipe_labels_are_never_trained_by_the_wrong_kind_of_model(
     scenes: dict[str, str], tmp_path: Path
 ) -> None:
     done = visionmill(
-        "train", scenes["panoptic"], tmp_path, "--steps", 1, "--batch-size", 1, "--ray", "none", "--no-prefect", "--json"
-    ).summary
+        "train", scenes["panoptic"], tmp_path, "--steps", 1, "--batch-size", 1, "--ray", "none", "--no-prefect",
+        "--json",
+    ).summary  # fmt: skip
     assert done["model"].startswith("photographs_panoptic@")
 
 
 def test_what_is_no_recipe_is_refused_with_the_ways_there_are(scenes: dict[str, str]) -> None:
-    assert "no recipe and no model is called 'nosuch'" in refused(2, "inspect", scenes["instances"], "--recipe", "nosuch")
+    said = refused(2, "inspect", scenes["instances"], "--recipe", "nosuch")
+    assert "no recipe and no model is called 'nosuch'" in said
