@@ -32,9 +32,9 @@ from benchmarks.selftraining_data import PLANS, ensure_data, ensure_labels, reci
 from benchmarks.selftraining_notes import summarise
 from benchmarks.throughput import current_commit
 from flows.parameters import RetrainParameters
-from flows.problems import checked
 from flows.retrain import run_retrain
 from flows.steps import Steps, plain_steps
+from infra.problems import checked
 from infra.store import open_store
 from tasks.evaluation.evaluate import evaluate_predictor
 from tasks.labels.label_sets import LabelSet

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from flows.parameters import TrainParameters
-from flows.problems import checked
 from flows.train import run_train
+from infra.problems import checked
 from modelkit import ClassInfo
 from modelkit.digitscape import CLASS_NAMES, Digitscape, SceneStyle, Split, write_dataset
 from tasks.products.segments.digitscape import DETECTOR

@@ -125,16 +125,21 @@ def _carry_out(
     return summary
 
 
-def _open_plan(parameters: JobParameters, prepared: PreparedJob, inventory: Inventory) -> Plan | None:
-    options = PlanOptions(
+def plan_options(parameters: JobParameters) -> PlanOptions:
+    """How the plan chooses and divides."""
+    return PlanOptions(
         shard_items=parameters.shard_items,
         shard_bytes=parameters.shard_bytes,
         video_frames=parameters.shard_items * parameters.frame_stride,
         retry_failed=parameters.retry_failed,
         fresh=parameters.fresh,
         new_version=parameters.new_version,
+        limit=parameters.limit,
     )
-    return open_plan(prepared.output, prepared.version, inventory, options)
+
+
+def _open_plan(parameters: JobParameters, prepared: PreparedJob, inventory: Inventory) -> Plan | None:
+    return open_plan(prepared.output, prepared.version, inventory, plan_options(parameters))
 
 
 def _facts(

@@ -11,10 +11,10 @@ from rich.console import Console
 from flows.job import run_job
 from flows.labels import labels_named
 from flows.parameters import RetrainParameters
-from flows.problems import checked
 from flows.steps import Steps
 from flows.train import carry_out
 from infra.errors import VisionmillError
+from infra.problems import checked
 from modelkit import Weights
 from tasks.labels.label_sets import LabelSet, of_people
 from tasks.loop.champion import Model

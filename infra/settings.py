@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infra.errors import UsageError
+from infra.problems import problems_of
 
 
 def _xdg(variable: str, fallback: str) -> Path:
@@ -55,4 +58,10 @@ class Settings(BaseSettings):
 
 def settings() -> Settings:
     """The settings as the environment has them now (cheap; not cached, so that tests and notebooks can change them)."""
-    return Settings()
+    try:
+        return Settings()
+    except ValidationError as error:
+        names = {name: f"VISIONMILL_{name.upper()}" for name in Settings.model_fields}
+        raise UsageError(
+            problems_of(error, Settings, lambda name, _: names[name]), hint="mend the environment"
+        ) from None

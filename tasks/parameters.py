@@ -108,6 +108,10 @@ class JobParameters(BaseModel):
             "machine.",
         ),
     ] = None
+    limit: Annotated[
+        int | None,
+        Field(ge=1, description="At most so many objects (a video is one) of those to be done; a later run does more."),
+    ] = None
     fresh: Annotated[bool, Field(description="Process everything again, in the same version.")] = False
     retry_failed: Annotated[bool, Field(description="Process only the items that failed.")] = False
     new_version: Annotated[

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version as version_of
+from typing import Annotated
 
 import typer
 
 from flows.cli import champions, demo, jobs, models, results, services, training
 from tasks.product import products
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"visionmill {version_of('visionmill')}")
+        raise typer.Exit
 
 
 def make_app() -> typer.Typer:
@@ -16,10 +24,10 @@ def make_app() -> typer.Typer:
         name="visionmill",
         help="Segment whole image and video datasets: object storage in, queryable Parquet out.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_root)
     for product in products().values():
         app.command(product.verb)(jobs.job_command(product))
     app.command("digitscape")(training.digitscape)
@@ -27,9 +35,9 @@ def make_app() -> typer.Typer:
     app.command("train")(training.train)
     app.command("evaluate")(training.evaluate)
     app.command("retrain")(training.retrain)
-    app.command("query")(results.query)
+    app.command("query")(results.query_command())
     app.command("report")(results.report)
-    app.command("export")(results.export)
+    app.command("export")(results.export_command())
     app.command("verify")(results.verify)
     app.command("promote")(champions.promote)
     app.command("rollback")(champions.rollback)
@@ -40,6 +48,14 @@ def make_app() -> typer.Typer:
     app.command("doctor")(services.doctor)
     app.command("demo")(demo.demo)
     return app
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -54,6 +54,7 @@ def _list(output: str) -> Summary:
     from tasks.loop import champion
 
     store = open_store(output)
+    champion.check_output(store)
     pointer, _ = champion.read_pointer(store)
     candidates = champion.list_candidates(store)
     say(f"champion: {pointer.champion.model_id if pointer.champion else 'none yet'}")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.console import JsonFlag, Summary, command, people, say
-from flows.problems import checked
+from infra.problems import checked
 from tasks.product import default_product
 
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
+
+import typer
 
 from flows.cli.console import PrefectFlag, Summary, command, people, say
 from tasks.parameters import JobParameters
 from tasks.product import Product
 
+DryRunFlag = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would be done, and about how long it takes; writes nothing.")
+]
+
 
 def job_command(product: Product) -> Callable[..., None]:
     """The command of a product; its options are the fields of the product's parameters."""
 
-    def job(parameters: JobParameters, prefect: PrefectFlag = True) -> Summary:
+    def job(parameters: JobParameters, dry_run: DryRunFlag = False, prefect: PrefectFlag = True) -> Summary:
         from tasks.engine.prepare import describe_model
 
         describe_model(parameters.model, parameters.weights)  # before Prefect is imported or anything is started
+        if dry_run:
+            return _foresee(product, parameters)
         from flows.job import run_job
 
         summary = run_job(product, parameters, orchestrated=prefect, console=people)
@@ -28,6 +37,34 @@ def job_command(product: Product) -> Callable[..., None]:
         "Only what is new or changed is processed; run it again after any accident."
     )
     return command(job)
+
+
+def _foresee(product: Product, parameters: JobParameters) -> Summary:
+    """What a dry run says, for people too."""
+    from flows.dry_run import dry_run
+
+    summary = dry_run(product, parameters)
+    if summary["outcome"] == "nothing_to_do":
+        _tell(summary, product)
+        return summary
+    say(
+        f"would {product.verb} {summary['items']['to_do']:,} items of {summary['objects']:,} objects"
+        f" ({summary['videos']:,} videos, {summary['bytes'] / 2**20:,.1f} MiB) in {summary['shards']:,} shards",
+        style="green",
+    )
+    if summary["seconds_per_item"] is not None:
+        say(
+            f"measured: {1000 * summary['seconds_per_item']:,.0f} ms an item in one worker ({summary['measured_items']}"
+            f" items); about {_duration(summary['estimated_seconds'])} with {summary['workers']} worker(s)"
+        )
+    say("nothing was written", style="dim")
+    return summary
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _tell(summary: Summary, product: Product) -> None:

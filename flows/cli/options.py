@@ -11,8 +11,8 @@ import typer
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from flows.problems import problems_of
 from infra.errors import UsageError
+from infra.problems import problems_of
 from tasks.parameters import Option
 
 M = TypeVar("M", bound=BaseModel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -19,20 +20,32 @@ MinScoreFlag = Annotated[
 ]
 
 FORMATS = ("table", "csv", "json")
-_PRODUCTS = products().values()
-_VIEWS = ", ".join(
-    dict.fromkeys(["items", *(view for each in _PRODUCTS for view in each.views), "failures", "all_items"])
-)
-_FUNCTIONS = ", ".join(words for each in _PRODUCTS for words in each.function_words)
-_FORMS = {name: form for each in _PRODUCTS for name, form in each.exporters.items()}
-_WITH_IMAGES = ", ".join(name for name, form in _FORMS.items() if form.takes_images)
-_FORM_WORDS = "; ".join(f"{name}: {form.words}" for name, form in _FORMS.items()) + "."
 
 
-@command
+def query_command() -> Callable[..., None]:
+    """``query``, whose help names the views and functions of every product that is known by now."""
+    own = products().values()
+    views = dict.fromkeys(["items", *(view for each in own for view in each.views), "failures", "all_items"])
+    functions = ", ".join(words for each in own for words in each.function_words)
+    words = f"SQL over the views {', '.join(views)}; functions: {functions}."
+    query.__annotations__["sql"] = Annotated[str, typer.Argument(help=words)]
+    return command(query)
+
+
+def export_command() -> Callable[..., None]:
+    """``export``, whose help names the forms of every product that is known by now."""
+    forms = {name: form for each in products().values() for name, form in each.exporters.items()}
+    words = "; ".join(f"{name}: {form.words}" for name, form in forms.items()) + "."
+    with_images = ", ".join(name for name, form in forms.items() if form.takes_images)
+    images = f"Write the images and frames, too ({with_images})."
+    export.__annotations__["to"] = Annotated[str, typer.Option("--to", metavar="|".join(forms), help=words)]
+    export.__annotations__["images"] = Annotated[bool, typer.Option("--images", help=images)]
+    return command(export)
+
+
 def query(
     output: OutputArgument,
-    sql: Annotated[str, typer.Argument(help=f"SQL over the views {_VIEWS}; functions: {_FUNCTIONS}.")],
+    sql: str,
     format: Annotated[str, typer.Option(metavar="table|csv|json", help="How rows are printed on stdout.")] = "table",
     max_rows: Annotated[int, typer.Option(help="Rows shown in a table; csv and json print all.")] = 100,
     product: ProductFlag = None,
@@ -117,14 +130,11 @@ def report(
     return {"report": written.index_uri}
 
 
-@command
 def export(
     output: OutputArgument,
     destination: Annotated[str, typer.Argument(help="File or folder, as the form has it, local or s3://.")],
-    to: Annotated[str, typer.Option("--to", metavar="|".join(_FORMS), help=_FORM_WORDS)],
-    images: Annotated[
-        bool, typer.Option("--images", help=f"Write the images and frames, too ({_WITH_IMAGES}).")
-    ] = False,
+    to: str,
+    images: bool = False,
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help="Only what fulfils a condition, as `query` has it.")
     ] = None,

@@ -49,6 +49,7 @@ def prepare_job(
     run_id: str,
     device: Literal["cpu", "cuda"],
     predictor: PredictorSpec | None = None,
+    is_tried: bool = True,
 ) -> PreparedJob:
     """Find the model, fix the version, and try out the output before anything is listed or computed.
 
@@ -56,6 +57,7 @@ def prepare_job(
         product: what the job writes.
         parameters: an instance of its ``parameters``.
         predictor: another one than ``modelkit.load`` makes; part of the version, too.
+        is_tried: whether the output is tried out; a dry run writes nothing, not even that.
 
     Raises:
         UsageError: an unknown model, weights that do not fit it, a model that finds what the product does not store.
@@ -73,7 +75,7 @@ def prepare_job(
         schema=product.schema if predictor is None or predictor.schema is None else predictor.schema,
     )
     store = open_store(parameters.output)
-    capabilities = store.probe()
+    capabilities = store.probe() if is_tried else StoreCapabilities(True, True)
     job = JobSpec(
         model=parameters.model,
         version=version,

@@ -48,6 +48,7 @@ class PlanOptions:
         retry_failed: take exactly the items whose latest rows include a failed or quarantined one.
         fresh: take everything, also what is committed already.
         new_version: allow this version beside others in the output.
+        limit: take at most so many objects, the first by name.
     """
 
     shard_items: int = 256
@@ -56,6 +57,7 @@ class PlanOptions:
     retry_failed: bool = False
     fresh: bool = False
     new_version: bool = False
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("shard_items", "shard_bytes", "video_frames"):
@@ -63,6 +65,15 @@ class PlanOptions:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.retry_failed and self.fresh:
             raise UsageError("retry_failed and fresh exclude each other: the one narrows, the other takes everything")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, as a plan keeps it; a limit where one was set."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("limit", None)}
+
+    @property
+    def item_work(self) -> int:
+        """What an image weighs at least, and a frame of video: bytes."""
+        return -(-self.shard_bytes // self.shard_items)
 
     @property
     def selection(self) -> Selection:
@@ -122,7 +133,9 @@ class Plan:
         return self.shard_ids() & committed_shards(output or self.store, self.version)
 
 
-def open_plan(output: Store, version: Version, inventory: Inventory, options: PlanOptions) -> Plan | None:
+def open_plan(
+    output: Store, version: Version, inventory: Inventory, options: PlanOptions, *, into: Store | None = None
+) -> Plan | None:
     """Join the version's open plan, or make the next one; None when there is nothing to do.
 
     Args:
@@ -130,6 +143,7 @@ def open_plan(output: Store, version: Version, inventory: Inventory, options: Pl
         version: what is to be computed.
         inventory: what there is; its folder takes scratch files of about the inventory's size.
         options: how to choose and divide.
+        into: where a plan is made that is only to be looked at; None makes it in the output.
 
     Raises:
         VersionMismatch: the output holds another version; names every difference.
@@ -149,8 +163,9 @@ def open_plan(output: Store, version: Version, inventory: Inventory, options: Pl
         token = uuid.uuid4().hex
         if not _make(path, output, version, inventory, options, numbers, committed, number, token):
             return None
-        created = output.put_file_if_absent(plan_key(version, number), path, token=token.encode())
-    return load_plan(output, version, number, joined=not created)
+        place = into or output
+        created = place.put_file_if_absent(plan_key(version, number), path, token=token.encode())
+    return load_plan(place, version, number, joined=not created)
 
 
 def load_plan(output: Store, version: Version, number: int, *, joined: bool = True) -> Plan:
@@ -207,6 +222,7 @@ def _make(
             committed_shards=committed,
             selection=selection,
             target=chosen,
+            limit=options.limit,
         )
         if not count:
             return False
@@ -222,7 +238,7 @@ def _make(
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "code_version": package_version("visionmill"),
         "source": inventory.source,
-        "options": asdict(options),
+        "options": options.to_json(),
         "token": token,
     }
     writer.add_key_value_metadata(
@@ -239,7 +255,7 @@ class _Weights:
     """
 
     def __init__(self, options: PlanOptions) -> None:
-        self.image = -(-options.shard_bytes // options.shard_items)
+        self.image = options.item_work
         self.shard = self.image * options.shard_items
 
 

@@ -57,6 +57,7 @@ def select_items(
     committed_shards: set[str],
     selection: Selection,
     target: Path,
+    limit: int | None = None,
 ) -> int:
     """Write the chosen lines of ``inventory`` to ``target`` (same columns, any order) and return how many they are.
 
@@ -66,6 +67,7 @@ def select_items(
         committed_shards: ids of the shards whose part exists.
         selection: "new" leaves out what is committed with its current etag; "failed" takes the items of whose latest
             plan a row has another status than ok; "all" takes everything.
+        limit: at most so many, the first by name.
     """
     # DuckDB takes no parameters in CREATE VIEW, so the path is quoted by doubling its quotes
     connection.execute(f"CREATE VIEW inventory AS SELECT * FROM read_parquet('{_quoted(inventory)}')")
@@ -75,7 +77,8 @@ def select_items(
     if selection == "failed":
         connection.execute("CREATE TABLE failures (uri VARCHAR, shard_id VARCHAR)")
         _load(connection, "failures", _failed_rows(store, version, committed_shards))
-    query = f"COPY ({_QUERIES[selection]}) TO '{_quoted(target)}' (FORMAT parquet, COMPRESSION zstd)"
+    first = "" if limit is None else f" ORDER BY uri LIMIT {int(limit)}"
+    query = f"COPY ({_QUERIES[selection]}{first}) TO '{_quoted(target)}' (FORMAT parquet, COMPRESSION zstd)"
     [(count,)] = connection.execute(query).fetchall()
     return int(count)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
-from infra.errors import DatasetError, UsageError
-from infra.store import open_store, split_uri
+from infra.errors import BucketMissing, DatasetError, UsageError
+from infra.store import Store, open_store, split_uri
 from modelkit import ClassInfo
 from tasks.labels.class_map import FileClass, as_file_classes, read_classes
 from tasks.labels.coco import read_coco
@@ -18,6 +19,9 @@ from tasks.labels.mask_folder import read_mask_folder, read_object_maps
 from tasks.labels.stored import read_stored
 
 _BEGINNING_BYTES = 64
+_FORMATS = "Labels are COCO or Label Studio JSON, CVAT XML, our Parquet, or a folder with images/, masks/, classes.json"
+_FILES = (".json", ".xml", ".parquet")
+_LOOKED_AT = 10_000  # objects of a folder, in the hope of finding out what it is
 CLASSES_FILE = "classes.json"  # of a folder of masks: {"1": "road", ...}
 MASKS_FOLDER = "masks"
 MAPS_FOLDER = "instances"  # a number for every object, of a class that all share
@@ -84,9 +88,25 @@ def _has(folder: str, prefix: str) -> bool:
     return next(iter(open_store(folder).list(prefix)), None) is not None
 
 
+def _check_folder(store: Store, folder: str, classes: Sequence[FileClass] | None) -> None:
+    """Raises DatasetError where there is no folder of masks, and names the files of labels that are there instead."""
+    try:
+        found = [info.key for info in islice(store.list(""), _LOOKED_AT)]
+    except BucketMissing:
+        found = []
+    if not found:
+        raise DatasetError(f"{folder} does not exist, or is empty", hint=_FORMATS)
+    others = [key for key in found if key.endswith(_FILES) and key != CLASSES_FILE]
+    has_masks = any(key.startswith("masks/") for key in found)
+    if not has_masks and (others or (classes is None and CLASSES_FILE not in found)):
+        hint = f"did you mean {' or '.join(store.uri_of(key) for key in others[:3])}?" if others else _FORMATS
+        raise DatasetError(f"{folder} is a folder without masks/ and {CLASSES_FILE}", hint=hint)
+
+
 def _classes_of(folder: str, classes: Sequence[FileClass] | None) -> Sequence[FileClass]:
     """What the ids in the masks of a folder mean: its own file says it, or whoever asks."""
     store = open_store(folder)
+    _check_folder(store, folder, classes)
     if classes is not None and CLASSES_FILE not in {info.key for info in store.list(CLASSES_FILE)}:
         return [each if each.id is not None else replace(each, id=number) for number, each in enumerate(classes, 1)]
     found = read_classes(store.uri_of(CLASSES_FILE))

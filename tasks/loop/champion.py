@@ -16,7 +16,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from infra.errors import Conflict, ObjectGone, PromotionRefused, StoreError, UsageError
+from infra.errors import BucketMissing, Conflict, ObjectGone, PromotionRefused, StoreError, UsageError
 from infra.store import Store
 from tasks.output.layout import canonical_json
 
@@ -185,6 +185,18 @@ def read_candidate(store: Store, verdict_id: str) -> CandidateRecord:
         raise UsageError(f"no candidate {verdict_id} in {store.uri}", hint="`visionmill promote --list`") from error
 
 
+def check_output(store: Store) -> None:
+    """Raises UsageError where no model was ever judged: most likely the wrong place."""
+    places = (CHAMPION_KEY, CANDIDATES_FOLDER)
+    try:
+        if any(next(iter(store.list(place)), None) for place in places):
+            return
+        what = "holds no model that was judged"
+    except BucketMissing:
+        what = "does not exist"
+    raise UsageError(f"{store.uri} {what}", hint="give the --output of `visionmill retrain`, after its first round")
+
+
 def list_candidates(store: Store) -> list[tuple[CandidateRecord, State]]:
     """All candidates, the newest first, each with its state at this moment."""
     pointer, _ = read_pointer(store)
@@ -216,6 +228,7 @@ def promote(store: Store, verdict_id: str | None, *, approver: str, reason: str,
         PromotionRefused: the gate refused it, it was judged against another champion, or somebody was faster.
         UsageError: no such candidate, several that wait, or no reason given.
     """
+    check_output(store)
     _check_words(approver, reason)
     record = _waiting(store) if verdict_id is None else read_candidate(store, verdict_id)
     pointer, etag = read_pointer(store)
@@ -236,6 +249,7 @@ def decline(store: Store, verdict_id: str, *, approver: str, reason: str, at: dt
     Raises:
         PromotionRefused: it does not wait, or somebody was faster.
     """
+    check_output(store)
     _check_words(approver, reason)
     record = read_candidate(store, verdict_id)
     pointer, etag = read_pointer(store)
@@ -254,6 +268,7 @@ def rollback(store: Store, to_model_id: str | None = None, *, approver: str, rea
     Raises:
         PromotionRefused: there is no earlier champion of that name, or somebody was faster.
     """
+    check_output(store)
     _check_words(approver, reason)
     pointer, etag = read_pointer(store)
     champion = pointer.champion

@@ -6,8 +6,8 @@ import json
 import sys
 
 from flows.parameters import RetrainParameters
-from flows.problems import checked
 from flows.retrain import run_retrain
+from infra.problems import checked
 
 
 def main() -> int:

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from flows.parameters import RetrainParameters
-from flows.problems import checked
 from flows.retrain import run_retrain
+from infra.problems import checked
 from infra.store import Store, open_store
 from tests.flows.tiny_loops import tiny_loop
 

@@ -22,10 +22,10 @@ from benchmarks.selftraining_controls import changed_steps, poisoned, shuffled, 
 from flows import round_steps
 from flows import rounds as round_flow
 from flows.parameters import RetrainParameters
-from flows.problems import checked
 from flows.retrain import run_retrain
 from flows.steps import Steps, plain_steps
 from infra.errors import UsageError
+from infra.problems import checked
 from infra.store import open_store
 from modelkit import Predictor, Weights, save_weights
 from modelkit.digitscape import Digitscape, SceneStyle, write_dataset

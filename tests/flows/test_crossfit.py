@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from flows.parameters import RetrainParameters
-from flows.problems import checked
 from flows.retrain import run_retrain
 from flows.steps import plain_steps
 from infra.errors import UsageError
+from infra.problems import checked
 from infra.store import Store, open_store
 from tasks.loop.schemas import MODELS, SPLIT_ITEMS, VERDICTS
 from tasks.output import tables

@@ -12,7 +12,7 @@ from typer.main import get_command
 from flows.cli.app import make_app
 from flows.cli.options import options_of, parameters_from
 from flows.parameters import RetrainParameters
-from flows.problems import checked
+from infra.problems import checked
 from tests.flows.command import refused
 
 FROZEN = Path(__file__).with_name("command_line.txt")

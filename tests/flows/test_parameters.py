@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from flows import work
-from flows.problems import checked
 from infra.errors import UsageError
+from infra.problems import checked
 from tasks.products.segments.parameters import DEFAULT_MODEL, SegmentParameters
 
 GOOD: dict[str, Any] = {"source": "s3://bucket/in", "output": "s3://bucket/out"}

@@ -12,9 +12,9 @@ import pytest
 
 from flows import retrain
 from flows.parameters import RetrainParameters
-from flows.problems import checked
 from flows.steps import plain_steps
 from infra.errors import UsageError
+from infra.problems import checked
 from infra.store import Store, open_store
 from modelkit import ClassInfo
 from modelkit.digitscape import CLASS_NAMES, Digitscape, SceneStyle, write_dataset

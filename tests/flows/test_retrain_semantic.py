@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from flows.parameters import RetrainParameters
-from flows.problems import checked
 from flows.retrain import run_retrain
 from infra.errors import UsageError
+from infra.problems import checked
 from infra.store import Store, open_store
 from modelkit import rle
 from tasks.loop.schemas import PSEUDO_LABELS, ROUNDS, VERDICTS

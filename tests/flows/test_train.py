@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from flows.parameters import TrainParameters
-from flows.problems import checked
 from flows.train import run_train
 from infra.errors import UsageError
+from infra.problems import checked
 from infra.store import open_store
 from modelkit.digitscape import Digitscape, write_dataset
 from tests.tasks.training.scenes import recipe

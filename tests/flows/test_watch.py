@@ -15,9 +15,9 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from flows import watch
 from flows.parameters import RetrainParameters, WatchParameters
-from flows.problems import checked
 from flows.steps import plain_steps
 from infra.errors import UsageError
+from infra.problems import checked
 from infra.store import open_store
 from tasks.loop.due import remember_labels
 from tests.flows.deployments import ROOT, deploying, prefect_client, runs_of

@@ -13,9 +13,9 @@ import torch
 
 from flows import retrain
 from flows.parameters import RetrainParameters
-from flows.problems import checked
 from flows.steps import plain_steps
 from infra import doctor
+from infra.problems import checked
 from infra.ray_session import RaySession
 from modelkit.training.processes import Rank
 from modelkit.training.student import UnlabelledSchedule

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
+from infra.errors import UsageError
 from infra.settings import settings
 
 
@@ -32,5 +32,5 @@ def test_variables_override_and_paths_become_absolute(monkeypatch: pytest.Monkey
 )
 def test_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"VISIONMILL_{name}", value)
-    with pytest.raises(ValidationError):
+    with pytest.raises(UsageError, match=f"VISIONMILL_{name}: must "):
         settings()
