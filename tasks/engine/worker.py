@@ -53,7 +53,7 @@ from tasks.engine.pipeline import BatchStage, Job, Pipeline, Stage
 from tasks.engine.predictors import predictor_of, take_one_thread
 from tasks.ingest.planned_rows import IncompleteShardError
 from tasks.media.decoding import EntryReader, Frame, decode_fetched, fetch_entry
-from tasks.media.footprint import decoding_bytes
+from tasks.media.images import decoding_bytes
 from tasks.output.commit import commit_shard
 from tasks.output.encoding import Row, count_items, encode_part, failed_row, ok_row
 from tasks.product import find_product

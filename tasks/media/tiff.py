@@ -68,13 +68,11 @@ def open_tiff(data: bytes, options: DecodeOptions) -> tuple[Image.Image, list[st
 
 
 def unpacking_bytes(data: bytes, options: DecodeOptions) -> int | None:
-    """Bytes that :func:`open_tiff` takes at most, beside the file; 0 for what it refuses, None where it is not asked.
+    """Bytes that :func:`open_tiff` takes at most of a TIFF, beside the file; 0 for what it refuses, None for Pillow's.
 
     Raises:
         Exception: whatever damaged files make tifffile raise.
     """
-    if not data.startswith(STARTS):
-        return None
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:

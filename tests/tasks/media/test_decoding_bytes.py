@@ -19,7 +19,7 @@ import tasks.engine.worker as worker_module
 from infra.machine import malloc_environment
 from tasks.engine.job import Assignment
 from tasks.engine.worker import Worker
-from tasks.media.footprint import decoding_bytes
+from tasks.media.images import decoding_bytes
 from tasks.records import Entry
 from tests.tasks.engine.fakes import job_for, shards_of
 
