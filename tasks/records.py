@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from infra.redaction import redact
+
 Media = Literal["image", "video"]
 Stage = Literal["inventory", "fetch", "decode", "infer", "encode", "commit"]
 Status = Literal["ok", "failed", "quarantined"]
@@ -61,6 +63,12 @@ class ItemFailure:
     stage: Stage
     error_type: str
     error: str
+
+    @classmethod
+    def of(cls, stage: Stage, error: Exception) -> ItemFailure:
+        """An exception as the failure of one item: one line, without secrets."""
+        words = " ".join(redact(str(error)).split())[:500]
+        return cls(stage, type(error).__name__, words or type(error).__name__)
 
 
 @dataclass(frozen=True, slots=True)

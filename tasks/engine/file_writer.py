@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from infra.errors import StoreError
 from infra.store import Store
-from tasks.engine.items import failure_of
 from tasks.engine.job import Assignment, JobSpec
 from tasks.output.encoding import Row
 from tasks.output.files import item_name, store_files
 from tasks.output.layout import files_prefix
 from tasks.product import Product
+from tasks.records import ItemFailure
 
 
 class FileWriter:
@@ -23,6 +23,11 @@ class FileWriter:
         self._output, self._job, self._sink = output, job, product.sink
         self._bytes: Counter[str] = Counter()
         self._lock = threading.Lock()
+
+    @property
+    def are_wanted(self) -> bool:
+        """Whether the product has files."""
+        return self._sink is not None
 
     def write(self, row: Row, assignment: Assignment) -> Row:
         """The row, which names its files now; a failed one if the product cannot make them. A probe writes none.
@@ -45,7 +50,7 @@ class FileWriter:
         except StoreError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a product throws becomes the row of an item
-            return replace(row, found=None, status="failed", failure=failure_of("encode", error))
+            return replace(row, found=None, status="failed", failure=ItemFailure.of("encode", error))
         with self._lock:
             self._bytes[shard.shard_id] += sum(file.size_bytes for file in stored.values())
         return replace(row, found=found)

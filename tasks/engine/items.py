@@ -1,26 +1,33 @@
-"""What travels through a worker's pipeline: an entry on its way to decoding, then its frames on their way to rows."""
+"""What travels through a worker's pipeline, and what is done to it: an entry becomes frames, and these become rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import threading
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from infra.redaction import redact
-from tasks.engine.batches import Group
-from tasks.engine.clips import Clip, runs_of
-from tasks.engine.heartbeat import Mark
+from infra.machine import return_free_memory
+from tasks.engine.batches import BatchLimits, Group, forward
+from tasks.engine.byte_budget import LARGE_BYTES, Shares
+from tasks.engine.circuit import FailureStreak
+from tasks.engine.clips import Clip
+from tasks.engine.file_writer import FileWriter
+from tasks.engine.heartbeat import HeartbeatWriter, Mark
 from tasks.engine.job import Assignment, JobSpec, Quarantine
-from tasks.ingest.planned_rows import Hole, RowFacts, holes
-from tasks.media.decoding import Fetched, Frame
+from tasks.engine.stage import BatchStage, Stage
+from tasks.ingest.planned_rows import Hole, IncompleteShardError, RowFacts, holes
+from tasks.media.decoding import EntryReader, Fetched, Frame, decode_fetched, fetch_entry
+from tasks.media.images import decoding_bytes
 from tasks.media.video_gaps import VideoGap
-from tasks.output.encoding import Row, failed_row
+from tasks.output.encoding import Row, failed_row, ok_row
 from tasks.records import Entry, ItemFailure, Shard, Status
 
 if TYPE_CHECKING:
-    from modelkit.video import VideoState
+    pass
 
 _READER_BYTES = 8 << 20  # what an open video holds in blocks, about
+_ATTEMPTS_FOR_ALL_ROWS = 3
 _GROUP_BATCHES = 4  # an image finds company among so many batches' worth of neighbours: sizes are mixed
 
 
@@ -57,57 +64,19 @@ class Item:
         return replace(self, prepared=None, raw=None, failure=failure, status=status)
 
 
-def tasks_of(assignment: Assignment, state: VideoState | None, start: Callable[[], VideoState]) -> list[Task]:
-    """What enters the pipeline: an image, a piece of a video, or (with a memory) all pieces of a clip as one task.
+def completed(assignment: Assignment, rows: Sequence[Row], stride: int) -> list[Row]:
+    """The rows of a shard, if those of all its items are there: what is committed is never looked at again.
 
-    Args:
-        state: what the clip of the shard's first entry starts from; None for models without a memory.
-        start: what any other clip starts from.
+    An attempt that lacks some fails. The third one says so in failed rows instead: then it is the data, for which
+    nobody has found a reason, and it costs its own rows only.
+
+    Raises:
+        IncompleteShardError: names what is missing.
     """
-    tasks = []
-    for run in runs_of(assignment.entries()):
-        pieces = [_task(assignment, index, entry) for index, entry in run]
-        if state is None or run[0][1].media == "image":
-            tasks += pieces
-            continue
-        clip = Clip(state if run[0][0] == 0 else start())
-        first, *rest = (replace(piece, clip=clip) for piece in pieces)
-        tasks.append(replace(first, rest=tuple(rest)))
-    return tasks
-
-
-def _task(assignment: Assignment, index: int, entry: Entry) -> Task:
-    alone = tuple(q for q in assignment.quarantined if q.entry == index)
-    ends = [q.frame for q in alone if q.rest] + ([] if assignment.end_frame is None else [assignment.end_frame])
-    if entry.media == "video" and ends:
-        end = min(ends) if entry.end_frame is None else min(*ends, entry.end_frame)
-        entry = replace(entry, end_frame=end)
-    return Task(assignment, index, entry, alone)
-
-
-def failure_of(stage: Any, error: Exception) -> ItemFailure:
-    """An exception as the failure of one item: one line, without secrets."""
-    words = " ".join(redact(str(error)).split())[:500]
-    return ItemFailure(stage, type(error).__name__, words or type(error).__name__)
-
-
-def without_misfits(rows: Sequence[Row], columns: Callable[[list[Any]], object]) -> list[Row]:
-    """The rows, of which those are failed now that make no columns: a broken result costs one row, never its shard.
-
-    Args:
-        columns: found by row -> columns, or an error.
-    """
-
-    def checked(row: Row) -> Row:
-        if row.found is None:
-            return row
-        try:
-            columns([row.found])
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with a result becomes the row of its item
-            return replace(row, found=None, status="failed", failure=failure_of("encode", error))
-        return row
-
-    return [checked(row) for row in rows]
+    missing = missing_rows(assignment.shard, rows, stride)
+    if missing and assignment.attempt < _ATTEMPTS_FOR_ALL_ROWS:
+        raise IncompleteShardError("; ".join(str(row.failure and row.failure.error) for row in missing[:3]))
+    return [*rows, *missing]
 
 
 def missing_rows(shard: Shard, rows: Sequence[Row], stride: int) -> list[Row]:
@@ -215,3 +184,158 @@ def held_bytes(value: Any) -> int:
     else:
         parts = value if isinstance(value, list | tuple) else ()
     return sum(size for part in parts if isinstance(size := getattr(part, "nbytes", None), int))
+
+
+class ItemStages:
+    """What is done to one item after the other, by many threads: fetch, decode, infer, encode, store its files if any.
+
+    Whatever goes wrong with an item becomes its row; what is raised here is nobody's fault but the worker's.
+
+    Attributes:
+        limits: of batches, as far as memory has told.
+        model_in_use: held by who runs the model.
+    """
+
+    def __init__(
+        self, job: JobSpec, predictor: Any, reader: EntryReader, files: FileWriter, beats: HeartbeatWriter
+    ) -> None:
+        self._job, self._predictor, self._reader, self._files, self._beats = job, predictor, reader, files, beats
+        self._memory = Shares(job.memory_bytes, job.memory_is_limit)
+        self._streak = FailureStreak(job.max_consecutive_failures)
+        self.limits, self.model_in_use = BatchLimits(job.batch_size), threading.Lock()
+
+    def in_order(self) -> list[Stage | BatchStage]:
+        """What the pipeline is made of."""
+        job, small = self._job, self._memory.small_bytes
+        return [
+            Stage("fetch", self._fetch, fetched_bytes, small, threads=job.fetch_threads, expect=expected_bytes),
+            Stage(
+                "decode",
+                self._decode,
+                item_bytes,
+                self._memory.decoding_bytes,
+                threads=job.decode_threads,
+                many=True,
+                expect=lambda task: task.decoding_bytes,
+            ),
+            BatchStage(
+                "infer",
+                self._infer,
+                item_bytes,
+                small,
+                bucket_of=self._bucket_of,
+                limit_of=lambda bucket: batch_limit(bucket, job.batch_size),
+                group_of=lambda position, task: group_of(position, task, job.batch_size),
+            ),
+            *self._last_stages(job, small),
+        ]
+
+    def _last_stages(self, job: JobSpec, budget_bytes: int) -> list[Stage]:
+        if not self._files.are_wanted:
+            return [Stage("encode", self._encode, row_bytes, budget_bytes, threads=job.encode_threads)]
+        return [
+            Stage("encode", self._encode_item, item_bytes, budget_bytes, threads=job.encode_threads),
+            Stage("store", self._store, row_bytes, budget_bytes, threads=job.fetch_threads),
+        ]
+
+    def _fetch(self, task: Task) -> Task:
+        if is_untouchable(task):
+            return task
+        with self._beats.working("fetch", [Mark(task.assignment.shard.shard_id, task.index)]):
+            fetched = fetch_entry(task.entry, self._reader, self._job.decode)
+        if not isinstance(fetched, bytes):
+            return replace(task, fetched=fetched)
+        wanted = decoding_bytes(fetched, self._job.decode)
+        if (refusal := self._memory.refusal(len(fetched), wanted)) is not None:
+            return replace(task, fetched=refusal)
+        return replace(task, fetched=fetched, decoding_bytes=wanted)
+
+    def _decode(self, task: Task) -> Iterator[Item]:
+        yield from self._decode_one(task)
+        for piece in task.rest:  # in this thread, so that the clip's frames stay in order
+            yield from self._decode_one(self._fetch(piece))
+
+    def _decode_one(self, task: Task) -> Iterator[Item]:
+        alone = {q.frame: q for q in task.left_alone}
+        if not is_untouchable(task):
+            frames, next_frame = self._frames(task), task.entry.first_frame
+            while True:
+                with self._beats.working("decode", [Mark(task.assignment.shard.shard_id, task.index, next_frame)]):
+                    item = next(frames, None)
+                    if item is not None:
+                        item = self._prepare(item, alone.pop(item.frame.frame, None))
+                if item is None:
+                    break
+                if (task.decoding_bytes or 0) > LARGE_BYTES:
+                    return_free_memory()
+                next_frame = item.frame.frame + self._job.decode.stride
+                yield item
+        for verdict in alone.values():  # those that no frame came for: the entry was not touched, or its decoder dies
+            yield left_alone_item(task, Frame(verdict.frame, None, None, None), verdict)
+
+    def _frames(self, task: Task) -> Iterator[Item]:
+        assert task.fetched is not None
+        slim = replace(task, fetched=None)  # what is on its way holds no file any more
+        # No loop variable: it would keep the pixels of an image until somebody asks for the one after it.
+        return map(lambda frame: Item(slim, frame), decode_fetched(task.entry, task.fetched, self._job.decode))
+
+    def _prepare(self, item: Item, verdict: Quarantine | None) -> Item:
+        """Pixels as the model wants them; the source image is let go."""
+        image, slim = item.frame.image_rgb_hwc_u8, replace(item.frame, image_rgb_hwc_u8=None)
+        if verdict is not None:
+            return left_alone_item(item.task, slim, verdict)
+        if item.frame.failure is not None or image is None:
+            return replace(item, frame=slim).failed(
+                item.frame.failure or ItemFailure("decode", "NoPixels", "no pixels")
+            )
+        try:
+            return replace(item, frame=slim, prepared=self._predictor.prepare(image))
+        except Exception as error:  # noqa: BLE001 - whatever a model throws becomes the row of an item
+            return replace(item, frame=slim).failed(ItemFailure.of("infer", error))
+
+    def _infer(self, items: list[Item]) -> list[Item]:
+        clip, prepared = items[0].task.clip, [item.prepared for item in items]
+        with self._beats.working("infer", [item.mark for item in items]), self.model_in_use:
+            infer = self._predictor.infer if clip is None else lambda frames: [clip.step(self._predictor, *frames)]
+            raws = forward(infer, prepared, self._bucket_of(items[0]), self.limits)
+        return [
+            item.failed(ItemFailure.of("infer", raw))
+            if isinstance(raw, Exception)
+            else replace(item, prepared=None, raw=raw)
+            for item, raw in zip(items, raws, strict=True)
+        ]
+
+    def _bucket_of(self, item: Item) -> Hashable | None:
+        return bucket_of(item, self._job.batch_item_bytes or most_bytes_in_batch(self._job))
+
+    def _encode(self, item: Item) -> Row:
+        return self._settled(item, self._row_of(item))
+
+    def _encode_item(self, item: Item) -> Item:
+        return replace(item, raw=self._row_of(item))
+
+    def _row_of(self, item: Item) -> Row:
+        with self._beats.working("encode", [item.mark]):
+            if item.failure is None:
+                try:
+                    return ok_row(item.task.entry, item.frame, self._predictor.finish(item.raw))
+                except Exception as error:  # noqa: BLE001 - whatever a model throws becomes the row of an item
+                    item = item.failed(ItemFailure.of("encode", error))
+            assert item.failure is not None
+            return failed_row(item.task.entry, item.frame, item.failure, item.status)
+
+    def _store(self, item: Item) -> Row:
+        """Write the files of a row, before anything says that they exist. A store that refuses ends the shard."""
+        row, assignment = item.raw, item.task.assignment
+        if row.found is not None:
+            with self._beats.working("store", [item.mark]):
+                row = self._files.write(row, assignment)
+        return self._settled(item, row)
+
+    def _settled(self, item: Item, row: Row) -> Row:
+        """The row of an item that is through; a probe's leaves no trace."""
+        if item.task.assignment.kind == "process":
+            if row.status != "quarantined":
+                self._streak.note(row.uri, row.failure)
+            self._beats.count(1)
+        return row

@@ -12,9 +12,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psutil
@@ -22,58 +22,24 @@ import psutil
 from infra.machine import return_free_memory
 from infra.outage import Patience
 from infra.store import Store, open_store
-from tasks.engine.batches import BatchLimits, forward
-from tasks.engine.byte_budget import LARGE_BYTES, Shares
-from tasks.engine.circuit import FailureStreak
-from tasks.engine.clips import Clip, Handover, images_before, is_continued
+from tasks.engine.clips import Clip, Handover, images_before, is_continued, runs_of
 from tasks.engine.execution import run_as_decided
 from tasks.engine.file_writer import FileWriter
 from tasks.engine.heartbeat import Heartbeat, HeartbeatWriter, Mark
-from tasks.engine.items import (
-    Item,
-    Task,
-    batch_limit,
-    bucket_of,
-    expected_bytes,
-    failure_of,
-    fetched_bytes,
-    group_of,
-    is_untouchable,
-    item_bytes,
-    left_alone_item,
-    missing_rows,
-    most_bytes_in_batch,
-    row_bytes,
-    size_of,
-    tasks_of,
-    without_misfits,
-)
-from tasks.engine.job import Assignment, JobSpec, Outcome, Quarantine
-from tasks.engine.pipeline import BatchStage, Job, Pipeline, Stage
+from tasks.engine.items import ItemStages, Task, completed, size_of
+from tasks.engine.job import Assignment, JobSpec, Outcome
+from tasks.engine.pipeline import Job, Pipeline
 from tasks.engine.predictors import predictor_of, take_one_thread
-from tasks.ingest.planned_rows import IncompleteShardError
-from tasks.media.decoding import EntryReader, Frame, decode_fetched, fetch_entry
-from tasks.media.images import decoding_bytes
+from tasks.media.decoding import EntryReader
 from tasks.output.commit import commit_shard
-from tasks.output.encoding import Row, count_items, encode_part, failed_row, ok_row
+from tasks.output.encoding import count_items, encode_sound
 from tasks.product import find_product
-from tasks.records import ItemFailure, Receipt, Shard
+from tasks.records import Entry, ItemFailure, Receipt, Shard
 
 if TYPE_CHECKING:
     from modelkit.video import VideoState
 
 logger = logging.getLogger(__name__)
-
-_ATTEMPTS_FOR_ALL_ROWS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """A shard's part and the rows that are in it; seconds by stage so far."""
-
-    rows: list[Row]
-    data: bytes
-    stage_seconds: dict[str, float]
 
 
 class Worker:
@@ -106,13 +72,10 @@ class Worker:
         self._product = find_product(job.version.product)  # the predictor's module may have registered it just now
         self._files = FileWriter(self._output, job, self._product)
         self.problem = run_as_decided(self._predictor, job)
-        self._model_in_use = threading.Lock()
-        self._limits = BatchLimits(job.batch_size)
-        self._streak = FailureStreak(job.max_consecutive_failures)
         weights = getattr(self._predictor, "weights", None)
         self._class_names: dict[int, str] = weights.class_names() if weights is not None else {}
-        self._memory = Shares(job.memory_bytes, job.memory_is_limit)
-        self.pipeline = Pipeline(self._stages())
+        self._stages = ItemStages(job, self._predictor, self._reader, self._files, self.beats)
+        self.pipeline = Pipeline(self._stages.in_order())
         self._shards_done = 0
         self._retries_told, self._lock = 0, threading.Lock()
         self.start_s = time.monotonic() - start
@@ -132,18 +95,13 @@ class Worker:
         try:
             tasks = tasks_of(assignment, self._state_before(assignment), self._start)
             with self.pipeline.submit(tasks, one_by_one=assignment.one_by_one) as job:
-                rows = job.results()
                 if assignment.kind == "probe":
-                    return self._outcome(None, None, start)
-                with self.beats.working("commit", [Mark(shard.shard_id)]):
-                    rows = self._complete(assignment, rows)
-                    self._hand_over(assignment, tasks)
-                    encoded = self._encoded(assignment, job, rows)
-                    receipt, part = self._commit(assignment, encoded)
-                kinds = Counter(row.failure.error_type for row in encoded.rows if row.failure is not None)
+                    job.results()
+                    return self._outcome(start)
+                receipt, part, failures = self._committed(assignment, tasks, job)
             self._shards_done += 1
             return_free_memory()  # what this shard leaves in pieces would hardly fit the next one's frames
-            return self._outcome(receipt, part, start, dict(kinds))
+            return self._outcome(start, receipt, part, failures)
         finally:
             self.beats.end_shard(shard.shard_id)
 
@@ -162,143 +120,6 @@ class Worker:
         """A store that is waited for with the job's patience, which the heartbeat tells."""
         patience = Patience(self.job.outage_s, told=lambda outage: self.beats.store_is_silent(uri, outage))
         return open_store(uri, patience=patience, waiting=self.beats.in_store)
-
-    # --- the stages
-
-    def _stages(self) -> Sequence[Stage | BatchStage]:
-        job, small = self.job, self._memory.small_bytes
-        return [
-            Stage("fetch", self._fetch, fetched_bytes, small, threads=job.fetch_threads, expect=expected_bytes),
-            Stage(
-                "decode",
-                self._decode,
-                item_bytes,
-                self._memory.decoding_bytes,
-                threads=job.decode_threads,
-                many=True,
-                expect=lambda task: task.decoding_bytes,
-            ),
-            BatchStage(
-                "infer",
-                self._infer,
-                item_bytes,
-                small,
-                bucket_of=self._bucket_of,
-                limit_of=lambda bucket: batch_limit(bucket, job.batch_size),
-                group_of=lambda position, task: group_of(position, task, job.batch_size),
-            ),
-            *self._last_stages(job, small),
-        ]
-
-    def _last_stages(self, job: JobSpec, budget_bytes: int) -> list[Stage]:
-        if self._product.sink is None:
-            return [Stage("encode", self._encode, row_bytes, budget_bytes, threads=job.encode_threads)]
-        return [
-            Stage("encode", self._encode_item, item_bytes, budget_bytes, threads=job.encode_threads),
-            Stage("store", self._store, row_bytes, budget_bytes, threads=job.fetch_threads),
-        ]
-
-    def _fetch(self, task: Task) -> Task:
-        if is_untouchable(task):
-            return task
-        with self.beats.working("fetch", [Mark(task.assignment.shard.shard_id, task.index)]):
-            fetched = fetch_entry(task.entry, self._reader, self.job.decode)
-        if not isinstance(fetched, bytes):
-            return replace(task, fetched=fetched)
-        wanted = decoding_bytes(fetched, self.job.decode)
-        if (refusal := self._memory.refusal(len(fetched), wanted)) is not None:
-            return replace(task, fetched=refusal)
-        return replace(task, fetched=fetched, decoding_bytes=wanted)
-
-    def _decode(self, task: Task) -> Iterator[Item]:
-        yield from self._decode_one(task)
-        for piece in task.rest:  # in this thread, so that the clip's frames stay in order
-            yield from self._decode_one(self._fetch(piece))
-
-    def _decode_one(self, task: Task) -> Iterator[Item]:
-        alone = {q.frame: q for q in task.left_alone}
-        if not is_untouchable(task):
-            frames, next_frame = self._frames(task), task.entry.first_frame
-            while True:
-                with self.beats.working("decode", [Mark(task.assignment.shard.shard_id, task.index, next_frame)]):
-                    item = next(frames, None)
-                    if item is not None:
-                        item = self._prepare(item, alone.pop(item.frame.frame, None))
-                if item is None:
-                    break
-                if (task.decoding_bytes or 0) > LARGE_BYTES:
-                    return_free_memory()
-                next_frame = item.frame.frame + self.job.decode.stride
-                yield item
-        for verdict in alone.values():  # those that no frame came for: the entry was not touched, or its decoder dies
-            yield left_alone_item(task, Frame(verdict.frame, None, None, None), verdict)
-
-    def _frames(self, task: Task) -> Iterator[Item]:
-        assert task.fetched is not None
-        slim = replace(task, fetched=None)  # what is on its way holds no file any more
-        # No loop variable: it would keep the pixels of an image until somebody asks for the one after it.
-        return map(lambda frame: Item(slim, frame), decode_fetched(task.entry, task.fetched, self.job.decode))
-
-    def _prepare(self, item: Item, verdict: Quarantine | None) -> Item:
-        """Pixels as the model wants them; the source image is let go."""
-        image, slim = item.frame.image_rgb_hwc_u8, replace(item.frame, image_rgb_hwc_u8=None)
-        if verdict is not None:
-            return left_alone_item(item.task, slim, verdict)
-        if item.frame.failure is not None or image is None:
-            return replace(item, frame=slim).failed(
-                item.frame.failure or ItemFailure("decode", "NoPixels", "no pixels")
-            )
-        try:
-            return replace(item, frame=slim, prepared=self._predictor.prepare(image))
-        except Exception as error:  # noqa: BLE001 - whatever a model throws becomes the row of an item
-            return replace(item, frame=slim).failed(failure_of("infer", error))
-
-    def _infer(self, items: list[Item]) -> list[Item]:
-        clip, prepared = items[0].task.clip, [item.prepared for item in items]
-        with self.beats.working("infer", [item.mark for item in items]), self._model_in_use:
-            infer = self._predictor.infer if clip is None else lambda frames: [clip.step(self._predictor, *frames)]
-            raws = forward(infer, prepared, self._bucket_of(items[0]), self._limits)
-        return [
-            item.failed(failure_of("infer", raw))
-            if isinstance(raw, Exception)
-            else replace(item, prepared=None, raw=raw)
-            for item, raw in zip(items, raws, strict=True)
-        ]
-
-    def _bucket_of(self, item: Item) -> Hashable | None:
-        return bucket_of(item, self.job.batch_item_bytes or most_bytes_in_batch(self.job))
-
-    def _encode(self, item: Item) -> Row:
-        return self._settled(item, self._row_of(item))
-
-    def _encode_item(self, item: Item) -> Item:
-        return replace(item, raw=self._row_of(item))
-
-    def _row_of(self, item: Item) -> Row:
-        with self.beats.working("encode", [item.mark]):
-            if item.failure is None:
-                try:
-                    return ok_row(item.task.entry, item.frame, self._predictor.finish(item.raw))
-                except Exception as error:  # noqa: BLE001 - whatever a model throws becomes the row of an item
-                    item = item.failed(failure_of("encode", error))
-            assert item.failure is not None
-            return failed_row(item.task.entry, item.frame, item.failure, item.status)
-
-    def _store(self, item: Item) -> Row:
-        """Write the files of a row, before anything says that they exist. A store that refuses ends the shard."""
-        row, assignment = item.raw, item.task.assignment
-        if row.found is not None:
-            with self.beats.working("store", [item.mark]):
-                row = self._files.write(row, assignment)
-        return self._settled(item, row)
-
-    def _settled(self, item: Item, row: Row) -> Row:
-        """The row of an item that is through; a probe's leaves no trace."""
-        if item.task.assignment.kind == "process":
-            if row.status != "quarantined":
-                self._streak.note(row.uri, row.failure)
-            self.beats.count(1)
-        return row
 
     # --- clips that shards share
 
@@ -325,7 +146,7 @@ class Worker:
         entry, clip = shard.entries[0], Clip(self._start())
         logger.warning("the state before frame %d of %s is lost: it is made again", entry.first_frame, entry.uri)
         for image in images_before(entry, self._reader, self.job.decode):
-            with self.beats.working("infer", [Mark(shard.shard_id, 0)]), self._model_in_use, suppress(Exception):
+            with self.beats.working("infer", [Mark(shard.shard_id, 0)]), self._stages.model_in_use, suppress(Exception):
                 clip.step(self._predictor, self._predictor.prepare(image))
         return clip.state
 
@@ -337,50 +158,52 @@ class Worker:
 
     # --- the end of a shard
 
-    def _complete(self, assignment: Assignment, rows: list[Row]) -> list[Row]:
-        """The rows of a shard, if those of all its items are there: what is committed is never looked at again.
+    def _committed(
+        self, assignment: Assignment, tasks: Sequence[Task], job: Job
+    ) -> tuple[Receipt, bytes | None, dict[str, int]]:
+        """Wait for a shard's rows, make its part and commit it.
 
-        An attempt that lacks some fails. The third one says so in failed rows instead: then it is the data, for which
-        nobody has found a reason, and it costs its own rows only.
-
-        Raises:
-            IncompleteShardError: names what is missing.
+        Returns:
+            The receipt, the part where the driver commits it, and failures by kind of error.
         """
-        missing = missing_rows(assignment.shard, rows, self.job.decode.stride)
-        if missing and assignment.attempt < _ATTEMPTS_FOR_ALL_ROWS:
-            raise IncompleteShardError("; ".join(str(row.failure and row.failure.error) for row in missing[:3]))
-        return rows + missing
-
-    def _encoded(self, assignment: Assignment, job: Job, rows: list[Row]) -> _Encoded:
-        """The shard's part; a result that makes no columns costs its row and no other."""
-        start, seconds = time.monotonic(), dict(job.stage_seconds)
-
-        def encode(rows: list[Row]) -> bytes:
-            return encode_part(
+        shard, version, rows = assignment.shard, self.job.version, job.results()
+        seconds = dict(job.stage_seconds)
+        with self.beats.working("commit", [Mark(shard.shard_id)]):
+            rows = completed(assignment, rows, self.job.decode.stride)
+            self._hand_over(assignment, tasks)
+            start = time.monotonic()
+            sound, part = encode_sound(
                 rows,
-                version=self.job.version,
-                plan=assignment.shard.plan,
-                shard_id=assignment.shard.shard_id,
+                version=version,
+                plan=shard.plan,
+                shard_id=shard.shard_id,
                 attempt_id=assignment.attempt_id,
                 run_id=self.job.run_id,
                 stage_seconds=job.stage_seconds,
                 class_names=self._class_names,
             )
+            job.keep(len(part))
+            seconds["parquet"] = time.monotonic() - start
+            failures = [(row.uri, row.failure) for row in sound if row.failure is not None]
+            kinds = dict(Counter(failure.error_type for _, failure in failures))
+            receipt = self._receipt(assignment, count_items(sound, self._product), failures, len(part), seconds)
+            if self.job.driver_commits:
+                return receipt, part, kinds
+            start = time.monotonic()
+            outcome = commit_shard(self._output, version, shard.shard_id, part, assignment.attempt_id)
+            seconds["commit"] = time.monotonic() - start
+            return replace(receipt, outcome=outcome), None, kinds
 
-        try:
-            data = encode(rows)
-        except Exception:  # noqa: BLE001 - the second try raises again what is no single result's fault
-            rows = without_misfits(rows, lambda found: self._product.columns(found, self._class_names))
-            data = encode(rows)
-        job.keep(len(data))
-        seconds["parquet"] = time.monotonic() - start
-        return _Encoded(rows, data, seconds)
-
-    def _commit(self, assignment: Assignment, encoded: _Encoded) -> tuple[Receipt, bytes | None]:
-        shard, version, part, seconds = assignment.shard, self.job.version, encoded.data, encoded.stage_seconds
-        counts = count_items(encoded.rows, self._product)
-        bad = [row for row in encoded.rows if row.failure is not None]
-        receipt = Receipt(
+    def _receipt(
+        self,
+        assignment: Assignment,
+        counts: dict[str, int],
+        failures: Sequence[tuple[str, ItemFailure]],
+        part_bytes: int,
+        seconds: dict[str, float],
+    ) -> Receipt:
+        shard = assignment.shard
+        return Receipt(
             shard_id=shard.shard_id,
             attempt_id=assignment.attempt_id,
             outcome="committed",
@@ -389,21 +212,19 @@ class Worker:
             failed=counts["failed"],
             quarantined=counts["quarantined"],
             bytes_in=sum(size_of(entry) for entry in shard.entries),
-            bytes_out=len(part) + self._files.taken(shard.shard_id),
+            bytes_out=part_bytes + self._files.taken(shard.shard_id),
             stage_seconds=seconds,
             retries=self._new_retries(),
-            batch_size=self._limits.largest,
-            error_sample=tuple(f"{row.uri}: {row.failure.error}" for row in bad[:5] if row.failure),
+            batch_size=self._stages.limits.largest,
+            error_sample=tuple(f"{uri}: {failure.error}" for uri, failure in failures[:5]),
         )
-        if self.job.driver_commits:
-            return receipt, part
-        start = time.monotonic()
-        outcome = commit_shard(self._output, version, shard.shard_id, part, assignment.attempt_id)
-        seconds["commit"] = time.monotonic() - start
-        return replace(receipt, outcome=outcome), None
 
     def _outcome(
-        self, receipt: Receipt | None, part: bytes | None, start: float, failures: dict[str, int] | None = None
+        self,
+        start: float,
+        receipt: Receipt | None = None,
+        part: bytes | None = None,
+        failures: dict[str, int] | None = None,
     ) -> Outcome:
         rss_bytes, infer = psutil.Process().memory_info().rss, self.pipeline.clocks["infer"]
         return Outcome(
@@ -433,3 +254,31 @@ class Worker:
         if limit is not None and rss_bytes > limit:
             return f"it holds {rss_bytes >> 20} MiB of memory, more than {limit >> 20}"
         return None
+
+
+def tasks_of(assignment: Assignment, state: VideoState | None, start: Callable[[], VideoState]) -> list[Task]:
+    """What enters the pipeline: an image, a piece of a video, or (with a memory) all pieces of a clip as one task.
+
+    Args:
+        state: what the clip of the shard's first entry starts from; None for models without a memory.
+        start: what any other clip starts from.
+    """
+    tasks = []
+    for run in runs_of(assignment.entries()):
+        pieces = [_task(assignment, index, entry) for index, entry in run]
+        if state is None or run[0][1].media == "image":
+            tasks += pieces
+            continue
+        clip = Clip(state if run[0][0] == 0 else start())
+        first, *rest = (replace(piece, clip=clip) for piece in pieces)
+        tasks.append(replace(first, rest=tuple(rest)))
+    return tasks
+
+
+def _task(assignment: Assignment, index: int, entry: Entry) -> Task:
+    alone = tuple(q for q in assignment.quarantined if q.entry == index)
+    ends = [q.frame for q in alone if q.rest] + ([] if assignment.end_frame is None else [assignment.end_frame])
+    if entry.media == "video" and ends:
+        end = min(ends) if entry.end_frame is None else min(*ends, entry.end_frame)
+        entry = replace(entry, end_frame=end)
+    return Task(assignment, index, entry, alone)

@@ -223,7 +223,9 @@ def _inks(image: Image.Image, data: bytes, options: DecodeOptions) -> tuple[np.n
 def _is_converted(image: Image.Image, options: DecodeOptions) -> bool:
     """Whether the colours of a JPEG are another profile's than sRGB, or are noted to be."""
     profile = image.info.get("icc_profile")
-    return bool(profile) and (options.colour == "stored" or not is_srgb(profile, image.mode))
+    if not profile:
+        return False
+    return options.colour == "stored" or not is_srgb(profile, image.mode)
 
 
 def _complaints(image: Image.Image, data: bytes, options: DecodeOptions) -> list[str]:

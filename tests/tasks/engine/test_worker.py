@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
+import tasks.engine.items as items_module
 import tasks.engine.worker as worker_module
 from infra.errors import CircuitOpen, UsageError, VersionMismatch
 from infra.store import open_store
@@ -362,12 +363,12 @@ def test_a_part_whose_frames_are_not_all_there_is_not_committed_until_it_says_so
     workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A decoder that loses frames without a word: two attempts fail, the third has a failed row for each run."""
-    honest = worker_module.decode_fetched
+    honest = items_module.decode_fetched
 
     def forgetful(*arguments: Any) -> Iterator[Any]:
         return (frame for frame in honest(*arguments) if frame.frame not in (3, 4, 8, 9))
 
-    monkeypatch.setattr(worker_module, "decode_fetched", forgetful)
+    monkeypatch.setattr(items_module, "decode_fetched", forgetful)
     (shard,) = shards_of([write_video(tmp_path / "in", "v.mkv", 10)], 1)
     worker = workers()
     for attempt in (1, 2):

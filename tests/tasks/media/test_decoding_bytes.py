@@ -15,7 +15,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-import tasks.engine.worker as worker_module
+import tasks.engine.items as items_module
 from infra.machine import malloc_environment
 from tasks.engine.job import Assignment
 from tasks.engine.worker import Worker
@@ -80,7 +80,7 @@ def test_what_is_no_image_takes_nothing() -> None:
 def test_images_whose_decoding_takes_more_than_there_is_go_one_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest, lock = worker_module.decode_fetched, threading.Lock()
+    honest, lock = items_module.decode_fetched, threading.Lock()
     inside, most = [0], [0]
 
     def watched(*arguments: Any) -> Any:
@@ -92,7 +92,7 @@ def test_images_whose_decoding_takes_more_than_there_is_go_one_at_a_time(
             inside[0] -= 1
         yield from frames
 
-    monkeypatch.setattr(worker_module, "decode_fetched", watched)
+    monkeypatch.setattr(items_module, "decode_fetched", watched)
     entries = []
     for index in range(6):
         path = tmp_path / f"{index}.png"
