@@ -11,8 +11,7 @@ from pathlib import Path
 
 from flows.job import plan_options
 from flows.summary import Summary, nothing_to_do
-from flows.work import WorkerNeeds, needs_of
-from infra.machine import cpu_slots
+from flows.work import WorkerNeeds, expected_slots, needs_of
 from infra.store import is_local, open_store
 from tasks.engine.prepare import PreparedJob, prepare_job
 from tasks.ingest.inventory import take_inventory
@@ -39,12 +38,11 @@ def dry_run(product: Product, parameters: JobParameters) -> Summary:
             (folder / "nothing").mkdir()  # stands for an output that the job itself would make
             output = open_store(str(folder / "nothing"))
         (folder / "plans").mkdir()
-        plan = open_plan(
-            output, prepared.version, inventory, plan_options(parameters), into=open_store(str(folder / "plans"))
-        )
+        options = plan_options(parameters, prepared.job, slots=expected_slots(needs))
+        plan = open_plan(output, prepared.version, inventory, options, into=open_store(str(folder / "plans")))
         if plan is None:
             return nothing_to_do(prepared, inventory, 0.0)
-        return _foreseen(prepared, plan, list(_open_shards(plan, prepared)), needs, plan_options(parameters).item_work)
+        return _foreseen(prepared, plan, list(_open_shards(plan, prepared)), needs, options.item_work)
 
 
 def _open_shards(plan: Plan, prepared: PreparedJob) -> Iterator[Shard]:
@@ -89,9 +87,5 @@ def _items(shard: Shard, item_work: int) -> int:
 
 def _workers(needs: WorkerNeeds, num_shards: int) -> int:
     """As many as were asked for; of this machine else, as no cluster is started or joined to count them."""
-    if needs.ray == "none":
-        return 1
-    if needs.workers != "auto":
-        return int(needs.workers)
-    per_machine = cpu_slots() if needs.num_gpus == 0 else max(1, round(1 / needs.num_gpus))
-    return max(1, min(per_machine, num_shards))
+    slots = expected_slots(needs)
+    return slots if needs.workers != "auto" else max(1, min(slots, num_shards))

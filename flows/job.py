@@ -18,9 +18,9 @@ from rich.console import Console
 from flows.recording import prepare_recording, without_secrets
 from flows.steps import Steps, orchestrated_steps, plain_steps
 from flows.summary import Summary, nothing_to_do, summary_of
-from flows.work import carry_out, needs_of
+from flows.work import carry_out, expected_slots, needs_of
 from infra.errors import VisionmillError
-from tasks.engine.job import PredictorSpec
+from tasks.engine.job import JobSpec, PredictorSpec
 from tasks.engine.pool_outcome import PoolOutcome
 from tasks.engine.prepare import PreparedJob, environment, prepare_job, summary_of_weights
 from tasks.ingest.inventory import Inventory, take_inventory
@@ -110,7 +110,7 @@ def _carry_out(
             folder=Path(folder),
             images_root=parameters.images_root,
         )
-        plan = step("open plan", _open_plan, parameters, prepared, inventory)
+        plan = step("open plan", _open_plan, parameters, prepared, inventory, slots=expected_slots(needs))
         if plan is None:
             return nothing_to_do(prepared, inventory, time.monotonic() - began)
         prepared, outcome = step(
@@ -118,15 +118,16 @@ def _carry_out(
         )
         facts = _facts(parameters, prepared, inventory, plan, run_id, started_at)
         record = step("finish run", _finish, prepared, facts, plan, outcome)
-        report = step("write report", _report, prepared) if parameters.report else None
+        wants_report = parameters.report and not outcome.drained  # who stops a run does not wait for pictures
+        report = step("write report", _report, prepared) if wants_report else None
         summary = summary_of(prepared, inventory, record, report)
     if outcome.error is not None:
         raise outcome.error
     return summary
 
 
-def plan_options(parameters: JobParameters) -> PlanOptions:
-    """How the plan chooses and divides."""
+def plan_options(parameters: JobParameters, job: JobSpec, *, slots: int) -> PlanOptions:
+    """How the plan chooses and divides, for so many workers."""
     return PlanOptions(
         shard_items=parameters.shard_items,
         shard_bytes=parameters.shard_bytes,
@@ -135,11 +136,15 @@ def plan_options(parameters: JobParameters) -> PlanOptions:
         fresh=parameters.fresh,
         new_version=parameters.new_version,
         limit=parameters.limit,
+        slots=slots,
+        least_items=4 * job.batch_size,
+        cut_videos=not job.carries_state,
     )
 
 
-def _open_plan(parameters: JobParameters, prepared: PreparedJob, inventory: Inventory) -> Plan | None:
-    return open_plan(prepared.output, prepared.version, inventory, plan_options(parameters))
+def _open_plan(parameters: JobParameters, prepared: PreparedJob, inventory: Inventory, *, slots: int) -> Plan | None:
+    options = plan_options(parameters, prepared.job, slots=slots)
+    return open_plan(prepared.output, prepared.version, inventory, options)
 
 
 def _facts(
@@ -177,7 +182,7 @@ def _finish(prepared: PreparedJob, facts: RunFacts, plan: Plan, outcome: PoolOut
         prepared.output,
         facts,
         outcome=outcome_word(outcome),
-        message=outcome.error.message if outcome.error is not None else "",
+        message=_message(plan, outcome),
         shards={
             "planned": plan.num_shards,
             "committed_before": outcome.shards_before,
@@ -189,6 +194,19 @@ def _finish(prepared: PreparedJob, facts: RunFacts, plan: Plan, outcome: PoolOut
         stage_seconds=dict(outcome.stage_seconds),
         pool=outcome.to_json(),
         items_per_s=outcome.rows / outcome.seconds if outcome.seconds > 0 else 0.0,
+    )
+
+
+def _message(plan: Plan, outcome: PoolOutcome) -> str:
+    """Why a run ended early, and what is left of it."""
+    if outcome.error is not None or not outcome.drained or outcome.finished:
+        return outcome.error.message if outcome.error is not None else ""
+    left = outcome.shards_total - outcome.shards_before - outcome.shards_committed - outcome.already_committed
+    entries = round(plan.num_entries * left / max(outcome.shards_total, 1))
+    what = "images and pieces of videos" if plan.num_entries != plan.num_objects else "objects"
+    return (
+        f"stopped on request: {left} of {outcome.shards_total} shards are left (about {entries} {what}); "
+        "the same command goes on from there"
     )
 
 

@@ -64,6 +64,15 @@ def needs_of(parameters: JobParameters) -> WorkerNeeds:
     return WorkerNeeds(parameters.ray, parameters.workers, gpus, parameters.compile, parameters.batch_size)
 
 
+def expected_slots(needs: WorkerNeeds) -> int:
+    """Workers that will share a plan, as far as it can be told before they are asked for; a cluster's are unknown."""
+    if needs.ray == SERIAL:
+        return 1
+    if needs.workers != "auto":
+        return needs.workers
+    return round(_local_gpus() / needs.num_gpus) if needs.num_gpus > 0 else cpu_slots()
+
+
 def _share_of_gpu(workers: int | Literal["auto"]) -> float:
     """GPUs of one worker on this machine; 0 where there are none.
 

@@ -9,9 +9,12 @@ import functools
 import inspect
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -91,7 +94,8 @@ def command(function: Callable[..., Summary | None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         try:
             parameters = {name: parameters_from(model, given) for name, model in models.items()}
-            summary = function(**parameters, **{name: given[name] for name in own if name not in models})
+            with _ended_like_ctrl_c():
+                summary = function(**parameters, **{name: given[name] for name in own if name not in models})
         except typer.Exit:
             raise
         except KeyboardInterrupt:
@@ -113,6 +117,19 @@ def command(function: Callable[..., Summary | None]) -> Callable[..., None]:
 
     run.__signature__ = _with_options(own, models)  # type: ignore[attr-defined]
     return run
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM unwinds as Ctrl-C does, so that what was started ends and leases are free; jobs make more of both."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_model(annotation: Any) -> bool:

@@ -82,6 +82,8 @@ def _tell(summary: Summary, product: Product) -> None:
         f"in {summary['seconds']:.1f} s ({summary['items_per_s']:.1f} items/s)",
         style=style,
     )
+    if summary.get("message"):
+        say(str(summary["message"]), style="yellow")
     for line in summary.get("notes") or []:  # type: ignore[attr-defined]
         say(f"note: {line}", style="yellow")
     for line in summary.get("error_sample") or []:  # type: ignore[attr-defined]

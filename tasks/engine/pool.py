@@ -6,6 +6,7 @@ run_serial(plan, job)               one worker in this process, the same otherwi
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -31,11 +32,14 @@ from tasks.engine.worker_group import Done, Event, Gone, LocalGroup, Raised, Rea
 from tasks.output.commit import DriverCommitter
 from tasks.records import Receipt, Shard
 
+logger = logging.getLogger(__name__)
+
 OnProgress = Callable[[Progress], None]
 
 _TICK_S = 0.2
 _HANGS_EVERY_S = 1.0
 _OUTAGE_GRACE_S = 5.0  # for other shards, once a store was waited for in vain
+STOPPING = "stopping after the items in hand; again to stop at once"
 _IDLE_WORKER_S = 15.0  # then it goes home, if there is nothing left for it
 
 
@@ -63,14 +67,14 @@ class PoolSettings:
     """What may be tuned without changing a row.
 
     Attributes:
-        grace_s: how long running shards may go on after a request to stop.
+        grace_s: how long running shards may go on after a request to stop; what they had is done again later.
         start_s: how long the first worker may take to be ready; a cluster may have to make room.
         start_failures: so many workers in a row that die while starting end the run.
         hangs: when a worker that makes no progress is ended.
     """
 
     policy: DispatchPolicy | None = None
-    grace_s: float = 120.0
+    grace_s: float = 5.0
     start_s: float = 600.0
     start_failures: int = 3
     progress_every_s: float = 1.0
@@ -364,6 +368,7 @@ class _PoolRun:
     def _drain(self) -> None:
         if self.stop.is_set() and not self.dispatcher.stopped:
             self.outcome.drained = True
+            logger.warning(STOPPING)
             self.dispatcher.stop()
         if self.dispatcher.stopped and self.stopped_at_s is None:
             self.stopped_at_s = time.monotonic()

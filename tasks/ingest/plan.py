@@ -33,6 +33,8 @@ from tasks.output.layout import parse_part_key, parse_plan_key, parts_prefix, pl
 from tasks.output.versions import PLAN_FOOTER_KEY, VERSION_FOOTER_KEY, refuse_other_versions
 from tasks.records import Entry, Shard, Version
 
+SHARDS_PER_SLOT = 4
+FINER = 8  # so many times shorter are the pieces of videos, where there are few objects
 _ENTRY_COLUMNS = [name for name in ENTRY_SCHEMA.names if name != "work"]
 
 
@@ -49,6 +51,9 @@ class PlanOptions:
         fresh: take everything, also what is committed already.
         new_version: allow this version beside others in the output.
         limit: take at most so many objects, the first by name.
+        slots: workers that share the plan: a small one is cut finer, so that each has several shards. 0: by size alone.
+        least_items: images that a shard holds at least, where it is cut for that.
+        cut_videos: whether the videos of a small plan are cut finer, too.
     """
 
     shard_items: int = 256
@@ -58,6 +63,9 @@ class PlanOptions:
     fresh: bool = False
     new_version: bool = False
     limit: int | None = None
+    slots: int = 0
+    least_items: int = 4
+    cut_videos: bool = True
 
     def __post_init__(self) -> None:
         for name in ("shard_items", "shard_bytes", "video_frames"):
@@ -227,10 +235,15 @@ def _make(
         if not count:
             return False
         weights = _Weights(options)
+        several = SHARDS_PER_SLOT * options.slots
+        piece_frames = options.video_frames
+        if options.cut_videos and count < several:
+            piece_frames = max(piece_frames // FINER, 1)
         total_work, batches = entry_batches(
-            connection, chosen, scratch, weights.image, weights.shard, options.video_frames
+            connection, chosen, scratch, weights.image, weights.shard, options.video_frames, piece_frames
         )
-        target = target_work(total_work, weights.shard)
+        several = min(several, total_work // (options.least_items * weights.image))
+        target = target_work(total_work, weights.shard, several)
         writer, totals = write_plan(path, batches, number=number, fingerprint=version.fingerprint, target=target)
     facts = {
         "number": number,

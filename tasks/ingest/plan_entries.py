@@ -50,6 +50,7 @@ def entry_batches(
     image_work: int,
     shard_work: int,
     video_frames: int,
+    piece_frames: int,
 ) -> tuple[int, Iterator[pa.RecordBatch]]:
     """The total work, and the entries (:data:`tasks.ingest.sharding.ENTRY_SCHEMA`) sorted by (uri, first_frame).
 
@@ -59,10 +60,11 @@ def entry_batches(
         scratch: local folder for intermediate files; must outlive the returned iterator.
         image_work: what an image weighs at least.
         shard_work: what a full shard weighs, and so what ``video_frames`` frames of video weigh.
+        piece_frames: about so many frames are in a piece of a video.
     """
     videos, ordered = scratch / "videos.parquet", scratch / "ordered.parquet"
     reader = connection.sql(_VIDEOS, params=[str(chosen)]).to_arrow_reader(1024)
-    _write_videos(videos, cast(pa.RecordBatchReader, reader), shard_work / video_frames, video_frames)
+    _write_videos(videos, cast(pa.RecordBatchReader, reader), shard_work / video_frames, piece_frames)
     reader = connection.sql(_SORTED, params=[image_work, str(chosen), str(videos)]).to_arrow_reader(BATCH_ROWS)
     total_work = 0
     with pq.ParquetWriter(ordered, ENTRY_SCHEMA, compression="lz4") as writer:
@@ -111,7 +113,7 @@ def _seen(batch: pa.RecordBatch, row: int) -> _Seen:
     return _Seen(uri, (etag, container, offset), frame)
 
 
-def _write_videos(path: Path, lines: pa.RecordBatchReader, frame_work: float, video_frames: int) -> None:
+def _write_videos(path: Path, lines: pa.RecordBatchReader, frame_work: float, piece_frames: int) -> None:
     """Entries for all videos, cut where they are long; a few videos are looked at at a time."""
     with (
         pq.ParquetWriter(path, ENTRY_SCHEMA, compression="lz4") as writer,
@@ -121,7 +123,7 @@ def _write_videos(path: Path, lines: pa.RecordBatchReader, frame_work: float, vi
         pending: deque[tuple[dict[str, Any], Future[list[Piece]]]] = deque()
         for batch in lines:
             for line in batch.to_pylist():
-                pending.append((line, pool.submit(_cut, line, stores, video_frames)))
+                pending.append((line, pool.submit(_cut, line, stores, piece_frames)))
                 if len(pending) >= 2 * VIDEO_THREADS:
                     writer.write_batch(_entries(*pending.popleft(), frame_work))
         while pending:
@@ -142,14 +144,14 @@ def _entries(line: dict[str, Any], cut: Future[list[Piece]], frame_work: float) 
     return pa.RecordBatch.from_pylist(entries, schema=ENTRY_SCHEMA)
 
 
-def _cut(line: dict[str, Any], stores: Callable[[str], Store], video_frames: int) -> list[Piece]:
+def _cut(line: dict[str, Any], stores: Callable[[str], Store], piece_frames: int) -> list[Piece]:
     """The pieces of one video; one that cannot be read stays whole, and its worker says why."""
     container, offset, length = line["container"], line["offset"], line["length"]
     try:
         root, key = split_uri(container or line["uri"])
         with stores(root).open(key, block_bytes=READ_BYTES) as file:
             if container is None or offset is None:
-                return cut_video(file, video_frames)
-            return cut_video(cast(BinaryIO, io.BufferedReader(SliceReader(file, offset, length))), video_frames)
+                return cut_video(file, piece_frames)
+            return cut_video(cast(BinaryIO, io.BufferedReader(SliceReader(file, offset, length))), piece_frames)
     except (VisionmillError, OSError):
         return [Piece(0, None, None, 0)]

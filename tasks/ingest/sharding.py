@@ -68,9 +68,9 @@ class _Progress:
     object_bytes: int = 0
 
 
-def target_work(total_work: int, shard_work: int) -> int:
-    """The even share of work when as few shards as possible hold at most about ``shard_work`` each."""
-    shards = max(-(-total_work // shard_work), 1)
+def target_work(total_work: int, shard_work: int, least_shards: int = 1) -> int:
+    """The even share of work when as few shards as possible (but as wanted) hold at most about ``shard_work`` each."""
+    shards = max(-(-total_work // shard_work), least_shards, 1)
     return max(-(-total_work // shards), 1)
 
 

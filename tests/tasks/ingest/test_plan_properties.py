@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from infra.store import open_store
 from tasks.ingest import plan_entries, sharding
+from tasks.ingest.inventory import take_inventory
 from tasks.ingest.plan import PlanOptions, open_plan
 from tasks.ingest.sharding import ENTRY_SCHEMA, PLAN_SCHEMA, target_work, write_plan
 from tests.tasks.ingest.helpers import commit, listing, planned, version_of
+from tests.videos import make_video
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12
@@ -88,6 +90,29 @@ def test_a_shard_holds_at_most_its_items_and_about_its_bytes(sizes: list[int], i
     for _, count, work in by_shard(table):
         assert count <= items
         assert work <= floor * items + max(works)
+
+
+@pytest.mark.parametrize(
+    ("count", "slots", "shards"), [(3, 2, 1), (40, 2, 8), (40, 100, 10), (4000, 2, 16), (40, 0, 1)]
+)
+def test_a_small_plan_gives_every_slot_several_shards_of_some_images(
+    tmp_path: Path, count: int, slots: int, shards: int
+) -> None:
+    inventory = listing(tmp_path, [(f"s3://b/{i:05d}.jpg", "e", 1000) for i in range(count)])
+    (tmp_path / "out").mkdir()
+    plan = open_plan(open_store(str(tmp_path / "out")), version_of(), inventory, PlanOptions(slots=slots))
+    assert plan is not None and plan.num_shards == shards
+
+
+@pytest.mark.parametrize(("cut_videos", "shards"), [(True, 6), (False, 1)])
+def test_a_single_video_gives_every_slot_something_to_do(tmp_path: Path, cut_videos: bool, shards: int) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "clip.mp4").write_bytes(make_video("mp4", "libx264", frames=160, gop=10))
+    inventory = take_inventory(str(tmp_path / "in"), folder=tmp_path)
+    options = PlanOptions(video_frames=160, slots=2, cut_videos=cut_videos)
+    plan = open_plan(open_store(str(tmp_path / "out")), version_of(), inventory, options)
+    assert plan is not None and plan.num_shards == shards
 
 
 @settings(max_examples=25)
