@@ -138,9 +138,10 @@ class Predictor:
         # Decoders hand out read-only arrays, which torch takes only under protest.
         planes = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]
         transform = self.model.transform
-        if transform.resizing != "uint8":
+        mode = "bicubic" if transform.resizing == "bicubic" else "bilinear"
+        if transform.resizing in ("rounded", "float"):
             planes = planes.float()
-        resized = F.interpolate(planes, geometry.resized_hw, mode="bilinear", antialias=transform.antialias)
+        resized = F.interpolate(planes, geometry.resized_hw, mode=mode, antialias=transform.antialias)
         if transform.resizing == "rounded":
             resized = resized.round().to(torch.uint8)
         return Prepared(np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()), geometry)

@@ -36,7 +36,8 @@ _ARCHITECTURES = {
     "DetrForSegmentation": ("semantic", "instance", "panoptic"),
 }
 # Of image processors: values that are understood, the usual one first.
-_RULES = {"resample": (2, "bilinear", None), "do_rescale": (True, None), "rescale_factor": (1 / 255, None)}
+_BICUBIC = (3, "bicubic")
+_RULES = {"resample": (2, "bilinear", *_BICUBIC, None), "do_rescale": (True, None), "rescale_factor": (1 / 255, None)}
 _MOST = 8  # times as long as the shorter side: where a processor sets no limit
 
 
@@ -126,7 +127,7 @@ def transform_of(processor: Mapping[str, Any]) -> dict[str, Any]:
         processor: its ``to_dict()``, or a preprocessor_config.json.
 
     Raises:
-        ConfigError: a rule that is not known here: cropping, padding to a fixed size, other than bilinear resizing,
+        ConfigError: a rule that is not known here: cropping, padding to a fixed size, resizing by other curves,
             other values than 0 .. 1 before normalising.
     """
     unknown = [key for key in ("do_center_crop", "pad_size") if processor.get(key)]
@@ -139,6 +140,7 @@ def transform_of(processor: Mapping[str, Any]) -> dict[str, Any]:
         mean=processor.get("image_mean") or (0.485, 0.456, 0.406) if normalises else (0.0, 0.0, 0.0),
         std=processor.get("image_std") or (0.229, 0.224, 0.225) if normalises else (1.0, 1.0, 1.0),
         antialias=True,
+        resizing="bicubic" if processor.get("resample") in _BICUBIC else "uint8",
     ).to_config()
 
 

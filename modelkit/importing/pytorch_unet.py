@@ -1,8 +1,7 @@
 """Checkpoints of milesial/Pytorch-UNet. They see RGB in 0 .. 1, as it is; one class means a sigmoid.
 
 Images are halved and the logits brought back to the source, as its ``predict.py`` does unless told otherwise. Files
-that were trained at full size ("scale1.0") need ``config={"transform": {"scale": 1.0}}``. Its resizing is bicubic, ours
-bilinear.
+that were trained at full size ("scale1.0") need ``config={"transform": {"scale": 1.0}}``.
 """
 
 from __future__ import annotations
@@ -27,7 +26,14 @@ PYTORCH_UNET = KeyTable(
     drop=(r"^mask_values$",),  # which grey levels of its data set meant which class
     infer=_infer,
     config={
-        "transform": {**OWN_SIZE, "scale": 0.5, "antialias": True, "mean": [0.0] * 3, "std": [1.0] * 3},
+        "transform": {
+            **OWN_SIZE,
+            "scale": 0.5,
+            "antialias": True,
+            "resizing": "bicubic",
+            "mean": [0.0] * 3,
+            "std": [1.0] * 3,
+        },
         "upsample": "source",
     },
 )

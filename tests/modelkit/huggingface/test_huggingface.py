@@ -59,6 +59,7 @@ def test_every_way_to_say_a_size_gives_the_size_that_transformers_gives(
     transform = transform_of(processor)
     assert ImageTransform.from_config(transform).bucket((1080, 1920)) == sizes
     assert transform["mean"] == [0.485, 0.456, 0.406]
+    assert transform_of({**processor, "resample": 3})["resizing"] == "bicubic"
     assert transform_of({**processor, "do_normalize": False})["std"] == [1.0, 1.0, 1.0]
 
 
@@ -74,7 +75,7 @@ def test_a_limit_on_the_longer_side_gives_the_sizes_that_transformers_gives() ->
 @pytest.mark.parametrize(
     "processor",
     [
-        {"resample": 3},
+        {"resample": 1},
         {"do_center_crop": True},
         {"pad_size": {"height": 64, "width": 64}},
         {"rescale_factor": 1.0},

@@ -75,9 +75,8 @@ def saved(
     model = getattr(transformers, architecture)(config).eval()
     _make_decided(model)
     model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps(SQUARE if architecture.startswith("Segformer") else PROCESSOR)
-    )
+    processor = processor or (SQUARE if architecture.startswith("Segformer") else PROCESSOR)
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return str(folder), model
 
 

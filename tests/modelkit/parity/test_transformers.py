@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modelkit import load
 from modelkit.registry import temporary_registrations
 from modelkit.transform import Geometry
 from tests.modelkit.builders import picture
-from tests.modelkit.huggingface.transformers_models import SEEDS, saved
+from tests.modelkit.huggingface.transformers_models import SEEDS, SQUARE, saved
 from tests.modelkit.parity.from_transformers import compare, compare_reading
 
 SEGFORMER, *QUERIES = SEEDS
@@ -37,6 +39,16 @@ def test_a_predictor_gives_what_transformers_gives(architecture: str, kind: str,
         difference = compare(location, theirs, predictor, picture(*size_hw, 4))
         assert difference.compared > 0
         assert difference.within(score=2e-6, box=0.0, mask=0.0), difference
+
+
+def test_a_processor_that_resizes_by_cubic_curves_is_followed(tmp_path: Path) -> None:
+    location, theirs = saved(tmp_path, SEGFORMER, 5, SQUARE | {"resample": 3})
+    predictor, image = load(f"hf:{location}"), picture(140, 101, 4)
+    assert compare(location, theirs, predictor, image).missed == 0
+    prepared = predictor.prepare(image)
+    with Image.fromarray(image) as whole:
+        by_pillow = np.asarray(whole.resize((64, 64), Image.Resampling.BICUBIC), np.int64)
+    assert np.abs(prepared.pixels - by_pillow).max() <= 1
 
 
 @pytest.mark.parametrize(("architecture", "kind"), [case for case in CASES if case[0] != SEGFORMER])

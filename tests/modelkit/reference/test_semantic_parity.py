@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelkit import Predictor, import_weights, load, rle
 from tests.modelkit.builders import as_tensor, picture
+from tests.modelkit.parity.differences import of_maps
 from tests.modelkit.reference.code import reference
 
 pytestmark = pytest.mark.reference
@@ -101,6 +103,22 @@ def test_unet_equals_milesials(name: str, bilinear: bool, classes: int, tmp_path
     if classes == 1:
         expected = torch.cat([torch.zeros_like(expected), expected], 1)
     assert_same(ours, image, expected, record_property)
+
+
+def test_unet_shows_pictures_as_milesials_predict_does(tmp_path: Path, record_property: Any) -> None:
+    """Halved by Pillow's cubic curves, and the logits brought back to the picture."""
+    image = picture(97, 131, 4)
+    with reference("Pytorch-UNet", absent=["wandb"]):
+        model = randomise(importlib.import_module("unet").UNet(3, 3, False), scale=1.4)
+        preprocess = importlib.import_module("utils.data_loading").BasicDataset.preprocess
+        seen = torch.from_numpy(preprocess(None, Image.fromarray(image), 0.5, is_mask=False)).float()
+        with torch.inference_mode():
+            expected = F.interpolate(model(seen[None]), image.shape[:2], mode="bilinear")[0].argmax(0)
+        ours = imported("unet", model.state_dict(), tmp_path)
+    difference = of_maps(ours([image])[0], expected.numpy())
+    record_property("missed", f"{difference.missed:.2e}")
+    print(f"pixels of another class: {difference.missed:.2e}")
+    assert difference.missed <= 0.01, "single grey levels of the resized picture differ"
 
 
 @pytest.mark.parametrize(
