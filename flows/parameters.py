@@ -121,6 +121,21 @@ class TrainParameters(LabelParameters):
         float, Field(ge=0, le=1, description="Distillation: weight of the teacher against the labels.")
     ] = 0.5
     temperature: Annotated[float, Field(gt=0, description="Distillation: of both softmaxes.")] = 4.0
+    validation: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=0.5,
+            description="Share of the labels to judge by on the way, and not to learn from. Default: a tenth of 20 or "
+            "more where the recipe is derived from the labels, else none.",
+        ),
+    ] = None
+    validate_every: Annotated[
+        int | None, Field(ge=1, description="Steps between two such looks. Default: ten looks in all.")
+    ] = None
+    patience: Annotated[
+        int | None, Field(ge=1, description="End after so many looks in a row that saw nothing better. Default: never.")
+    ] = None
     evaluate: Annotated[str | None, Field(description="Labels to judge the weights on at the end.")] = None
     ray: Annotated[str | None, Field(description=RAY)] = None
     workers: Annotated[

@@ -23,13 +23,24 @@ from modelkit import Weights
 from tasks.evaluation.evaluate import evaluate_model
 from tasks.evaluation.figures import to_json
 from tasks.labels.label_sets import LabelSet
-from tasks.product import Judgement
+from tasks.labels.stored import write_stored
+from tasks.loop.fingerprints import fingerprints_of
+from tasks.loop.split_names import TRAIN
+from tasks.loop.splits import join_near_duplicates, split_groups
+from tasks.product import Judgement, kind_names
+from tasks.records import MISSING_ETAG, Entry
 from tasks.training.examples import examples_of_labels, save_training_set
 from tasks.training.inspection import inspect_labels
 from tasks.training.job import TrainingJob, prepare_training
+from tasks.training.layout import validation_key
 from tasks.training.presets import kind_of_labels, kind_of_preset, make_recipe, numbered
 from tasks.training.recipe import TrainingRecipe
 from tasks.training.run import train_here, train_on_ray
+
+VALIDATION_SHARE = 0.1
+LEAST_TO_DIVIDE = 20
+"""Labelled images; of fewer, a tenth says nothing and is missed in training."""
+_HELD_OUT = "held out"
 
 
 def run_train(parameters: TrainParameters, *, orchestrated: bool = True) -> Summary:
@@ -69,15 +80,45 @@ def _train(parameters: TrainParameters, step: Steps) -> Summary:
 def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
     """The training set in the output, and the job that trains on it."""
     recipe, labels = recipe_of(parameters, labels)
-    labelled_set = save_training_set(open_store(parameters.output), examples_of_labels(labels.table.to_pylist()))
+    store = open_store(parameters.output)
+    labels, held_out = divided(labels, _validation_share(parameters, labels), parameters.seed)
+    labelled_set = save_training_set(store, examples_of_labels(labels.table.to_pylist()))
+    validation_set = None
+    if held_out is not None:
+        validation_set = validation_key(held_out.label_set_id)
+        write_stored(held_out, store, validation_set)
     return prepare_training(
         parameters.output,
         recipe,
         labelled_set,
         num_workers=parameters.workers,
         use_gpu=parameters.gpus,
+        validation_set=validation_set,
         file_ids=labels.file_ids,
     )
+
+
+def divided(labels: LabelSet, share: float, seed: int) -> tuple[LabelSet, LabelSet | None]:
+    """What is learnt from, and about a share to be judged by on the way; groups and near-duplicates stay together."""
+    if not share:
+        return labels, None
+    items = labels.table.select(["uri", "media"]).to_pylist()
+    images = sorted({each["uri"] for each in items if each["media"] == "image"})
+    joined = join_near_duplicates(labels, fingerprints_of(Entry(uri, MISSING_ETAG, 0, "image") for uri in images))
+    parts = split_groups(joined, {TRAIN: 1 - share, _HELD_OUT: share}, salt=str(seed))
+    groups = joined.table.select(["image_id", "group_id"]).to_pylist()
+    learnt, held_out = (
+        [each["image_id"] for each in groups if parts[each["group_id"]] == part] for part in (TRAIN, _HELD_OUT)
+    )
+    return labels.only(learnt), labels.only(held_out)
+
+
+def _validation_share(parameters: TrainParameters, labels: LabelSet) -> float:
+    """What was asked for; without, a tenth where the recipe is derived from labels that can spare it."""
+    if parameters.validation is not None:
+        return parameters.validation
+    is_derived = parameters.recipe is None or parameters.recipe in kind_names()
+    return VALIDATION_SHARE if is_derived and len(labels) >= LEAST_TO_DIVIDE else 0.0
 
 
 def recipe_of(parameters: TrainParameters, labels: LabelSet) -> tuple[TrainingRecipe, LabelSet]:
@@ -103,6 +144,8 @@ def _changes(parameters: TrainParameters) -> dict[str, Any]:
         "frozen": parameters.freeze or None,
         "rate_scales": parameters.rate_scales or None,
         "teacher": parameters.teacher,
+        "validate_every": parameters.validate_every,
+        "patience": parameters.patience,
     }
     changes = {key: value for key, value in given.items() if value is not None}
     if parameters.teacher is not None:
@@ -133,6 +176,7 @@ def _summary(job: TrainingJob, uri: str, record: Weights, judged: Judgement | No
         "parameters": record.num_parameters,
         "steps": record.lineage["steps"],
         "skipped_steps": record.lineage["skipped_steps"],
+        "validation": record.lineage.get("validation"),
         "final": record.lineage["history"][-1] if record.lineage["history"] else {},
         "metrics": None if judged is None else to_json(judged),
         "seconds": round(seconds, 3),

@@ -77,6 +77,8 @@ def train(parameters: TrainParameters, prefect: PrefectFlag = True) -> Summary:
     say(f"{summary['kind']} {summary['model']} in {summary['steps']} steps, {summary['seconds']:.1f} s", style="green")
     if summary["initial"]:
         say(adopted_in_words(summary["initial"]))
+    if summary["validation"]:
+        say(validation_in_words(summary["validation"]))
     say(f"weights: {summary['weights']}")
     tell_labels(summary["labels"])
     if summary["metrics"]:
@@ -133,6 +135,13 @@ def adopted_in_words(initial: dict[str, Any]) -> str:
     new = sorted({name.rpartition(".")[0] for name in initial["new"]})
     anew = f"; began anew: {', '.join(new[:6])}{', ...' if len(new) > 6 else ''}" if new else ""
     return f"tensors taken from {initial.get('weights', 'other weights')}: {parts or initial['matched']}{anew}"
+
+
+def validation_in_words(validation: dict[str, Any]) -> str:
+    """What was seen on the way, and which step the weights are of."""
+    looks = ", ".join(f"{look['step']}: {look['main']:.3f}" for look in validation["looks"])
+    images, best = validation["images"], validation["best"]
+    return f"on {images} held-out images by step {looks}; the weights are those of step {best}"
 
 
 def tell_labels(labels: dict[str, Any]) -> None:

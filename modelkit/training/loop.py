@@ -84,6 +84,10 @@ class Trainer:
         rate_scales: factor on the learning rate by prefix of parameter names; the longest prefix that fits counts, and
             without one the factor is 1. Parts that shall not learn at all: ``modelkit.training.transfer.freeze``.
 
+    Attributes:
+        notes: plain JSON of the caller's, kept in the checkpoint.
+        ended_early: set by the caller's ``report`` to end the run after the step that it reports.
+
     Raises:
         CheckpointError: when there is a checkpoint of another recipe or a damaged one.
     """
@@ -106,6 +110,8 @@ class Trainer:
         self.ema = Ema(model, config.ema_decay)
         self.step, self.skipped, self.seconds = 0, 0, 0.0
         self.history: list[dict[str, Any]] = []
+        self.notes: dict[str, Any] = {}
+        self.ended_early = False
         self._bad_in_row = 0
         self._resume()
 
@@ -121,13 +127,15 @@ class Trainer:
         """
         stop = min(self.config.steps, until if until is not None else self.config.steps)
         train_mode(self.model)
-        while self.step < stop:
+        while self.step < stop and not self.ended_early:
             started = time.perf_counter()
             values = self._one_step()
             self.seconds += time.perf_counter() - started
             if report is not None:
                 report(self, values)
-            if self.checkpoints and (self.step % self.config.checkpoint_every == 0 or self.step == stop):
+            if self.checkpoints and (
+                self.step % self.config.checkpoint_every == 0 or self.step == stop or self.ended_early
+            ):
                 self.save()
 
     def _one_step(self) -> dict[str, float]:
@@ -182,6 +190,8 @@ class Trainer:
             "seconds": self.seconds,
             "fingerprint": self.fingerprint,
             "history": self.history,
+            "notes": self.notes,
+            "ended_early": self.ended_early,
         }
         self.checkpoints.save(Checkpoint(tensors, numbers))
 
@@ -204,6 +214,7 @@ class Trainer:
         self.step, self.skipped = saved.numbers["step"], saved.numbers["skipped"]
         self.seconds, self.history = saved.numbers["seconds"], saved.numbers["history"]
         self._bad_in_row = saved.numbers["bad_in_row"]
+        self.notes, self.ended_early = saved.numbers.get("notes", {}), saved.numbers.get("ended_early", False)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

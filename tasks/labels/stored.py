@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import DatasetError
-from infra.store import open_store, split_uri
+from infra.store import Store, open_store, split_uri
 from modelkit import ClassInfo
 from tasks.labels.class_map import FileClass, as_file_classes, map_classes
 from tasks.labels.label_sets import LabelSet, relabelled
@@ -25,6 +25,15 @@ CLASSES_KEY = b"visionmill.classes"
 
 
 _READABLE = ("labels.v1", LABELS.schema_id)
+
+
+def write_stored(labels: LabelSet, store: Store, key: str) -> None:
+    """A label set as one Parquet object; equal label sets give equal bytes."""
+    classes = json.dumps([[each.id, each.name, each.is_thing] for each in labels.classes])
+    metadata = {SCHEMA_KEY.decode(): LABELS.schema_id, CLASSES_KEY.decode(): classes}
+    sink = pa.BufferOutputStream()
+    pq.write_table(labels.table.replace_schema_metadata(metadata), sink)
+    store.put(key, sink.getvalue().to_pybytes())
 
 
 def read_stored(uri: str, *, classes: Sequence[FileClass] | None = None) -> LabelSet:

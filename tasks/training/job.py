@@ -33,6 +33,7 @@ class TrainingJob:
         unlabelled_set: id of the one of pseudo-labels, or None.
         num_workers: processes that share the work; part of the run's identity.
         use_gpu: one GPU for each.
+        validation_set: key of labels that the run is judged by and does not learn from, or None.
         file_ids: class id -> what the file of labels calls it, where any differs; goes into the weights' lineage.
     """
 
@@ -42,12 +43,13 @@ class TrainingJob:
     unlabelled_set: str | None = None
     num_workers: int = 1
     use_gpu: bool = False
+    validation_set: str | None = None
     file_ids: Mapping[str, FileId] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
         """Names everything the run leaves."""
-        return self.recipe.fingerprint(self.labelled_set, self.unlabelled_set, self.num_workers)
+        return self.recipe.fingerprint(self.labelled_set, self.unlabelled_set, self.num_workers, self.validation_set)
 
     @property
     def device(self) -> str:
@@ -72,6 +74,7 @@ def prepare_training(
     *,
     num_workers: int = 1,
     use_gpu: bool = False,
+    validation_set: str | None = None,
     file_ids: Mapping[int, FileId] | None = None,
 ) -> TrainingJob:
     """Find the weights that are begun from, check the recipe, and write down what will be done.
@@ -93,7 +96,7 @@ def prepare_training(
     recipe = TrainingRecipe.from_json(dataclasses.replace(recipe, **digests).to_json())
     store = open_store(output)
     names = {str(label): file_id for label, file_id in (file_ids or {}).items()}
-    job = TrainingJob(recipe, store.uri, labelled_set, unlabelled_set, num_workers, use_gpu, names)
+    job = TrainingJob(recipe, store.uri, labelled_set, unlabelled_set, num_workers, use_gpu, validation_set, names)
     store.put_if_absent(run_key(job.fingerprint), canonical_json(job.to_json()))
     return job
 

@@ -19,7 +19,8 @@ from modelkit.training.loop import LoopConfig
 from modelkit.training.student import UnlabelledSchedule
 
 Config = Mapping[str, Any]
-_COUNT_WHEN_SET = ("auxiliary", "inference")  # fields younger than runs that are named by a recipe without them
+_COUNT_WHEN_SET = ("auxiliary", "inference", "validate_every", "patience")
+"""Fields younger than runs that are named by a recipe without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class TrainingRecipe:
         auxiliary: a head that helps a detector to learn and is dropped at the end; None: there is none.
         inference: options of the model that the weights get in place of those they were trained with, such as
             ``{"transform": {"min_size": 224}}``.
+        validate_every: steps between looks at labels that are held out for it; 0 = ten looks in all.
+        patience: after so many looks in a row that saw nothing better the run ends; 0 = never.
     """
 
     name: str
@@ -87,6 +90,8 @@ class TrainingRecipe:
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     auxiliary: AuxiliaryConfig | None = None
     inference: dict[str, Any] = field(default_factory=dict)
+    validate_every: int = 0
+    patience: int = 0
 
     @property
     def kind(self) -> str:
@@ -126,13 +131,16 @@ class TrainingRecipe:
         """As weights record them."""
         return tuple(ClassInfo(label, name, is_thing) for label, name, is_thing in self.classes)
 
-    def fingerprint(self, labelled_set: str, unlabelled_set: str | None, num_workers: int) -> str:
+    def fingerprint(
+        self, labelled_set: str, unlabelled_set: str | None, num_workers: int, validation_set: str | None = None
+    ) -> str:
         """Sixteen hex digits that change with anything that changes the weights.
 
         Where weights come from does not count, what they are does: their digests stand for them.
         """
         content = {key: value for key, value in self.to_json().items() if value or key not in _COUNT_WHEN_SET}
         content |= {"sets": [labelled_set, unlabelled_set], "num_workers": num_workers}
+        content |= {} if validation_set is None else {"validation_set": validation_set}
         for weights in ("initial", "teacher"):
             content[weights] = content.pop(f"{weights}_digest")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

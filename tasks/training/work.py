@@ -13,7 +13,6 @@ from torch import Tensor
 
 from infra.store import Store, open_store
 from modelkit import ClassInfo, VisionModel, create_model, load, load_weights, save_weights
-from modelkit.registry import merge_options
 from modelkit.training.auxiliary import AuxiliaryHead
 from modelkit.training.distillation import Distiller
 from modelkit.training.loop import Trainer, seed_step
@@ -25,9 +24,9 @@ from tasks.engine.prepare import environment
 from tasks.training.checkpoints import StoreCheckpoints
 from tasks.training.examples import load_training_set
 from tasks.training.job import TrainingJob, finished_weights
-from tasks.training.layout import checkpoint_key, weights_keys
+from tasks.training.layout import best_key, checkpoint_key, weights_keys
 from tasks.training.loading import Batch, Batches, ExampleReader
-from tasks.training.recipe import TrainingRecipe
+from tasks.training.validation import Validation, as_used
 
 HISTORY_POINTS = 100
 _BUILD_STEP = 0xFFFF
@@ -85,13 +84,27 @@ def _train(job: TrainingJob, store: Store, rank: Rank, until: int | None) -> Non
         rank=rank,
         rate_scales={f"student.{prefix}": scale for prefix, scale in job.recipe.rate_scales.items()},
     )
+    validation = None if job.validation_set is None else Validation(job, store, trainer)
+
+    def report(trainer: Trainer, values: dict[str, float]) -> None:
+        _remember(trainer, values)
+        if validation is not None and validation.is_due():
+            validation.look(_student_of(trainer))
+
     try:
-        trainer.run(until=until, report=_remember)
+        trainer.run(until=until, report=report)
     finally:
         batches.close()
-    if rank.is_first and trainer.step >= job.recipe.loop.steps:
-        _leave(job, store, trainer, adopted)
+    if rank.is_first and (trainer.step >= job.recipe.loop.steps or trainer.ended_early):
+        _leave(job, store, trainer, adopted, validation)
     rank.wait()
+
+
+def _student_of(trainer: Trainer) -> VisionModel:
+    """The averaged student."""
+    average = trainer.ema.model
+    assert isinstance(average, StudentTraining)  # what _train made
+    return average.student
 
 
 def build_model(job: TrainingJob) -> tuple[VisionModel, Adopted | None]:
@@ -149,36 +162,35 @@ def _remember(trainer: Trainer, values: dict[str, float]) -> None:
         trainer.history.append({"step": trainer.step, **{name: round(value, 6) for name, value in values.items()}})
 
 
-def _leave(job: TrainingJob, store: Store, trainer: Trainer, adopted: Adopted | None) -> None:
-    """Write the averaged student and its record, tensors first; the record's presence says that both are whole."""
-    average = trainer.ema.model
-    assert isinstance(average, StudentTraining)  # what train_share made
+def _leave(
+    job: TrainingJob, store: Store, trainer: Trainer, adopted: Adopted | None, validation: Validation | None
+) -> None:
+    """Write the averaged student (the best one that was looked at) and its record.
+
+    Tensors come first; the record's presence says that both are whole.
+    """
+    student = _student_of(trainer)
+    if validation is not None:
+        student.load_state_dict(validation.best_state())
     tensors, record = weights_keys(job.fingerprint, job.recipe.name)
     with tempfile.TemporaryDirectory(prefix="visionmill-weights-") as folder:
         save_weights(
-            _as_used(job.recipe, average.student.cpu()),
+            as_used(job.recipe, student.cpu()),
             folder,
             name=job.recipe.name,
             classes=[ClassInfo(label, name, thing) for label, name, thing in job.recipe.classes],
-            lineage=_lineage(job, trainer, adopted),
+            lineage=_lineage(job, trainer, adopted, validation),
         )
         load_weights(Path(folder))  # what cannot be read back is not published
         for key in (tensors, record):
             store.put(key, (Path(folder) / key.rpartition("/")[2]).read_bytes())
-    store.delete(checkpoint_key(job.fingerprint))
+    for key in (checkpoint_key(job.fingerprint), best_key(job.fingerprint)):
+        store.delete(key)
 
 
-def _as_used(recipe: TrainingRecipe, trained: VisionModel) -> VisionModel:
-    """The model with the options that its weights get in place of training's."""
-    if not recipe.inference:
-        return trained
-    config = {key: value for key, value in merge_options(trained.config, recipe.inference).items() if key != "name"}
-    model = create_model(recipe.architecture, **config)
-    model.load_state_dict(trained.state_dict())
-    return model
-
-
-def _lineage(job: TrainingJob, trainer: Trainer, adopted: Adopted | None) -> dict[str, Any]:
+def _lineage(
+    job: TrainingJob, trainer: Trainer, adopted: Adopted | None, validation: Validation | None
+) -> dict[str, Any]:
     recipe = job.recipe
     taken = None if adopted is None else {"weights": recipe.initial, **adopted.to_json()}
     return {
@@ -196,4 +208,5 @@ def _lineage(job: TrainingJob, trainer: Trainer, adopted: Adopted | None) -> dic
         "environment": environment(),
         **({"file_ids": dict(job.file_ids)} if job.file_ids else {}),
         "history": trainer.history,
+        **({} if validation is None else {"validation": validation.record}),
     }

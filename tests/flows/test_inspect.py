@@ -59,6 +59,17 @@ def test_a_saved_recipe_is_changed_and_trained_with(scenes: dict[str, str], tmp_
     assert "tensors taken from imagenet: network.backbone" in done.stderr
 
 
+def test_labels_that_are_held_out_are_judged_on_the_way_and_not_learnt_from(tmp_path: Path) -> None:
+    labels = visionmill("digitscape", tmp_path / "in", "--scenes", 20, "--size", 64, "--json").summary["labels"]
+    done = visionmill(
+        "train", labels["instances"], tmp_path / "out", "--recipe", "semantic", "--steps", 2, "--batch-size", 2,
+        "--validate-every", 1, "--ray", "none", "--no-prefect", "--json",
+    )  # fmt: skip
+    seen = done.summary["validation"]
+    assert seen["images"] == 2 and [look["step"] for look in seen["looks"]] == [1, 2]
+    assert "on 2 held-out images" in done.stderr
+
+
 def test_without_a_recipe_labels_are_never_trained_by_the_wrong_kind_of_model(
     scenes: dict[str, str], tmp_path: Path
 ) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from infra.store import open_store, split_uri
 from modelkit import ClassInfo, rle
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
+from tasks.labels.stored import write_stored
 
 CLASSES = (ClassInfo(1, "disc"), ClassInfo(2, "box"), ClassInfo(3, "star"))
 SIZE_HW = (48, 64)
@@ -66,10 +64,6 @@ def label_set(groups: Sequence[tuple[str, int, Sequence[int]]]) -> LabelSet:
 
 
 def store_label_set(uri: str, labels: LabelSet) -> None:
-    """A label set as one Parquet object, as ``tasks.labels.stored`` describes it."""
+    """A label set as one Parquet object."""
     root, key = split_uri(uri)
-    classes = json.dumps([[each.id, each.name, each.is_thing] for each in labels.classes])
-    metadata = {"visionmill.schema": "labels.v1", "visionmill.classes": classes}
-    sink = pa.BufferOutputStream()
-    pq.write_table(labels.table.replace_schema_metadata(metadata), sink)
-    open_store(root).put(key, sink.getvalue().to_pybytes())
+    write_stored(labels, open_store(root), key)
