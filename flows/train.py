@@ -25,8 +25,7 @@ from tasks.evaluation.figures import to_json
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.stored import write_stored
 from tasks.loop.fingerprints import fingerprints_of
-from tasks.loop.split_names import TRAIN
-from tasks.loop.splits import join_near_duplicates, split_groups
+from tasks.loop.splits import fold_groups, join_near_duplicates
 from tasks.product import Judgement, kind_names
 from tasks.records import MISSING_ETAG, Entry
 from tasks.training.examples import examples_of_labels, save_training_set
@@ -40,7 +39,6 @@ from tasks.training.run import train_here, train_on_ray
 VALIDATION_SHARE = 0.1
 LEAST_TO_DIVIDE = 20
 """Labelled images; of fewer, a tenth says nothing and is missed in training."""
-_HELD_OUT = "held out"
 
 
 def run_train(parameters: TrainParameters, *, orchestrated: bool = True) -> Summary:
@@ -105,11 +103,8 @@ def divided(labels: LabelSet, share: float, seed: int) -> tuple[LabelSet, LabelS
     items = labels.table.select(["uri", "media"]).to_pylist()
     images = sorted({each["uri"] for each in items if each["media"] == "image"})
     joined = join_near_duplicates(labels, fingerprints_of(Entry(uri, MISSING_ETAG, 0, "image") for uri in images))
-    parts = split_groups(joined, {TRAIN: 1 - share, _HELD_OUT: share}, salt=str(seed))
-    groups = joined.table.select(["image_id", "group_id"]).to_pylist()
-    learnt, held_out = (
-        [each["image_id"] for each in groups if parts[each["group_id"]] == part] for part in (TRAIN, _HELD_OUT)
-    )
+    held_out = set(fold_groups(joined, max(2, round(1 / share)), salt=str(seed))[0])
+    learnt = set(labels.table["image_id"].to_pylist()) - held_out
     return labels.only(learnt), labels.only(held_out)
 
 
