@@ -23,8 +23,6 @@ from modelkit.semantic.losses import pixel_loss
 from modelkit.semantic.targets import check_semantic, padded
 from modelkit.transform import Geometry
 
-_DETECTOR = "detector."
-
 
 class PanopticSegmentor(VisionModel):
     """A two-stage detector with a mask head, a semantic head beside it, and what makes one map of both.

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from infra.errors import ObjectChanged, StoreError, StoreOutage, UsageError
 from infra.redaction import redact
 from infra.store import Store, is_local, split_uri
+from infra.store_reader import SeekableReader
 from tasks.records import Entry, ItemFailure, etag_to_pin
 
 BLOCK_BYTES = (
@@ -60,7 +61,7 @@ def open_window(store: Store, where: Location, length: int, etag: str | None) ->
     return io.BytesIO(store.read_range(where.key, where.offset, length, etag=etag))
 
 
-class BlockReader(io.RawIOBase):
+class BlockReader(SeekableReader):
     """A window of an object as a seekable file, read in blocks that are kept; sequential reading asks further ahead.
 
     At most ``CACHED_BLOCKS`` + ``MAX_AHEAD_BLOCKS`` blocks are in memory. Used by one thread at a time.
@@ -70,39 +71,16 @@ class BlockReader(io.RawIOBase):
     """
 
     def __init__(self, store: Store, key: str, offset: int, length: int, etag: str | None) -> None:
-        super().__init__()
-        self._store, self._key, self._etag = store, key, etag
-        self._offset, self._length = offset, length
-        self._position = 0
+        super().__init__(length)
+        self._store, self._key, self._offset, self._etag = store, key, offset, etag
         self.trouble: StoreError | None = None
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._next_block = 0  # where a sequential reader would go on
         self._ahead = 1
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
-        if base + offset < 0:
-            raise ValueError(f"seek to {base + offset}, before the start")
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        if self._position >= self._length:
-            return 0
-        index, start = divmod(self._position, BLOCK_BYTES)
-        part = self._block(index)[start : start + len(buffer)]
-        buffer[: len(part)] = part
-        self._position += len(part)
-        return len(part)
+    def read_at(self, position: int, length: int) -> bytes:
+        index, start = divmod(position, BLOCK_BYTES)
+        return self._block(index)[start : start + length]
 
     def _block(self, index: int) -> bytes:
         if index not in self._blocks:
@@ -113,7 +91,7 @@ class BlockReader(io.RawIOBase):
     def _fetch(self, index: int) -> None:
         self._ahead = min(2 * self._ahead, MAX_AHEAD_BLOCKS) if index == self._next_block else 1
         start = index * BLOCK_BYTES
-        length = min(self._ahead * BLOCK_BYTES, self._length - start)
+        length = min(self._ahead * BLOCK_BYTES, self.length - start)
         try:
             data = self._store.read_range(self._key, self._offset + start, length, etag=self._etag)
         except StoreError as error:

@@ -28,6 +28,7 @@ import numpy as np
 from av.index import IndexEntry
 from av.video.stream import VideoStream
 
+from infra.store_reader import SeekableReader
 from tasks.media.video_fields import may_be_fields
 from tasks.media.video_files import open_container
 from tasks.media.video_packets import Times, is_not_coded, packets_of
@@ -65,34 +66,16 @@ class Keyframe:
     pts: int
 
 
-class SliceReader(io.RawIOBase):
+class SliceReader(SeekableReader):
     """A part of a seekable file as a file of its own (a video inside a tar)."""
 
     def __init__(self, file: BinaryIO, offset: int, length: int) -> None:
-        super().__init__()
-        self._file, self._offset, self._length, self._at = file, offset, length, 0
+        super().__init__(length)
+        self._file, self._offset = file, offset
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
-        self._at = max(base + offset, 0)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(cast(bytearray, buffer))
-        self._file.seek(self._offset + self._at)
-        data = self._file.read(max(min(len(view), self._length - self._at), 0))
-        view[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+    def read_at(self, position: int, length: int) -> bytes:
+        self._file.seek(self._offset + position)
+        return self._file.read(length)
 
 
 def cut_video(file: BinaryIO, frames_per_piece: int) -> list[Piece]:

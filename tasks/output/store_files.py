@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 
 from infra.store import ObjectInfo, Store
+from infra.store_reader import SeekableReader
 
 PROTOCOL = "store"
 _PREFIX = f"{PROTOCOL}://"
@@ -98,39 +99,29 @@ class StoreFileSystem(AbstractFileSystem):
         return _UNCHANGING
 
 
-class StoreFile(io.RawIOBase):
+class StoreFile(SeekableReader):
     """One object, readable by many threads at once: each has its own position."""
 
     def __init__(self, filesystem: StoreFileSystem, info: ObjectInfo) -> None:
-        super().__init__()
-        self._filesystem = filesystem
-        self._info = info
-        self._of_thread = threading.local()
+        super().__init__(info.size_bytes)
+        self._filesystem, self._info, self._of_thread = filesystem, info, threading.local()
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
+    @property
+    def position(self) -> int:  # type: ignore[override]
         return getattr(self._of_thread, "position", 0)
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self._info.size_bytes}[whence]
-        if base + offset < 0:
-            raise ValueError(f"cannot seek to {base + offset}")
-        self._of_thread.position = base + offset
-        return base + offset
+    @position.setter
+    def position(self, at: int) -> None:
+        self._of_thread.position = at
 
     def read(self, size: int | None = -1) -> bytes:
-        start = self.tell()
-        left = max(0, self._info.size_bytes - start)
+        start = self.position
+        left = max(0, self.length - start)
         length = left if size is None or size < 0 else min(size, left)
         if length == 0:
             return b""
         data = self._filesystem.read_range(self._info, start, length)
-        self._of_thread.position = start + len(data)
+        self.position = start + len(data)
         return data
 
     def readall(self) -> bytes:
