@@ -100,7 +100,7 @@ def _carry_out(
     prepared = step(
         "prepare job", prepare_job, product, parameters, run_id=run_id, device=needs.device, predictor=predictor
     )
-    with hold_lease(prepared.output, run_id), tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
+    with hold_lease(prepared.output, run_id) as lease, tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
         if product.sink is not None:
             step("sweep files", sweep_files, prepared.output, prepared.version)
         inventory = step(
@@ -114,7 +114,14 @@ def _carry_out(
         if plan is None:
             return nothing_to_do(prepared, inventory, time.monotonic() - began)
         prepared, outcome = step(
-            "carry out plan", carry_out, plan, prepared, needs, console=console, orchestrated=step is orchestrated_steps
+            "carry out plan",
+            carry_out,
+            plan,
+            prepared,
+            needs,
+            refusal=lease.lost_to,
+            console=console,
+            orchestrated=step is orchestrated_steps,
         )
         facts = _facts(parameters, prepared, inventory, plan, run_id, started_at)
         record = step("finish run", _finish, prepared, facts, plan, outcome)

@@ -12,10 +12,10 @@ from typing import Literal
 from rich.console import Console
 
 from flows.progress import progress_display
-from infra.errors import UsageError
+from flows.refusals import check_workers
 from infra.machine import cpu_slots, may_have_gpu
 from infra.ray_session import RaySession, ray_session
-from tasks.engine.pool import run_pool, run_serial
+from tasks.engine.pool import Refusal, run_pool, run_serial
 from tasks.engine.pool_outcome import PoolOutcome
 from tasks.engine.prepare import PreparedJob
 from tasks.ingest.plan import Plan
@@ -59,8 +59,7 @@ def needs_of(parameters: JobParameters) -> WorkerNeeds:
     gpus = parameters.gpus_per_worker
     if gpus is None:
         gpus = _share_of_gpu(parameters.workers) if parameters.ray in (None, SERIAL) else 0.0
-    if parameters.ray == SERIAL and parameters.workers not in ("auto", 1):
-        raise UsageError("--ray none runs one worker in this process", hint="leave out --workers, or leave out --ray")
+    check_workers(parameters)
     return WorkerNeeds(parameters.ray, parameters.workers, gpus, parameters.compile, parameters.batch_size)
 
 
@@ -112,7 +111,13 @@ def _gpu_bytes() -> int:
 
 
 def carry_out(
-    plan: Plan, prepared: PreparedJob, needs: WorkerNeeds, *, console: Console | None, orchestrated: bool
+    plan: Plan,
+    prepared: PreparedJob,
+    needs: WorkerNeeds,
+    *,
+    refusal: Refusal,
+    console: Console | None,
+    orchestrated: bool,
 ) -> tuple[PreparedJob, PoolOutcome]:
     """Start (or join) Ray, run the model as the plan's first run chose to, and work the plan off.
 
@@ -138,7 +143,7 @@ def carry_out(
         doing = find_product(prepared.version.product).doing
         with progress_display(console, doing, orchestrated=orchestrated) as listen:
             if session is None:
-                outcome = run_serial(plan, prepared.job, on_progress=listen)
+                outcome = run_serial(plan, prepared.job, on_progress=listen, refusal=refusal)
             else:
                 outcome = run_pool(
                     plan,
@@ -147,6 +152,7 @@ def carry_out(
                     workers=needs.workers,
                     num_gpus=needs.num_gpus,
                     on_progress=listen,
+                    refusal=refusal,
                 )
         outcome.notes[:0] = followed.notes
     return prepared, outcome

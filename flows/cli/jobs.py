@@ -20,9 +20,9 @@ def job_command(product: Product) -> Callable[..., None]:
     """The command of a product; its options are the fields of the product's parameters."""
 
     def job(parameters: JobParameters, dry_run: DryRunFlag = False, prefect: PrefectFlag = True) -> Summary:
-        from tasks.engine.prepare import describe_model
+        from flows.refusals import refuse_at_once
 
-        describe_model(parameters.model, parameters.weights)  # before Prefect is imported or anything is started
+        refuse_at_once(parameters, is_tried=not dry_run)
         if dry_run:
             return _foresee(product, parameters)
         from flows.job import run_job

@@ -35,12 +35,17 @@ from tasks.records import Receipt, Shard
 logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[Progress], None]
+Refusal = Callable[[], VisionmillError | None]
 
 _TICK_S = 0.2
 _HANGS_EVERY_S = 1.0
 _OUTAGE_GRACE_S = 5.0  # for other shards, once a store was waited for in vain
 STOPPING = "stopping after the items in hand; again to stop at once"
 _IDLE_WORKER_S = 15.0  # then it goes home, if there is nothing left for it
+
+
+def _nothing() -> None:
+    return None
 
 
 class OpenPlan(Protocol):
@@ -91,6 +96,7 @@ def run_pool(
     on_progress: OnProgress | None = None,
     settings: PoolSettings | None = None,
     stop: threading.Event | None = None,
+    refusal: Refusal = _nothing,
 ) -> PoolOutcome:
     """Carry out what is left of a plan with workers in Ray.
 
@@ -101,6 +107,7 @@ def run_pool(
         workers: "auto" is as many as fit, but never more than shards are left.
         num_gpus: of each worker; fractions share one GPU. Each takes one processor, too.
         on_progress: called about every ``settings.progress_every_s`` seconds, from this thread.
+        refusal: asked all the time: why nothing more may be handed out, if so; the run ends with that error.
 
     Returns:
         What came of it; ``error`` says why it stopped early, if it did.
@@ -112,7 +119,7 @@ def run_pool(
 
     session.require(num_workers=1 if workers == "auto" else workers, num_gpus=num_gpus)
     group = RayGroup(job, session, num_gpus=num_gpus, num_slots=None if workers == "auto" else workers)
-    return _run(plan, job, group, on_progress, settings or PoolSettings(), stop or threading.Event())
+    return _run(plan, job, group, on_progress, settings or PoolSettings(), stop or threading.Event(), refusal)
 
 
 def run_serial(
@@ -122,9 +129,10 @@ def run_serial(
     on_progress: OnProgress | None = None,
     settings: PoolSettings | None = None,
     stop: threading.Event | None = None,
+    refusal: Refusal = _nothing,
 ) -> PoolOutcome:
     """As :func:`run_pool` with one worker in this process: an item that kills its worker kills this process."""
-    return _run(plan, job, LocalGroup(job), on_progress, settings or PoolSettings(), stop or threading.Event())
+    return _run(plan, job, LocalGroup(job), on_progress, settings or PoolSettings(), stop or threading.Event(), refusal)
 
 
 def _run(
@@ -134,10 +142,11 @@ def _run(
     on_progress: OnProgress | None,
     settings: PoolSettings,
     stop: threading.Event,
+    refusal: Refusal,
 ) -> PoolOutcome:
     try:
         with drain_on_signals(stop):
-            return _PoolRun(plan, job, group, on_progress, settings, stop).carry_out()
+            return _PoolRun(plan, job, group, on_progress, settings, stop, refusal).carry_out()
     finally:
         group.close()
 
@@ -173,8 +182,10 @@ class _PoolRun:
         on_progress: OnProgress | None,
         settings: PoolSettings,
         stop: threading.Event,
+        refusal: Refusal,
     ) -> None:
-        self.group, self.settings, self.stop, self.on_progress = group, settings, stop, on_progress
+        self.group, self.settings, self.on_progress = group, settings, on_progress
+        self.stop, self.refusal = stop, refusal
         self.begin_s = time.monotonic()
         self.is_running = False
         self.outage = ""  # of the output, as this process sees it
@@ -370,6 +381,8 @@ class _PoolRun:
             self.outcome.drained = True
             logger.warning(STOPPING)
             self.dispatcher.stop()
+        if not self.dispatcher.stopped and (error := self.refusal()) is not None:
+            self.dispatcher.stop(error)
         if self.dispatcher.stopped and self.stopped_at_s is None:
             self.stopped_at_s = time.monotonic()
 

@@ -56,6 +56,11 @@ def read_source(
     return with_members(_pieces(source, folder, skipped, images_root), skipped)
 
 
+def find_source(source: str) -> None:
+    """Look whether a source is there, without listing it; raises as :func:`read_source`."""
+    _pieces(source, Path(), Skipped(), None)
+
+
 def _pieces(source: str, folder: Path, skipped: Skipped, images_root: str | None) -> Pieces:
     if not source.strip():
         raise DatasetError("the source is empty", hint="Name a folder, a file, a glob or s3://bucket/prefix.")

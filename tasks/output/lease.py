@@ -74,6 +74,11 @@ class Holder:
         except psutil.Error:
             return False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody holds it any more, as far as that can be told at once."""
+        return self.released or self.process_is_gone
+
 
 class Lease:
     """A held lease; made by :func:`hold_lease`. ``lost`` is set when somebody took it over."""
@@ -102,6 +107,17 @@ class Lease:
                 return
             except StoreError:
                 continue  # the store is troubled: the work itself will say so; the next renewal may succeed
+
+    def lost_to(self) -> LeaseHeld | None:
+        """Who took the lease over, as an error that ends the run; None while it is held."""
+        if not self.lost.is_set():
+            return None
+        taken = read_lease(self._store)
+        who = "somebody" if taken is None else str(taken[0])
+        return LeaseHeld(
+            f"the lease on {self._store.uri} was taken over by {who}: this driver did not renew it in time",
+            hint="Nothing is lost: the other run carries out the same plan. Was this machine suspended or cut off?",
+        )
 
     def release(self) -> None:
         """Let others in at once. A lease that was lost, or a store that refuses, is left as it is."""
@@ -170,7 +186,7 @@ def _acquire(store: Store, wanted: Holder, on_wait: Callable[[Holder], None] | N
             elif watched[0] != held_etag and not held.released:
                 raise _refused(store, held)
             expired = time.monotonic() - watched[1] >= held.time_to_live_s
-            if not (held.released or held.process_is_gone or expired):
+            if not (held.is_over or expired):
                 if held.host == wanted.host:
                     raise _refused(store, held)  # its process is there: no need to watch
                 if on_wait is not None:
@@ -200,6 +216,13 @@ def read_lease(store: Store) -> tuple[Holder, str] | None:
         return Holder(**json.loads(content)), etag
     except (ValueError, TypeError):
         return Holder("unknown", "unknown", 0, 0.0, "unknown", 0.0, 0, "", released=True), etag
+
+
+def refuse_if_held(store: Store) -> None:
+    """Raises LeaseHeld where a living process of this machine holds the lease; what others hold has to be watched."""
+    current = read_lease(store)
+    if current is not None and current[0].host == socket.gethostname() and not current[0].is_over:
+        raise _refused(store, current[0])
 
 
 def _refused(store: Store, held: Holder) -> LeaseHeld:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from infra.errors import CircuitOpen, ServiceError, UsageError
+from infra.errors import CircuitOpen, LeaseHeld, ServiceError, UsageError
 from infra.retry import RetryPolicy
 from infra.store import Store, open_store
 from tasks.engine.dispatch import DispatchPolicy
@@ -21,6 +21,8 @@ from tasks.engine.hangs import HangLimits
 from tasks.engine.pool import PoolSettings, run_serial
 from tasks.engine.progress import Progress
 from tasks.ingest.plan import committed_shards
+from tasks.output.layout import LEASE_KEY
+from tasks.output.lease import hold_lease
 from tasks.records import Shard
 from tests.tasks.engine.fakes import COMPUTING_S, job_for, shards_of, version, write_images
 from tests.tasks.engine.test_worker import rows_in
@@ -152,6 +154,20 @@ def test_a_signal_lets_the_running_shards_finish_and_leaves_the_plan_open(
     assert signal.getsignal(number) is before
     assert run_serial(plan, job, settings=quick()).finished
     assert len(rows_in(plan.output)) == 60
+
+
+def test_a_driver_that_lost_its_lease_hands_out_nothing_more_and_says_who_has_it(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 60, 5)
+    store = open_store(str(plan.output))
+    with hold_lease(store, "slow", time_to_live_s=0.3) as lease:
+        store.put(LEASE_KEY, lease.holder.encode(run_id="other", host="elsewhere", token="2"))
+        outcome = run_serial(
+            plan, job_for(plan.output, model_options={"delay_s": 0.02}), settings=quick(), refusal=lease.lost_to
+        )
+    assert isinstance(outcome.error, LeaseHeld)
+    assert "was taken over by run other on elsewhere" in outcome.error.message
+    assert outcome.shards_committed < 12
+    assert run_serial(plan, job_for(plan.output), settings=quick()).finished
 
 
 def test_the_grace_period_ends(tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""What is wrong with a job and known from a look: told before Prefect or Ray is imported, or anything started."""
+
+from __future__ import annotations
+
+from infra.errors import UsageError
+from infra.store import open_store
+from tasks.engine.prepare import describe_model
+from tasks.ingest.sources import find_source
+from tasks.output.lease import refuse_if_held
+from tasks.parameters import JobParameters
+
+
+def refuse_at_once(parameters: JobParameters, *, is_tried: bool) -> None:
+    """Look at model, options, source and output.
+
+    Args:
+        is_tried: whether the output is tried out by writing to it; a dry run writes nothing.
+
+    Raises:
+        UsageError: options that exclude each other; an unknown model.
+        DatasetError: the source does not exist.
+        LeaseHeld: another driver of this machine writes the output.
+        StoreError: source or output cannot be reached, or the output not be written.
+    """
+    describe_model(parameters.model, parameters.weights)
+    check_workers(parameters)
+    find_source(parameters.source)
+    if is_tried:
+        output = open_store(parameters.output)
+        output.probe()
+        refuse_if_held(output)
+
+
+def check_workers(parameters: JobParameters) -> None:
+    """Raises a UsageError where this process is to be several workers."""
+    if parameters.ray == "none" and parameters.workers not in ("auto", 1):
+        raise UsageError("--ray none runs one worker in this process", hint="leave out --workers, or leave out --ray")
