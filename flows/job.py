@@ -17,9 +17,9 @@ from rich.console import Console
 
 from flows.recording import prepare_recording, without_secrets
 from flows.steps import Steps, orchestrated_steps, plain_steps
-from flows.summary import Summary, nothing_to_do, summary_of
+from flows.summary import Report, Summary, nothing_to_do, summary_of
 from flows.work import carry_out, expected_slots, needs_of
-from infra.errors import VisionmillError
+from infra.errors import StoreError, VisionmillError
 from tasks.engine.job import JobSpec, PredictorSpec
 from tasks.engine.pool_outcome import PoolOutcome
 from tasks.engine.prepare import PreparedJob, environment, prepare_job, summary_of_weights
@@ -28,7 +28,7 @@ from tasks.ingest.plan import Plan, PlanOptions, open_plan
 from tasks.output.files import sweep_files
 from tasks.output.finish import RunFacts, finish_run
 from tasks.output.lease import hold_lease
-from tasks.output.runs import RunRecord, new_run_id
+from tasks.output.runs import RunRecord, new_run_id, report_is_current
 from tasks.parameters import MIN_SCORE, JobParameters
 from tasks.product import Product, products
 
@@ -112,7 +112,9 @@ def _carry_out(
         )
         plan = step("open plan", _open_plan, parameters, prepared, inventory, slots=expected_slots(needs))
         if plan is None:
-            return nothing_to_do(prepared, inventory, time.monotonic() - began)
+            is_due = parameters.report and not report_is_current(prepared.output)
+            report = step("write report", _report, prepared) if is_due else Report()
+            return nothing_to_do(prepared, inventory, time.monotonic() - began, report)
         prepared, outcome = step(
             "carry out plan",
             carry_out,
@@ -124,9 +126,15 @@ def _carry_out(
             orchestrated=step is orchestrated_steps,
         )
         facts = _facts(parameters, prepared, inventory, plan, run_id, started_at)
-        record = step("finish run", _finish, prepared, facts, plan, outcome)
-        wants_report = parameters.report and not outcome.drained  # who stops a run does not wait for pictures
-        report = step("write report", _report, prepared) if wants_report else None
+        try:
+            record = step("finish run", _finish, prepared, facts, plan, outcome)
+        except VisionmillError as error:
+            if outcome.error is None:
+                raise
+            raise outcome.error from error  # a store that takes no record any more must not hide why
+        # Who stops a run does not wait for pictures, and a store that ended it takes none.
+        wants_report = parameters.report and not outcome.drained and not isinstance(outcome.error, StoreError)
+        report = step("write report", _report, prepared) if wants_report else Report()
         summary = summary_of(prepared, inventory, record, report)
     if outcome.error is not None:
         raise outcome.error
@@ -226,11 +234,12 @@ def outcome_word(outcome: PoolOutcome) -> str:
     return "circuit_open" if type(outcome.error).__name__ == "CircuitOpen" else "failed"
 
 
-def _report(prepared: PreparedJob) -> str | None:
-    """A report that can't be written is no reason to call the run failed; it can be written again at any time."""
+def _report(prepared: PreparedJob) -> Report:
+    """A report that can't be written is no reason to call the run failed: it is said, and the next run writes it."""
     from tasks.report.report import write_report  # draws pictures: loaded only when there is something to draw
 
     try:
-        return write_report(prepared.output.uri, product=prepared.version.product, min_score=MIN_SCORE).index_uri
-    except VisionmillError:
-        return None
+        written = write_report(prepared.output.uri, product=prepared.version.product, min_score=MIN_SCORE)
+    except VisionmillError as error:
+        return Report(None, f"the report could not be written, the next run tries again: {error.message}")
+    return Report(written.index_uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from infra.store import Store
@@ -13,7 +14,15 @@ from tasks.output.runs import RunRecord
 Summary = dict[str, Any]
 
 
-def nothing_to_do(prepared: PreparedJob, inventory: Inventory, seconds: float) -> Summary:
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Where the report lies that a run wrote, or why it could not; neither if it was to write none."""
+
+    uri: str | None = None
+    problem: str | None = None
+
+
+def nothing_to_do(prepared: PreparedJob, inventory: Inventory, seconds: float, report: Report | None = None) -> Summary:
     """All of the dataset is committed already; nothing was written."""
     return {
         "run_id": None,
@@ -21,12 +30,14 @@ def nothing_to_do(prepared: PreparedJob, inventory: Inventory, seconds: float) -
         "items": {"in_inventory": inventory.num_objects, "ok": 0, "failed": 0, "quarantined": 0},
         "left_out": inventory.skipped,
         "seconds": round(seconds, 3),
+        "report": report and report.uri,
+        "report_problem": report and report.problem,
         **_places(prepared.output, prepared),
         "exit_code": 0,
     }
 
 
-def summary_of(prepared: PreparedJob, inventory: Inventory, record: RunRecord, report: str | None) -> Summary:
+def summary_of(prepared: PreparedJob, inventory: Inventory, record: RunRecord, report: Report) -> Summary:
     """A run that was carried out, or as much of it as could be."""
     return {
         "run_id": record.run_id,
@@ -45,7 +56,8 @@ def summary_of(prepared: PreparedJob, inventory: Inventory, record: RunRecord, r
         "execution": {name: record.execution.get(name) for name in ("mode", "reason", "choice")},
         **_places(prepared.output, prepared),
         "record": prepared.output.uri_of(run_key(record.run_id)),
-        "report": report,
+        "report": report.uri,
+        "report_problem": report.problem,
         "exit_code": record.exit_code,
     }
 

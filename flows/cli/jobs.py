@@ -75,6 +75,7 @@ def _tell(summary: Summary, product: Product) -> None:
         say(f"left out: {count} x {reason}", style="dim")
     if not summary["run_id"]:
         say(f"nothing to do: all {counts['in_inventory']} items are committed already", style="green")
+        _tell_report(summary)
         return
     style = "green" if not counts["failed"] + counts["quarantined"] else "yellow"
     say(
@@ -89,6 +90,12 @@ def _tell(summary: Summary, product: Product) -> None:
     for line in summary.get("error_sample") or []:  # type: ignore[attr-defined]
         say(f"  {line}", style="yellow")
     say(f"rows:   {summary['rows_glob']}")
+    _tell_report(summary)
+    say(f'query:  visionmill query {summary["output"]} "{product.query}"')
+
+
+def _tell_report(summary: Summary) -> None:
     if summary.get("report"):
         say(f"report: {summary['report']}")
-    say(f'query:  visionmill query {summary["output"]} "{product.query}"')
+    if summary.get("report_problem"):
+        say(f"report: {summary['report_problem']}", style="yellow")

@@ -11,9 +11,10 @@ from typing import Any
 from infra.errors import StoreError
 from infra.redaction import redact
 from infra.store import Store
-from tasks.output.layout import RUNS_FOLDER, parse_run_key, run_key
+from tasks.output.layout import REPORT_KEY, RUNS_FOLDER, parse_run_key, run_key
 
 FORMAT = "visionmill.run.v1"
+_HEAD_BYTES = 1024  # of a report, in which it names the newest run it knows of
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,16 @@ def read_run(store: Store, run_id: str) -> RunRecord:
         return RunRecord.from_json(json.loads(store.get(key)))
     except ValueError as error:
         raise StoreError(f"the run record {store.uri_of(key)} is damaged: {error}") from error
+
+
+def report_is_current(store: Store) -> bool:
+    """Whether the report knows of the newest run: it was written after it, and not left out or failed."""
+    runs = list_runs(store)
+    try:
+        head = store.read_range(REPORT_KEY, 0, _HEAD_BYTES)
+    except StoreError:
+        return False
+    return not runs or f'content="{runs[-1]}"'.encode() in head
 
 
 def list_runs(store: Store) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from infra.errors import UsageError
 from infra.store import open_store
 from tasks.output.layout import REPORT_KEY, product_prefix
+from tasks.output.runs import list_runs
 from tasks.output.views import views_of
 from tasks.report import charts
 from tasks.report.page import page_template
@@ -50,19 +51,25 @@ def write_report(
             raise UsageError(f"{output} holds no results of a job", hint="run a job first, or check the path")
         panels = panels_of(views)
         galleries = choose_and_load(views, panels, samples, budget_s=budget_s)
-        page = render(views.product.name, collect(views), panels, galleries)
+        page = render(views.product.name, collect(views), panels, galleries, newest_run=(list_runs(store) or [""])[-1])
     finally:
         views.connection.close()
     store.put(REPORT_KEY, page.encode())
     return ReportPaths(store.uri_of(REPORT_KEY))
 
 
-def render(product: str, data: ReportData, panels: Panels, galleries: tuple[Gallery, ...]) -> str:
-    """The page as text. Everything that comes from data is escaped by the template engine."""
+def render(
+    product: str, data: ReportData, panels: Panels, galleries: tuple[Gallery, ...], *, newest_run: str = ""
+) -> str:
+    """The page as text. Everything that comes from data is escaped by the template engine.
+
+    ``newest_run``: of the output; the next run sees from it whether the page knows of all that is there.
+    """
     source = data.plan.source if data.plan is not None else data.output
     last = next((run for run in data.runs if run.items_per_s > 0), None)
     return page_template("tasks.report", _TEMPLATE).render(
         data=data,
+        newest_run=newest_run,
         panels=panels,
         galleries=galleries,
         n=charts.number,
