@@ -35,6 +35,10 @@ class Ordered(Protocol):
     def group(self) -> Group:
         """Among which values company may be looked for."""
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it holds."""
+
 
 T = TypeVar("T", bound=Ordered)
 _Key = tuple[int, Group, Hashable]  # job, group, bucket
@@ -51,8 +55,9 @@ class Batcher(Generic[T]):
         self._limit_of = limit_of
         self._waiting: dict[_Key, list[T]] = {}
 
-    def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
+    def waiting_bytes(self) -> int:
+        """What those hold that wait for company."""
+        return sum(item.size_bytes for items in self._waiting.values() for item in items)
 
     def add(self, bucket: Hashable, item: T) -> None:
         """Put an item beside those of its group and bucket."""

@@ -72,14 +72,15 @@ class ByteBudget:
     Args:
         limit_bytes: how many bytes may be out at once.
         lock: the pipeline's one lock (re-entrant).
-        idle: how many of the bytes that are out nobody works on, because they wait for more to come; where that is all
-            of them, the next amount passes. Whoever changes the answer calls :meth:`wake`.
+        tally: counts what is out on all edges.
 
     Attributes:
+        idle: how many of the bytes that are out nobody works on, because they wait for more to come; where that is all
+            of them, the next amount passes. Whoever changes the answer calls :meth:`wake`.
         expected: what the next output will take, learned from those that were settled.
     """
 
-    def __init__(self, limit_bytes: int, lock: threading.RLock, tally: Tally, idle: Callable[[], int] | None = None):
+    def __init__(self, limit_bytes: int, lock: threading.RLock, tally: Tally) -> None:
         if limit_bytes < 1:
             raise ValueError(f"a byte budget must be positive, got {limit_bytes}")
         self.limit_bytes = limit_bytes
@@ -88,7 +89,7 @@ class ByteBudget:
         self._tally = tally
         self._changed = threading.Condition(lock)
         self._queue: deque[object] = deque()
-        self._idle = idle
+        self.idle: Callable[[], int] = int
 
     def acquire(self, amount_bytes: int, cancelled: Callable[[], bool] = bool) -> bool:
         """Wait until ``amount_bytes`` fit and take them; False (nothing taken) once ``cancelled()`` says so.
@@ -138,8 +139,7 @@ class ByteBudget:
             self._changed.notify_all()
 
     def _fits(self, amount_bytes: int) -> bool:
-        idle_bytes = 0 if self._idle is None else self._idle()
-        return self.used_bytes == idle_bytes or self.used_bytes + amount_bytes <= self.limit_bytes
+        return self.used_bytes == self.idle() or self.used_bytes + amount_bytes <= self.limit_bytes
 
     def _add(self, amount_bytes: int) -> None:
         self.used_bytes += amount_bytes

@@ -108,11 +108,9 @@ class Pipeline:
         self._ready = [threading.Condition(self._lock) for _ in stages]
         self._finished = threading.Condition(self._lock)
         self._queues: list[deque[_Parcel]] = [deque() for _ in stages]
-        self._in_company_bytes = 0  # of parcels that wait for others to share a batch
-        self._budgets = [
-            ByteBudget(stage.budget_bytes, self._lock, self._tally, self._idle_of(i)) for i, stage in enumerate(stages)
-        ]
         self._batcher: Batcher[_Parcel] = Batcher(self._batch_stage.limit_of)
+        self._budgets = [ByteBudget(stage.budget_bytes, self._lock, self._tally) for stage in stages]
+        self._budgets[self._batch_at - 1].idle = self._batcher.waiting_bytes
         self._jobs: list[Job] = []
         self._counter = 0
         self._closed = False
@@ -177,7 +175,6 @@ class Pipeline:
                     queue.remove(parcel)
                     self._retire(parcel, i)
             for parcel in self._batcher.drop(lambda p: p.job is job):
-                self._in_company_bytes -= parcel.size_bytes
                 self._retire(parcel, self._batch_at)
             self._notify_all()
 
@@ -244,9 +241,7 @@ class Pipeline:
         while self._queues[i]:
             parcel = self._queues[i].popleft()
             self._batcher.add(self._batch_stage.bucket_of(parcel.value), parcel)
-            self._in_company_bytes += parcel.size_bytes
         parcels = self._batcher.pick(lambda one: not one.job.arriving[one.group])
-        self._in_company_bytes -= sum(parcel.size_bytes for parcel in parcels)
         if not parcels:
             self._budgets[i - 1].wake()
         return parcels
@@ -364,10 +359,6 @@ class Pipeline:
             self._finished.notify_all()
         if parcel.job.one_by_one:
             self._ready[0].notify_all()
-
-    def _idle_of(self, i: int) -> Callable[[], int] | None:
-        """Of the edge before the batch stage: what lies on it and only waits for company."""
-        return (lambda: self._in_company_bytes) if i + 1 == self._batch_at else None
 
     def _notify_all(self) -> None:
         for condition in (*self._ready, self._finished):
