@@ -15,9 +15,11 @@ from pathlib import Path
 from prefect import Flow, flow
 from rich.console import Console
 
+from flows import page
+from flows.progress import progress_shown
 from flows.recording import prepare_recording, without_secrets
 from flows.steps import Steps, orchestrated_steps, plain_steps
-from flows.summary import Report, Summary, nothing_to_do, summary_of
+from flows.summary import Report, Summary, nothing_to_do, summary_of, words_of_job
 from flows.work import carry_out, expected_slots, needs_of
 from infra.errors import StoreError, VisionmillError
 from tasks.engine.job import JobSpec, PredictorSpec
@@ -58,19 +60,22 @@ def run_job(
     Raises:
         VisionmillError: as the steps do; what is committed by then stays, and the same call goes on from there.
     """
-    if not orchestrated:
-        return _carry_out(product, parameters, plain_steps, console, predictor)
-    prepare_recording()
-    summary: Summary = flow_of(product)(parameters)
-    return summary
+    with progress_shown(console):
+        if not orchestrated:
+            return _carry_out(product, parameters, plain_steps, predictor)
+        prepare_recording()
+        summary: Summary = flow_of(product)(parameters)
+        return summary
 
 
 def flow_of(product: Product) -> Flow[[JobParameters], Summary]:
     """The product's Prefect flow; Prefect's page offers the fields of its parameters."""
 
     def carry_out_job(parameters: JobParameters) -> Summary:
-        with without_secrets():
-            return _carry_out(product, parameters, orchestrated_steps, Console(stderr=True))
+        name = f"{product.verb} {page.short(parameters.source)} into {page.short(parameters.output)}"
+        with without_secrets(), page.run_shown(name, [product.name, f"model: {page.short(parameters.model)}"]):
+            summary = _carry_out(product, parameters, orchestrated_steps)
+            return page.completed(words_of_job(summary), summary)  # type: ignore[return-value]  # Prefect gives its data
 
     carry_out_job.__name__ = carry_out_job.__qualname__ = f"{product.verb}{_FLOW}"
     carry_out_job.__annotations__["parameters"] = product.parameters
@@ -92,7 +97,6 @@ def _carry_out(
     product: Product,
     parameters: JobParameters,
     step: Steps,
-    console: Console | None,
     predictor: PredictorSpec | None = None,
 ) -> Summary:
     run_id, started_at, began = new_run_id(), dt.datetime.now(dt.UTC), time.monotonic()
@@ -110,21 +114,17 @@ def _carry_out(
             folder=Path(folder),
             images_root=parameters.images_root,
         )
+        page.log("%s: %d objects, %d bytes%s", parameters.source, inventory.num_objects, inventory.total_bytes,
+                 "".join(f"; left out: {count} x {reason}" for reason, count in inventory.skipped.items()))  # fmt: skip
         plan = step("open plan", _open_plan, parameters, prepared, inventory, slots=expected_slots(needs))
         if plan is None:
             is_due = parameters.report and not report_is_current(prepared.output)
             report = step("write report", _report, prepared) if is_due else Report()
             return nothing_to_do(prepared, inventory, time.monotonic() - began, report)
-        prepared, outcome = step(
-            "carry out plan",
-            carry_out,
-            plan,
-            prepared,
-            needs,
-            refusal=lease.lost_to,
-            console=console,
-            orchestrated=step is orchestrated_steps,
-        )
+        page.log("%s plan %d: %d shards", "joined" if plan.joined else "opened", plan.number, plan.num_shards)
+        prepared, outcome = step("carry out plan", carry_out, plan, prepared, needs, refusal=lease.lost_to)
+        page.log("%d ok, %d failed, %d quarantined in %d shards", outcome.ok, outcome.failed, outcome.quarantined,
+                 outcome.shards_committed)  # fmt: skip
         facts = _facts(parameters, prepared, inventory, plan, run_id, started_at)
         try:
             record = step("finish run", _finish, prepared, facts, plan, outcome)
@@ -136,6 +136,8 @@ def _carry_out(
         wants_report = parameters.report and not outcome.drained and not isinstance(outcome.error, StoreError)
         report = step("write report", _report, prepared) if wants_report else Report()
         summary = summary_of(prepared, inventory, record, report)
+        if step is orchestrated_steps:
+            page.show_job(product, summary)
     if outcome.error is not None:
         raise outcome.error
     return summary
@@ -208,7 +210,7 @@ def _finish(prepared: PreparedJob, facts: RunFacts, plan: Plan, outcome: PoolOut
         error_sample=tuple(outcome.error_sample),
         stage_seconds=dict(outcome.stage_seconds),
         pool=outcome.to_json(),
-        items_per_s=outcome.rows / outcome.seconds if outcome.seconds > 0 else 0.0,
+        items_per_s=outcome.items_per_s,
     )
 
 

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from infra.errors import VisionmillError
 from infra.redaction import protect_logging, redact
 from infra.services import ensure_prefect
+from infra.telling import tell
 
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
 def prepare_recording() -> None:
     """For a run by hand: the standing server is there, and the command alone tells a person of an error."""
+    tell("starting Prefect's server, or finding it")
     ensure_prefect()
     keep_tracebacks_off_the_terminal()
 

@@ -10,12 +10,15 @@ import hashlib
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 from rich.console import Console
 
+from flows import page
 from flows.labels import labels_of
 from flows.parameters import LabelParameters, RetrainParameters
+from flows.progress import progress_shown
 from flows.recording import prepare_recording, without_secrets
 from flows.round_steps import Running
 from flows.rounds import begin, turn
@@ -58,18 +61,42 @@ def run_retrain(
     Raises:
         VisionmillError: as the steps do; what is there by then stays, and the same call goes on from there.
     """
-    if not orchestrated:
-        return _retrain(parameters, step, console)
-    prepare_recording()
-    summary: Summary = retrain_model(parameters)
-    return summary
+    with progress_shown(console):
+        if not orchestrated:
+            return _retrain(parameters, step, console)
+        prepare_recording()
+        summary: Summary = retrain_model(parameters)
+        return summary
 
 
 @flow(name="retrain-model", persist_result=False)
 def retrain_model(parameters: RetrainParameters) -> Summary:
     """Teach a student with a champion's labels; promote it if the gate lets it through."""
-    with without_secrets():
-        return _retrain(parameters, orchestrated_steps, Console(stderr=True))
+    name = f"retrain {parameters.task} on {page.short(parameters.labelled)} and {page.short(parameters.unlabelled)}"
+    with without_secrets(), page.run_shown(name, ["retrain", parameters.task]):
+        summary = _retrain(parameters, orchestrated_steps, None)
+        page.show_rounds(summary, [_told(outcome) for outcome in summary["rounds"]])
+        return page.completed(words_of_loop(summary), summary)  # type: ignore[return-value]  # Prefect gives its data
+
+
+def words_of_loop(summary: Summary) -> str:
+    """A loop in one line."""
+    passed = sum(outcome["gate"]["passed"] for outcome in summary["rounds"])
+    return f"{len(summary['rounds'])} rounds, {passed} passed the gate; champion {summary['champion']}"
+
+
+def _told(outcome: dict[str, Any]) -> dict[str, Any]:
+    gate = outcome["gate"]
+    return {
+        "round": outcome["round"],
+        "accepted": sum(outcome["accepted"].values()),
+        "candidate": gate["candidate"],
+        "champion": gate["champion"],
+        "baseline": gate["baseline"],
+        "passed": gate["passed"],
+        "waits": outcome["waits_for_approval"],
+        "reasons": "; ".join(gate["reasons"]),
+    }
 
 
 def _retrain(parameters: RetrainParameters, step: Steps, console: Console | None) -> Summary:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import ParamSpec, Protocol, TypeVar
 
 from flows.recording import without_secrets
+from infra.telling import tell
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,6 +26,7 @@ class Steps(Protocol):
 
 def plain_steps(name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """No server, no record: for tests, notebooks and ``--no-prefect``."""
+    tell(name)
     return function(*args, **kwargs)
 
 
@@ -32,6 +34,8 @@ def orchestrated_steps(name: str, function: Callable[P, T], /, *args: P.args, **
     """A Prefect task run per step. Inputs are not hashed and results not stored: they may be large."""
     from prefect import task
     from prefect.cache_policies import NO_CACHE
+
+    tell(name)
 
     @task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
     def recorded() -> T:

@@ -62,6 +62,16 @@ def summary_of(prepared: PreparedJob, inventory: Inventory, record: RunRecord, r
     }
 
 
+def words_of_job(summary: Summary) -> str:
+    """A run in one line: for the terminal, and for the state that Prefect shows."""
+    counts = summary["items"]
+    if not summary["run_id"]:
+        return f"nothing to do: all {counts['in_inventory']} items are committed already"
+    said = f"{counts['ok']} ok, {counts['failed']} failed, {counts['quarantined']} quarantined"
+    told = f"{said} in {summary['seconds']:.1f} s ({summary['items_per_s']:.1f} items/s)"
+    return f"{told}; {summary['outcome']}: {summary['message']}" if summary["message"] else told
+
+
 def _places(store: Store, prepared: PreparedJob) -> Summary:
     product = prepared.version.product
     return {

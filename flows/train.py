@@ -10,15 +10,19 @@ import time
 from typing import Any
 
 from prefect import flow
+from rich.console import Console
 
+from flows import page
 from flows.labels import labels_of
 from flows.parameters import TrainParameters
+from flows.progress import progress_shown
 from flows.recording import prepare_recording, without_secrets
 from flows.steps import Steps, orchestrated_steps, plain_steps
 from flows.summary import Summary
 from flows.work import SERIAL, own_device
 from infra.ray_session import ray_session
 from infra.store import open_store
+from infra.telling import tell
 from modelkit import Weights
 from tasks.evaluation.evaluate import evaluate_model
 from tasks.evaluation.figures import to_json
@@ -41,24 +45,34 @@ LEAST_TO_DIVIDE = 20
 """Labelled images; of fewer, a tenth says nothing and is missed in training."""
 
 
-def run_train(parameters: TrainParameters, *, orchestrated: bool = True) -> Summary:
+def run_train(parameters: TrainParameters, *, orchestrated: bool = True, console: Console | None = None) -> Summary:
     """Carry the training out from here; see :func:`flows.job.run_job`.
 
     Raises:
         VisionmillError: as the steps do; the checkpoint stays, and the same call goes on from there.
     """
-    if not orchestrated:
-        return _train(parameters, plain_steps)
-    prepare_recording()
-    summary: Summary = train_model(parameters)
-    return summary
+    with progress_shown(console):
+        if not orchestrated:
+            return _train(parameters, plain_steps)
+        prepare_recording()
+        summary: Summary = train_model(parameters)
+        return summary
 
 
 @flow(name="train-model", persist_result=False)
 def train_model(parameters: TrainParameters) -> Summary:
     """Train on human labels: from scratch, by transfer, or by distillation."""
-    with without_secrets():
-        return _train(parameters, orchestrated_steps)
+    recipe = page.short(parameters.recipe or "by task")
+    name = f"train {recipe} on {page.short(parameters.labelled)}"
+    with without_secrets(), page.run_shown(name, ["train", f"recipe: {recipe}"]):
+        summary = _train(parameters, orchestrated_steps)
+        page.show_training(summary)
+        return page.completed(words_of_training(summary), summary)  # type: ignore[return-value]  # Prefect gives its data
+
+
+def words_of_training(summary: Summary) -> str:
+    """A training in one line."""
+    return f"{summary['kind']} {summary['model']} in {summary['steps']} steps, {summary['seconds']:.1f} s"
 
 
 def _train(parameters: TrainParameters, step: Steps) -> Summary:
@@ -152,6 +166,7 @@ def carry_out(job: TrainingJob, ray: str | None) -> tuple[str, Weights]:
     """Train where it was asked for: on a local Ray, on a cluster, or ("none") in this process."""
     if ray == SERIAL:
         return train_here(job)
+    tell("starting Ray" if ray is None else "joining the Ray cluster")
     with ray_session(ray) as session:
         return train_on_ray(job, session)
 
@@ -173,6 +188,7 @@ def _summary(job: TrainingJob, uri: str, record: Weights, judged: Judgement | No
         "skipped_steps": record.lineage["skipped_steps"],
         "validation": record.lineage.get("validation"),
         "final": record.lineage["history"][-1] if record.lineage["history"] else {},
+        "history": record.lineage["history"],
         "metrics": None if judged is None else to_json(judged),
         "seconds": round(seconds, 3),
         "exit_code": 0,

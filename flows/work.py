@@ -7,14 +7,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from rich.console import Console
-
-from flows.progress import progress_display
+from flows.progress import run_listener
 from flows.refusals import check_workers
 from infra.machine import cpu_slots, may_have_gpu
 from infra.ray_session import RaySession, ray_session
+from infra.telling import tell
+from tasks.engine.job import JobSpec
 from tasks.engine.pool import Refusal, run_pool, run_serial
 from tasks.engine.pool_outcome import PoolOutcome
 from tasks.engine.prepare import PreparedJob
@@ -111,13 +111,7 @@ def _gpu_bytes() -> int:
 
 
 def carry_out(
-    plan: Plan,
-    prepared: PreparedJob,
-    needs: WorkerNeeds,
-    *,
-    refusal: Refusal,
-    console: Console | None,
-    orchestrated: bool,
+    plan: Plan, prepared: PreparedJob, needs: WorkerNeeds, *, refusal: Refusal
 ) -> tuple[PreparedJob, PoolOutcome]:
     """Start (or join) Ray, run the model as the plan's first run chose to, and work the plan off.
 
@@ -125,7 +119,6 @@ def carry_out(
         The job with its execution filled in, and what came of the pool. An error that ended the run early is in the
         outcome, not raised, so that the run record can be written first.
     """
-    from tasks.engine.calibrate import choose_for_run  # both bring torch: seconds, only where there is something to do
     from tasks.engine.plan_execution import follow_plan
 
     with _session(needs) as session:
@@ -135,27 +128,33 @@ def carry_out(
             prepared.job,
             policy=needs.policy,
             batch_size=needs.batch_size,
-            choose=lambda: choose_for_run(
-                plan, prepared.job, needs.policy, workers=num_workers, session=session, num_gpus=needs.num_gpus
-            ),
+            choose=lambda: _choose(plan, prepared.job, needs, num_workers, session),
         )
         prepared = dataclasses.replace(prepared, job=followed.job)
-        doing = find_product(prepared.version.product).doing
-        with progress_display(console, doing, orchestrated=orchestrated) as listen:
-            if session is None:
-                outcome = run_serial(plan, prepared.job, on_progress=listen, refusal=refusal)
-            else:
-                outcome = run_pool(
-                    plan,
-                    prepared.job,
-                    session=session,
-                    workers=needs.workers,
-                    num_gpus=needs.num_gpus,
-                    on_progress=listen,
-                    refusal=refusal,
-                )
+        listen = run_listener(find_product(prepared.version.product).doing)
+        if session is None:
+            outcome = run_serial(plan, prepared.job, on_progress=listen, refusal=refusal)
+        else:
+            outcome = run_pool(
+                plan,
+                prepared.job,
+                session=session,
+                workers=needs.workers,
+                num_gpus=needs.num_gpus,
+                on_progress=listen,
+                refusal=refusal,
+            )
         outcome.notes[:0] = followed.notes
     return prepared, outcome
+
+
+def _choose(
+    plan: Plan, job: JobSpec, needs: WorkerNeeds, num_workers: int, session: RaySession | None
+) -> dict[str, Any]:
+    from tasks.engine.calibrate import choose_for_run  # as above
+
+    tell("choosing how to run the model: measured, and compiled where that repays")
+    return choose_for_run(plan, job, needs.policy, workers=num_workers, session=session, num_gpus=needs.num_gpus)
 
 
 @contextmanager
@@ -163,6 +162,7 @@ def _session(needs: WorkerNeeds) -> Iterator[RaySession | None]:
     if needs.ray == SERIAL:
         yield None
         return
+    tell("starting Ray" if needs.ray is None else "joining the Ray cluster")
     with ray_session(needs.ray) as session:
         count = 1 if needs.workers == "auto" else needs.workers
         session.require(num_workers=count, num_gpus=needs.num_gpus)

@@ -49,7 +49,7 @@ class PrefectServer:
 
     def command(self, site: Site) -> tuple[list[str], dict[str, str]]:
         argv = [
-            sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app",
+            sys.executable, "-m", "uvicorn", "--factory", "infra.prefect_page:create_app",
             "--host", "127.0.0.1", "--port", str(site.ports["api"]), "--timeout-keep-alive", "5",
             "--log-level", "warning",
         ]  # fmt: skip

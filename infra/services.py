@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from infra.prefect_server import PrefectServer, api_url, client_environment
+from infra.prefect_page import login_file
+from infra.prefect_server import PrefectServer, api_url, auth_string, client_environment
 from infra.prefect_worker import PrefectWorker
 from infra.seaweedfs import S3Endpoint, SeaweedFS, endpoint_of
 from infra.settings import settings
-from infra.standing import ServiceStatus, Site, StandingService
+from infra.standing import ServiceStatus, Site, StandingService, write_private
 
 T = TypeVar("T")
 
@@ -89,6 +90,29 @@ def ensure_prefect(*, state_dir: Path | None = None) -> str:
 def ensure_prefect_site(base: Path) -> Site:
     """The local server's ports and secrets; started if it is not there. The environment is left alone."""
     return _prefect(base).ensure(timeout_s=settings().service_start_timeout_s)
+
+
+def page_of(path: str = "/", *, state_dir: Path | None = None) -> tuple[str, str]:
+    """What a browser opens to be logged in at the Prefect server, started if needed, and the page's plain address.
+
+    The first is a file that only its owner can read: an address with a password would be seen by every user of the
+    machine. Of a server that the user named (PREFECT_API_URL) both are its address, which has a log-in of its own.
+
+    Args:
+        path: on the server.
+
+    Raises:
+        ServiceError: the local server did not come up.
+    """
+    named = os.environ.get("PREFECT_API_URL")
+    if named:
+        address = named.rstrip("/").removesuffix("/api") + path
+        return address, address
+    site = ensure_prefect_site(_base(state_dir))
+    url = PrefectServer().url(site)
+    file = site.folder / "login.html"
+    write_private(file, login_file(url, auth_string(site), path))
+    return file.as_uri(), url + path
 
 
 def ensure_s3(*, bucket: str | None = None, state_dir: Path | None = None) -> S3Endpoint:

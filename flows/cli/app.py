@@ -43,6 +43,7 @@ def make_app() -> typer.Typer:
     app.command("rollback")(champions.rollback)
     app.add_typer(models.app, name="models")
     app.command("up")(services.up)
+    app.command("ui")(services.ui)
     app.command("down")(services.down)
     app.command("status")(services.status)
     app.command("doctor")(services.doctor)

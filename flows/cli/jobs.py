@@ -42,6 +42,7 @@ def job_command(product: Product) -> Callable[..., None]:
 def _foresee(product: Product, parameters: JobParameters) -> Summary:
     """What a dry run says, for people too."""
     from flows.dry_run import dry_run
+    from infra.telling import duration
 
     summary = dry_run(product, parameters)
     if summary["outcome"] == "nothing_to_do":
@@ -55,36 +56,25 @@ def _foresee(product: Product, parameters: JobParameters) -> Summary:
     if summary["seconds_per_item"] is not None:
         say(
             f"measured: {1000 * summary['seconds_per_item']:,.0f} ms an item in one worker ({summary['measured_items']}"
-            f" items); about {_duration(summary['estimated_seconds'])} with {summary['workers']} worker(s)"
+            f" items); about {duration(summary['estimated_seconds'])} with {summary['workers']} worker(s)"
         )
     say("nothing was written", style="dim")
     return summary
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-
-
 def _tell(summary: Summary, product: Product) -> None:
     """The closing words of a job, for people."""
+    from flows.summary import words_of_job  # here, because every command imports this module
+
     counts = summary["items"]
     assert isinstance(counts, dict)
     for reason, count in summary["left_out"].items():  # type: ignore[attr-defined]
         say(f"left out: {count} x {reason}", style="dim")
     if not summary["run_id"]:
-        say(f"nothing to do: all {counts['in_inventory']} items are committed already", style="green")
+        say(words_of_job(summary), style="green")
         _tell_report(summary)
         return
-    style = "green" if not counts["failed"] + counts["quarantined"] else "yellow"
-    say(
-        f"{counts['ok']} ok, {counts['failed']} failed, {counts['quarantined']} quarantined "
-        f"in {summary['seconds']:.1f} s ({summary['items_per_s']:.1f} items/s)",
-        style=style,
-    )
-    if summary.get("message"):
-        say(str(summary["message"]), style="yellow")
+    say(words_of_job(summary), style="green" if not counts["failed"] + counts["quarantined"] else "yellow")
     for line in summary.get("notes") or []:  # type: ignore[attr-defined]
         say(f"note: {line}", style="yellow")
     for line in summary.get("error_sample") or []:  # type: ignore[attr-defined]

@@ -119,13 +119,17 @@ def report(
     product: ProductFlag = None,
 ) -> Summary:
     """Write report/index.html into the output of a job or of `retrain`: numbers, reasons, pictures."""
+    from flows.progress import progress_shown
+    from infra.telling import tell
     from tasks.report.report import write_report
     from tasks.report.round_page import has_rounds, write_loop_report
 
-    if has_rounds(output):
-        written = write_loop_report(output, samples=samples)
-    else:
-        written = write_report(output, samples=samples, product=product, min_score=min_score)
+    with progress_shown(people):
+        tell("writing the report")
+        if has_rounds(output):
+            written = write_loop_report(output, samples=samples)
+        else:
+            written = write_report(output, samples=samples, product=product, min_score=min_score)
     say(f"report: {written.index_uri}", style="green")
     return {"report": written.index_uri}
 
@@ -142,9 +146,13 @@ def export(
     product: ProductFlag = None,
 ) -> Summary:
     """Export the newest results for other tools. Failed items are left out and counted."""
+    from flows.progress import progress_shown
     from tasks.report.export import export as export_results
 
-    summary = export_results(output, to, destination, product=product, images=images, min_score=min_score, where=where)
+    with progress_shown(people):
+        summary = export_results(
+            output, to, destination, product=product, images=images, min_score=min_score, where=where
+        )
     say(
         f"{summary.num_found} {summary.unit} of {summary.num_items} items written to {summary.destination}"
         + (f"; {summary.num_skipped} failed items left out" if summary.num_skipped else ""),
@@ -167,9 +175,11 @@ def verify(
     product: ProductFlag = None,
 ) -> Summary:
     """Recount: every planned item has exactly one row in its shard, every footer is true. Exit code 1 if not."""
+    from flows.progress import progress_shown
     from tasks.report.verify import verify as verify_results
 
-    found = verify_results(output, deep=deep, product=product)
+    with progress_shown(people):
+        found = verify_results(output, deep=deep, product=product)
     for problem in found.problems:
         say(f"problem: {problem}", style="red")
     if not found.problems:

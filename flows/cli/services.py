@@ -25,6 +25,30 @@ def up(
 
 
 @command
+def ui(
+    path: Annotated[
+        str, typer.Argument(help="Where to on the page: an address that a run printed, or its path.")
+    ] = "/",
+    browser: Annotated[bool, typer.Option(help="Open a browser; without, only say what to open.")] = True,
+) -> Summary:
+    """Open Prefect's page, logged in: runs, their progress, logs and results. Starts the server if needed."""
+    import webbrowser
+    from urllib.parse import urlsplit
+
+    from infra import services
+
+    logged_in, plain = services.page_of(urlsplit(path).path or "/")
+    opened = browser and webbrowser.open(logged_in)
+    if not opened:
+        say(f"open in a browser of this machine: {logged_in}", style="green")
+    say(f"the page is {plain}")
+    say(
+        "from elsewhere: forward its port by ssh -L, and log in as PREFECT_API_AUTH_STRING of `visionmill status --env`"
+    )
+    return {"open": logged_in, "address": plain}
+
+
+@command
 def down() -> Summary:
     """Stop the local services. What they stored stays."""
     from infra import services

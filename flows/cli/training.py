@@ -71,10 +71,10 @@ def inspect(parameters: InspectParameters, as_json: JsonFlag = False) -> Summary
 @command
 def train(parameters: TrainParameters, prefect: PrefectFlag = True) -> Summary:
     """Train a model: from scratch, from other weights (--from), or beside a teacher (--teacher). Resumes by itself."""
-    from flows.train import run_train
+    from flows.train import run_train, words_of_training
 
-    summary = run_train(parameters, orchestrated=prefect)
-    say(f"{summary['kind']} {summary['model']} in {summary['steps']} steps, {summary['seconds']:.1f} s", style="green")
+    summary = run_train(parameters, orchestrated=prefect, console=people)
+    say(words_of_training(summary), style="green")
     if summary["initial"]:
         say(adopted_in_words(summary["initial"]))
     if summary["validation"]:
@@ -91,12 +91,17 @@ def train(parameters: TrainParameters, prefect: PrefectFlag = True) -> Summary:
 def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summary:
     """Judge a model on labelled images: AP by class and size (COCO's), mean IoU, or panoptic quality."""
     from flows.labels import labels_of
+    from flows.progress import progress_shown
+    from infra.telling import tell
     from tasks.evaluation.evaluate import evaluate_model
     from tasks.evaluation.figures import to_json
 
-    labels = labels_of(parameters.labelled, parameters)
-    tell_labels(labels.to_json())
-    judged = evaluate_model(parameters.model, labels, weights=parameters.weights, device=parameters.device)
+    with progress_shown(people):
+        tell("reading the labels")
+        labels = labels_of(parameters.labelled, parameters)
+        tell_labels(labels.to_json())
+        tell("loading the model")
+        judged = evaluate_model(parameters.model, labels, weights=parameters.weights, device=parameters.device)
     metrics = to_json(judged)
     _tell(metrics, to_people=as_json)
     return {

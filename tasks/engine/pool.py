@@ -400,7 +400,9 @@ class _PoolRun:
             self.handover.forget()
         outcome.quarantined_items = list(dispatcher.quarantined)
         outcome.attempts = list(dispatcher.attempts)
-        outcome.seconds = time.monotonic() - self.begin_s
+        now_s = time.monotonic()
+        self.meter.under_way(0)
+        outcome.seconds, outcome.items_per_s = now_s - self.begin_s, self.meter.rows_per_s(now_s)
         return outcome
 
     def _note_usage(self, worker: str) -> None:

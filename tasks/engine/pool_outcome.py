@@ -35,6 +35,7 @@ class PoolOutcome:
         idle_share: of the workers' time with a shard in hand, in which the model did nothing.
         peak_rss_bytes: largest resident memory seen of one worker; ``peak_in_flight_bytes``: of its counted bytes.
         notes: why rows of this run may differ in the last digits from those before.
+        items_per_s: since the first worker was ready.
         drained: stopped on request. ``error``: why it stopped early otherwise.
         attempts: the ledger.
     """
@@ -67,6 +68,7 @@ class PoolOutcome:
     infer_busy_s: float = 0.0
     infer_idle_s: float = 0.0
     seconds: float = 0.0
+    items_per_s: float = 0.0
     attempts: list[Attempt] = field(default_factory=list)
 
     @property

@@ -79,6 +79,11 @@ class ProgressMeter:
         """Items in shards that are not committed yet have passed the model, as heartbeats say."""
         self._under_way = items
 
+    def rows_per_s(self, now_s: float) -> float:
+        """Of what is done, since the first worker was ready: the rate of the bar, of the summary and of the record."""
+        since = now_s if self._ready_s is None else self._ready_s
+        return (self._rows + self._under_way) / (now_s - since) if now_s > since else 0.0
+
     def read(
         self,
         now_s: float,
@@ -94,8 +99,7 @@ class ProgressMeter:
         self._marks.append((now_s, items))
         while len(self._marks) > 2 and self._marks[1][0] <= now_s - WINDOW_S:
             self._marks.popleft()
-        since = now_s if self._ready_s is None else self._ready_s
-        overall = items / (now_s - since) if now_s > since else 0.0
+        overall = self.rows_per_s(now_s)
         return Progress(
             shards_total=self._total,
             shards_done=self._before + self._shards,

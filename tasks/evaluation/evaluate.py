@@ -10,6 +10,7 @@ import numpy as np
 
 import modelkit
 from infra.errors import DatasetError, UsageError
+from infra.telling import tell
 from modelkit import Instances, Predictor
 from tasks.engine.model_source import local_model
 from tasks.evaluation.figures import SCORE_FLOOR
@@ -83,6 +84,7 @@ def predictions(
     """
     reader = EntryReader()
     for start in range(0, len(rows), _BATCH):
+        tell("judging", start, len(rows), "images")
         chosen = rows[start : start + _BATCH]
         images = [pixels_of(row, reader) for row in chosen]
         yield from zip(chosen, (_floored(found, floor) for found in predictor(images)), strict=True)

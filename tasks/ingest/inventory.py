@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.errors import DatasetError
+from infra.telling import tell
 from tasks.ingest.sources import read_source
 from tasks.ingest.spill import local_disk
 from tasks.output.entries import INVENTORY_SCHEMA, Skipped
@@ -72,6 +73,7 @@ def _write(source: str, batches: Iterable[pa.RecordBatch], skipped: Skipped, pat
         waiting: list[pa.RecordBatch] = []
         for batch in batches:
             _count(totals, batch)
+            tell(f"listing {source}", totals["num_objects"], unit="objects")
             waiting.append(batch)
             if sum(piece.num_rows for piece in waiting) >= ROW_GROUP_ROWS:
                 writer.write_table(pa.Table.from_batches(waiting), row_group_size=2 * ROW_GROUP_ROWS)

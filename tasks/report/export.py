@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from infra.errors import BucketMissing, UsageError
 from infra.store import ObjectInfo, Store, is_local, open_store, split_uri
+from infra.telling import tell
 from tasks.output.query import choose
 from tasks.output.views import Views, views_of
 from tasks.parameters import MIN_SCORE
@@ -60,10 +61,12 @@ def export(
         if images and not form.takes_images:
             takers = [name for name, each in views.product.exporters.items() if each.takes_images]  # type: ignore[union-attr]
             raise UsageError(f"{to} is written without images", hint=f"with images: {', '.join(takers) or 'nothing'}")
+        tell(f"reading {output}")
         if not any(_count(views)):
             raise UsageError(f"{output} holds no results to export", hint="run the job first, or check the path")
         choose(views, min_score=min_score, where=where)
         num_ok, num_skipped = _count(views)
+        tell(f"exporting {num_ok} items as {to}")
         if num_ok == 0 and where is not None:
             raise UsageError(f"no result fulfils {where!r}", hint="try the condition with `visionmill query`")
         write = _write_folder if form.file_name is None else _write_file

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from infra.errors import DatasetError, StoreError
 from infra.store import ObjectInfo, Store, open_store
+from infra.telling import tell
 from tasks.ingest.plan import load_plan
 from tasks.loop.replay import replay
 from tasks.loop.schemas import MODELS, ROUNDS
@@ -161,6 +162,7 @@ def _check_plan(plan: _Plan, unasked: set[str], tally: _Tally) -> None:
     try:
         for shard, findings in _checked_shards(plan, tally):
             tally.shards += 1
+            tell("recounting", tally.shards, unit="shards")
             unasked.discard(shard.shard_id)
             if findings is None:
                 missing.append(shard.shard_id)

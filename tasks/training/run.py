@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from infra.errors import ServiceError, VisionmillError, is_transient
 from infra.ray_session import RaySession
+from infra.ray_words import sending_words, words_from
 from infra.store import open_store
+from infra.telling import tell
 from modelkit.records import Weights
 from modelkit.training.processes import Rank
 from tasks.training.job import TrainingJob, finished_weights
@@ -49,10 +51,12 @@ def train_on_ray(job: TrainingJob, session: RaySession) -> tuple[str, Weights]:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    with tempfile.TemporaryDirectory(prefix="visionmill-train-") as folder:
+    place = f"visionmill-training-{uuid.uuid4().hex}"
+    tell("starting the training's workers")
+    with tempfile.TemporaryDirectory(prefix="visionmill-train-") as folder, words_from(place):
         trainer = TorchTrainer(
             cast(Any, _train_worker),  # its type allows no result, its documentation does
-            train_loop_config=job.to_json(),
+            train_loop_config={"job": job.to_json(), "place": place},
             torch_config=_torch_config(job, session, Path(folder)),
             scaling_config=ScalingConfig(
                 num_workers=job.num_workers,
@@ -101,7 +105,8 @@ def _train_worker(config: dict[str, Any]) -> Exception | None:
     context = get_context()
     rank = Rank(context.get_world_rank(), context.get_world_size())
     try:
-        train_share(TrainingJob.from_json(config), rank)
+        with sending_words(config["place"]):
+            train_share(TrainingJob.from_json(config["job"]), rank)
     except (VisionmillError, ValueError) as error:
         if rank.count > 1 or is_transient(error):
             raise

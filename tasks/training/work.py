@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from infra.store import Store, open_store
+from infra.telling import duration, tell
 from modelkit import ClassInfo, VisionModel, create_model, load, load_weights, save_weights
 from modelkit.training.auxiliary import AuxiliaryHead
 from modelkit.training.distillation import Distiller
@@ -66,6 +68,7 @@ def _threads_of(job: TrainingJob) -> Iterator[None]:
 
 
 def _train(job: TrainingJob, store: Store, rank: Rank, until: int | None) -> None:
+    tell("building the model, reading what it begins from")
     model, adopted = build_model(job)
     freeze(model, list(job.recipe.frozen))
     module = StudentTraining(
@@ -86,8 +89,11 @@ def _train(job: TrainingJob, store: Store, rank: Rank, until: int | None) -> Non
     )
     validation = None if job.validation_set is None else Validation(job, store, trainer)
 
+    progress = _progress(job, rank)
+
     def report(trainer: Trainer, values: dict[str, float]) -> None:
         _remember(trainer, values)
+        progress(trainer, values)
         if validation is not None and validation.is_due():
             validation.look(_student_of(trainer))
 
@@ -153,6 +159,24 @@ def _on(batch: Batch, device: str) -> Batch:
     images, targets = batch
     moved = [{k: v.to(device) if isinstance(v, Tensor) else v for k, v in target.items()} for target in targets]
     return [image.to(device) for image in images], moved
+
+
+def _progress(job: TrainingJob, rank: Rank) -> Callable[[Trainer, dict[str, float]], None]:
+    """The first process tells how far it is."""
+    begin_s, first = time.monotonic(), -1
+
+    def report(trainer: Trainer, values: dict[str, float]) -> None:
+        nonlocal first
+        first = trainer.step - 1 if first < 0 else first
+        if rank.is_first:
+            each_s = (time.monotonic() - begin_s) / (trainer.step - first)
+            images_per_s = job.recipe.batch_size * job.num_workers / max(each_s, 1e-9)
+            loss = sum(value for name, value in values.items() if name not in ("norm", "rate"))
+            left = duration(each_s * (trainer.config.steps - trainer.step))
+            detail = f"loss {loss:.4g}, {images_per_s:.1f} images/s, {left} left"
+            tell("training", trainer.step, trainer.config.steps, "steps", detail)
+
+    return report
 
 
 def _remember(trainer: Trainer, values: dict[str, float]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +19,7 @@ from tests.videos import make_video
 pytestmark = [pytest.mark.s3, pytest.mark.prefect, pytest.mark.ray, pytest.mark.timeout(600)]
 
 
-def flow_runs(api_url: str, output: str) -> list[dict[str, object]]:
+def flow_runs(api_url: str, output: str) -> list[dict[str, Any]]:
     """The runs that Prefect has on record for an output, oldest first."""
     with prefect_client(api_url) as api:
         query = {"flows": {"name": {"any_": ["segment-dataset"]}}, "sort": "START_TIME_ASC", "limit": 100}
@@ -26,6 +28,9 @@ def flow_runs(api_url: str, output: str) -> list[dict[str, object]]:
         for run in runs:
             logs = api.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
             run["logs"] = logs.raise_for_status().json()
+            query = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 50}
+            found = api.post("/artifacts/filter", json=query).raise_for_status().json()
+            run["artifacts"] = {artifact["key"]: artifact for artifact in found}
         return runs
 
 
@@ -54,6 +59,20 @@ def test_a_run_on_ray_recorded_by_prefect_a_rerun_and_a_refusal_and_no_secret_an
     runs = flow_runs(prefect_api, output)
     assert [run["state_type"] for run in runs] == ["COMPLETED", "COMPLETED", "FAILED"]
     assert ask(output, "SELECT count(*) AS n FROM items") == [{"n": 15}]
+    told, shown = runs[0], runs[0]["artifacts"]
+    assert told["name"].startswith("segment ") and told["name"].endswith("/in into " + "/".join(output.split("/")[-2:]))
+    assert set(told["tags"]) == {"segments", "model: digitscape_mask_rcnn"}
+    assert told["state"]["message"].startswith("14 ok, 1 failed, 0 quarantined in ")
+    assert f"({first.summary['items_per_s']:.1f} items/s)" in told["state"]["message"] and "items/s)" in first.stderr
+    assert f"/runs/flow-run/{told['id']} (not logged in" in first.stderr
+    by_class = json.loads(shown["found"]["data"])
+    found = ask(output, "SELECT name, count(*) AS n FROM instances WHERE score >= 0.5 GROUP BY name")
+    assert {each["name"]: each["n"] for each in by_class} == {each["name"]: each["n"] for each in found}
+    [failure] = json.loads(shown["failures"]["data"])
+    assert (failure["error_type"], failure["items"]) == ("NotAnImage", 1)
+    assert f"{output}/report/index.html" in shown["report"]["data"]
+    assert (shown["visionmill-progress"]["data"], shown["visionmill-progress"]["description"]) == (100.0, "done")
+    assert any("opened plan 1: " in line["message"] for line in told["logs"])
 
     secret = s3_server.secret_key
     spoken = {

@@ -17,6 +17,7 @@ from infra.store import Store
 from tasks.output.naming import common_root, relative_name
 from tasks.output.views import Views
 from tasks.products.segments.classes import classes_of, file_ids_of, model_of
+from tasks.products.segments.export_files import stream
 
 _BATCH_ROWS = 2_000
 FileIds = Mapping[int, int | str]
@@ -67,7 +68,7 @@ def _write_head(out: TextIO, views: Views, file_ids: FileIds) -> None:
 def _write_items(views: Views, images: TextIO, annotations: TextIO, file_ids: FileIds) -> int:
     root = common_root(views)
     num_images = num_annotations = 0
-    for batch in views.connection.sql(_ITEMS).to_arrow_reader(_BATCH_ROWS):
+    for batch in stream(views, _ITEMS, _BATCH_ROWS):
         for row in batch.to_pylist():
             num_images += 1
             images.write("\n" if num_images == 1 else ",\n")

@@ -9,6 +9,7 @@ import pyarrow.csv as pa_csv
 
 from infra.store import Store
 from tasks.output.views import Views
+from tasks.products.segments.export_files import stream
 
 _BATCH_ROWS = 20_000
 _ROWS = "SELECT * EXCLUDE (rle) FROM instances ORDER BY uri, frame, instance"
@@ -22,7 +23,7 @@ def write_csv(views: Views, store: Store, key: str) -> int:
     rows = 0
     with tempfile.TemporaryDirectory(prefix="visionmill-csv-") as folder:
         path = Path(folder) / "instances.csv"
-        reader = views.connection.sql(_ROWS).to_arrow_reader(_BATCH_ROWS)
+        reader = stream(views, _ROWS, _BATCH_ROWS)
         with pa_csv.CSVWriter(path, reader.schema) as out:
             for batch in reader:
                 out.write_batch(batch)

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
+
 from infra.errors import DatasetError
 from infra.store import Store
+from infra.telling import tell
 from tasks.output.naming import common_root, relative_name, without_extension
 from tasks.output.views import Views
 
@@ -16,9 +19,25 @@ _BATCH_ROWS = 500
 _PUT_THREADS = 16
 
 
+def stream(views: Views, sql: str, batch_rows: int) -> pa.RecordBatchReader:
+    """The rows of a query in batches; how many of them were taken is told."""
+    [(total,)] = views.connection.sql(f"SELECT count(*) FROM ({sql})").fetchall()
+    reader = views.connection.sql(sql).to_arrow_reader(batch_rows)
+
+    def told() -> Iterator[pa.RecordBatch]:
+        done = 0
+        for batch in reader:
+            tell("exporting", done, total, "rows")
+            yield batch
+            done += batch.num_rows
+        tell("exporting: the last files", done, total, "rows")
+
+    return pa.RecordBatchReader.from_batches(reader.schema, told())
+
+
 def batches(views: Views, sql: str) -> Iterator[list[dict[str, Any]]]:
     """The rows of a query, some hundreds at a time."""
-    for batch in views.connection.sql(sql).to_arrow_reader(_BATCH_ROWS):
+    for batch in stream(views, sql, _BATCH_ROWS):
         yield batch.to_pylist()
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from infra.store import Store
 from tasks.output.views import Views
+from tasks.products.segments.export_files import stream
 
 BUFFER_BYTES = 128 << 20
 _BATCH_ROWS = 20_000
@@ -28,7 +29,7 @@ def write_flat(views: Views, store: Store, *, buffer_bytes: int = BUFFER_BYTES) 
     """
     parts = _Parts(store)
     rows = 0
-    for batch in views.connection.sql("SELECT * FROM instances").to_arrow_reader(_BATCH_ROWS):
+    for batch in stream(views, "SELECT * FROM instances", _BATCH_ROWS):
         rows += batch.num_rows
         for name in pc.unique(batch.column("name")).to_pylist():
             its = pc.is_null(batch.column("name")) if name is None else pc.equal(batch.column("name"), name)

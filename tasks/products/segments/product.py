@@ -37,7 +37,7 @@ PRODUCT = register(
             "mask_iou(rle_a, rle_b, height, width)",
             "mask_polygon(rle, height, width)",
         ),
-        query="SELECT name, count(*) AS n FROM instances GROUP BY name",
+        query="SELECT name, count(*) AS n FROM instances GROUP BY name ORDER BY n DESC",
         exporters={
             "coco": Exporter(
                 "COCO's instance JSON, with masks and scores",

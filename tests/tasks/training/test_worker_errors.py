@@ -24,7 +24,8 @@ def broken_job(folder: Path, workers: int) -> dict[str, Any]:
     store = open_store(str(folder))
     for info in list(store.list("images/")):
         store.put(info.key, b"no picture")
-    return prepare_training(str(folder), job.recipe, job.labelled_set, num_workers=workers).to_json()
+    again = prepare_training(str(folder), job.recipe, job.labelled_set, num_workers=workers)
+    return {"job": again.to_json(), "place": "words of this test"}
 
 
 @pytest.fixture
