@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Marks of tests that take the machine for themselves (a Ray, a Prefect server): those run one at a time.
+# Marks of tests that start a Ray or a Prefect server: those run one after the other, beside all others, for they wait
+# more than they compute. What they said is printed when all are done.
 ALONE := ray or prefect
 
 .DEFAULT_GOAL := help
@@ -38,8 +39,10 @@ demo: $(STAMP)  ## the whole thing on embedded data: bucket, segmentation, query
 	@$(BIN)/visionmill demo
 
 test: $(STAMP)  ## every test (about 17 minutes on 2 cores)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))"
-	@$(BIN)/python -m pytest -m "$(ALONE)"
+	@said=$$(mktemp); $(BIN)/python -m pytest -m "$(ALONE)" >$$said 2>&1 & alone=$$!; \
+	trap 'kill $$alone 2>/dev/null; rm -f $$said' EXIT; trap 'exit 130' INT TERM; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))"; others=$$?; \
+	wait $$alone; alone_rc=$$?; cat $$said; exit $$(( others > alone_rc ? others : alone_rc ))
 
 test-fast: $(STAMP)  ## the tests that start no service
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not ($(ALONE) or s3)"
