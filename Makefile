@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Which builds of torch: empty takes those of the lock (CUDA on Linux), cpu or auto (what this machine has) asks uv for
+# others, from torch's own index. They bring their own libraries, so those of the lock are left out.
+TORCH ?=
+CUDA_LIBRARIES := ^(nvidia-|cuda-|triton)
 # Marks of tests that start a Ray or a Prefect server: those run one after the other, beside all others, for they wait
 # more than they compute. What they said is printed when all are done.
 ALONE := ray or prefect
@@ -14,7 +18,7 @@ ALONE := ray or prefect
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## virtual environment with the locked dependencies
+setup: $(STAMP)  ## virtual environment with the locked dependencies (TORCH=cpu: without CUDA; TORCH=auto: as this machine has it)
 
 # Bytecode is compiled once, here: where the environment forbids Python to keep it, every process that imports torch,
 # Ray or Prefect would compile thousands of files again (torchvision: 7.5 s instead of 3.2).
@@ -22,9 +26,13 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "visionmill needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing the locked dependencies into $(VENV) (torch is large: minutes on the first run)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements.lock
+	@if [ -z "$(TORCH)" ]; then cp requirements.lock $(VENV)/requirements.txt; \
+		echo "installing into $(VENV): 3.4 GiB to download, 7.5 GB on disk on Linux, $$(df -Ph . | awk 'NR==2 {print $$4}') free here;"; \
+		echo "CUDA's libraries are 2.3 GiB and 4.1 GB of it: a machine without a GPU does without them by make setup TORCH=cpu"; \
+	else grep -Ev '$(CUDA_LIBRARIES)' requirements.lock > $(VENV)/requirements.txt; \
+		echo "installing into $(VENV): builds of torch for '$(TORCH)' (from torch's own index), 0.6 GiB to download beside them"; fi
+	@$(BIN)/uv pip install --compile-bytecode $(if $(TORCH),--torch-backend=$(TORCH)) --python $(BIN)/python --requirement $(VENV)/requirements.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

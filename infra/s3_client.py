@@ -18,14 +18,27 @@ from infra.s3_errors import translate_s3
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0  # silence between two chunks of an answer, not the whole answer
 MAX_CONNECTIONS = 64
+_TRUE = ("1", "true", "yes", "on")
 
-_clients: dict[tuple[int, str], S3Client] = {}
+_clients: dict[tuple[int, str, bool], S3Client] = {}
 _clients_lock = threading.Lock()
 
 
 def endpoint_url() -> str | None:
     """The endpoint from the environment; None means AWS itself."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def is_anonymous(bucket: str) -> bool:
+    """Whether requests about a bucket go without a signature, as public buckets allow: AWS_NO_SIGN_REQUEST is "true",
+    or names it among others, so that results can go to another one."""
+    said = os.environ.get("AWS_NO_SIGN_REQUEST", "")
+    return said.lower() in _TRUE or bucket in (name.strip() for name in said.split(","))
+
+
+def pays_for_requests() -> bool:
+    """Whether this account pays for what it reads where owners ask for it (AWS_REQUEST_PAYER=requester)."""
+    return os.environ.get("AWS_REQUEST_PAYER", "").lower() == "requester"
 
 
 class _OneTrySession(AIOHTTPSession):
@@ -40,9 +53,18 @@ class _OneTrySession(AIOHTTPSession):
 class S3Client:
     """Plain S3 calls, once each: no retry; errors are StoreErrors with ``__cause__``. Thread-safe, not fork-safe."""
 
-    def __init__(self, *, endpoint: str | None = None, key: str | None = None, secret: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        endpoint: str | None = None,
+        key: str | None = None,
+        secret: str | None = None,
+        anonymous: bool = False,
+    ) -> None:
         self._pid = os.getpid()
         self._fs = s3fs.S3FileSystem(
+            anon=anonymous,
+            requester_pays=pays_for_requests(),
             endpoint_url=endpoint or endpoint_url(),
             key=key,
             secret=secret,
@@ -106,12 +128,13 @@ class S3Client:
             )
 
 
-def shared_client() -> S3Client:
-    """The process's client for the current endpoint and credentials; made on first use and after fork anew."""
-    key = (os.getpid(), _environment_digest())
+def shared_client(bucket: str) -> S3Client:
+    """The process's client for a bucket, the current endpoint and credentials; made on first use, anew after a fork."""
+    anonymous = is_anonymous(bucket)
+    key = (os.getpid(), _environment_digest(), anonymous)
     with _clients_lock:
         if key not in _clients:
-            _clients[key] = S3Client()
+            _clients[key] = S3Client(anonymous=anonymous)
         return _clients[key]
 
 

@@ -84,9 +84,12 @@ class DirectReader:
             headers["If-Match"] = f'"{etag}"'
         if byte_range is not None:
             headers["Range"] = f"bytes={byte_range[0]}-{byte_range[1]}"
+        if self._fs.requester_pays:
+            headers["x-amz-request-payer"] = "requester"
         scheme = "https" if place.secure else "http"
         request = AWSRequest("GET", f"{scheme}://{place.netloc}{path}", headers=headers)
-        S3SigV4Auth(self._fresh_credentials(), "s3", self._region).add_auth(request)
+        if not self._fs.anon:
+            S3SigV4Auth(self._fresh_credentials(), "s3", self._region).add_auth(request)
         response, data = self._send(place, path, dict(request.headers.items()))
         if response.status in (200, 206):
             return Body(data, (response.getheader("ETag") or "").strip('"'))

@@ -94,7 +94,8 @@ def translate_s3(error: BaseException, *, doing: str, uri: str) -> StoreError:
     if any(isinstance(cause, _NO_CREDENTIALS) for cause in chain):
         return AccessDenied(
             f"{doing} {uri}: no S3 credentials found",
-            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an instance role.",
+            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an instance role; a public bucket is read "
+            "without by AWS_NO_SIGN_REQUEST=BUCKET.",
         )
     if any(isinstance(cause, _PASSING) or _is_unreachable(cause) for cause in chain):
         return StoreUnavailable(

@@ -23,7 +23,8 @@ def open_store(uri: str, *, patience: Patience | None = None, waiting: Waiting =
 
     Opening touches nothing: a missing bucket or folder shows at the first use (the first write creates a local root).
     S3 reads the standard variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION and
-    AWS_ENDPOINT_URL (also AWS_ENDPOINT_URL_S3) or the instance role.
+    AWS_ENDPOINT_URL (also AWS_ENDPOINT_URL_S3) or the instance role. AWS_NO_SIGN_REQUEST (true, or names of buckets)
+    reads without credentials, AWS_REQUEST_PAYER=requester pays for reading where owners ask for it.
 
     Args:
         patience: of a bucket: how long an outage is waited for beyond the retries of a request, before it is a

@@ -59,7 +59,7 @@ class S3Store:
         self._base = f"{prefix}/" if prefix else ""
         self._policy = policy or RetryPolicy(settings().store_attempts, settings().store_first_delay_s)
         self._counts, self._waiting = RetryCounts(), waiting
-        self._client: S3Client = shared_client()
+        self._client: S3Client = shared_client(bucket)
         self._watch = None if patience is None else OutageWatch(self.uri, patience, self._serves_others)
         self._served_key: str | None = None  # the last key that was read, to ask whether others still can be
 
@@ -323,7 +323,7 @@ def _digest(stream: BinaryIO) -> bytes:
 def create_bucket(uri: str, client: S3Client | None = None) -> bool:
     """Create the bucket of ``s3://bucket[/...]``; False if it was there already (and ours)."""
     bucket, _ = split_s3_uri(uri)
-    client = client or shared_client()
+    client = client or shared_client(bucket)
     try:
         with_retries(lambda: client.call("create_bucket", uri, Bucket=bucket), operation="create_bucket")
     except StoreError as error:

@@ -32,6 +32,8 @@ Kind = Literal[
     "slow_answer",  # the body comes at ``bytes_per_s``
     "slow_upload",  # the body is taken at ``bytes_per_s``
     "delay",  # the answer comes ``delay_s`` later
+    "public",  # the bucket is everybody's: what comes unsigned is signed on the way
+    "requester_pays",  # who does not say that he pays is refused
     "torn_body",  # Content-Length is right, but only ``after_bytes`` bytes come
 ]
 
@@ -123,6 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._break()
         if "delay" in hits:
             time.sleep(hits["delay"].delay_s)
+        if "requester_pays" in hits and self.headers.get("x-amz-request-payer") != "requester":
+            return self._refuse(Fault("status", status=403, code="AccessDenied"))
         if fault := hits.get("status"):
             return self._refuse(fault)
         status, headers, answer = self._forward(body, hits)
@@ -149,6 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
         dropped = (CONDITIONS if "ignore_conditions" in hits else ()) + (("range",) if "ignore_range" in hits else ())
         if any(name.lower() in dropped for name in headers):
             headers = {name: value for name, value in headers.items() if name.lower() not in dropped}
+            headers = self._sign_anew(headers, body)
+        if "public" in hits and "authorization" not in map(str.lower, headers):
             headers = self._sign_anew(headers, body)
         host, _, port = self.owner.upstream.url.removeprefix("http://").partition(":")
         connection = http.client.HTTPConnection(host, int(port), timeout=60)
