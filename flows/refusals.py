@@ -8,9 +8,10 @@ from tasks.engine.prepare import describe_model
 from tasks.ingest.sources import find_source
 from tasks.output.lease import refuse_if_held
 from tasks.parameters import JobParameters
+from tasks.product import Product
 
 
-def refuse_at_once(parameters: JobParameters, *, is_tried: bool) -> None:
+def refuse_at_once(product: Product, parameters: JobParameters, *, is_tried: bool) -> None:
     """Look at model, options, source and output.
 
     Args:
@@ -22,7 +23,7 @@ def refuse_at_once(parameters: JobParameters, *, is_tried: bool) -> None:
         LeaseHeld: another driver of this machine writes the output.
         StoreError: source or output cannot be reached, or the output not be written.
     """
-    describe_model(parameters.model, parameters.weights)
+    describe_model(parameters.model, parameters.weights, product)
     check_workers(parameters)
     find_source(parameters.source)
     if is_tried:

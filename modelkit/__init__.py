@@ -18,6 +18,7 @@ __all__ = [  # noqa: F405
     "ConfigError",
     "DuplicateNameError",
     "ExecutionChoice",
+    "FunctionPredictor",
     "Instances",
     "ModelInfo",
     "ModelkitError",
@@ -48,6 +49,8 @@ __all__ = [  # noqa: F405
 
 _WITHOUT_TORCH = {
     "modelkit.catalogue": ("ModelInfo", "describe", "is_video_model", "list_models"),
+    "modelkit.functions": ("FunctionPredictor",),
+    "modelkit.carriers": ("Instances",),
     "modelkit.records": ("Tolerates", "Weights"),
     "modelkit.carriers.classes": ("ClassInfo",),
     "modelkit.errors": (

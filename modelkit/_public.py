@@ -15,6 +15,7 @@ from modelkit.errors import (
     WeightsError,
     WeightsUnavailableError,
 )
+from modelkit.functions import FunctionPredictor
 from modelkit.importing import import_weights
 from modelkit.loading import load
 from modelkit.predictor import Predictor, Prepared
@@ -30,6 +31,7 @@ __all__ = [
     "ConfigError",
     "DuplicateNameError",
     "ExecutionChoice",
+    "FunctionPredictor",
     "Instances",
     "ModelInfo",
     "ModelkitError",

@@ -78,15 +78,14 @@ def catalogue() -> dict[str, Known]:
 
 def list_models() -> list[ModelInfo]:
     """Every model that can be created, and every shipped set of trained weights, sorted by name."""
+    infos = [
+        ModelInfo(name, each.architecture, each.kind, each.num_parameters, False, tuple(each.published))
+        for name, each in catalogue().items()
+    ]
     if _needs_registry():
         from modelkit.listing import registered_models
 
-        infos = registered_models()
-    else:
-        infos = [
-            ModelInfo(name, each.architecture, each.kind, each.num_parameters, False, tuple(each.published))
-            for name, each in catalogue().items()
-        ]
+        infos += registered_models(without=catalogue().keys())
     architectures = {info.name: info.architecture for info in infos}
     for record in shipped_records():
         architecture = architectures[record.architecture]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Collection
 
 import torch
 
@@ -13,10 +14,10 @@ from modelkit.registry import count_parameters, create_model, find_model, model_
 from modelkit.video import VideoModel
 
 
-def registered_models() -> list[ModelInfo]:
-    """Every model that can be created."""
+def registered_models(without: Collection[str] = ()) -> list[ModelInfo]:
+    """Every model that can be created, but those that are known already."""
     infos = []
-    for name in model_names():
+    for name in (each for each in model_names() if each not in without):
         entry = find_model(name)
         count = _count(name, entry.build)
         infos.append(ModelInfo(name, entry.architecture, entry.kind, count, False, entry.weights))

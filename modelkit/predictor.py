@@ -23,6 +23,7 @@ from modelkit.base import Prediction, VisionModel
 from modelkit.carriers import SizeHW
 from modelkit.compile.execution import ExecutionChoice, ForwardFn
 from modelkit.errors import ModelkitError
+from modelkit.pictures import as_pixels
 from modelkit.records import Weights
 from modelkit.transform import Geometry, ImageTransform
 from modelkit.video import VideoModel, VideoState
@@ -62,6 +63,25 @@ def normalise_u8(
     return batch.add_(torch.tensor(shift, device=images.device)[:, None, None])
 
 
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ModelkitError: a name that torch does not know, or a GPU that it does not see here.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ModelkitError(f"there is no device {device!r}: cpu, cuda, or cuda:N") from error
+    if found.type != "cuda":
+        return found
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (found.index or 0) >= count:
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a CPU build"
+        raise ModelkitError(f"device {str(found)!r}: torch ({built}) sees {count} GPUs here; device 'cpu' always works")
+    return found
+
+
 class Predictor:
     """A model with its weights' record, ready to be used.
 
@@ -86,7 +106,7 @@ class Predictor:
         choice: ExecutionChoice | None = None,
         min_score: float = 0.0,
     ) -> None:
-        self.weights, self.device, self.min_score = weights, torch.device(device), min_score
+        self.weights, self.device, self.min_score = weights, usable_device(device), min_score
         self.rows_digest = weights.rows_digest
         self.model = model.eval().to(self.device)
         self.model.requires_grad_(False)
@@ -116,18 +136,17 @@ class Predictor:
 
         return forward
 
-    def prepare(self, image_rgb_hwc_u8: np.ndarray) -> Prepared:
+    def prepare(self, image: Any) -> Prepared:
         """Resize one image as the model's transform does, by default in 8 bits: within a grey level of the exact.
 
         Args:
-            image_rgb_hwc_u8: (H, W, 3) uint8, H and W at least 1.
+            image: (H, W, 3) uint8 RGB, H and W at least 1; or a torch tensor or PIL image, see
+                :func:`modelkit.pictures.as_pixels`.
 
         Raises:
             ValueError: for any other shape or dtype.
         """
-        image = image_rgb_hwc_u8
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise ValueError(f"an image must be (H, W, 3) uint8 with H, W >= 1, got {image.shape} {image.dtype}")
+        image = as_pixels(image)
         transform, source_hw = self.model.transform, (image.shape[0], image.shape[1])
         return self.resized(image, Geometry(source_hw, transform.resized_hw(source_hw), transform.bucket(source_hw)))
 
@@ -230,11 +249,11 @@ class Predictor:
         """One raw result as the carrier of its kind, in source pixels; pure, any thread."""
         return raw.finish(self.min_score)
 
-    def __call__(self, images: Sequence[np.ndarray], *, batch_size: int = 8) -> list[Any]:
-        """Carriers of results (``Instances``, ...) for images (H, W, 3) uint8 RGB of any sizes, in order.
+    def __call__(self, images: Sequence[Any], *, batch_size: int = 8) -> list[Any]:
+        """Carriers of results (``Instances``, ...) for images of any sizes, in order.
 
         Args:
-            images: may be empty.
+            images: as ``prepare`` takes them; may be empty.
             batch_size: at most so many at once, and only images of one bucket.
         """
         prepared = [self.prepare(image) for image in images]

@@ -3,7 +3,8 @@
 A *product* is what a job writes (``segments``): its columns, views, exports, pictures. A *kind* is what a model does
 (``instance``): what it learns from, how it is judged, how the loop teaches it. Each is one record of typed callables,
 made in a folder below ``tasks/products`` (see the README there) or in any installed package that names its record in an
-entry point of the group ``visionmill.products``, and found here by name.
+entry point of the group ``visionmill.products``, and found here by name. A kind for a product that is there already is
+named by an entry point of the group ``visionmill.kinds``: its name, and the module that holds its ``KIND``.
 
 The command line asks for every product before it knows what to do. So a record names its code instead of importing it:
 what :func:`infra.by_name.lazily` names is imported when a record is first asked for it.
@@ -32,7 +33,7 @@ if TYPE_CHECKING:  # types only: this module is imported by every command and mu
     from modelkit import ClassInfo, Predictor, VisionModel
     from tasks.parameters import JobParameters
 
-ENTRY_POINTS = "visionmill.products"
+ENTRY_POINTS, KIND_ENTRY_POINTS = "visionmill.products", "visionmill.kinds"
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +276,7 @@ class Kind:
 _PRODUCTS: dict[str, Product] = {}
 _KINDS: dict[str, Kind] = {}
 _KIND_MODULES: dict[str, str] = {}
+_FOREIGN_KINDS: set[str] = set()  # of installed packages, for products that are there already
 
 
 def register(product: Product) -> Product:
@@ -313,6 +315,9 @@ def _discover() -> None:
             continue
         if isinstance(product, Product):
             register(product)
+    for point in entry_points(group=KIND_ENTRY_POINTS):
+        _FOREIGN_KINDS.add(point.name)
+        _KIND_MODULES.setdefault(point.name, point.value)  # imported once somebody asks for the kind
 
 
 def find_product(name: str) -> Product:
@@ -345,13 +350,16 @@ def find_kind(name: str) -> Kind:
     if name not in kind_names():
         raise UsageError(f"there is no kind of model {name!r}", hint=f"kinds: {', '.join(kind_names())}")
     if name not in _KINDS:
-        register_kind(importlib.import_module(_KIND_MODULES[name]).KIND)
+        module, _, attribute = _KIND_MODULES[name].partition(":")
+        register_kind(getattr(importlib.import_module(module), attribute or "KIND"))
     return _KINDS[name]
 
 
 def stores(product: Product, kind: str) -> bool:
     """Whether a product stores what models of a kind find; a kind from elsewhere says itself whose it is."""
-    return kind in product.kinds or (kind in _KINDS and _KINDS[kind].product == product.name)
+    if kind in product.kinds:
+        return True
+    return (kind in _KINDS or kind in _FOREIGN_KINDS) and find_kind(kind).product == product.name
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def job_command(product: Product) -> Callable[..., None]:
     def job(parameters: JobParameters, dry_run: DryRunFlag = False, prefect: PrefectFlag = True) -> Summary:
         from flows.refusals import refuse_at_once
 
-        refuse_at_once(parameters, is_tried=not dry_run)
+        refuse_at_once(product, parameters, is_tried=not dry_run)
         if dry_run:
             return _foresee(product, parameters)
         from flows.job import run_job

@@ -19,11 +19,13 @@ by what reads and writes them: plus 0.5 on the way in, minus 0.5 on the way out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from modelkit import rle
 
 SizeHW = tuple[int, int]
 """Rows and columns."""
@@ -120,6 +122,37 @@ class Instances:
         """Those whose score is not below ``min_score``."""
         keep = self.scores >= min_score
         return self if keep.all() else self.chosen(np.flatnonzero(keep))
+
+    def masks(self) -> np.ndarray:
+        """(n, H, W) bool, the masks as pixels.
+
+        Raises:
+            ValueError: of a model without masks.
+        """
+        if self.rles is None:
+            raise ValueError("these instances are boxes without masks")
+        decoded = [rle.decode(each, self.size_hw) for each in self.rles]
+        return np.stack(decoded).astype(bool) if decoded else np.zeros((0, *self.size_hw), bool)
+
+    @classmethod
+    def from_masks(
+        cls, masks: np.ndarray, scores: Sequence[float], labels: Sequence[int], *, is_thing: bool = True
+    ) -> Instances:
+        """Instances of their masks alone; boxes are the tight ones.
+
+        Args:
+            masks: (n, H, W) bool or 0 and 1; n may be 0.
+            scores: n numbers in [0, 1].
+            labels: n class ids.
+            is_thing: False for stuff.
+        """
+        if masks.ndim != 3:
+            raise ValueError(f"masks must be (n, H, W), got {masks.shape}")
+        size_hw = (masks.shape[1], masks.shape[2])
+        rles = [rle.encode(mask.astype(np.uint8)) for mask in masks]
+        boxes = rle.bboxes(rles, size_hw).astype(np.float32) if rles else np.zeros((0, 4), np.float32)
+        things = np.full(len(rles), is_thing)
+        return cls(size_hw, boxes, np.asarray(scores, np.float32), np.asarray(labels, np.int32), rles, things)
 
     @classmethod
     def empty(cls, size_hw: SizeHW) -> Instances:

@@ -9,6 +9,7 @@ from infra.by_name import resolve
 from infra.errors import VersionMismatch
 from tasks.engine.job import JobSpec
 from tasks.engine.model_source import local_model
+from tasks.engine.own_model import code_digest
 
 
 def predictor_of(job: JobSpec) -> Any:
@@ -19,6 +20,8 @@ def predictor_of(job: JobSpec) -> Any:
         UsageError: the predictor factory does not exist.
     """
     predictor = resolve(job.predictor_factory)(job) if job.predictor_factory else load_predictor(job)
+    if job.predictor_factory == job.model:
+        _check_code(job)
     _check_digest(predictor, job)
     return predictor
 
@@ -45,6 +48,14 @@ def take_one_thread() -> int | None:
     before: int = torch.get_num_threads()
     torch.set_num_threads(1)
     return before
+
+
+def _check_code(job: JobSpec) -> None:
+    if code_digest(job.model, job.model_options.get("weights")) != job.version.model_digest:
+        raise VersionMismatch(
+            f"the code of {job.model} is another one here than where the job was started",
+            hint="Every machine must have the same files of it, and the same --weights.",
+        )
 
 
 def _check_digest(predictor: Any, job: JobSpec) -> None:

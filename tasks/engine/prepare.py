@@ -14,6 +14,7 @@ from infra.errors import UsageError
 from infra.store import Store, StoreCapabilities, open_store
 from tasks.engine.job import DEFAULT_MEMORY_BYTES, JobSpec, PredictorSpec
 from tasks.engine.model_source import local_model
+from tasks.engine.own_model import is_own_model, own_record
 from tasks.output.layout import make_version
 from tasks.parameters import JobParameters
 from tasks.product import Product, products, stores
@@ -63,7 +64,12 @@ def prepare_job(
         UsageError: an unknown model, weights that do not fit it, a model that finds what the product does not store.
         StoreError: the output can't be written to: missing bucket, wrong credentials, no space.
     """
-    record, decode = describe_model(parameters.model, parameters.weights), parameters.decode_options()
+    decode = parameters.decode_options()
+    record = describe_model(parameters.model, parameters.weights, product)
+    if predictor is None and is_own_model(parameters.model):
+        factory: str | None = parameters.model
+    else:
+        factory = None if predictor is None else predictor.factory
     _check_kind(record, product)
     version = make_version(
         product.name,
@@ -89,9 +95,9 @@ def prepare_job(
         model_options=_model_options(product, parameters),
         outage_s=60.0 * parameters.outage_minutes,
         max_consecutive_failures=parameters.max_consecutive_failures,
-        carries_state=modelkit.is_video_model(record),
+        carries_state=factory != parameters.model and modelkit.is_video_model(record),
         driver_commits=not capabilities.conditional_create,
-        predictor_factory=None if predictor is None else predictor.factory,
+        predictor_factory=factory,
         predictor_options={} if predictor is None else dict(predictor.options),
     )
     return PreparedJob(job, record, store, capabilities)
@@ -114,8 +120,10 @@ def _check_kind(record: modelkit.Weights, product: Product) -> None:
     )
 
 
-def describe_model(model: str, weights: str | None) -> modelkit.Weights:
-    """The record of the model that is meant; modelkit's complaints become usage errors."""
+def describe_model(model: str, weights: str | None, product: Product | None = None) -> modelkit.Weights:
+    """The record of the model that is meant, for a product; modelkit's complaints become usage errors."""
+    if is_own_model(model):
+        return own_record(model, weights, product)
     try:
         return modelkit.describe(local_model(model), weights=None if weights is None else local_model(weights))
     except modelkit.WeightsUnavailableError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,3 +119,22 @@ def test_the_product_of_an_installed_package_is_found_by_its_entry_point(tmp_pat
     (record / "entry_points.txt").write_text("[visionmill.products]\npalette = tests.toys.nowhere:PRODUCT\n")
     said = end(start("query", tmp_path, "SELECT 1", PYTHONPATH=f"{ROOT}:{tmp_path}"), exit_code=2).stderr
     assert "tests.toys.nowhere" in said and "holds no results" in said, "a broken one is told, and spoils no other"
+
+
+def test_the_kind_of_an_installed_package_is_found_by_its_entry_point_and_imported_when_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    record = tmp_path / "colours-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: colours\nVersion: 1.0\n")
+    module = "tests.toys.dominant_colour"
+    (record / "entry_points.txt").write_text(f"[visionmill.kinds]\ndominant_colour = {module}:KIND\n")
+    program = (
+        "import sys; from tasks.product import find_product, kind_names, stores; "
+        f"print('dominant_colour' in kind_names(), {module!r} in sys.modules, "
+        f"stores(find_product('segments'), 'dominant_colour'), {module!r} in sys.modules)"
+    )
+    path = f"{ROOT}:{tmp_path}"
+    command = [sys.executable, "-c", program]
+    said = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert said.stdout.split() == ["True", "False", "True", "True"], said.stderr
