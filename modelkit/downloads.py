@@ -17,6 +17,7 @@ from typing import BinaryIO
 from modelkit.errors import WeightsUnavailableError
 
 EMBEDDED_MODEL = "digitscape_mask_rcnn"
+TRANSLATION = 2  # to be raised when the importer makes something else of a published file
 _TIMEOUT_S = 20.0
 _TELL_EVERY_S = 5.0
 _CHUNK = 1 << 20
@@ -55,8 +56,10 @@ def hub_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where translated published weights are kept: below torch's own cache."""
-    return hub_folder() / "visionmill"
+    """Where translated published weights are kept, below torch's own cache: a folder for each way of translating, or
+    machines that translated them before would go on computing by the old rules.
+    """
+    return hub_folder() / "visionmill" / f"translation-{TRANSLATION}"
 
 
 def fetch(file: PublishedFile) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import urllib.error
 from pathlib import Path
@@ -24,7 +25,7 @@ from modelkit import (
     load,
     load_weights,
 )
-from modelkit.downloads import EMBEDDED_MODEL, fetch
+from modelkit.downloads import EMBEDDED_MODEL, TRANSLATION, fetch
 from modelkit.importing import TABLES, KeyTable, read_checkpoint, translation
 from modelkit.importing.classes import read_classes
 from modelkit.published import PUBLISHED, Published, find_published
@@ -279,6 +280,17 @@ def test_published_weights_are_fetched_once_translated_once_and_then_used_by_nam
     assert load(name).weights == first.weights
     assert describe(name) == first.weights
     assert load("lraspp_mobilenet_v3_large").weights == first.weights
+
+
+def test_who_changes_the_rules_of_published_weights_raises_the_number_of_the_translation() -> None:
+    """Else machines that translated them before go on showing images by the old rules."""
+    rules = {}
+    for entry in PUBLISHED:
+        with torch.device("meta"):
+            model = create_model(entry.model, **{**TABLES[entry.model].config, **entry.config})
+        rules[f"{entry.model}:{entry.weights}"] = model.transform.to_config()
+    said = json.dumps(rules, sort_keys=True).encode()
+    assert (TRANSLATION, hashlib.sha256(said).hexdigest()[:12]) == (2, "5f8c165024ca")
 
 
 def test_what_trainers_store_beside_the_tensors_is_left_behind(tmp_path: Path) -> None:
