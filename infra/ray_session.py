@@ -171,7 +171,8 @@ def _start(num_cpus: int, object_store_bytes: int) -> Path:
     attempts = START_ATTEMPTS
     while True:
         attempts -= 1
-        # Ray's socket paths are long: they fit below /tmp only.
+        # Ray's socket paths are long: they fit below /tmp only. It opens its folder to everybody (0777), so that one
+        # lies in a folder of ours that nobody else can enter.
         temp = Path(tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}-", dir="/tmp"))
         try:
             _connect(
@@ -179,7 +180,7 @@ def _start(num_cpus: int, object_store_bytes: int) -> Path:
                 num_cpus=num_cpus,
                 object_store_memory=object_store_bytes,
                 include_dashboard=False,
-                _temp_dir=str(temp),
+                _temp_dir=str(temp / "ray"),
             )
             return temp
         except ServiceError:

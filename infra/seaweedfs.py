@@ -3,19 +3,21 @@
 What ``weed mini`` opens by default and what is done about it here:
 
 - all listeners on every interface: ``-ip.bind=127.0.0.1`` and ``-ip=127.0.0.1``;
-- the filer's and the volume server's HTTP ports, which serve and accept bucket data without credentials: closed by the
-  four JWT signing keys (environment variables ``WEED_JWT_*``; unsigned requests get 401);
+- the HTTP ports of filer and master, which list, move, delete and hand out keys: ``-disableHttp``, they answer 404;
+- the gRPC ports of all parts, which do the same and more: mutual TLS with a certificate of our own, whose key only the
+  owner of the state folder can read;
+- the volume server's HTTP port, through which the parts pass content: JWT signing keys, others get 401;
 - anonymous usage reports: ``-master.telemetry=false``;
 - admin pages, WebDAV, Iceberg and Lance: off; the admin port still listens, on loopback, with a generated password;
 - buckets created by a typing error: ``-s3.autoCreateBucket=false``;
 - flags of an earlier start, kept in ``mini.options`` and loaded again: all flags are passed at every start.
 
-What stays open to other local users of the same machine: the gRPC ports (metadata, no object content without a JWT).
+What stays open to other users of the same machine tells how full the disk is and nothing of what is on it.
 """
 
 from __future__ import annotations
 
-import json
+import datetime as dt
 import os
 import random
 import shutil
@@ -27,10 +29,12 @@ from pathlib import Path
 
 from infra.errors import ServiceError
 from infra.processes import port_is_free
-from infra.standing import Site, any_free_ports
+from infra.standing import Site, any_free_ports, write_private
 
 REGION = "us-east-1"
 ADMIN_GRPC_OFFSET = 10_000
+_KEY, _CERTIFICATE = "grpc.key", "grpc.crt"
+_GRPC_PARTS = ("VOLUME", "MASTER", "FILER", "S3", "ADMIN", "WORKER", "CLIENT")
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ")
 
 
@@ -97,7 +101,7 @@ class SeaweedFS:
             *(f"-{part}.port={ports[part]}" for part in ("s3", "master", "volume", "filer", "admin")),
             *(f"-{part}.port.grpc={ports[f'{part}_grpc']}" for part in ("s3", "master", "volume", "filer", "admin")),
             "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false", "-webdav=false", "-admin.ui=false",
-            "-master.telemetry=false", "-filer.exposeDirectoryData=false", "-filer.allowedOrigins=http://127.0.0.1",
+            "-master.telemetry=false", "-disableHttp", "-filer.exposeDirectoryData=false", "-filer.allowedOrigins=http://127.0.0.1",
             "-s3.allowedOrigins=http://127.0.0.1",
         ]  # fmt: skip
         env = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -109,14 +113,20 @@ class SeaweedFS:
             "WEED_JWT_SIGNING_READ_KEY": site.secrets["jwt_volume_read"],
             "WEED_JWT_FILER_SIGNING_KEY": site.secrets["jwt_filer_write"],
             "WEED_JWT_FILER_SIGNING_READ_KEY": site.secrets["jwt_filer_read"],
+            "WEED_GRPC_CA": str(site.folder / _CERTIFICATE),
         }
+        for part in _GRPC_PARTS:
+            env[f"WEED_GRPC_{part}_CERT"] = str(site.folder / _CERTIFICATE)
+            env[f"WEED_GRPC_{part}_KEY"] = str(site.folder / _KEY)
         return argv, env
 
     def prepare(self, site: Site) -> None:
         (site.folder / "data").mkdir(exist_ok=True, mode=0o700)
+        if not (site.folder / _CERTIFICATE).exists():
+            _make_certificate(site.folder)
 
     def is_healthy(self, site: Site) -> bool:
-        return _has_joined(site.ports["master"], timeout_s=2.0) and answers(endpoint_of(site), timeout_s=2.0)
+        return _has_joined(site, timeout_s=2.0) and answers(endpoint_of(site), timeout_s=2.0)
 
     def settle(self, site: Site) -> None:
         """Nothing to tell: buckets are made by whoever needs them."""
@@ -135,15 +145,40 @@ def endpoint_of(site: Site) -> S3Endpoint:
     return S3Endpoint(f"http://127.0.0.1:{site.ports['s3']}", site.secrets["access_key"], site.secrets["secret_key"])
 
 
-def _has_joined(master_port: int, *, timeout_s: float) -> bool:
+def _has_joined(site: Site, *, timeout_s: float) -> bool:
     """Whether the volume server has told the master of its room: after a kill that takes up to 5 s (seen), in which
-    buckets are listed already and every object is an error 500."""
+    buckets are listed already and every object is an error 500. The master's page names the servers that it has."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://127.0.0.1:{master_port}/dir/status", timeout=timeout_s) as answer:
-            return int(json.load(answer)["Topology"]["Max"]) > 0
-    except (OSError, ValueError, KeyError):
+        with opener.open(f"http://127.0.0.1:{site.ports['master']}/ui/index.html", timeout=timeout_s) as answer:
+            return f"127.0.0.1:{site.ports['volume']}".encode() in answer.read()
+    except OSError:
         return False
+
+
+def _make_certificate(folder: Path) -> None:
+    """A key and a certificate signed by itself, with which the parts of one server know each other."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "visionmill")])
+    begins = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begins)
+        .not_valid_after(begins + dt.timedelta(days=365 * 100))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    write_private(folder / _KEY, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain).decode())
+    write_private(folder / _CERTIFICATE, certificate.public_bytes(pem).decode())
 
 
 def answers(endpoint: S3Endpoint, *, timeout_s: float) -> bool:

@@ -212,8 +212,9 @@ def _wait_healthy(recipe: Recipe, site: Site, identity: Any, timeout_s: float) -
 
 
 def _private_folder(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(exist_ok=True, mode=0o700)
+    folder.chmod(0o700)  # of an earlier time
 
 
 def write_private(path: Path, text: str) -> None:

@@ -100,12 +100,12 @@ def test_s3_refuses_strangers_at_every_door(state_dir: Path) -> None:
     assert not answers(S3Endpoint(endpoint.url, endpoint.access_key, "wrong"), timeout_s=10)
     ports = _by_name()["seaweedfs"].ports
     for path in ("/", "/buckets/", "/buckets/locked/"):
-        assert _code(f"http://127.0.0.1:{ports['filer']}{path}") == 401
+        assert _code(f"http://127.0.0.1:{ports['filer']}{path}") == 404
     assert _code(f"http://127.0.0.1:{ports['s3']}/locked") == 403
     upload = urllib.request.Request(f"http://127.0.0.1:{ports['filer']}/buckets/locked/x", data=b"x", method="PUT")
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(upload, timeout=10)
-    assert caught.value.code == 401
+    assert caught.value.code == 404
 
 
 def test_a_bucket_that_nobody_made_does_not_appear_by_a_typing_error(state_dir: Path) -> None:
