@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,19 @@ import modelkit
 from infra.errors import DatasetError, UsageError
 from infra.telling import tell
 from modelkit import Instances, Predictor
+from modelkit.base import Prediction
+from modelkit.predictor import Prepared
+from tasks.engine.batches import BatchLimits, Group, forward
+from tasks.engine.items import held_bytes
 from tasks.engine.model_source import local_model
+from tasks.engine.pipeline import BatchStage, Job, Pipeline, Stage
 from tasks.evaluation.figures import SCORE_FLOOR
 from tasks.labels.label_sets import LabelSet, relabelled
-from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
+from tasks.media.decoding import EntryReader, labelled_pixels
 from tasks.product import Judgement, find_kind
-from tasks.records import MISSING_ETAG, Entry
 
-_BATCH = 8
+_BATCH, _AT_ONCE = 8, 64  # images in a batch, and in a job of the pipeline
+_READERS, _BYTES = 2, 256 << 20
 
 Row = Mapping[str, Any]
 """One row of a label set."""
@@ -79,15 +86,58 @@ def predictions(
 ) -> Iterator[tuple[Row, Instances]]:
     """Every row with what the model finds in its image from a score on, in order.
 
+    The pipeline is the engine's, as are batches and what is done where memory does not suffice: images are read and
+    made ready while the model looks at others.
+
     Raises:
         DatasetError: an image that cannot be read or is not of the size its labels are for.
     """
-    reader = EntryReader()
-    for start in range(0, len(rows), _BATCH):
-        tell("judging", start, len(rows), "images")
-        chosen = rows[start : start + _BATCH]
-        images = [pixels_of(row, reader) for row in chosen]
-        yield from zip(chosen, (_floored(found, floor) for found in predictor(images)), strict=True)
+    tell("judging", 0, len(rows), "images")
+    pipeline, waiting = Pipeline(_stages(predictor, floor, len(rows))), deque[tuple[Sequence[Row], Job]]()
+    try:
+        for start in range(0, len(rows), _AT_ONCE):
+            chosen = rows[start : start + _AT_ONCE]
+            waiting.append((chosen, pipeline.submit(chosen)))
+            if len(waiting) > 1:
+                yield from _results(*waiting.popleft())
+        while waiting:
+            yield from _results(*waiting.popleft())
+    finally:
+        pipeline.close()
+
+
+def _results(rows: Sequence[Row], job: Job) -> Iterator[tuple[Row, Instances]]:
+    with job:
+        yield from zip(rows, job.results(), strict=True)
+
+
+def _stages(predictor: Predictor, floor: float, num_rows: int) -> list[Stage | BatchStage]:
+    reader, limits, done = EntryReader(), BatchLimits(_BATCH), count(1)
+
+    def look(prepared: list[Prepared]) -> list[Any]:
+        found = forward(predictor.infer, prepared, prepared[0].bucket, limits)
+        for error in found:
+            if isinstance(error, Exception):
+                raise error
+        return found
+
+    def finish(raw: Prediction) -> Instances:
+        found = _floored(predictor.finish(raw), floor)
+        tell("judging", next(done), num_rows, "images")
+        return found
+
+    def neighbours(position: int, row: Row) -> Group:
+        first = position // _BATCH * _BATCH
+        return first, first + _BATCH
+
+    return [
+        Stage("prepare", lambda row: predictor.prepare(_pixels_of(row, reader)), held_bytes, _BYTES, threads=_READERS),
+        BatchStage(
+            "infer", look, held_bytes, _BYTES,
+            bucket_of=lambda prepared: prepared.bucket, limit_of=lambda bucket: _BATCH, group_of=neighbours,
+        ),
+        Stage("finish", finish, held_bytes, _BYTES),
+    ]  # fmt: skip
 
 
 def _floored(instances: Instances, floor: float) -> Instances:
@@ -95,21 +145,6 @@ def _floored(instances: Instances, floor: float) -> Instances:
     return instances if len(keep) == len(instances) else instances.chosen(keep)
 
 
-def pixels_of(row: Row, reader: EntryReader) -> np.ndarray:
-    """(H, W, 3) uint8 of a labelled item."""
-    entry = Entry(row["uri"], MISSING_ETAG, 0, row["media"])
-    if row["media"] == "video":
-        entry = Entry(row["uri"], MISSING_ETAG, 0, "video", first_frame=0, end_frame=row["frame"] + 1)
-    why = "there is no such frame"
-    for frame in decode_entry(entry, reader, DecodeOptions()):
-        if frame.failure is not None:
-            why = frame.failure.error
-        elif frame.frame == row["frame"]:
-            if frame.size_hw != (row["height"], row["width"]):
-                raise DatasetError(
-                    f"{row['image_id']} is {frame.size_hw}, its labels are for {(row['height'], row['width'])}",
-                    hint="Was the image replaced, or are the labels those of another one?",
-                )
-            assert frame.image_rgb_hwc_u8 is not None  # it did not fail
-            return frame.image_rgb_hwc_u8
-    raise DatasetError(f"{row['image_id']} cannot be judged: {why}", hint="Leave it out, or mend it.")
+def _pixels_of(row: Row, reader: EntryReader) -> np.ndarray:
+    frame = row["frame"] if row["media"] == "video" else None
+    return labelled_pixels(row["uri"], frame, (row["height"], row["width"]), reader)

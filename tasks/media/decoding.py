@@ -13,9 +13,12 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
-from infra.errors import StoreError, UsageError
+import numpy as np
+
+from infra.errors import DatasetError, StoreError, UsageError
 from infra.redaction import redact
 from infra.store import Store, open_store
 from tasks.media.images import Frame, decode_image, failure, no_frame
@@ -23,7 +26,7 @@ from tasks.media.options import MAX_FILE_BYTES, DecodeOptions
 from tasks.media.reading import Location, fetch_failure, open_window, raise_trouble
 from tasks.media.video import decode_video
 from tasks.media.video_gaps import VideoGap
-from tasks.records import Entry, ItemFailure
+from tasks.records import MISSING_ETAG, Entry, ItemFailure
 
 _DEFAULTS = DecodeOptions()
 Fetched = bytes | BinaryIO | ItemFailure
@@ -132,6 +135,29 @@ def decode_fetched(entry: Entry, fetched: Fetched, options: DecodeOptions) -> It
 def decode_entry(entry: Entry, reader: EntryReader, options: DecodeOptions) -> Iterator[Frame]:
     """Fetch and decode in one go."""
     return decode_fetched(entry, fetch_entry(entry, reader, options), options)
+
+
+def labelled_pixels(uri: str, frame: int | None, size_hw: tuple[int, int], reader: EntryReader) -> np.ndarray:
+    """(H, W, 3) uint8 of a labelled image, or of a frame of a video.
+
+    Raises:
+        DatasetError: it cannot be read, or is not of the size that its labels are for.
+    """
+    entry, named = Entry(uri, MISSING_ETAG, 0, "image"), uri if frame is None else f"{uri}#{frame}"
+    if frame is not None:
+        entry = replace(entry, media="video", first_frame=0, end_frame=frame + 1)
+    why = "there is no such frame"
+    for found in decode_entry(entry, reader, DecodeOptions()):
+        if found.failure is not None:
+            why = found.failure.error
+        elif found.frame == (frame or 0) and found.image_rgb_hwc_u8 is not None:
+            if found.size_hw == size_hw:
+                return found.image_rgb_hwc_u8
+            raise DatasetError(
+                f"{named} is {found.size_hw}, its labels are for {size_hw}",
+                hint="Was the image replaced, or are the labels those of another one?",
+            )
+    raise DatasetError(f"{named} cannot be read: {why}", hint="Leave it out, or mend it.")
 
 
 def _video_frames(entry: Entry, source: BinaryIO, options: DecodeOptions) -> Iterator[Frame]:

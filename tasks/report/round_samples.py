@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from infra.errors import VisionmillError
-from tasks.evaluation.evaluate import pixels_of
 from tasks.loop.disagreements import read_disagreements
 from tasks.loop.findings import Disagreement
 from tasks.loop.kinds import loop_kind
-from tasks.media.decoding import EntryReader
+from tasks.media.decoding import EntryReader, labelled_pixels
 from tasks.output.views import Views
 from tasks.product import find_kind, find_product
 from tasks.report.drawing import resized
@@ -144,10 +143,8 @@ class _Drawer:
         if time.monotonic() > self._deadline:
             problem = "not read: the report had run out of time"
         else:
-            row = {"uri": uri, "image_id": uri, "height": size_hw[0], "width": size_hw[1],
-                   "media": "image" if frame is None else "video", "frame": frame or 0}  # fmt: skip
             try:
-                drawn = draw(pixels_of(row, self._reader))
+                drawn = draw(labelled_pixels(uri, frame, size_hw, self._reader))
             except VisionmillError as error:
                 problem = str(error)
             else:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infra.errors import DatasetError
 from modelkit import VisionModel
 from modelkit.augmentation import Pipeline, Sample, copy_paste, cutmix, warp
 from modelkit.augmentation.draws import chance, integer
@@ -25,9 +24,8 @@ from modelkit.augmentation.geometry import scaling
 from modelkit.training.processes import Rank
 from modelkit.training.sampling import EpochSampler, MixedSampler, repeat_factors
 from modelkit.transform import Geometry
-from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
+from tasks.media.decoding import EntryReader, labelled_pixels
 from tasks.product import find_kind
-from tasks.records import MISSING_ETAG, Entry
 from tasks.training.examples import Example
 from tasks.training.recipe import Noise, TrainingRecipe
 
@@ -100,22 +98,8 @@ class ExampleReader:
         return sample
 
     def _pixels(self, example: Example) -> Tensor:
-        entry = Entry(example.uri, MISSING_ETAG, 0, "image")
-        if example.frame is not None:
-            entry = Entry(example.uri, MISSING_ETAG, 0, "video", first_frame=0, end_frame=example.frame + 1)
-        frame = None
-        for frame in decode_entry(entry, self._reader, DecodeOptions()):
-            if frame.failure is not None or frame.frame == (example.frame or 0):
-                break
-        if frame is None or frame.image_rgb_hwc_u8 is None:
-            why = "there is no such frame" if frame is None or frame.failure is None else frame.failure.error
-            raise DatasetError(f"{example.image_id} cannot be trained on: {why}", hint="Leave it out, or mend it.")
-        if frame.size_hw != example.size_hw:
-            raise DatasetError(
-                f"{example.image_id} is {frame.size_hw}, its labels are for {example.size_hw}",
-                hint="Was the image replaced, or are the labels those of another one?",
-            )
-        return torch.from_numpy(frame.image_rgb_hwc_u8).permute(2, 0, 1).float() / 255
+        pixels = labelled_pixels(example.uri, example.frame, example.size_hw, self._reader)
+        return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
     def _reduced(self, image: Tensor, target: dict[str, Any]) -> Sample:
         source_hw = (image.shape[-2], image.shape[-1])

@@ -19,6 +19,8 @@ from modelkit.digitscape import Digitscape, SceneStyle, write_dataset, write_lab
 from modelkit.metrics import PanopticQuality, panoptic_array
 from modelkit.metrics.panoptic import DIVISOR
 from modelkit.metrics.precision import coco_results, precision_of
+from modelkit.predictor import Prepared
+from modelkit.transform import Geometry
 from tasks.evaluation.evaluate import evaluate_model, evaluate_predictor
 from tasks.evaluation.figures import groups_of, in_words, main_figure, to_json
 from tasks.labels.label_sets import LabelledItem, LabelledObject, make_label_set
@@ -55,8 +57,15 @@ class Oracle:
         self.model = type("Model", (), {"background": background, "config": {"num_classes": num_classes}})()
         self._answers = iter(answers)
 
-    def __call__(self, images: list[np.ndarray]) -> list[Instances]:
-        return [next(self._answers) for _ in images]
+    def prepare(self, image: np.ndarray) -> Prepared:
+        size_hw = (image.shape[0], image.shape[1])
+        return Prepared(image, Geometry(size_hw, size_hw, size_hw))
+
+    def infer(self, prepared: list[Prepared]) -> list[Instances]:
+        return [next(self._answers) for _ in prepared]
+
+    def finish(self, raw: Instances) -> Instances:
+        return raw
 
 
 def square(x1: int, y1: int, x2: int, y2: int) -> bytes:
@@ -257,14 +266,8 @@ class Tracker(Oracle):
     def start(self) -> int:
         return 0
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        return image
-
-    def step(self, prepared: np.ndarray, state: int) -> tuple[Instances, int]:
+    def step(self, prepared: Prepared, state: int) -> tuple[Instances, int]:
         return next(self._in_order), state + 1
-
-    def finish(self, raw: Instances) -> Instances:
-        return raw
 
 
 def test_unlabelled_pixels_are_ignored_where_a_model_knows_no_background() -> None:

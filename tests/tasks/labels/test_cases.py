@@ -18,6 +18,7 @@ import modelkit
 from infra.errors import DatasetError
 from modelkit import Instances
 from modelkit.metrics.precision import coco_results
+from modelkit.predictor import Prepared
 from tasks.evaluation.evaluate import evaluate_predictor, predictions
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.reading import read_label_set
@@ -58,10 +59,18 @@ class Remembering:
         self.weights, self.model = self._predictor.weights, self._predictor.model
         self._known: dict[bytes, Instances] = {}
 
-    def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        new = [image for image in images if image.tobytes() not in self._known]
-        self._known |= {image.tobytes(): found for image, found in zip(new, self._predictor(new), strict=True)}
-        return [self._known[image.tobytes()] for image in images]
+    def prepare(self, image: np.ndarray) -> Prepared:
+        return self._predictor.prepare(image)
+
+    def infer(self, prepared: Sequence[Prepared]) -> list[Instances]:
+        for each in prepared:
+            if each.pixels.tobytes() not in self._known:
+                [raw] = self._predictor.infer([each])
+                self._known[each.pixels.tobytes()] = self._predictor.finish(raw)
+        return [self._known[each.pixels.tobytes()] for each in prepared]
+
+    def finish(self, found: Instances) -> Instances:
+        return found
 
 
 @pytest.fixture(scope="module")

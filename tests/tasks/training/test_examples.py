@@ -155,9 +155,9 @@ def test_an_image_that_is_not_what_its_labels_are_for_is_refused(tmp_path: Path)
     with pytest.raises(DatasetError, match=r"is \(64, 64\), its labels are for \(64, 32\)"):
         reader.read(dataclasses.replace(example, size_hw=(64, 32)))
     store.put("broken.png", b"no picture")
-    with pytest.raises(DatasetError, match=r"broken\.png cannot be trained on"):
+    with pytest.raises(DatasetError, match=r"broken\.png cannot be read"):
         reader.read(dataclasses.replace(example, uri=store.uri_of("broken.png")))
-    with pytest.raises(DatasetError, match="cannot be trained on"):
+    with pytest.raises(DatasetError, match="cannot be read"):
         reader.read(dataclasses.replace(example, uri=store.uri_of("absent.png")))
 
 

@@ -51,7 +51,7 @@ def test_a_lone_worker_hands_over_what_no_retry_can_help(worker_of: Any, tmp_pat
     worker_of(1)
     error = _train_worker(broken_job(tmp_path, 1))
     assert isinstance(error, DatasetError), "raising it, Ray would start the worker again"
-    with pytest.raises(DatasetError, match="cannot be trained on"):
+    with pytest.raises(DatasetError, match="cannot be read"):
         _fit(lambda: SimpleNamespace(return_value=error))
 
 
@@ -63,7 +63,7 @@ def test_one_of_several_raises_it_or_the_others_would_wait(worker_of: Any, group
     def fit() -> NoReturn:
         raise group_error("2 workers failed", {0: caught.value})
 
-    with pytest.raises(DatasetError, match="cannot be trained on"):
+    with pytest.raises(DatasetError, match="cannot be read"):
         _fit(fit)
 
 
