@@ -13,7 +13,7 @@ CUDA_LIBRARIES := ^(nvidia-|cuda-|triton)
 ALONE := ray or prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining experiment-parity train-demo-model ship-demo-model train-semantic train-panoptic train-yolact clean
+.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining experiment-parity experiment-kills train-demo-model ship-demo-model train-semantic train-panoptic train-yolact clean
 
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ experiment-selftraining: $(STAMP)  ## student against a supervised model of the 
 experiment-parity: $(STAMP)  ## what users get beside torchvision, transformers and, where VISIONMILL_REFERENCE_DIR is, the authors' code
 	@$(BIN)/python -m benchmarks.parity
 	@$(BIN)/python -m pytest -m reference -rP tests/modelkit/reference
+
+experiment-kills: $(STAMP)  ## whole jobs killed in every way, on a folder and on S3 (half an hour)
+	@$(BIN)/python -m benchmarks.kills
 
 # Label sets of composed scenes, named by the seed of what is trained on; made once.
 SCENES := .train/scenes
