@@ -222,7 +222,7 @@ def _message(plan: Plan, outcome: PoolOutcome) -> str:
     entries = round(plan.num_entries * left / max(outcome.shards_total, 1))
     what = "images and pieces of videos" if plan.num_entries != plan.num_objects else "objects"
     return (
-        f"stopped on request: {left} of {outcome.shards_total} shards are left (about {entries} {what}); "
+        f"{left} of {outcome.shards_total} shards are left (about {entries} {what}); "
         "the same command goes on from there"
     )
 
