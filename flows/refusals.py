@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from infra.errors import UsageError
+from infra.machine import may_have_gpu
 from infra.store import open_store
 from tasks.engine.prepare import describe_model
 from tasks.ingest.sources import find_source
@@ -33,6 +34,11 @@ def refuse_at_once(product: Product, parameters: JobParameters, *, is_tried: boo
 
 
 def check_workers(parameters: JobParameters) -> None:
-    """Raises a UsageError where this process is to be several workers."""
+    """Raises a UsageError where this process is to be several workers, or this machine to have a GPU that it lacks."""
+    if parameters.gpus_per_worker and parameters.ray in (None, "none") and not may_have_gpu():
+        raise UsageError(
+            f"--gpus-per-worker {parameters.gpus_per_worker:g}, and this machine has no GPU that torch could use",
+            hint="leave it out to compute on the processors, or name a cluster that has some: --ray ADDRESS",
+        )
     if parameters.ray == "none" and parameters.workers not in ("auto", 1):
         raise UsageError("--ray none runs one worker in this process", hint="leave out --workers, or leave out --ray")

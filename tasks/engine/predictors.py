@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Literal
 
 from infra.by_name import resolve
 from infra.errors import VersionMismatch
 from tasks.engine.job import JobSpec
 from tasks.engine.model_source import local_model
-from tasks.engine.own_model import code_digest
+from tasks.engine.own_model import code_digest, own_record
+from tasks.output.layout import make_version
+from tasks.product import default_product
 
 
 def predictor_of(job: JobSpec) -> Any:
@@ -34,6 +36,17 @@ def load_predictor(job: JobSpec) -> Any:
     if isinstance(options.get("weights"), str):
         options["weights"] = local_model(options["weights"])
     return modelkit.load(local_model(job.model), device=job.device, **options)
+
+
+def own_predictor(model: str, weights: str | None, device: Literal["cpu", "cuda"]) -> Any:
+    """The predictor of a function (:mod:`tasks.engine.own_model`) for whoever looks at images without a job."""
+    product, record = default_product(), own_record(model, weights)
+    version = make_version(
+        product.name, model=record.reference, model_digest=record.rows_digest, parameters={}, schema=product.schema
+    )
+    options = {"min_score": 0.0} | ({"weights": weights} if weights else {})
+    job = JobSpec(model, version, "", "none", device, model_options=options, predictor_factory=model)
+    return predictor_of(job)
 
 
 def take_one_thread() -> int | None:

@@ -19,7 +19,9 @@ from modelkit.predictor import Prepared
 from tasks.engine.batches import BatchLimits, Group, forward
 from tasks.engine.items import held_bytes
 from tasks.engine.model_source import local_model
+from tasks.engine.own_model import is_own_model
 from tasks.engine.pipeline import BatchStage, Job, Pipeline, Stage
+from tasks.engine.predictors import own_predictor
 from tasks.evaluation.figures import SCORE_FLOOR
 from tasks.labels.label_sets import LabelSet, relabelled
 from tasks.media.decoding import EntryReader, labelled_pixels
@@ -43,12 +45,16 @@ def evaluate_model(model: str, labels: LabelSet, *, weights: str | None = None, 
         UsageError: an unknown model, or one of an unknown kind.
         DatasetError: an image that cannot be read, classes that are not the model's.
     """
+    if is_own_model(model):
+        return evaluate_predictor(own_predictor(model, weights, "cpu" if device == "cpu" else "cuda"), labels)
     try:
         predictor = modelkit.load(
             local_model(model), weights=None if weights is None else local_model(weights), device=device
         )
-    except modelkit.ModelkitError as error:
+    except (modelkit.UnknownNameError, modelkit.WeightsError) as error:
         raise UsageError(str(error), hint="`visionmill models list` shows the models and their weights") from error
+    except modelkit.ModelkitError as error:
+        raise UsageError(str(error)) from error
     return evaluate_predictor(predictor, labels)
 
 

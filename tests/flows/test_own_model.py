@@ -45,6 +45,8 @@ def test_the_example_of_the_docs_runs_as_it_is_printed(folder: Path) -> None:
     assert {row["name"] for row in found} == {"bright", "dark"} and all(row["same"] for row in found)
     assert visionmill("verify", "results", "--deep", "--json").summary["problems"] == []
     visionmill("export", "results", "found.json", "--to", "coco", "--min-score", "0")
+    judged = visionmill("evaluate", "bright:model", "found.json", "--images-root", "photos", "--json").summary
+    assert judged["metrics"]["mask"]["ap"] == 1.0, "against what it found itself"
 
 
 def test_its_code_and_its_weights_are_part_of_the_version(folder: Path) -> None:
