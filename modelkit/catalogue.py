@@ -104,7 +104,8 @@ def describe(name_or_path: str | Path, *, weights: str | Path | None = None) -> 
     location = files_of(name) if chosen is None else None
     if location is not None:
         return read_record(find_files(location)[1])
-    check_known(name)
+    if files_of(name) is None:  # files bring their own weights, and are not asked for others: ``resolve`` says so
+        check_known(name)
     ready = _published_here(name, chosen)
     if ready is not None:
         return read_record(ready.with_suffix(RECORD))
