@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from infra.machine import return_free_memory
 from tasks.engine.batches import BatchLimits, Group, forward
@@ -22,9 +22,6 @@ from tasks.media.images import decoding_bytes
 from tasks.media.video_gaps import VideoGap
 from tasks.output.encoding import Row, failed_row, ok_row
 from tasks.records import Entry, ItemFailure, Shard, Status
-
-if TYPE_CHECKING:
-    pass
 
 _READER_BYTES = 8 << 20  # what an open video holds in blocks, about
 _ATTEMPTS_FOR_ALL_ROWS = 3

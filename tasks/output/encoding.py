@@ -212,8 +212,8 @@ def encode_sound(rows: Sequence[Row], *, version: Version, **said: Any) -> tuple
     try:
         return rows, encode_part(rows, version=version, **said)
     except Exception:  # noqa: BLE001 - the second try raises again what is no single result's fault
-        columns = find_product(version.product).columns
-        rows = [_sound(row, lambda found: columns(found, said["class_names"])) for row in rows]
+        columns, names = find_product(version.product).columns, said.get("class_names") or {}
+        rows = [_sound(row, lambda found: columns(found, names)) for row in rows]
         return rows, encode_part(rows, version=version, **said)
 
 
