@@ -97,9 +97,10 @@ class TrainParameters(LabelParameters):
             description="Name of a recipe, model or kind, or URI of a recipe's JSON. Default: derived from the labels.",
         ),
     ] = None
-    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the weights.")] = (
-        None
-    )
+    name: Annotated[
+        str | None,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["street-signs_2"], description="Name of the weights."),
+    ] = None
     steps: Annotated[int, Field(ge=1, le=10_000_000, description="Optimiser steps.")] = 1000
     batch_size: Annotated[int | None, Field(ge=1, le=4096, description="Images per worker and step.")] = None
     seed: Annotated[int, Field(ge=0, description="Of everything random.")] = 0
@@ -176,7 +177,12 @@ class DigitscapeParameters(BaseModel):
     scenes: Annotated[int, Field(ge=1, le=10_000_000, description="How many.")] = 100
     first: Annotated[int, Field(ge=0, description="Index of the first scene.")] = 0
     size: Annotated[
-        str, Field(pattern=r"^\d{2,5}(x\d{2,5})?$", description="Rows and columns in pixels: 160, or 120x160.")
+        str,
+        Field(
+            pattern=r"^\d{2,5}(x\d{2,5})?$",
+            examples=["160", "120x160"],
+            description="Rows and columns in pixels: 160, or 120x160.",
+        ),
     ] = "160"
     seed: Annotated[int, Field(ge=0, description="Another one gives other scenes of the same digits.")] = 0
     style: Annotated[
@@ -371,6 +377,11 @@ class WatchParameters(BaseModel):
 
     retrain: Annotated[RetrainParameters, Field(description="The loop that is started when it is due.")]
     deployment: Annotated[
-        str, Field(pattern="^[^/]+/[^/]+$", description="Flow and deployment that carry the loop out.")
+        str,
+        Field(
+            pattern="^[^/]+/[^/]+$",
+            examples=["retrain-model/retrain"],
+            description="Flow and deployment that carry the loop out.",
+        ),
     ] = "retrain-model/retrain"
     min_new_objects: Annotated[int, Field(ge=1, description="So many new unlabelled objects are enough.")] = 1000

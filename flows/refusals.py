@@ -26,6 +26,7 @@ def refuse_at_once(product: Product, parameters: JobParameters, *, is_tried: boo
     """
     describe_model(parameters.model, parameters.weights, product)
     check_workers(parameters)
+    _check_gpus(parameters)
     find_source(parameters.source)
     if is_tried:
         output = open_store(parameters.output)
@@ -34,11 +35,15 @@ def refuse_at_once(product: Product, parameters: JobParameters, *, is_tried: boo
 
 
 def check_workers(parameters: JobParameters) -> None:
-    """Raises a UsageError where this process is to be several workers, or this machine to have a GPU that it lacks."""
+    """Raises a UsageError where this process is to be several workers."""
+    if parameters.ray == "none" and parameters.workers not in ("auto", 1):
+        raise UsageError("--ray none runs one worker in this process", hint="leave out --workers, or leave out --ray")
+
+
+def _check_gpus(parameters: JobParameters) -> None:
+    """Raises a UsageError where this machine is to have a GPU that it lacks."""
     if parameters.gpus_per_worker and parameters.ray in (None, "none") and not may_have_gpu():
         raise UsageError(
             f"--gpus-per-worker {parameters.gpus_per_worker:g}, and this machine has no GPU that torch could use",
             hint="leave it out to compute on the processors, or name a cluster that has some: --ray ADDRESS",
         )
-    if parameters.ray == "none" and parameters.workers not in ("auto", 1):
-        raise UsageError("--ray none runs one worker in this process", hint="leave out --workers, or leave out --ray")

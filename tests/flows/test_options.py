@@ -41,6 +41,8 @@ def test_names_and_defaults_of_all_options_are_those_that_were_published() -> No
             "train a b --steps 0 --alpha much",
             "--steps: must be at least 1, got '0'; --alpha: must be a number, got 'much'",
         ),
+        ("digitscape a --size 1", "--size: must be like 160 or 120x160, got '1'"),
+        ("train a b --name a/b", "--name: must be like street-signs_2, got 'a/b'"),
         ("train a b --rate-scale x", "--rate-scale 'x' is not PART=FACTOR for example --rate-scale backbone=0.1"),
         ("train s3://k:v@bucket/a b", "labelled: carries credentials; put them into AWS_ACCESS_KEY_ID"),
         (f"{LOOP} --tta vflip", "--tta: must be 'hflip', '0.75x' or '1.25x', got 'vflip'"),
