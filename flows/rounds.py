@@ -60,18 +60,18 @@ def turn(running: Running, number: int, before: RoundOutcome | None) -> RoundOut
     inferred, asked = open_store(loop.inference_uri(champion)), loop.asked(teacher, number)
     found, images = step(f"round {number}: read candidates", read_candidates, inferred, loop.data.items, asked)
     held_out = held_out_candidates(running, champion, teacher, number)
-    banded = step(f"round {number}: calibrate", calibrate, loop, teacher, held_out, found, images, number)
+    calibrated = step(f"round {number}: calibrate", calibrate, loop, teacher, held_out, found, images, number)
     selection = step(
-        f"round {number}: select", select, found, images, thresholds=banded.thresholds,
-        scores=banded.by.scores, quality=banded.by.quality, previous=previous,
+        f"round {number}: select", select, found, images, thresholds=calibrated.thresholds,
+        scores=calibrated.scores, quality=calibrated.quality, previous=previous,
     )  # fmt: skip
     set_id, job, uri, record = _teach(running, number, champion, selection)
     # With cross-fitting the teacher is the supervised model of all labels already.
     crossfit = running.parameters.crossfit
     baseline = champion.weights_uri if crossfit else step(f"round {number}: train baseline", train_baseline, running)
     measured = step(f"round {number}: judge", measure, loop, number, champion.weights_uri, uri, baseline)
-    audited = step(f"round {number}: audit", audit, running, selection, banded.thresholds, set_id)
-    heartbeats, entropy = heartbeats_of(selection, found, banded, record, before)
+    audited = step(f"round {number}: audit", audit, running, selection, calibrated.thresholds, set_id)
+    heartbeats, entropy = heartbeats_of(selection, found, held_out, calibrated.thresholds, record, before)
     verdict = ask_the_gate(loop, number, start, record.reference, measured, audited, selection, heartbeats)
     outcome = RoundOutcome(
         number=number,
@@ -88,7 +88,7 @@ def turn(running: Running, number: int, before: RoundOutcome | None) -> RoundOut
         changed_share=changed_share(before.selection if before else None, selection),
         entropy=entropy,
     )
-    remember_round(loop, outcome, job, banded.thresholds, measured, start)
+    remember_round(loop, outcome, job, calibrated.thresholds, measured, start)
     step(f"round {number}: compare models", compare_models, loop, number, selection, uri)
     step(f"round {number}: write report", report_round, loop)
     return outcome

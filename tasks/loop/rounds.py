@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 from collections.abc import Sequence
@@ -110,15 +111,6 @@ class RoundOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Banded:
-    """What held-out candidates decided, the bands on unlabelled items, and how much doubt there was (bits; or None)."""
-
-    by: Calibrated
-    thresholds: ThresholdSet
-    entropy: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Measured:
     """The three models of a round on the gate set."""
 
@@ -135,7 +127,7 @@ def look(loop: Loop, weights_uri: str, labels: LabelSet, teacher: Teacher, numbe
 
 def calibrate(
     loop: Loop, teacher: Teacher, held_out: pa.Table, found: pa.Table, images: Sequence[Row], number: int
-) -> Banded:
+) -> Calibrated:
     """Thresholds from candidates on labels that their model never saw, banded by those found on the unlabelled."""
     settings = loop.settings
     by = CalibratedFor(
@@ -147,11 +139,12 @@ def calibrate(
     )
     calibrated = loop.methods.calibrate(held_out, loop.calibrating, loop.data.split(TRAIN), by)
     thresholds = loop.methods.banded(calibrated.thresholds, found, len(images))
+    calibrated = dataclasses.replace(calibrated, thresholds=thresholds)
     tables.append(loop.store, THRESHOLD_SETS, thresholds.to_table())
     for each in (calibrated.scores, calibrated.quality):
         if each is not None:
             tables.append(loop.store, CALIBRATORS, each.to_table(teacher.teacher_model_id))
-    return Banded(calibrated, thresholds, prediction_entropy(held_out))
+    return calibrated
 
 
 def measure(loop: Loop, number: int, champion: str, candidate: str, baseline: str) -> Measured:
@@ -186,15 +179,25 @@ def audit_accepted(loop: Loop, selection: Selection, thresholds: ThresholdSet, s
 
 
 def heartbeats_of(
-    selection: Selection, found: pa.Table, banded: Banded, record: Weights, before: RoundOutcome | None
+    selection: Selection,
+    found: pa.Table,
+    held_out: pa.Table,
+    thresholds: ThresholdSet,
+    record: Weights,
+    before: RoundOutcome | None,
 ) -> tuple[list[Criterion], float | None]:
-    """The signs of a loop that goes wrong, and the entropy of what its teacher predicts on unlabelled items."""
+    """The signs of a loop that goes wrong, and the entropy of what its teacher predicts on unlabelled items.
+
+    Args:
+        found, held_out: ``candidates.v2`` of the teacher on unlabelled items, and on labels that it never saw.
+        thresholds: by which it was selected. record: of the student. before: the round before.
+    """
     entropy = prediction_entropy(found)
-    rates = accepted_rates(banded.thresholds, selection.accepted_by_class(), selection.images.num_rows)
+    rates = accepted_rates(thresholds, selection.accepted_by_class(), selection.images.num_rows)
     signs = [
         *rate_heartbeats(rates),
         loss_heartbeat(record.lineage.get("history", [])),
-        entropy_heartbeat("calibration", entropy, banded.entropy),
+        entropy_heartbeat("calibration", entropy, prediction_entropy(held_out)),
     ]
     if before is not None:
         signs.append(class_mix_heartbeat(before.accepted, selection.accepted_by_name()))
