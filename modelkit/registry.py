@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from modelkit.base import VisionModel
-from modelkit.catalogue import ENTRY_POINTS
+from modelkit.catalogue import ENTRY_POINTS, brought_models
 from modelkit.errors import ConfigError, DuplicateNameError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -294,18 +294,29 @@ def _as_json(where: str, value: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"the config of {where} must be plain JSON: {error}") from error
 
 
-@functools.cache
 def import_families() -> None:
-    """Register what comes with modelkit and with installed packages, before anything is looked up.
+    """Register what comes with modelkit, with installed packages and with products, before anything is looked up.
 
     Raises:
-        ConfigError: when the models of an installed package cannot be imported.
+        ConfigError: when the models of an installed package or of a product cannot be imported.
     """
+    import_installed()
+    for module in brought_models():
+        _import(module, functools.partial(importlib.import_module, module))
+
+
+@functools.cache
+def import_installed() -> None:
+    """Register what comes with modelkit and with installed packages, once. Raises as :func:`import_families` does."""
     here = Path(__file__).parent
     for family in sorted(path.parent.name for path in here.glob(f"*/{_FAMILY_MODULE}")):
         importlib.import_module(f"{__package__}.{family}")
     for point in entry_points(group=ENTRY_POINTS):
-        try:
-            point.load()
-        except Exception as error:
-            raise ConfigError(f"the models of {point.value!r} ({ENTRY_POINTS}) cannot be imported: {error}") from error
+        _import(f"{point.value} ({ENTRY_POINTS})", point.load)
+
+
+def _import(name: str, load: Callable[[], object]) -> None:
+    try:
+        load()
+    except Exception as error:
+        raise ConfigError(f"the models of {name} cannot be imported: {error}") from error

@@ -23,7 +23,8 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from infra.by_name import Lazy
-from infra.errors import UsageError
+from infra.errors import UsageError, VisionmillError
+from modelkit.catalogue import bring_models, temporary_models
 
 if TYPE_CHECKING:  # types only: this module is imported by every command and must cost nothing
     import duckdb
@@ -111,7 +112,10 @@ class Product(Lazy):
         parameters: of the job: a class derived from ``tasks.parameters.JobParameters``, which tells how a field is
             marked that changes rows.
         columns: (carriers by row, None for a failed row; class id -> name) -> column name -> Arrow array or list.
-        kinds: name -> module that holds its ``KIND``; what models of these kinds find, this product stores.
+        kinds: name -> module that holds its ``KIND``, or None where models of the kind are neither trained nor judged;
+            what models of these kinds find, this product stores.
+        models: module that registers models of the product's own, imported when models are first looked up; "" where
+            modelkit or an entry point brings them.
         options: parameters -> keywords of ``modelkit.load``.
         check: a table of ok rows -> one line per thing that cannot be.
         categories: column paths with a dictionary. encodings: column path -> Parquet encoding.
@@ -134,7 +138,8 @@ class Product(Lazy):
     schemas: Callable[[], Mapping[str, Sequence[pa.Field]]]
     parameters: type[JobParameters]
     columns: Callable[[Sequence[Any], Mapping[int, str]], Mapping[str, Any]]
-    kinds: Mapping[str, str] = field(default_factory=dict)
+    kinds: Mapping[str, str | None] = field(default_factory=dict)
+    models: str = ""
     options: Callable[[Any], dict[str, Any]] | None = None
     check: Callable[[pa.Table], Iterator[str]] | None = None
     categories: tuple[str, ...] = ()
@@ -275,7 +280,7 @@ class Kind:
 
 _PRODUCTS: dict[str, Product] = {}
 _KINDS: dict[str, Kind] = {}
-_KIND_MODULES: dict[str, str] = {}
+_KIND_MODULES: dict[str, str | None] = {}
 _FOREIGN_KINDS: set[str] = set()  # of installed packages, for products that are there already
 
 
@@ -284,8 +289,12 @@ def register(product: Product) -> Product:
     for other in _PRODUCTS.values():
         if other is not product and (other.name == product.name or other.verb == product.verb):
             raise UsageError(f"two products are called {product.name!r} ({product.verb!r})")
+    if not product.verb.isidentifier():
+        raise UsageError(f"the verb {product.verb!r} of the product {product.name!r} is no identifier")
     _PRODUCTS[product.name] = product
     _KIND_MODULES.update(product.kinds)  # imported once somebody asks for the kind
+    if product.models:
+        bring_models(product.models)
     return product
 
 
@@ -294,6 +303,22 @@ def register_kind(kind: Kind) -> Kind:
     if _KINDS.setdefault(kind.name, kind) is not kind:
         raise UsageError(f"two kinds are called {kind.name!r}")
     return kind
+
+
+@contextmanager
+def called(product: Product, part: str) -> Iterator[None]:
+    """Around a call of a product's own code: whatever it raises says whose it is.
+
+    Raises:
+        VisionmillError: names product and part; what was raised is its cause.
+    """
+    try:
+        yield
+    except VisionmillError:
+        raise
+    except Exception as error:
+        said = f"{part} of the product {product.name!r} failed: {type(error).__name__}: {error}"
+        raise VisionmillError(said, hint="the rows are not at fault; --debug shows where it happened") from error
 
 
 def products() -> dict[str, Product]:
@@ -306,7 +331,11 @@ def products() -> dict[str, Product]:
 def _discover() -> None:
     package = importlib.import_module("tasks.products")
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"tasks.products.{module.name}")
+        brought = getattr(importlib.import_module(f"tasks.products.{module.name}"), "PRODUCT", None)
+        if isinstance(brought, Product):
+            register(brought)
+        else:
+            logger.warning("tasks.products.%s has no PRODUCT: nothing is registered", module.name)
     for point in entry_points(group=ENTRY_POINTS):
         try:
             product = point.load()
@@ -341,8 +370,8 @@ def kind_names() -> list[str]:
 
 
 def kinds() -> dict[str, Kind]:
-    """All kinds by name. This imports their modules, and with them torch."""
-    return {name: find_kind(name) for name in kind_names()}
+    """Kinds that are trained and judged, by name. This imports their modules, and with them torch."""
+    return {name: find_kind(name) for name in kind_names() if name in _KINDS or _KIND_MODULES[name] is not None}
 
 
 def find_kind(name: str) -> Kind:
@@ -350,8 +379,14 @@ def find_kind(name: str) -> Kind:
     if name not in kind_names():
         raise UsageError(f"there is no kind of model {name!r}", hint=f"kinds: {', '.join(kind_names())}")
     if name not in _KINDS:
-        module, _, attribute = _KIND_MODULES[name].partition(":")
-        register_kind(getattr(importlib.import_module(module), attribute or "KIND"))
+        place = _KIND_MODULES[name]
+        if place is None:
+            raise UsageError(f"models of the kind {name!r} are neither trained nor judged")
+        module, _, attribute = place.partition(":")
+        kind = getattr(importlib.import_module(module), attribute or "KIND", None)
+        if not isinstance(kind, Kind):
+            raise UsageError(f"{place} is to be the kind {name!r}, but is none")
+        register_kind(kind)
     return _KINDS[name]
 
 
@@ -369,7 +404,8 @@ def temporary_registrations() -> Iterator[None]:
     registries: tuple[dict[str, Any], ...] = (_PRODUCTS, _KINDS, _KIND_MODULES)
     saved = [dict(each) for each in registries]
     try:
-        yield
+        with temporary_models():
+            yield
     finally:
         for each, before in zip(registries, saved, strict=True):
             each.clear()

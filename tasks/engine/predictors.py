@@ -11,7 +11,7 @@ from tasks.engine.job import JobSpec
 from tasks.engine.model_source import local_model
 from tasks.engine.own_model import code_digest, own_record
 from tasks.output.layout import make_version
-from tasks.product import default_product
+from tasks.product import default_product, find_product
 
 
 def predictor_of(job: JobSpec) -> Any:
@@ -31,6 +31,8 @@ def predictor_of(job: JobSpec) -> Any:
 def load_predictor(job: JobSpec) -> Any:
     """The job's model on its device, by ``modelkit.load``; weights given as a URI are fetched once per machine."""
     import modelkit  # torch: seconds that a predictor of another making need not wait
+
+    find_product(job.version.product)  # it may bring models of its own
 
     options = dict(job.model_options)
     if isinstance(options.get("weights"), str):

@@ -11,17 +11,18 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra.errors import VisionmillError
 from modelkit.carriers import Carrier
 from tasks.output.layout import version_from_json, version_to_json
 from tasks.output.schema import schema_named
-from tasks.product import Product, find_product
+from tasks.product import Product, called, find_product
 from tasks.records import Entry, ItemFailure, Status, Version
 
 if TYPE_CHECKING:  # queries need no decoders
@@ -212,16 +213,19 @@ def encode_sound(rows: Sequence[Row], *, version: Version, **said: Any) -> tuple
     try:
         return rows, encode_part(rows, version=version, **said)
     except Exception:  # noqa: BLE001 - the second try raises again what is no single result's fault
-        columns, names = find_product(version.product).columns, said.get("class_names") or {}
-        rows = [_sound(row, lambda found: columns(found, names)) for row in rows]
+        rows = [_sound(row, version, said.get("class_names") or {}) for row in rows]
         return rows, encode_part(rows, version=version, **said)
 
 
-def _sound(row: Row, columns: Callable[[list[Any]], object]) -> Row:
+def _sound(row: Row, version: Version, class_names: Mapping[int, str]) -> Row:
     if row.found is None:
         return row
+    product = find_product(version.product)
     try:
-        columns([row.found])
+        made = product.columns([row.found], class_names)
+        for each in schema_named(version.product, version.schema):
+            if each.name in made:
+                _array(each, made[each.name], product)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a result becomes the row of its item
         return replace(row, found=None, status="failed", failure=ItemFailure.of("encode", error))
     return row
@@ -232,13 +236,27 @@ def rows_to_table(rows: Sequence[Row], facts: PartFacts) -> pa.Table:
     ordered = sorted(rows, key=lambda row: (row.uri, row.frame))
     version = facts.version
     schema = schema_named(version.product, version.schema)
-    own = find_product(version.product).columns([row.found for row in ordered], facts.class_names)
+    product = find_product(version.product)
+    own = product.columns([row.found for row in ordered], facts.class_names)
     columns = {**_common(ordered, facts), **own}
-    arrays = [
-        column if isinstance(column, pa.Array) else pa.array(column, each.type)
-        for each, column in ((each, columns[each.name]) for each in schema)
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    _check_names(own, product, version)
+    return pa.Table.from_arrays([_array(each, columns[each.name], product) for each in schema], schema=schema)
+
+
+def _check_names(own: Mapping[str, Any], product: Product, version: Version) -> None:
+    """Refuse columns that are missing, or in no schema of the product; those of its other schemas may be there."""
+    wanted = {each.name for each in product.schemas()[version.schema]}
+    known = {each.name for schema in product.schemas().values() for each in schema}
+    for wrong, words in ((wanted - own.keys(), "are missing"), (own.keys() - known, "are in none of its schemas")):
+        if wrong:
+            raise VisionmillError(f"columns() of the product {product.name!r}: {sorted(wrong)} {words}")
+
+
+def _array(column: pa.Field, values: Any, product: Product) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    with called(product, f"the column {column.name!r}"):
+        return pa.array(values, column.type)
 
 
 def _common(rows: Sequence[Row], facts: PartFacts) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from tasks.output.narrowing import narrow
 from tasks.output.schema import COMMON, widest_schema
 from tasks.output.sql_tables import create_empty_table
 from tasks.output.store_files import PROTOCOL, StoreFileSystem, path_of
-from tasks.product import Product
+from tasks.product import Product, called
 
 MORE_VIEWS = ("tasks.loop.lineage",)
 """Modules that bring further views as ``VIEWS``; loaded when views are opened, so they must be light: no torch."""
@@ -172,8 +172,11 @@ def _create_views(
     connection.execute(f"CREATE VIEW items AS {items}")
     common = ", ".join(field.name for field in COMMON)
     connection.execute(f"CREATE VIEW failures AS SELECT {common}, version FROM items WHERE status <> 'ok'")
-    for name, select in ({} if product is None else product.views).items():
-        connection.execute(f"CREATE VIEW {name} AS {select}")
+    if product is None:
+        return
+    for name, select in product.views.items():
+        with called(product, f"the view {name!r}"):
+            connection.execute(f"CREATE VIEW {name} AS {select}")
 
 
 class _Columns:

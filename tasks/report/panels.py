@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tasks.output.views import Views
+from tasks.product import called
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ def panels_of(views: Views) -> Panels:
     product = views.product
     assert product is not None, "a report is of a product's results"
     if product.panels is not None:
-        panels: Panels = product.panels(views)
+        with called(product, "panels"):
+            panels: Panels = product.panels(views)
         return panels
     return Panels(title=product.name.capitalize(), query=product.query)

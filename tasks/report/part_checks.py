@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from infra.errors import StoreError
+from infra.errors import StoreError, VisionmillError
 from infra.store import ObjectInfo, Store
 from tasks.ingest.planned_rows import RowFacts, entry_holes, rows_by_uri, rows_of, stride_of
 from tasks.output.encoding import PartFacts
 from tasks.output.files import check_files
 from tasks.output.schema import schema_named
 from tasks.output.store_files import open_parquet
-from tasks.product import find_product
+from tasks.product import called, find_product
 from tasks.records import Entry, Shard, Version
 
 _NARROW = ["uri", "etag", "media", "frame", "status", "stage", "error_type", "error", "shard_id", "run_id", "model"]
@@ -52,6 +52,8 @@ def check_part_object(store: Store, version: Version, shard: Shard, info: Object
                 findings.problems.extend(_check_found(opened, version.product))
     except (pa.ArrowException, OSError, StoreError, KeyError, ValueError) as error:
         findings.problems.append(f"cannot be read: {error}")
+    except VisionmillError as error:
+        findings.problems.append(error.message)
     findings.problems = [f"{info.key}: {problem}" for problem in findings.problems]
     return findings
 
@@ -132,8 +134,9 @@ def _check_entries(entries: list[Entry], rows: Sequence[RowFacts], stride: int) 
 
 def _check_found(opened: pq.ParquetFile, product: str) -> Iterator[str]:
     """What the product itself says of the rows that have a result."""
-    check = find_product(product).check
+    owner = find_product(product)
     for group in range(opened.num_row_groups):
         table = opened.read_row_group(group)
-        if check is not None:
-            yield from check(table.filter(pc.equal(table["status"], "ok")))
+        if owner.check is not None:
+            with called(owner, "check"):
+                yield from owner.check(table.filter(pc.equal(table["status"], "ok")))

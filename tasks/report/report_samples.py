@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any
@@ -19,6 +19,7 @@ from PIL import Image
 
 from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
 from tasks.output.views import Views
+from tasks.product import Product, called
 from tasks.records import Entry
 from tasks.report.drawing import resized
 from tasks.report.panels import Panels
@@ -63,7 +64,7 @@ def choose_and_load(views: Views, panels: Panels, samples: int, *, budget_s: flo
     rows = {(row["uri"], row["frame"]): row for _, _, group, _ in wanted for row in group}
     entries = entries_of(views, rows.values())
     deadline = time.monotonic() + budget_s
-    overlay = views.product.overlay if views.product is not None else None
+    overlay = _overlay_of(views.product)
     pictures = dict(_pictures(rows.values(), entries, deadline))
     return tuple(
         Gallery(
@@ -216,6 +217,19 @@ def _decoded(
 
 
 Overlay = Callable[..., np.ndarray]
+
+
+def _overlay_of(product: Product | None) -> Overlay | None:
+    """A product's overlay, which says whose it is when it fails."""
+    if product is None or product.overlay is None:
+        return None
+    draw = product.overlay
+
+    def overlay(image: np.ndarray, row: Mapping[str, Any], *, in_strip: bool = False) -> np.ndarray:
+        with called(product, "overlay"):
+            return draw(image, row, in_strip=in_strip)
+
+    return overlay
 
 
 def _sample(row: dict[str, Any], pixels: Picture, panels: Panels, overlay: Overlay | None, is_strip: bool) -> Sample:

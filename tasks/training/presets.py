@@ -88,10 +88,11 @@ def kind_of_preset(preset: str) -> str:
 
 
 def _in_order() -> Iterator[tuple[str, Kind]]:
-    """All kinds, those of each product in its own order."""
-    named = [name for product in products().values() for name in product.kinds]
-    for name in [*named, *(name for name in kind_names() if name not in named)]:
-        yield name, find_kind(name)
+    """Kinds that can be trained, those of each product in its own order."""
+    known = kinds()
+    named = [name for product in products().values() for name in product.kinds if name in known]
+    for name in [*named, *(name for name in known if name not in named)]:
+        yield name, known[name]
 
 
 def numbered(labels: LabelSet, kind: str) -> LabelSet:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import tasks.products
+from infra.errors import UsageError
 from modelkit import registry
 from tasks import product
 from tasks.output.encoding import write_parquet
@@ -138,3 +143,80 @@ def test_the_kind_of_an_installed_package_is_found_by_its_entry_point_and_import
     command = [sys.executable, "-c", program]
     said = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert said.stdout.split() == ["True", "False", "True", "True"], said.stderr
+
+
+@pytest.fixture
+def folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The products of tests/toys/folders, found as those of tasks/products are."""
+    monkeypatch.setattr("tasks.products.__path__", [*tasks.products.__path__, str(ROOT / "tests/toys/folders")])
+    with product.temporary_registrations(), registry.temporary_registrations():
+        product._discover.cache_clear()
+        yield
+    product._discover.cache_clear()
+
+
+def test_a_folder_is_a_product_and_its_model_needs_no_other_place(
+    folders: None, pictures: Path, tmp_path: Path
+) -> None:
+    done = visionmill("meter", pictures, tmp_path / "out", *QUICK).summary
+    assert (done["items"]["ok"], done["items"]["failed"]) == (3, 1)
+    sql = "SELECT parse_filename(uri) AS name, shade::DOUBLE AS shade FROM items WHERE status = 'ok' ORDER BY 1"
+    expected = [np.mean([RED] * red + [BLUE] * (64 - red)) / 255 for red in (16, 32, 64)]
+    rows = visionmill("query", tmp_path / "out", sql, "--json").summary["rows"]
+    assert [row["shade"] for row in rows] == pytest.approx(expected, abs=1e-4)
+    assert visionmill("verify", tmp_path / "out", "--deep", "--json").summary["problems"] == []
+    assert "mean_grey" in visionmill("models", "list").stdout
+    assert not {"shade"} & product.kinds().keys(), "models of it are neither trained nor judged"
+    with pytest.raises(UsageError, match="neither trained nor judged"):
+        product.find_kind("shade")
+
+
+def test_a_folder_without_a_record_is_told_and_spoils_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "halfdone").mkdir()
+    (tmp_path / "halfdone" / "__init__.py").write_text("")
+    monkeypatch.setattr("tasks.products.__path__", [*tasks.products.__path__, str(tmp_path)])
+    with product.temporary_registrations():
+        product._discover.cache_clear()
+        assert "segments" in product.products()
+    product._discover.cache_clear()
+    assert "tasks.products.halfdone has no PRODUCT" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [(["shares"], r"'palette': \['colours'\] are missing"), (["colours", "shares", "mood"], r"\['mood'\] are in none")],
+)
+def test_columns_that_are_not_those_of_the_schema_are_named(
+    palette: None, pictures: Path, tmp_path: Path, made: list[str], said: str
+) -> None:
+    wrong = dataclasses.replace(PRODUCT, columns=lambda found, names: {name: [None] * len(found) for name in made})
+    with product.temporary_registrations():
+        product._PRODUCTS["palette"] = wrong
+        error = visionmill("paint", pictures, tmp_path / "out", *QUICK, exit_code=1).summary["error"]
+    assert re.search(said, error)
+
+
+def test_a_result_of_the_wrong_type_costs_its_own_row_only(palette: None, pictures: Path, tmp_path: Path) -> None:
+    def columns(found: Sequence[Any], names: Mapping[int, str]) -> dict[str, list[Any]]:
+        made = dict(PRODUCT.columns(found, names))
+        made["shares"] = [share and (["much"] if len(share) == 1 else share) for share in made["shares"]]
+        return made
+
+    with product.temporary_registrations():
+        product._PRODUCTS["palette"] = dataclasses.replace(PRODUCT, columns=columns)
+        done = visionmill("paint", pictures, tmp_path / "out", *QUICK, "--no-report").summary
+    assert (done["items"]["ok"], done["items"]["failed"]) == (2, 2)
+    assert any("the column 'shares' of the product 'palette'" in each for each in map(str, done["error_sample"]))
+
+
+def test_an_overlay_that_fails_says_whose_it_is_and_rows_stay(palette: None, pictures: Path, tmp_path: Path) -> None:
+    def overlay(image: np.ndarray, row: Mapping[str, Any], *, in_strip: bool = False) -> np.ndarray:
+        raise KeyError("colour")
+
+    with product.temporary_registrations():
+        product._PRODUCTS["palette"] = dataclasses.replace(PRODUCT, overlay=overlay)
+        done = visionmill("paint", pictures, tmp_path / "out", *QUICK)
+    assert done.summary["items"]["ok"] == 3 and done.summary["report"] is None
+    assert "overlay of the product 'palette' failed: KeyError: 'colour'" in done.stderr

@@ -134,7 +134,7 @@ def _install(monkeypatch: pytest.MonkeyPatch, load: Callable[[], Any]) -> None:
         return [_Point(load)] if group == "visionmill.models" else []
 
     monkeypatch.setattr(registry, "entry_points", points)
-    registry.import_families.cache_clear()
+    registry.import_installed.cache_clear()
 
 
 def test_models_of_an_installed_package_are_known_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_an_installed_package_that_cannot_be_imported_is_named(monkeypatch: pyte
         with pytest.raises(ConfigError, match=r"somebody\.models.*abacus"):
             model_names()
     monkeypatch.undo()
-    registry.import_families.cache_clear()
+    registry.import_installed.cache_clear()
 
 
 def test_a_kind_is_any_word_and_a_name_may_say_who_loads_it() -> None:

@@ -136,7 +136,7 @@ def panels(views: Views) -> Panels:
 
 
 PRODUCT = Product(
-    name="palette", verb="paint", doing="painting", unit="colours", kinds={"palette": __name__},
+    name="palette", verb="paint", doing="painting", unit="colours", kinds={"palette": None},
     schema="palette.v1", schemas=schemas, parameters=PaletteParameters, columns=columns, check=check,
     options=lambda parameters: {"min_score": parameters.min_share}, categories=("colours.list.element",),
     views={"colours": COLOURS}, query="SELECT colour, sum(share) AS images FROM colours GROUP BY 1 ORDER BY 2 DESC",
