@@ -116,6 +116,10 @@ def report(
     output: OutputArgument,
     samples: Annotated[int, typer.Option(help="Pictures in the report.")] = 24,
     min_score: MinScoreFlag = MIN_SCORE,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="Also compare the newest version with another one of the output."),
+    ] = None,
     product: ProductFlag = None,
 ) -> Summary:
     """Write report/index.html into the output of a job or of `retrain`: numbers, reasons, pictures."""
@@ -129,7 +133,7 @@ def report(
         if has_rounds(output):
             written = write_loop_report(output, samples=samples)
         else:
-            written = write_report(output, samples=samples, product=product, min_score=min_score)
+            written = write_report(output, samples=samples, product=product, min_score=min_score, compare_with=compare)
     say(f"report: {written.index_uri}", style="green")
     return {"report": written.index_uri}
 

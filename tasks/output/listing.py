@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -53,6 +53,25 @@ class Listing:
     def newest(self) -> ListedVersion | None:
         """The version that ``items`` shows: of those with committed rows, the one whose newest plan is latest."""
         return next((version for version in reversed(self.versions) if version.parts), None)
+
+
+def only_version(listing: Listing, fingerprint: str) -> Listing:
+    """A listing that holds one version alone.
+
+    Args:
+        fingerprint: of the version, or its beginning.
+
+    Raises:
+        UsageError: no version is called so, or several are.
+    """
+    held = [version for version in listing.versions if version.parts]
+    found = [version for version in held if version.fingerprint.startswith(fingerprint)]
+    if len(found) != 1:
+        names = ", ".join(version.fingerprint for version in held)
+        raise UsageError(
+            f"{len(found)} versions in {listing.store.uri} are called {fingerprint!r}", hint=f"versions: {names}"
+        )
+    return replace(listing, versions=tuple(found))
 
 
 def held_products(store: Store) -> list[str]:

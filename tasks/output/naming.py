@@ -14,12 +14,15 @@ def common_root(views: Views) -> str:
     What the first and the last uri in byte order share is shared by all between them.
     """
     first, last = views.connection.sql("SELECT min(uri), max(uri) FROM items WHERE status = 'ok'").fetchall()[0]
-    if first is None:
-        return ""
+    return "" if first is None else shared_folder(first, last)
+
+
+def shared_folder(first: str, last: str) -> str:
+    """The folder that two uris share, with its slash; "" if there is none."""
     shared = 0
     while shared < min(len(first), len(last)) and first[shared] == last[shared]:
         shared += 1
-    return str(first[: first.rfind("/", 0, shared) + 1])
+    return first[: first.rfind("/", 0, shared) + 1]
 
 
 def relative_name(uri: str, root: str, media: str, frame: int) -> str:

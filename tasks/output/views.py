@@ -30,6 +30,7 @@ from tasks.output.listing import (
     Part,
     held_products,
     list_committed,
+    only_version,
     plan_of_shards,
     product_in,
 )
@@ -101,16 +102,28 @@ def open_views(output_uri: str, *, product: str | None = None, native: bool = Tr
     return views_of(open_store(output_uri), product=product, native=native).connection
 
 
-def views_of(store: Store, *, product: str | None = None, native: bool = True, min_score: float = 0.0) -> Views:
+def views_of(
+    store: Store,
+    *,
+    product: str | None = None,
+    native: bool = True,
+    min_score: float = 0.0,
+    version: str | None = None,
+) -> Views:
     """As :func:`open_views`, for an open store.
 
     Args:
         min_score: in [0, 1]; things that score less are in none of the views but ``all_items``.
+        version: the fingerprint, or its beginning, of the version that is shown as if it were the only one.
+
+    Raises:
+        UsageError: also for a version that is not there, or a beginning of several.
     """
     more = [(each, each.objects(store)) for each in _more_views()]
     has_tables = any(infos for _, found in more for infos in found.values())
     chosen = None if product is None and has_tables and not held_products(store) else product_in(store, product)
     listing = Listing(store, "", (), ()) if chosen is None else list_committed(store, chosen.name)
+    listing = listing if version is None else only_version(listing, version)
     connection = duckdb.connect(":memory:")
     connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
     connection.execute("SET python_enable_replacements = false; SET TimeZone = 'UTC'")

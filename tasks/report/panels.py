@@ -61,6 +61,11 @@ def no_words(row: Mapping[str, Any]) -> str:
     return ""
 
 
+def no_facets(row: Mapping[str, Any]) -> dict[str, float]:
+    """Nothing to filter by."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Panels:
     """What of the page is a product's own.
@@ -72,6 +77,8 @@ class Panels:
         found: SQL condition over ``items``: there is something to see.
         rankings: of items in which something was found.
         tracks: SQL over ``items``: a list of the ids of what goes on from frame to frame; "" where nothing is followed.
+        facets: row of ``items`` (``facet_columns`` are enough) -> name of what was found -> its best score, in [0, 1].
+        amount: SQL over ``items``: how much was found, by which versions are compared; "" where they are not.
         summary: row of ``items`` -> what is said below its picture, its alternative text, too.
     """
 
@@ -84,6 +91,9 @@ class Panels:
     found: str = "true"
     rankings: tuple[Ranking, ...] = ()
     tracks: str = ""
+    facet_columns: tuple[str, ...] = ()
+    facets: Callable[[Mapping[str, Any]], dict[str, float]] = no_facets
+    amount: str = ""
     summary: Callable[[Mapping[str, Any]], str] = no_words
 
 

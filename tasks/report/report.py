@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+import hashlib
 import shlex
+import time
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
+from markupsafe import Markup
+
 from infra.errors import UsageError
-from infra.store import open_store
+from infra.store import Store, open_store
 from tasks.output.layout import REPORT_KEY, product_prefix
 from tasks.output.runs import list_runs
-from tasks.output.views import views_of
+from tasks.output.views import Views, views_of
 from tasks.report import charts
+from tasks.report.comparison import Comparison, compare
+from tasks.report.item_list import ItemList, list_items
 from tasks.report.page import page_template
 from tasks.report.panels import Panels, panels_of
 from tasks.report.report_data import ReportData, collect
@@ -29,7 +37,13 @@ class ReportPaths:
 
 
 def write_report(
-    output: str, *, samples: int = 24, budget_s: float = 60.0, product: str | None = None, min_score: float = 0.0
+    output: str,
+    *,
+    samples: int = 24,
+    budget_s: float = 60.0,
+    product: str | None = None,
+    min_score: float = 0.0,
+    compare_with: str | None = None,
 ) -> ReportPaths:
     """Write (or rewrite) the report of an output into the output itself.
 
@@ -39,9 +53,10 @@ def write_report(
         budget_s: seconds after which no further picture is loaded.
         product: whose results, where the output holds those of several.
         min_score: in [0, 1]; what scores less is neither counted nor drawn.
+        compare_with: the fingerprint, or its beginning, of another version, which the newest is compared with.
 
     Raises:
-        UsageError: the place holds no output of a job.
+        UsageError: the place holds no output of a job, or no such version.
         StoreError: when results cannot be read or the page cannot be written.
     """
     store = open_store(output)
@@ -50,21 +65,52 @@ def write_report(
         if views.product is None:
             raise UsageError(f"{output} holds no results of a job", hint="run a job first, or check the path")
         panels = panels_of(views)
+        compared = None
+        if compare_with is not None:  # first: a version that is not there costs no pictures
+            compared = _compared(store, views, panels, samples, compare_with, time.monotonic() + budget_s)
         galleries = choose_and_load(views, panels, samples, budget_s=budget_s)
-        page = render(views.product.name, collect(views), panels, galleries, newest_run=(list_runs(store) or [""])[-1])
+        page = render(
+            views.product.name,
+            collect(views),
+            panels,
+            galleries,
+            list_items(views, panels),
+            compared,
+            newest_run=(list_runs(store) or [""])[-1],
+        )
     finally:
         views.connection.close()
     store.put(REPORT_KEY, page.encode())
     return ReportPaths(store.uri_of(REPORT_KEY))
 
 
+def _compared(store: Store, views: Views, panels: Panels, samples: int, version: str, deadline: float) -> Comparison:
+    assert views.product is not None  # as the caller found out
+    older = views_of(store, product=views.product.name, min_score=views.min_score, version=version)
+    try:
+        return compare(older, views, panels, samples, deadline=deadline)
+    finally:
+        older.connection.close()
+
+
 def render(
-    product: str, data: ReportData, panels: Panels, galleries: tuple[Gallery, ...], *, newest_run: str = ""
+    product: str,
+    data: ReportData,
+    panels: Panels,
+    galleries: tuple[Gallery, ...],
+    items: ItemList,
+    compared: Comparison | None = None,
+    *,
+    newest_run: str = "",
 ) -> str:
     """The page as text. Everything that comes from data is escaped by the template engine.
 
+    The only script that the page's policy lets run is ours, named by its digest.
+
     ``newest_run``: of the output; the next run sees from it whether the page knows of all that is there.
     """
+    script = resources.files("tasks.report").joinpath("page_script.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     source = data.plan.source if data.plan is not None else data.output
     last = next((run for run in data.runs if run.items_per_s > 0), None)
     return page_template("tasks.report", _TEMPLATE).render(
@@ -72,6 +118,11 @@ def render(
         newest_run=newest_run,
         panels=panels,
         galleries=galleries,
+        items=items,
+        compared=compared,
+        figure=_figure,
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
         n=charts.number,
         short_source=source.rstrip("/").rsplit("/", 1)[-1] or source,
         charts=_charts(data),
@@ -85,6 +136,13 @@ def render(
         quoted_output=shlex.quote(data.output),
         written_at=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def _figure(value: Any, sign: str = "") -> str:
+    """A number of a table, or what else stands in its place."""
+    if isinstance(value, float):
+        return format(value, f"{sign}.3f")
+    return "-" if value is None else format(value, f"{sign},") if isinstance(value, int) else str(value)
 
 
 def _charts(data: ReportData) -> dict[str, Any]:

@@ -6,35 +6,41 @@ failed, and how a video goes on. A source that is gone, changed or broken gives 
 
 from __future__ import annotations
 
-import base64
-import io
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
 from tasks.output.views import Views
 from tasks.product import Product, called
-from tasks.records import Entry
 from tasks.report.drawing import resized
+from tasks.report.item_pixels import MAX_FRAMES_TO_REACH, Key, Picture, key_of, pixels_of_items
 from tasks.report.panels import Panels
+from tasks.report.pictures import pictured
 from tasks.report.planned import entries_of
+from tasks.report.report_clips import CLIP_FRAMES, clip_of
 
 _STRIP_FRAMES = 8
-_MAX_FRAMES_TO_REACH = 600  # of a video that are decoded to get at one: a report may take seconds, not hours
-_QUALITY = 82
 
 _LONG_SIDE_PX = 640
 
 
+Overlay = Callable[..., np.ndarray]
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An item to show. ``picture`` is a data URI, None when ``problem`` says why there is none."""
+    """An item to show.
+
+    Args:
+        picture: data URI, None when ``problem`` says why there is none.
+        layer: data URI of what was found, to be laid upon it; "" where the picture holds it.
+        facets: what was found -> its best score, to filter by.
+    """
 
     uri: str
     frame: int
@@ -46,16 +52,19 @@ class Sample:
     width_px: int
     height_px: int
     problem: str
+    layer: str = ""
+    facets: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Samples with a heading; ``is_strip``: frames of one video in the order of time."""
+    """Samples with a heading; ``is_strip``: frames of one video in the order of time, ``clip`` a longer piece of it."""
 
     title: str
     explanation: str
     samples: tuple[Sample, ...]
     is_strip: bool = False
+    clip: str = ""
 
 
 def choose_and_load(views: Views, panels: Panels, samples: int, *, budget_s: float = 60.0) -> tuple[Gallery, ...]:
@@ -65,16 +74,33 @@ def choose_and_load(views: Views, panels: Panels, samples: int, *, budget_s: flo
     entries = entries_of(views, rows.values())
     deadline = time.monotonic() + budget_s
     overlay = _overlay_of(views.product)
-    pictures = dict(_pictures(rows.values(), entries, deadline))
-    return tuple(
-        Gallery(
-            title,
-            explanation,
-            tuple(_sample(row, pictures[_key(row)], panels, overlay, is_strip) for row in group),
-            is_strip,
-        )
-        for title, explanation, group, is_strip in wanted
-    )
+    pictures = dict(pixels_of_items(rows.values(), entries, deadline))
+    galleries = []
+    for title, explanation, group, is_strip in wanted:
+        shown = tuple(_sample(row, pictures[key_of(row)], panels, overlay, is_strip) for row in group)
+        clip = _clip(views, group, overlay, deadline) if is_strip else ""
+        galleries.append(Gallery(title, explanation, shown, is_strip, clip))
+    return tuple(galleries)
+
+
+def samples_of(views: Views, panels: Panels, keys: Sequence[Key], *, deadline: float) -> list[Sample]:
+    """The named items, in their order; of one that the views do not show there is none."""
+    rows = _rows_of(views, keys)
+    overlay = _overlay_of(views.product)
+    pictures = dict(pixels_of_items(rows, entries_of(views, rows), deadline))
+    return [_sample(row, pictures[key_of(row)], panels, overlay, False) for row in rows]
+
+
+def _clip(views: Views, strip: Sequence[dict[str, Any]], overlay: Overlay | None, deadline: float) -> str:
+    """A video from the first frame of a strip on."""
+    if overlay is None or not strip:
+        return ""
+    found = views.connection.execute(
+        "SELECT frame FROM items WHERE uri = ? AND frame >= ? AND status = 'ok' ORDER BY frame LIMIT ?",
+        [strip[0]["uri"], strip[0]["frame"], CLIP_FRAMES],
+    ).fetchall()
+    rows = _rows_of(views, [(strip[0]["uri"], frame) for (frame,) in found])
+    return clip_of(views, rows, lambda pixels, row: _draw(overlay, row, True, pixels), deadline=deadline)
 
 
 def _choose(views: Views, panels: Panels, samples: int) -> Iterator[tuple[str, str, list[dict[str, Any]], bool]]:
@@ -84,8 +110,8 @@ def _choose(views: Views, panels: Panels, samples: int) -> Iterator[tuple[str, s
     seen: set[tuple[str, int]] = set()
 
     def fresh(condition: str, order: str, limit: int) -> list[dict[str, Any]]:
-        rows = [row for row in _select(views, condition, order, limit + len(seen)) if _key(row) not in seen][:limit]
-        seen.update(map(_key, rows))
+        rows = [row for row in _select(views, condition, order, limit + len(seen)) if key_of(row) not in seen][:limit]
+        seen.update(map(key_of, rows))
         return rows
 
     if samples < 1:
@@ -106,10 +132,6 @@ def _choose(views: Views, panels: Panels, samples: int) -> Iterator[tuple[str, s
     yield "Failed", "items without a result, and why", failed, False
 
 
-def _key(row: dict[str, Any]) -> tuple[str, int]:
-    return row["uri"], row["frame"]
-
-
 def _select(views: Views, condition: str, order: str, limit: int) -> list[dict[str, Any]]:
     """Rank by narrow columns first; the masks of the chosen few are read in a second step."""
     keys = views.connection.execute(
@@ -125,7 +147,7 @@ def _rows_of(views: Views, keys: Sequence[tuple[str, int]]) -> list[dict[str, An
         "SELECT * FROM items WHERE uri IN (SELECT unnest(?::VARCHAR[])) AND frame IN (SELECT unnest(?::INTEGER[]))",
         params=[[uri for uri, _ in keys], [frame for _, frame in keys]],
     )
-    rows = {_key(row): row for row in relation.to_arrow_table().to_pylist()}
+    rows = {key_of(row): row for row in relation.to_arrow_table().to_pylist()}
     return [rows[key] for key in keys if key in rows]
 
 
@@ -154,7 +176,7 @@ def _spread(frames: Sequence[tuple[int, frozenset[int]]]) -> list[int]:
 
 def _busiest(frames: Sequence[tuple[int, frozenset[int]]]) -> list[int]:
     """Consecutive frames in which most tracks are seen, come or go; the first such place."""
-    frames = [one for one in frames if one[0] - frames[0][0] < _MAX_FRAMES_TO_REACH]
+    frames = [one for one in frames if one[0] - frames[0][0] < MAX_FRAMES_TO_REACH]
     last = max(0, len(frames) - _STRIP_FRAMES)
 
     def events(start: int) -> int:
@@ -164,59 +186,6 @@ def _busiest(frames: Sequence[tuple[int, frozenset[int]]]) -> list[int]:
 
     start = max(range(last + 1), key=events)
     return [frame for frame, _ in frames[start : start + _STRIP_FRAMES]]
-
-
-Picture = np.ndarray | str  # pixels, or why there are none
-
-
-def _pictures(
-    rows: Iterable[dict[str, Any]], entries: dict[tuple[str, int], Entry], deadline: float
-) -> Iterator[tuple[tuple[str, int], Picture]]:
-    """The pixels of every row; frames of one piece of a video are decoded in one go."""
-    reader = EntryReader()
-
-    def place(row: dict[str, Any]) -> tuple[str, int]:
-        entry = entries.get(_key(row))
-        return row["uri"], -1 if entry is None else entry.first_frame
-
-    for _, group in groupby(sorted(rows, key=lambda row: (*place(row), row["frame"])), key=place):
-        members = list(group)
-        entry = entries.get(_key(members[0]))
-        if time.monotonic() > deadline:
-            yield from ((_key(row), "not read: the report had run out of time") for row in members)
-        elif entry is None:
-            yield from ((_key(row), "its plan is not at hand") for row in members)
-        else:
-            yield from _decoded(members, entry, reader, deadline)
-
-
-def _decoded(
-    rows: list[dict[str, Any]], entry: Entry, reader: EntryReader, deadline: float
-) -> Iterator[tuple[tuple[str, int], Picture]]:
-    waiting = {row["frame"]: row for row in rows}
-    for row in rows:
-        if row["frame"] - entry.first_frame > _MAX_FRAMES_TO_REACH:
-            yield _key(waiting.pop(row["frame"])), "too far from a keyframe to be decoded for a report"
-    why = "the source has no such frame any more"
-    if waiting:
-        until = max(waiting) + 1
-        piece = entry if entry.media == "image" else replace(entry, end_frame=until)
-        for frame in decode_entry(piece, reader, DecodeOptions()):
-            if frame.failure is not None:
-                why = frame.failure.error
-                break
-            if frame.frame in waiting and frame.image_rgb_hwc_u8 is not None:
-                yield _key(waiting.pop(frame.frame)), frame.image_rgb_hwc_u8
-            if not waiting:
-                break
-            if time.monotonic() > deadline:
-                why = "not read: the report had run out of time"
-                break
-    for row in waiting.values():
-        yield _key(row), why
-
-
-Overlay = Callable[..., np.ndarray]
 
 
 def _overlay_of(product: Product | None) -> Overlay | None:
@@ -234,17 +203,14 @@ def _overlay_of(product: Product | None) -> Overlay | None:
 
 def _sample(row: dict[str, Any], pixels: Picture, panels: Panels, overlay: Overlay | None, is_strip: bool) -> Sample:
     reason = "" if row["status"] == "ok" else f"{row['stage']}: {row['error']}"
-    problem, picture, width, height = "", None, 0, 0
+    problem, shown = "", None
     if isinstance(pixels, str):
         problem = "" if reason and row["status"] != "ok" else pixels
     elif row["status"] == "ok" and pixels.shape[:2] != (row["height"], row["width"]):
         problem = "the source has another size now"
     else:
-        drawn = pixels if overlay is None or row["status"] != "ok" else overlay(pixels, row, in_strip=is_strip)
-        if drawn.shape == pixels.shape:  # an overlay may have chosen a size of its own
-            drawn = resized(drawn, long_side_px=_LONG_SIDE_PX)
-        height, width = drawn.shape[:2]
-        picture = data_uri(drawn)
+        draw = None if overlay is None or row["status"] != "ok" else partial(_draw, overlay, row, is_strip)
+        shown = pictured(pixels, draw)
     return Sample(
         uri=row["uri"],
         frame=row["frame"],
@@ -252,15 +218,16 @@ def _sample(row: dict[str, Any], pixels: Picture, panels: Panels, overlay: Overl
         status=row["status"],
         reason=reason,
         summary=panels.summary(row) if row["status"] == "ok" else "",
-        picture=picture,
-        width_px=width,
-        height_px=height,
+        picture=None if shown is None else shown.plain,
+        width_px=0 if shown is None else shown.width_px,
+        height_px=0 if shown is None else shown.height_px,
         problem=problem,
+        layer="" if shown is None else shown.layer,
+        facets=panels.facets(row) if row["status"] == "ok" else {},
     )
 
 
-def data_uri(image_rgb_hwc_u8: np.ndarray) -> str:
-    """An (H, W, 3) uint8 picture as an address that holds it whole."""
-    sink = io.BytesIO()
-    Image.fromarray(image_rgb_hwc_u8).save(sink, "WEBP", quality=_QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode("ascii")
+def _draw(overlay: Overlay, row: Mapping[str, Any], is_strip: bool, pixels: np.ndarray) -> np.ndarray:
+    drawn = overlay(pixels, row, in_strip=is_strip)
+    # An overlay may have chosen a size of its own.
+    return resized(drawn, long_side_px=_LONG_SIDE_PX) if drawn.shape == pixels.shape else drawn

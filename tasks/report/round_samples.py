@@ -17,7 +17,8 @@ from tasks.media.decoding import EntryReader, labelled_pixels
 from tasks.output.views import Views
 from tasks.product import find_kind, find_product
 from tasks.report.drawing import resized
-from tasks.report.report_samples import Gallery, Sample, data_uri
+from tasks.report.pictures import data_uri
+from tasks.report.report_samples import Gallery, Sample
 
 Row = dict[str, Any]
 

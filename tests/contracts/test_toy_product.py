@@ -73,7 +73,7 @@ def test_a_product_that_no_file_names_goes_through_everything(palette: None, pic
     assert "color: #2020e0" in (tmp_path / "site" / "colours.css").read_text()
 
     page = (output / "report" / "index.html").read_text()
-    assert "Palettes of in" in page and page.count("data:image/webp") == 3 and "Plainest" in page and "#2020e0" in page
+    assert "Palettes of in" in page and page.count("data:image/webp") == 6 and "Plainest" in page and "#2020e0" in page
 
     verified = visionmill("verify", output, "--deep", "--json").summary
     assert (verified["num_rows"], verified["problems"]) == (4, [])

@@ -73,6 +73,9 @@ def panels(views: Views) -> Panels:
         found="len(labels) > 0",
         rankings=_RANKINGS,
         tracks="list_filter(coalesce(track_ids, []), lambda track: track IS NOT NULL)",
+        facet_columns=("names", "scores"),
+        facets=facets,
+        amount="len(labels)",
         summary=summary_of,
     )
 
@@ -132,6 +135,14 @@ def _classes_section(facts: Facts) -> Markup:
         ],
     )
     return Markup(text)  # the template escapes what comes from data
+
+
+def facets(row: Mapping[str, Any]) -> dict[str, float]:
+    """Class -> its best score in an item."""
+    best: dict[str, float] = {}
+    for name, score in zip(row["names"] or (), row["scores"] or (), strict=True):
+        best[str(name)] = max(score, best.get(str(name), 0.0))
+    return best
 
 
 def summary_of(row: Mapping[str, Any]) -> str:
