@@ -46,7 +46,7 @@ catalogue: $(STAMP)  ## what modelkit's own models are, as commands read it with
 demo: $(STAMP)  ## the whole thing on embedded data: bucket, segmentation, query, report
 	@$(BIN)/visionmill demo
 
-test: $(STAMP)  ## every test (about 17 minutes on 2 cores)
+test: $(STAMP)  ## every test (about 18 minutes on 2 cores)
 	@said=$$(mktemp); $(BIN)/python -m pytest -m "$(ALONE)" >$$said 2>&1 & alone=$$!; \
 	trap 'kill $$alone 2>/dev/null; rm -f $$said' EXIT; trap 'exit 130' INT TERM; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))"; others=$$?; \
