@@ -6,15 +6,12 @@ import json
 from collections import Counter
 from typing import Any
 
-from flows.labels import labels_of
+from flows.labels import labels_of, near_duplicates_joined
 from flows.parameters import InspectParameters
 from infra.store import open_store, split_uri
 from tasks.labels.label_sets import LabelSet
-from tasks.loop.fingerprints import fingerprints_of
-from tasks.loop.splits import join_near_duplicates
-from tasks.records import MISSING_ETAG, Entry
 from tasks.training.inspection import inspect_labels
-from tasks.training.presets import kind_of_labels, kind_of_preset, make_recipe, numbered
+from tasks.training.presets import recipe_for
 
 SHOWN = 20
 """Suspicious labels and groups of near-duplicates in the summary; all are counted."""
@@ -27,14 +24,11 @@ def run_inspect(parameters: InspectParameters) -> dict[str, Any]:
         VisionmillError: labels that cannot be read, a recipe that makes no sense, a place that cannot be written to.
     """
     labels = labels_of(parameters.labelled, parameters)
-    preset = parameters.recipe or kind_of_labels(inspect_labels(labels))
-    labels = numbered(labels, kind_of_preset(preset))
-    seen = inspect_labels(labels)
-    recipe = make_recipe(preset, labels.classes, steps=parameters.steps, seed=0, seen=seen)
+    recipe, labels = recipe_for(labels, parameters.recipe, steps=parameters.steps, seed=0)
     if parameters.save is not None:
         root, key = split_uri(parameters.save)
         open_store(root).put(key, json.dumps(recipe.to_json(), indent=1).encode())
-    found = seen.to_json()
+    found = inspect_labels(labels).to_json()
     suspicious = found.pop("suspicious_labels")
     duplicates = near_duplicates(labels) if parameters.duplicates else None
     return {
@@ -51,9 +45,7 @@ def run_inspect(parameters: InspectParameters) -> dict[str, Any]:
 
 def near_duplicates(labels: LabelSet) -> list[list[str]]:
     """Groups of images that look the same, each sorted; frames of videos are left out: neighbours always do."""
-    uris = [row["uri"] for row in labels.table.select(["uri", "media"]).to_pylist() if row["media"] == "image"]
-    prints = fingerprints_of(Entry(uri, MISSING_ETAG, 0, "image") for uri in uris)
-    joined = join_near_duplicates(labels, prints).table
+    joined = near_duplicates_joined(labels).table
     groups = Counter(joined["group_id"].to_pylist())
     members: dict[str, list[str]] = {}
     for image_id, group in zip(joined["image_id"].to_pylist(), joined["group_id"].to_pylist(), strict=True):

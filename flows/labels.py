@@ -9,6 +9,9 @@ from modelkit import ClassInfo
 from tasks.labels.images import with_images_checked
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.reading import read_label_set
+from tasks.loop.fingerprints import fingerprints_of
+from tasks.loop.splits import join_near_duplicates
+from tasks.records import MISSING_ETAG, Entry
 
 
 def labels_of(uri: str, asked: LabelParameters) -> LabelSet:
@@ -28,3 +31,10 @@ def labels_named(uri: str, asked: LabelParameters, classes: Sequence[ClassInfo] 
     return read_label_set(
         uri, images_root=asked.images_root, classes=classes or asked.classes, allow_dropped=asked.allow_dropped
     )
+
+
+def near_duplicates_joined(labels: LabelSet) -> LabelSet:
+    """The labels with groups joined that share pictures that look the same; opens every image, no video."""
+    items = labels.table.select(["uri", "media"]).to_pylist()
+    images = sorted({each["uri"] for each in items if each["media"] == "image"})
+    return join_near_duplicates(labels, fingerprints_of(Entry(uri, MISSING_ETAG, 0, "image") for uri in images))

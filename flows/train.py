@@ -13,7 +13,7 @@ from prefect import flow
 from rich.console import Console
 
 from flows import page
-from flows.labels import labels_of
+from flows.labels import labels_of, near_duplicates_joined
 from flows.parameters import TrainParameters
 from flows.progress import progress_shown
 from flows.recording import prepare_recording, without_secrets
@@ -28,16 +28,12 @@ from tasks.evaluation.evaluate import evaluate_model
 from tasks.evaluation.figures import to_json
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.stored import write_stored
-from tasks.loop.fingerprints import fingerprints_of
-from tasks.loop.splits import fold_groups, join_near_duplicates
+from tasks.loop.splits import fold_groups
 from tasks.product import Judgement, kind_names
-from tasks.records import MISSING_ETAG, Entry
 from tasks.training.examples import examples_of_labels, save_training_set
-from tasks.training.inspection import inspect_labels
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.layout import validation_key
-from tasks.training.presets import kind_of_labels, kind_of_preset, make_recipe, numbered
-from tasks.training.recipe import TrainingRecipe
+from tasks.training.presets import recipe_for
 from tasks.training.run import train_here, train_on_ray
 
 VALIDATION_SHARE = 0.1
@@ -62,7 +58,7 @@ def run_train(parameters: TrainParameters, *, orchestrated: bool = True, console
 @flow(name="train-model", persist_result=False)
 def train_model(parameters: TrainParameters) -> Summary:
     """Train on human labels: from scratch, by transfer, or by distillation."""
-    recipe = page.short(parameters.recipe or "by task")
+    recipe = page.short(parameters.recipe or "derived")
     name = f"train {recipe} on {page.short(parameters.labelled)}"
     with without_secrets(), page.run_shown(name, ["train", f"recipe: {recipe}"]):
         summary = _train(parameters, orchestrated_steps)
@@ -91,9 +87,17 @@ def _train(parameters: TrainParameters, step: Steps) -> Summary:
 
 def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
     """The training set in the output, and the job that trains on it."""
-    recipe, labels = recipe_of(parameters, labels)
+    recipe, labels = recipe_for(
+        labels,
+        parameters.recipe,
+        steps=parameters.steps,
+        seed=parameters.seed,
+        name=parameters.name,
+        changes=_changes(parameters),
+    )
     store = open_store(parameters.output)
-    labels, held_out = divided(labels, _validation_share(parameters, labels), parameters.seed)
+    share, asked = _validation_share(parameters, labels), parameters.validation is not None
+    labels, held_out = divided(labels, share, parameters.seed, required=asked)
     labelled_set = save_training_set(store, examples_of_labels(labels.table.to_pylist()))
     validation_set = None
     if held_out is not None:
@@ -110,14 +114,20 @@ def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
     )
 
 
-def divided(labels: LabelSet, share: float, seed: int) -> tuple[LabelSet, LabelSet | None]:
-    """What is learnt from, and about a share to be judged by on the way; groups and near-duplicates stay together."""
+def divided(labels: LabelSet, share: float, seed: int, *, required: bool) -> tuple[LabelSet, LabelSet | None]:
+    """What is learnt from, and about a share to be judged by on the way; groups and near-duplicates stay together.
+
+    Where there are fewer groups than that takes, as of one video, nothing is held out.
+
+    Raises:
+        DatasetError: and it is ``required``.
+    """
     if not share:
         return labels, None
-    items = labels.table.select(["uri", "media"]).to_pylist()
-    images = sorted({each["uri"] for each in items if each["media"] == "image"})
-    joined = join_near_duplicates(labels, fingerprints_of(Entry(uri, MISSING_ETAG, 0, "image") for uri in images))
-    held_out = set(fold_groups(joined, max(2, round(1 / share)), salt=str(seed))[0])
+    joined, folds = near_duplicates_joined(labels), max(2, round(1 / share))
+    if not required and len(set(joined.table["group_id"].to_pylist())) < folds:
+        return labels, None
+    held_out = set(fold_groups(joined, folds, salt=str(seed))[0])
     learnt = set(labels.table["image_id"].to_pylist()) - held_out
     return labels.only(learnt), labels.only(held_out)
 
@@ -128,22 +138,6 @@ def _validation_share(parameters: TrainParameters, labels: LabelSet) -> float:
         return parameters.validation
     is_derived = parameters.recipe is None or parameters.recipe in kind_names()
     return VALIDATION_SHARE if is_derived and len(labels) >= LEAST_TO_DIVIDE else 0.0
-
-
-def recipe_of(parameters: TrainParameters, labels: LabelSet) -> tuple[TrainingRecipe, LabelSet]:
-    """The recipe that is asked for, else what the labels call for; and the labels under the ids of its model."""
-    preset = parameters.recipe or kind_of_labels(inspect_labels(labels))
-    labels = numbered(labels, kind_of_preset(preset))
-    recipe = make_recipe(
-        preset,
-        labels.classes,
-        steps=parameters.steps,
-        seed=parameters.seed,
-        name=parameters.name,
-        changes=_changes(parameters),
-        seen=inspect_labels(labels),
-    )
-    return recipe, labels
 
 
 def _changes(parameters: TrainParameters) -> dict[str, Any]:

@@ -318,7 +318,7 @@ def called(product: Product, part: str) -> Iterator[None]:
         raise
     except Exception as error:
         said = f"{part} of the product {product.name!r} failed: {type(error).__name__}: {error}"
-        raise VisionmillError(said, hint="the rows are not at fault; --debug shows where it happened") from error
+        raise VisionmillError(said, hint="--debug shows where it happened") from error
 
 
 def products() -> dict[str, Product]:

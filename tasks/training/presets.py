@@ -15,7 +15,7 @@ from modelkit.registry import find_model
 from modelkit.training.loop import LoopConfig
 from tasks.labels.label_sets import LabelSet, relabelled
 from tasks.product import Kind, find_kind, kind_names, kinds, products
-from tasks.training.inspection import Inspection
+from tasks.training.inspection import Inspection, inspect_labels
 from tasks.training.recipe import TrainingRecipe, with_steps
 
 EMA_DECAYS = ((500, 0.96), (2_000, 0.99), (20_000, 0.996), (100_000, 0.999))
@@ -62,6 +62,21 @@ def make_recipe(
     loop = dataclasses.replace(recipe.loop, seed=seed)
     whole = recipe.to_json() | {"loop": dataclasses.asdict(loop), "classes": [dataclasses.astuple(c) for c in classes]}
     return TrainingRecipe.from_json(whole | {"name": name or recipe.name} | dict(changes or {}))
+
+
+def recipe_for(
+    labels: LabelSet, preset: str | None, *, steps: int, seed: int, **more: Any
+) -> tuple[TrainingRecipe, LabelSet]:
+    """The recipe that is asked for, else what the labels call for; and the labels under the ids of its model.
+
+    Args:
+        labels: to train on.
+        preset, steps, seed, more: see :func:`make_recipe`; no preset derives the recipe.
+    """
+    preset = preset or kind_of_labels(inspect_labels(labels))
+    labels = numbered(labels, kind_of_preset(preset))
+    seen = inspect_labels(labels)
+    return make_recipe(preset, labels.classes, steps=steps, seed=seed, seen=seen, **more), labels
 
 
 def kind_of_labels(seen: Inspection) -> str:

@@ -70,6 +70,16 @@ def test_labels_that_are_held_out_are_judged_on_the_way_and_not_learnt_from(tmp_
     assert "on 2 held-out images" in done.stderr
 
 
+def test_frames_of_one_video_are_not_divided_and_are_refused_only_where_that_was_asked_for(tmp_path: Path) -> None:
+    labels = visionmill("digitscape", tmp_path / "in", "--scenes", 1, "--frames", 20, "--size", 64, "--json").summary
+    train = (
+        "train", labels["labels"]["instances"], tmp_path / "out", "--recipe", "semantic", "--steps", 1,
+        "--batch-size", 2, "--ray", "none", "--no-prefect",
+    )  # fmt: skip
+    assert visionmill(*train, "--json").summary["validation"] is None
+    assert "cannot be divided" in refused(1, *train, "--validation", "0.1")
+
+
 def test_without_a_recipe_labels_are_never_trained_by_the_wrong_kind_of_model(
     scenes: dict[str, str], tmp_path: Path
 ) -> None:
