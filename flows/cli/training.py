@@ -32,7 +32,7 @@ def digitscape(parameters: DigitscapeParameters) -> Summary:
 @command
 def inspect(parameters: InspectParameters, as_json: JsonFlag = False) -> Summary:
     """Look at labels: sizes, classes, what looks wrong, near-duplicates, and the recipe that they call for."""
-    from flows.inspect import run_inspect
+    from flows.inspection import run_inspect
 
     seen = run_inspect(parameters)
     tell_labels(seen["labels"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.metadata
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +57,14 @@ def test_no_files_of_a_package_import_each_other_in_a_circle(package: str) -> No
         graphlib.TopologicalSorter(imports).prepare()
     except graphlib.CycleError as error:
         pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_no_file_takes_the_name_of_somebody_elses_module() -> None:
+    """Prefect puts the folder of the flow that it loads first in ``sys.path``: ``flows/inspect.py`` was everybody's."""
+    taken = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()} - OURS
+    files = [path for package in [*OURS, "tests", "benchmarks"] for path in (ROOT / package).rglob("*.py")]
+    wrong = [path for path in files if path.stem in taken and path.stem != "__init__"]
+    assert [str(path.relative_to(ROOT)) for path in wrong] == []
 
 
 def _module_name(path: Path) -> str:

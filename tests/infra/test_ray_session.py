@@ -16,7 +16,7 @@ import pytest
 
 from infra.errors import ServiceError, UsageError
 from infra.machine import malloc_environment
-from infra.processes import is_loopback
+from infra.processes import ProcessId, is_loopback
 from infra.ray_session import RaySession, package_folders, ray_session, sweep_temp_folders
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ with ray_session(num_cpus=2) as session:
     members = tree(psutil.Process())
     print(json.dumps({
         "slots": session.worker_slots, "gpus": session.num_gpus, "local": session.is_local, "worker": seen,
-        "nested": nested, "still": still, "pids": [one.pid for one in members[1:]],
+        "nested": nested, "still": still, "started": [[one.pid, one.create_time()] for one in members[1:]],
         "listening": [address for _, address, _ in listeners(members)],
         "temp": ray._private.worker.global_worker.node.get_temp_dir_path(),
     }), flush=True)
@@ -143,7 +143,7 @@ class TestLocal:
     def test_nothing_is_left_when_it_ends(self, finished: tuple[Path, dict, dict]) -> None:
         _, inside, after = finished
         assert after["left"] == []
-        assert not any(psutil.pid_exists(pid) for pid in inside["pids"])
+        assert [one for one in inside["started"] if ProcessId(*one).process()] == []
         assert not Path(inside["temp"]).exists()
 
     def test_the_end_is_not_held_up_by_the_process_that_waits_for_it(self, finished: tuple[Path, dict, dict]) -> None:
@@ -160,7 +160,7 @@ class TestLocal:
         )  # fmt: skip
         assert driver.stdout is not None
         inside = json.loads(driver.stdout.readline())
-        members = [psutil.Process(pid) for pid in inside["pids"]]
+        members = [psutil.Process(pid) for pid, _ in inside["started"]]
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
         driver.stdout.close()

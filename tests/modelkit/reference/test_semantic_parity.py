@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from modelkit import Predictor, import_weights, load, rle
 from tests.modelkit.builders import as_tensor, picture
 from tests.modelkit.parity.differences import of_maps
-from tests.modelkit.reference.code import reference
+from tests.modelkit.reference.checkouts import reference
 
 pytestmark = pytest.mark.reference
 _MEAN_BGR = [104.00698793, 116.66876762, 122.67891434]  # of their data set

@@ -20,7 +20,7 @@ from modelkit.onestage.head import YolactHead
 from modelkit.transform import Geometry
 from tests.modelkit.builders import picture
 from tests.modelkit.reference import run_yolact
-from tests.modelkit.reference.code import VARIABLE
+from tests.modelkit.reference.checkouts import VARIABLE
 from tests.modelkit.reference.run_yolact import SOURCE_HW
 
 pytestmark = pytest.mark.reference
