@@ -69,24 +69,29 @@ class RandomCrop:
     Args:
         height, width: of the window, pixels.
         low, high: of the factor, drawn uniformly on a logarithmic scale.
+        short_side: the factor is relative to the size at which the image's shorter side has so many pixels, such as
+            the size that a model looks at; 0 = to the image as it is.
     """
 
     height: int
     width: int
     low: float = 1.0
     high: float = 1.0
+    short_side: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width) < 1 or not 0 < self.low <= self.high:
+        if min(self.height, self.width) < 1 or not 0 < self.low <= self.high or self.short_side < 0:
             raise ConfigError(
-                f"random crop needs a window of at least 1 pixel and 0 < low <= high, got {self.height} x "
-                f"{self.width}, {self.low} and {self.high}"
+                f"random crop needs a window of at least 1 pixel, 0 < low <= high and short_side >= 0, got "
+                f"{self.height} x {self.width}, {self.low}, {self.high} and {self.short_side}"
             )
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
         """See the class."""
         factor = math.exp(uniform(generator, math.log(self.low), math.log(self.high)))
         rows, columns = sample.size_hw
+        if self.short_side:
+            factor *= self.short_side / min(rows, columns)
         x = uniform(generator, 0.0, 1.0) * (self.width - columns * factor)
         y = uniform(generator, 0.0, 1.0) * (self.height - rows * factor)
         if factor == 1.0:  # whole pixels stay as sharp as they are

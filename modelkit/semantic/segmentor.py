@@ -169,12 +169,13 @@ class SemanticSegmentor(VisionModel):
         weights = self._pixel_weights(resized, batch)
         raw = {name: self._against_background(logits) for name, logits in self.network(batch).items()}
         weights = self._lighter_background(weights, wanted)
-        losses = {"loss_semantic": pixel_loss(raw["logits"], wanted, weights, self.losses)}
+        logits = stretch(raw["logits"].float(), wanted.shape[-2:])
+        losses = {"loss_semantic": pixel_loss(logits, wanted, weights, self.losses)}
         if self.losses.dice:
             foreground_only = int(self.num_classes == 1)
             judged = wanted if weights is None else wanted.masked_fill(weights == 0, IGNORE)
-            probabilities = stretch(raw["logits"].float(), wanted.shape[-2:]).softmax(1)
-            losses["loss_dice"] = dice_loss(probabilities, judged, foreground_only, by_class=self.losses.dice_by_class)
+            by_class = self.losses.dice_by_class
+            losses["loss_dice"] = dice_loss(logits.softmax(1), judged, foreground_only, by_class=by_class)
         if "aux_logits" in raw:
             losses["loss_aux"] = pixel_loss(raw["aux_logits"], wanted, weights, self.losses)
         return losses

@@ -22,7 +22,7 @@ Values = dict[str, Any]
 BACKBONE = "efficientnet_lite0"
 LARGEST_SIDE = 640
 """Pixels; larger images are reduced to it."""
-WINDOW = 320
+WINDOW = 256
 """Pixels; a step of training looks at windows of at most this side."""
 _SEEN_PX = 16.0  # side that the smaller tenth of the objects shall have to the network
 _LARGEST_FACTOR = 2.0  # enlarging further shows nothing new
@@ -37,6 +37,7 @@ def semantic(seen: Inspection) -> Values:
     has_background = not seen.stuff
     head = {"name": "deeplabv3plus_head", "channels": 96, "low_channels": 24, "decoder_convs": 2, "separable": True}
     weights = class_weights(seen, background=has_background)
+    factor = factor_of(seen, for_objects=False)
     return {
         "name": "photographs_semantic",
         "architecture": "deeplabv3plus",
@@ -44,10 +45,10 @@ def semantic(seen: Inspection) -> Values:
             "backbone": {"name": BACKBONE, "out": ["c2", "c4"]},
             "head": head,
             "losses": {"dice": 1.0, "dice_by_class": True, "class_weights": weights},
-            "transform": transform(seen, factor_of(seen, for_objects=False)) | {"padding": "pad"},
+            "transform": transform(seen, factor) | {"padding": "pad"},
             "background": 0 if has_background else None,
         },
-        **_training(seen, factor_of(seen, for_objects=False), zoom=(0.5, 2.0)),
+        **_training(seen, factor, zoom=(0.5, 2.0)),
         "rate_scales": {"network.backbone.": 0.2},
     }
 
@@ -117,19 +118,27 @@ def factor_of(seen: Inspection, *, for_objects: bool = True) -> float:
 
 
 def transform(seen: Inspection, factor: float) -> Values:
-    """Options of ``ImageTransform``: the shorter side of the usual image times the factor."""
+    """Options of ``ImageTransform``: the shorter side of the usual image times the factor; windows stay as they are."""
     short, long = min(seen.median_hw) * factor, float(seen.sizes_hw.max()) * factor
     return {
         "min_size": max(32, round(short)),
-        "max_size": max(32, round(min(long, 2 * LARGEST_SIDE)), round(short)),
+        "max_size": max(WINDOW, round(min(long, 2 * LARGEST_SIDE)), round(short)),
+        "train_min_sizes": [min(window_hw(seen, factor))],
         "mean": list(EfficientNetLiteBackbone.imagenet_mean),
         "std": list(EfficientNetLiteBackbone.imagenet_std),
     }
 
 
 def _training(seen: Inspection, factor: float, *, zoom: tuple[float, float]) -> Values:
-    rows, columns = (_window(side * factor) for side in seen.median_hw)
-    cut = {"name": "random_crop", "height": rows, "width": columns, "low": zoom[0], "high": zoom[1]}
+    rows, columns = window_hw(seen, factor)
+    cut = {
+        "name": "random_crop",
+        "height": rows,
+        "width": columns,
+        "low": zoom[0],
+        "high": zoom[1],
+        "short_side": transform(seen, factor)["min_size"],
+    }
     colour = {"name": "colour_jitter", "brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.05}
     mirror = [{"name": "horizontal_flip"}] if may_be_mirrored(seen.classes) else []
     weak = [*mirror, cut, colour]
@@ -143,9 +152,10 @@ def _training(seen: Inspection, factor: float, *, zoom: tuple[float, float]) -> 
     }  # fmt: skip
 
 
-def _window(side: float) -> int:
-    """A multiple of 32 that is not larger than the image has to be."""
-    return min(WINDOW, max(64, math.ceil(side / 32) * 32))
+def window_hw(seen: Inspection, factor: float) -> tuple[int, int]:
+    """Height and width of what a step looks at, network's pixels: multiples of 32, no more than the image needs."""
+    rows, columns = (min(WINDOW, max(64, math.ceil(side * factor / 32) * 32)) for side in seen.median_hw)
+    return rows, columns
 
 
 def may_be_mirrored(classes: tuple[ClassInfo, ...]) -> bool:

@@ -333,6 +333,8 @@ def test_a_random_crop_is_a_window_of_the_image_whose_labels_lie_where_its_pixel
     zoomed = Pipeline([{"name": "random_crop", "height": 64, "width": 96, "low": 0.5, "high": 2.0}])
     factors = [float(zoomed(whole, generator(seed)).matrix[0, 0]) for seed in range(20)]
     assert 0.5 <= min(factors) < 0.8 and 1.25 < max(factors) <= 2.0
+    as_seen = Pipeline([{"name": "random_crop", "height": 64, "width": 96, "short_side": 2 * SIDE}])
+    assert float(as_seen(whole, generator()).matrix[0, 0]) == 2.0, "the factor is of the size that a model looks at"
 
 
 def test_a_crop_larger_than_the_image_is_filled_with_what_nobody_labelled() -> None:

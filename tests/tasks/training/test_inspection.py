@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from infra.errors import DatasetError, UsageError
 from modelkit import ClassInfo, create_model
@@ -147,7 +148,7 @@ def test_large_images_are_reduced_and_windows_are_no_larger_than_a_step_can_bear
     values = find_kind("semantic").derived(large)  # type: ignore[misc]
     assert (values["config"]["transform"]["min_size"], values["config"]["transform"]["max_size"]) == (480, 640)
     [cut] = [each for each in values["labelled"]["augmentation"] if each["name"] == "random_crop"]
-    assert (cut["height"], cut["width"]) == (320, 320)
+    assert (cut["height"], cut["width"]) == (256, 256)
 
 
 def test_anchors_fit_the_objects_they_were_derived_from() -> None:
@@ -187,3 +188,14 @@ def test_a_kind_without_labels_to_derive_from_says_how_to_get_a_recipe() -> None
         make_recipe("semantic", STREETS.classes, steps=10, seed=0)
     assert "visionmill inspect" in refused.value.hint
     assert isinstance(inspect_labels(STREETS), Inspection)
+
+
+@pytest.mark.parametrize(("labels", "kind"), [(NUCLEI, "instance"), (STREETS, "semantic")], ids=["nuclei", "streets"])
+def test_windows_are_cut_at_the_size_that_the_network_looks_at_and_not_resized_again(labels: Any, kind: str) -> None:
+    recipe = make_recipe(kind, labels.classes, steps=10, seed=0, seen=inspect_labels(labels))
+    [cut] = [step for step in recipe.labelled.augmentation if step["name"] == "random_crop"]
+    transform = create_model(recipe.architecture, **recipe.config).transform
+    assert cut["short_side"] == transform.min_size
+    window = torch.rand(3, cut["height"], cut["width"])
+    _, [geometry] = transform.batch([window], training=True)
+    assert geometry.resized_hw == (cut["height"], cut["width"])
