@@ -185,5 +185,5 @@ def _tell(metrics: dict[str, Any], *, to_people: bool = True) -> None:
 
 
 def _shown(value: float | None) -> str:
-    """pycocotools says -1 where there is no truth."""
-    return "-" if value is None or value < 0 else f"{value:.3f}"
+    """pycocotools says -1 where there is no truth; counts are whole numbers."""
+    return "-" if value is None or value < 0 else str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -1,5 +1,6 @@
 """Metrics as pure functions of arrays."""
 
+from modelkit.metrics.counting import Accuracy, accuracy_of
 from modelkit.metrics.keypoints import COCO_PERSON_SIGMAS, object_keypoint_similarity
 from modelkit.metrics.panoptic import (
     ClassQuality,
@@ -13,11 +14,13 @@ from modelkit.metrics.semantic import SemanticQuality, SemanticScores
 
 __all__ = [
     "COCO_PERSON_SIGMAS",
+    "Accuracy",
     "ClassQuality",
     "PanopticQuality",
     "PanopticScores",
     "SemanticQuality",
     "SemanticScores",
+    "accuracy_of",
     "count_id_switches",
     "object_keypoint_similarity",
     "panoptic_array",

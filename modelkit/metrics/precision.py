@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,7 +59,9 @@ def coco_results(image_id: int, instances: Instances) -> list[dict[str, Any]]:
     return results
 
 
-def coco_evaluator(truth: dict[str, Any], found: Sequence[dict[str, Any]], kind: Kind) -> COCOeval | None:
+def coco_evaluator(
+    truth: dict[str, Any], found: Sequence[dict[str, Any]], kind: Kind, configure: Callable[[Any], None] | None = None
+) -> COCOeval | None:
     """pycocotools' evaluator after ``evaluate()``, images and classes by ascending id; None when nothing was found.
 
     Areas by size always refer to what the truth says, whatever is matched.
@@ -68,9 +70,10 @@ def coco_evaluator(truth: dict[str, Any], found: Sequence[dict[str, Any]], kind:
         truth: ``images, annotations, categories`` as in COCO's files.
         found: result entries, see :func:`coco_results`.
         kind: masks or boxes.
+        configure: changes the evaluator's parameters before it matches.
     """
     entries = _entries(found, kind)
-    return _evaluated(COCO, COCOeval, truth, entries, kind) if entries else None
+    return _evaluated(COCO, COCOeval, truth, entries, kind, configure) if entries else None
 
 
 def _entries(found: Sequence[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
@@ -79,13 +82,22 @@ def _entries(found: Sequence[dict[str, Any]], kind: Kind) -> list[dict[str, Any]
     return [{k: v for k, v in entry.items() if k != other} for entry in found if needed in entry]
 
 
-def _evaluated(coco: Any, evaluation: Any, truth: dict[str, Any], entries: Sequence[dict[str, Any]], kind: Kind) -> Any:
+def _evaluated(
+    coco: Any,
+    evaluation: Any,
+    truth: dict[str, Any],
+    entries: Sequence[dict[str, Any]],
+    kind: Kind,
+    configure: Callable[[Any], None] | None = None,
+) -> Any:
     """An evaluator of either library after ``evaluate()``; neither may change the caller's truth."""
     with _silence():
         dataset = coco()
         dataset.dataset = truth | {"annotations": [dict(each) for each in truth["annotations"]]}
         dataset.createIndex()
         evaluator = evaluation(dataset, dataset.loadRes(entries), kind)
+        if configure is not None:
+            configure(evaluator.params)
         evaluator.evaluate()
         return evaluator
 

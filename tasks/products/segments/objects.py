@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from modelkit import ClassInfo, Predictor, VisionModel, rle
+from modelkit.metrics.counting import accuracy_of
 from modelkit.metrics.precision import Kind as Matched
 from modelkit.metrics.precision import coco_evaluator, coco_results, precision_of
 from tasks.evaluation.average_precision import AveragePrecision
@@ -81,7 +82,7 @@ def _boxes(boxes: Iterable[Box]) -> Tensor:
 
 
 def judge_objects(predictor: Predictor, labels: LabelSet, *, with_masks: bool) -> Judgement:
-    """AP of masks (where they are judged and any object has one) and of boxes.
+    """AP of masks (where they are judged and any object has one) and of boxes, and how many of the former are right.
 
     Where only some objects have masks, the others count neither way in AP of masks, as crowds that fill their boxes.
     """
@@ -102,13 +103,15 @@ def judge_objects(predictor: Predictor, labels: LabelSet, *, with_masks: bool) -
     judged: dict[str, tuple[dict[str, Any], Matched]] = {"box": (truth, "bbox")}
     if has_masks:
         judged = {"mask": (_with_all_masks(truth), "segm"), **judged}
+    figures = {name: asdict(precision_of(known, found, matched)) for name, (known, matched) in judged.items()}
+    known, matched = next(iter(judged.values()))
     return Judgement(
         kind=predictor.weights.kind,
-        figures={name: asdict(precision_of(known, found, matched)) for name, (known, matched) in judged.items()},
+        figures={**figures, "counts": asdict(accuracy_of(known, found, matched))},
         image_ids=tuple(row["image_id"] for row in rows),
         class_names=tuple(each.name for each in labels.classes),
         num_objects=len(truth["annotations"]),
-        resample=_Resampling(*next(iter(judged.values())), found or [_nothing(truth)]),
+        resample=_Resampling(known, matched, found or [_nothing(truth)]),
         notes=_notes(bare, len(truth["annotations"])) if with_masks else (),
     )
 
