@@ -24,7 +24,7 @@ def run_inspect(parameters: InspectParameters) -> dict[str, Any]:
         VisionmillError: labels that cannot be read, a recipe that makes no sense, a place that cannot be written to.
     """
     labels = labels_of(parameters.labelled, parameters)
-    recipe, labels = recipe_for(labels, parameters.recipe, steps=parameters.steps, seed=0)
+    recipe, labels = recipe_for(labels, parameters.recipe, steps=parameters.steps, seed=0, size=parameters.size)
     if parameters.save is not None:
         root, key = split_uri(parameters.save)
         open_store(root).put(key, json.dumps(recipe.to_json(), indent=1).encode())

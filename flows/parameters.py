@@ -16,6 +16,8 @@ from tasks.loop.split_names import split_name
 from tasks.parameters import ARGUMENT, MODEL, NO_CREDENTIALS, RAY, Option, refuse_secrets
 from tasks.product import default_product, kind_names
 
+Size = Literal["small", "usual"]
+SIZE = "Of the model whose recipe is derived: small trains on processors, usual is ResNet-50 and wants a GPU."
 LABELS = "Human labels: COCO or Label Studio JSON, CVAT XML, masks, Parquet."
 
 
@@ -67,7 +69,10 @@ class InspectParameters(LabelParameters):
             min_length=1, description="Recipe, model or kind in place of what the labels call for, as train takes it."
         ),
     ] = None
-    steps: Annotated[int, Field(ge=1, le=10_000_000, description="Optimiser steps that the recipe is for.")] = 1000
+    size: Annotated[Size, Field(description=SIZE)] = "small"
+    steps: Annotated[
+        int | None, Field(ge=1, le=10_000_000, description="Optimiser steps. Default: as many as the labels call for.")
+    ] = None
     save: Annotated[str | None, Field(min_length=1, description="Write the recipe there, as JSON for train.")] = None
     duplicates: Annotated[bool, Field(description="Open the images, too, and look for near-duplicates.")] = True
 
@@ -101,7 +106,10 @@ class TrainParameters(LabelParameters):
         str | None,
         Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["street-signs_2"], description="Name of the weights."),
     ] = None
-    steps: Annotated[int, Field(ge=1, le=10_000_000, description="Optimiser steps.")] = 1000
+    size: Annotated[Size, Field(description=SIZE)] = "small"
+    steps: Annotated[
+        int | None, Field(ge=1, le=10_000_000, description="Optimiser steps. Default: as many as the recipe says.")
+    ] = None
     batch_size: Annotated[int | None, Field(ge=1, le=4096, description="Images per worker and step.")] = None
     seed: Annotated[int, Field(ge=0, description="Of everything random.")] = 0
     initial: Annotated[

@@ -92,6 +92,7 @@ def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
         parameters.recipe,
         steps=parameters.steps,
         seed=parameters.seed,
+        size=parameters.size,
         name=parameters.name,
         changes=_changes(parameters),
     )

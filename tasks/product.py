@@ -258,7 +258,8 @@ class Kind:
         class_counts: classes -> the options of a model's config that say how many there are, such as ``num_classes``.
         suits: what ``tasks.training.inspection`` saw of a label set -> whether its labels are of this kind. Where no
             recipe is named, the first of a product's kinds that they suit is trained.
-        derived: the same -> values of a recipe for these labels; None where no recipe can be derived.
+        derived: (the same, "small" or "usual") -> values of a recipe for these labels, which says how large its model
+            is; None where no recipe can be derived.
         numbered: classes -> old id -> the id that models of the kind know it by, where they want an order; None: any.
         words: figure -> its name as people write it, where ``tasks.evaluation.figures`` would not guess it.
         loop: None where the loop cannot teach it.
@@ -272,7 +273,7 @@ class Kind:
     default_recipe: str
     class_counts: Callable[[Sequence[ClassInfo]], dict[str, int]]
     suits: Callable[[Any], bool] = lambda seen: False
-    derived: Callable[[Any], Mapping[str, Any]] | None = None
+    derived: Callable[[Any, str], Mapping[str, Any]] | None = None
     numbered: Callable[[Sequence[ClassInfo]], Mapping[int, int]] | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     loop: LoopKind | None = None

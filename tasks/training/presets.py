@@ -31,11 +31,12 @@ def make_recipe(
     preset: str,
     classes: Sequence[ClassInfo],
     *,
-    steps: int,
+    steps: int | None = None,
     seed: int,
     name: str | None = None,
     changes: Mapping[str, Any] | None = None,
     seen: Inspection | None = None,
+    size: str = "small",
 ) -> TrainingRecipe:
     """A whole recipe.
 
@@ -43,11 +44,12 @@ def make_recipe(
         preset: a recipe of a kind, a registered model (with its defaults), the URI of a recipe's JSON, or a kind, whose
             recipe is then derived from the labels.
         classes: of the labels; the model gets one more than the largest id.
-        steps: of the run; schedules stretch along.
+        steps: of the run; schedules stretch along. None: as many as the recipe says.
         seed: of the run.
         name: of the weights; default: that of the preset.
         changes: other values of the recipe.
         seen: the labels that a recipe is derived from.
+        size: of a derived one's model: "small" is for processors, "usual" is what papers report.
 
     Raises:
         UsageError: for an unknown preset, or a recipe that makes no sense.
@@ -55,17 +57,17 @@ def make_recipe(
     if preset.endswith(".json"):
         recipe = _read(preset, steps)
     elif preset in kind_names():
-        recipe = _derived(preset, seen, classes, steps)
+        recipe = _derived(preset, seen, classes, steps, size)
     else:
         recipe = _of_model(preset, classes, steps)
-    recipe = with_steps(recipe, steps)
+    recipe = with_steps(recipe, steps or recipe.loop.steps)
     loop = dataclasses.replace(recipe.loop, seed=seed)
     whole = recipe.to_json() | {"loop": dataclasses.asdict(loop), "classes": [dataclasses.astuple(c) for c in classes]}
     return TrainingRecipe.from_json(whole | {"name": name or recipe.name} | dict(changes or {}))
 
 
 def recipe_for(
-    labels: LabelSet, preset: str | None, *, steps: int, seed: int, **more: Any
+    labels: LabelSet, preset: str | None, *, steps: int | None, seed: int, **more: Any
 ) -> tuple[TrainingRecipe, LabelSet]:
     """The recipe that is asked for, else what the labels call for; and the labels under the ids of its model.
 
@@ -95,7 +97,7 @@ def kind_of_preset(preset: str) -> str:
     if preset in kind_names():
         return preset
     if preset.endswith(".json"):
-        return _read(preset, steps=1).kind
+        return _read(preset).kind
     for name, kind in kinds().items():
         if preset in kind.recipes:
             return name
@@ -123,16 +125,18 @@ def numbered(labels: LabelSet, kind: str) -> LabelSet:
     return relabelled(labels, ids, classes, file_ids)
 
 
-def _derived(kind: str, seen: Inspection | None, classes: Sequence[ClassInfo], steps: int) -> TrainingRecipe:
+def _derived(
+    kind: str, seen: Inspection | None, classes: Sequence[ClassInfo], steps: int | None, size: str
+) -> TrainingRecipe:
     derived = find_kind(kind).derived
     if derived is None or seen is None:
         raise UsageError(
             f"no recipe is derived for the kind {kind!r} here", hint="`visionmill inspect LABELLED --save RECIPE.json`"
         )
-    return _completed(f"derived_{kind}", derived(seen), classes, steps)
+    return _completed(f"derived_{kind}", derived(seen, size), classes, steps)
 
 
-def _of_model(preset: str, classes: Sequence[ClassInfo], steps: int) -> TrainingRecipe:
+def _of_model(preset: str, classes: Sequence[ClassInfo], steps: int | None) -> TrainingRecipe:
     """A kind's recipe, or a model as it is, for these classes."""
     recipes = {name: recipe for kind in kinds().values() for name, recipe in kind.recipes.items()}
     values = recipes[preset](classes) if preset in recipes else {"architecture": _architecture(preset)}
@@ -150,21 +154,23 @@ def _architecture(preset: str) -> str:
     )
 
 
-def _completed(name: str, values: Mapping[str, Any], classes: Sequence[ClassInfo], steps: int) -> TrainingRecipe:
+def _completed(name: str, values: Mapping[str, Any], classes: Sequence[ClassInfo], steps: int | None) -> TrainingRecipe:
     """A recipe of which only what is not the default is stated."""
     values = dict(values)
     architecture = values.pop("architecture")
     config = values.pop("config", {}) | find_kind(find_model(architecture).kind).class_counts(classes)
-    usual = {"steps": 1000, "warmup_steps": 50, "checkpoint_every": 100, "ema_decay": ema_decay(steps)}
-    loop = LoopConfig(**{**usual, **values.pop("loop", {})})
+    stated = {"steps": 1000, "warmup_steps": 50, "checkpoint_every": 100, **values.pop("loop", {})}
+    loop = LoopConfig(**{"ema_decay": ema_decay(steps or stated["steps"]), **stated})
     name = values.pop("name", name)
     return TrainingRecipe(name, architecture, config, tuple(dataclasses.astuple(c) for c in classes), loop, **values)
 
 
-def _read(uri: str, steps: int) -> TrainingRecipe:
+def _read(uri: str, steps: int | None = None) -> TrainingRecipe:
     root, key = split_uri(uri)
     try:
         recipe = TrainingRecipe.from_json(json.loads(open_store(root).get(key)))
     except json.JSONDecodeError as error:
         raise UsageError(f"{uri} is no recipe: {error}") from error
+    if steps is None or steps == recipe.loop.steps:
+        return recipe
     return dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, ema_decay=ema_decay(steps)))

@@ -1,29 +1,70 @@
 """Recipes for photographs and other real pictures, derived from what a label set is like.
 
-All begin from an EfficientNet-Lite0 that learnt on ImageNet. How large images are to the network, which windows are cut
-from them, anchors, how many objects an image may have and which classes are rare come from the labels
-(``tasks.training.inspection``); ``visionmill inspect`` shows the recipe, and a file of it can be changed and trained.
+All begin from features of ImageNet: small models from an EfficientNet-Lite0, usual ones from a ResNet-50. How large
+images are to the network, which windows are cut from them, anchors, how many objects an image may have, which classes
+are rare and how long training takes come from the labels (``tasks.training.inspection``); ``visionmill inspect`` shows
+the recipe, and a file of it can be changed and trained.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from modelkit import ClassInfo
 from modelkit.layers import EfficientNetLiteBackbone
+from modelkit.layers.backbones import Backbone
 from modelkit.training.transfer import IMAGENET
 from tasks.training.inspection import Inspection
 
 Values = dict[str, Any]
 
-BACKBONE = "efficientnet_lite0"
-LARGEST_SIDE = 640
-"""Pixels; larger images are reduced to it."""
-WINDOW = 256
-"""Pixels; a step of training looks at windows of at most this side."""
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a model is, and what it looks at.
+
+    Args:
+        backbone: as configured; it gives maps c2 to c5.
+        mean, std: of the images that it learnt from.
+        largest_side: pixels; larger images are reduced to it.
+        window: pixels; a step of training looks at windows of at most this side.
+        channels: of the pyramid's maps, of heads on boxes, and of DeepLab's head.
+        low_channels: of DeepLab's fine map.
+        hidden: units of the two layers that tell boxes apart.
+    """
+
+    backbone: dict[str, Any]
+    mean: Sequence[float]
+    std: Sequence[float]
+    largest_side: int
+    window: int
+    channels: int
+    low_channels: int
+    hidden: int
+
+
+SIZES = {
+    "small": Size(
+        {"name": "efficientnet_lite0"},
+        EfficientNetLiteBackbone.imagenet_mean,
+        EfficientNetLiteBackbone.imagenet_std,
+        largest_side=640, window=256, channels=96, low_channels=24, hidden=256,
+    ),
+    "usual": Size(
+        {"name": "resnet", "depth": 50},
+        Backbone.imagenet_mean,
+        Backbone.imagenet_std,
+        largest_side=1333, window=512, channels=256, low_channels=48, hidden=1024,
+    ),
+}  # fmt: skip
+BATCH = 8
+_EPOCHS_OF_PIXELS, _EPOCHS_OF_OBJECTS = 60, 40
+_STEPS = (500, 3000)
 _SEEN_PX = 16.0  # side that the smaller tenth of the objects shall have to the network
 _LARGEST_FACTOR = 2.0  # enlarging further shows nothing new
 _LEVELS = 4  # maps of strides 4 to 32
@@ -32,130 +73,154 @@ _PER_IMAGE = 100  # detections, as COCO judges them
 _HANDED = ("left", "right")
 
 
-def semantic(seen: Inspection) -> Values:
+def semantic(seen: Inspection, size: str = "small") -> Values:
     """DeepLabV3+ at output stride 16, with Dice and cross-entropy that do not forget rare classes."""
-    has_background = not seen.stuff
-    head = {"name": "deeplabv3plus_head", "channels": 96, "low_channels": 24, "decoder_convs": 2, "separable": True}
-    weights = class_weights(seen, background=has_background)
-    factor = factor_of(seen, for_objects=False)
+    of, has_background = SIZES[size], not seen.stuff
+    scale = Scale.of(seen, of, for_objects=False)
     return {
         "name": "photographs_semantic",
         "architecture": "deeplabv3plus",
         "config": {
-            "backbone": {"name": BACKBONE, "out": ["c2", "c4"]},
-            "head": head,
-            "losses": {"dice": 1.0, "dice_by_class": True, "class_weights": weights},
-            "transform": transform(seen, factor) | {"padding": "pad"},
+            "backbone": {**of.backbone, "out": ["c2", "c4"]},
+            "head": {
+                "name": "deeplabv3plus_head", "channels": of.channels, "low_channels": of.low_channels,
+                "decoder_convs": 2, "separable": True,
+            },
+            "losses": {
+                "dice": 1.0, "dice_by_class": True, "class_weights": class_weights(seen, background=has_background),
+            },
+            "transform": scale.transform() | {"padding": "pad"},
             "background": 0 if has_background else None,
         },
-        **_training(seen, factor, zoom=(0.5, 2.0)),
+        **_training(seen, scale, zoom=(0.5, 2.0), epochs=_EPOCHS_OF_PIXELS),
         "rate_scales": {"network.backbone.": 0.2},
-    }
+    }  # fmt: skip
 
 
-def instance(seen: Inspection) -> Values:
+def instance(seen: Inspection, size: str = "small") -> Values:
     """Mask R-CNN on four maps, strides 4 to 32, with anchors of the objects' sizes and proportions."""
-    return _detector(seen, "photographs_instance", "mask_rcnn", with_masks=True)
+    return _detector(seen, SIZES[size], "photographs_instance", "mask_rcnn", with_masks=True)
 
 
-def detection(seen: Inspection) -> Values:
+def detection(seen: Inspection, size: str = "small") -> Values:
     """Faster R-CNN on the same maps and anchors."""
-    return _detector(seen, "photographs_detection", "faster_rcnn", with_masks=False)
+    return _detector(seen, SIZES[size], "photographs_detection", "faster_rcnn", with_masks=False)
 
 
-def panoptic(seen: Inspection) -> Values:
+def panoptic(seen: Inspection, size: str = "small") -> Values:
     """Panoptic FPN: the detector with masks, and a semantic head on all maps."""
-    values = _detector(seen, "photographs_panoptic", "panoptic_fpn", with_masks=True)
-    width = float(np.prod(seen.median_hw)) * factor_of(seen) ** 2
+    of = SIZES[size]
+    values = _detector(seen, of, "photographs_panoptic", "panoptic_fpn", with_masks=True)
+    pixels = float(np.prod(seen.median_hw)) * Scale.of(seen, of).factor ** 2
     values["config"] |= {
-        "semantic": {"name": "semantic_fpn", "channels": 64},
-        "fusion": {"stuff_area": max(16, round(width * 0.002))},
+        "semantic": {"name": "semantic_fpn", "channels": max(64, of.channels // 2)},
+        "fusion": {"stuff_area": max(16, round(pixels * 0.002))},
         "loss_weights": {"loss_semantic": 1.0, "loss_panoptic": 0.5},
     }
     return values | {"rate_scales": {"detector.backbone.": 0.2}}
 
 
-def _detector(seen: Inspection, name: str, architecture: str, *, with_masks: bool) -> Values:
-    factor = factor_of(seen)
-    sizes, ratios = anchors_of(seen, factor)
+def _detector(seen: Inspection, of: Size, name: str, architecture: str, *, with_masks: bool) -> Values:
+    scale = Scale.of(seen, of)
+    sizes, ratios = anchors_of(seen, scale.factor)
     most = detections_of(seen)
     heads: dict[str, Any] = {
-        "box": {"name": "box_head", "fc_channels": [256, 256], "detections_per_image": most},
+        "box": {"name": "box_head", "fc_channels": [of.hidden] * 2, "detections_per_image": most},
     }
     if with_masks:
-        heads["mask"] = {"name": "mask_head", "channels": [96] * 4, "predictor_channels": 96}
+        heads["mask"] = {"name": "mask_head", "channels": [of.channels] * 4, "predictor_channels": of.channels}
     return {
         "name": name,
         "architecture": architecture,
         "config": {
-            "backbone": {"name": BACKBONE},
-            "neck": {"name": "fpn", "channels": 96, "extra": None},
+            "backbone": of.backbone,
+            "neck": {"name": "fpn", "channels": of.channels, "extra": None},
             "rpn": {
-                "name": "rpn", "anchor_sizes": [[size] for size in sizes], "aspect_ratios": ratios,
+                "name": "rpn", "anchor_sizes": [[each] for each in sizes], "aspect_ratios": ratios,
                 "foreground_iou": 0.6, "pre_nms_train": 1000, "pre_nms_test": max(500, 3 * most),
                 "post_nms_train": 500, "post_nms_test": max(300, 2 * most),
             },
             "heads": heads,
             "sampler": {"iou_threshold": 0.5, "per_image": 128, "positive_fraction": 0.25},
-            "transform": transform(seen, factor),
+            "transform": scale.transform(),
         },
-        **_training(seen, factor, zoom=(0.7, 1.5)),
+        **_training(seen, scale, zoom=(0.7, 1.5), epochs=_EPOCHS_OF_OBJECTS),
         "rate_scales": {"backbone.": 0.2},
         "repeat_threshold": 0.1 if len(seen.things) > 1 else 0.0,
     }  # fmt: skip
 
 
-def factor_of(seen: Inspection, *, for_objects: bool = True) -> float:
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large the usual image is to the network.
+
+    Args:
+        factor: pixels of the network for a pixel of the image.
+        short, long: sides of the usual and of the largest image, pixels of the network.
+        window_hw: what a step of training looks at, pixels of the network: multiples of 32, no more than images need.
+        size: of the model.
+    """
+
+    factor: float
+    short: int
+    long: int
+    window_hw: tuple[int, int]
+    size: Size
+
+    @classmethod
+    def of(cls, seen: Inspection, size: Size, *, for_objects: bool = True) -> Scale:
+        """What the labels call for."""
+        factor = factor_of(seen, size.largest_side, for_objects=for_objects)
+        short = max(32, round(min(seen.median_hw) * factor))
+        long = max(size.window, round(min(float(seen.sizes_hw.max()) * factor, 2 * size.largest_side)), short)
+        rows, columns = (min(size.window, max(64, math.ceil(side * factor / 32) * 32)) for side in seen.median_hw)
+        return cls(factor, short, long, (rows, columns), size)
+
+    def transform(self) -> Values:
+        """Options of ``ImageTransform``: images get the shorter side of the usual one, windows stay as they are."""
+        return {
+            "min_size": self.short,
+            "max_size": self.long,
+            "train_min_sizes": [min(self.window_hw)],
+            "mean": list(self.size.mean),
+            "std": list(self.size.std),
+        }
+
+
+def factor_of(seen: Inspection, largest_side: int = SIZES["small"].largest_side, *, for_objects: bool = True) -> float:
     """Pixels of the network for a pixel of the usual image.
 
     Large images are reduced. Where objects would be smaller than can be seen, images are enlarged, as far as that fits.
     """
-    limit = LARGEST_SIDE / max(seen.median_hw)
+    limit = largest_side / max(seen.median_hw)
     if not for_objects or not len(seen.areas):
         return min(1.0, limit)
     small = float(np.quantile(np.sqrt(np.maximum(seen.areas, 1.0)), 0.1))
     return min(limit, max(1.0, min(_SEEN_PX / small, _LARGEST_FACTOR)))
 
 
-def transform(seen: Inspection, factor: float) -> Values:
-    """Options of ``ImageTransform``: the shorter side of the usual image times the factor; windows stay as they are."""
-    short, long = min(seen.median_hw) * factor, float(seen.sizes_hw.max()) * factor
-    return {
-        "min_size": max(32, round(short)),
-        "max_size": max(WINDOW, round(min(long, 2 * LARGEST_SIDE)), round(short)),
-        "train_min_sizes": [min(window_hw(seen, factor))],
-        "mean": list(EfficientNetLiteBackbone.imagenet_mean),
-        "std": list(EfficientNetLiteBackbone.imagenet_std),
-    }
-
-
-def _training(seen: Inspection, factor: float, *, zoom: tuple[float, float]) -> Values:
-    rows, columns = window_hw(seen, factor)
-    cut = {
-        "name": "random_crop",
-        "height": rows,
-        "width": columns,
-        "low": zoom[0],
-        "high": zoom[1],
-        "short_side": transform(seen, factor)["min_size"],
-    }
+def _training(seen: Inspection, scale: Scale, *, zoom: tuple[float, float], epochs: int) -> Values:
+    rows, columns = scale.window_hw
+    cut = {"name": "random_crop", "height": rows, "width": columns, "low": zoom[0], "high": zoom[1],
+           "short_side": scale.short}  # fmt: skip
     colour = {"name": "colour_jitter", "brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.05}
     mirror = [{"name": "horizontal_flip"}] if may_be_mirrored(seen.classes) else []
-    weak = [*mirror, cut, colour]
+    strong = [{"name": "rand_augment", "photometric_only": True}, {"name": "cutout"}]
     return {
         "initial": IMAGENET,
-        "batch_size": 8,
-        "loop": {"learning_rate": 1e-3, "warmup_steps": 50, "weight_decay": 0.02},
-        "labelled": {"augmentation": weak},
-        "unlabelled": {"augmentation": [*mirror, cut, {"name": "rand_augment", "photometric_only": True},
-                                        {"name": "cutout"}]},
+        "batch_size": BATCH,
+        "loop": {
+            "steps": steps_of(seen, epochs), "learning_rate": 1e-3, "warmup_steps": 50, "weight_decay": 0.02,
+        },
+        "labelled": {"augmentation": [*mirror, cut, colour]},
+        "unlabelled": {"augmentation": [*mirror, cut, *strong]},
     }  # fmt: skip
 
 
-def window_hw(seen: Inspection, factor: float) -> tuple[int, int]:
-    """Height and width of what a step looks at, network's pixels: multiples of 32, no more than the image needs."""
-    rows, columns = (min(WINDOW, max(64, math.ceil(side * factor / 32) * 32)) for side in seen.median_hw)
-    return rows, columns
+def steps_of(seen: Inspection, epochs: int) -> int:
+    """Steps in which every image is looked at so often; of few images oftener, of very many less often."""
+    fewest, most = _STEPS
+    return int(min(most, max(fewest, round(len(seen.sizes_hw) * epochs / BATCH, -1))))
 
 
 def may_be_mirrored(classes: tuple[ClassInfo, ...]) -> bool:

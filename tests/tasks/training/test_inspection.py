@@ -11,6 +11,7 @@ import torch
 
 from infra.errors import DatasetError, UsageError
 from modelkit import ClassInfo, create_model
+from modelkit.registry import count_parameters
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.product import find_kind
 from tasks.products.segments.photographs import anchor_fit, anchors_of, factor_of, may_be_mirrored
@@ -199,3 +200,24 @@ def test_windows_are_cut_at_the_size_that_the_network_looks_at_and_not_resized_a
     window = torch.rand(3, cut["height"], cut["width"])
     _, [geometry] = transform.batch([window], training=True)
     assert geometry.resized_hw == (cut["height"], cut["width"])
+
+
+@pytest.mark.parametrize("kind", ["instance", "detection", "panoptic", "semantic"])
+def test_a_usual_model_is_a_resnet_and_larger_than_a_small_one(kind: str) -> None:
+    labels = numbered(MIXED, kind)
+    seen = inspect_labels(labels)
+    recipes = [make_recipe(kind, labels.classes, seed=0, seen=seen, size=size) for size in ("small", "usual")]
+    small, usual = (count_parameters(each.architecture, **each.config) for each in recipes)
+    assert 5e5 < small < 8e6 and 8e6 < usual < 60e6 and usual > 5 * small, (small, usual)
+    assert [each.name for each in recipes] == [f"photographs_{kind}"] * 2
+
+
+def test_few_images_are_looked_at_oftener_and_many_less_often() -> None:
+    seen = inspect_labels(STREETS)
+
+    def steps(images: int) -> int:
+        many = dataclasses.replace(seen, sizes_hw=np.tile(seen.sizes_hw[:1], (images, 1)))
+        return make_recipe("semantic", STREETS.classes, seed=0, seen=many).loop.steps
+
+    assert [steps(images) for images in (20, 200, 100_000)] == [500, 1500, 3000]
+    assert make_recipe("semantic", STREETS.classes, steps=7, seed=0, seen=seen).loop.steps == 7
