@@ -9,6 +9,7 @@ from typing import Any
 from flows.labels import labels_of, near_duplicates_joined
 from flows.parameters import InspectParameters
 from infra.store import open_store, split_uri
+from infra.telling import tell
 from tasks.labels.label_sets import LabelSet
 from tasks.training.inspection import inspect_labels
 from tasks.training.presets import recipe_for
@@ -23,7 +24,9 @@ def run_inspect(parameters: InspectParameters) -> dict[str, Any]:
     Raises:
         VisionmillError: labels that cannot be read, a recipe that makes no sense, a place that cannot be written to.
     """
+    tell("reading the labels")
     labels = labels_of(parameters.labelled, parameters)
+    tell("looking at the labels, deriving the recipe")
     recipe, labels = recipe_for(labels, parameters.recipe, steps=parameters.steps, seed=0, size=parameters.size)
     if parameters.save is not None:
         root, key = split_uri(parameters.save)

@@ -72,8 +72,7 @@ def flow_of(product: Product) -> Flow[[JobParameters], Summary]:
     """The product's Prefect flow; Prefect's page offers the fields of its parameters."""
 
     def carry_out_job(parameters: JobParameters) -> Summary:
-        name = f"{product.verb} {page.short(parameters.source)} into {page.short(parameters.output)}"
-        with without_secrets(), page.run_shown(name, [product.name, f"model: {page.short(parameters.model)}"]):
+        with without_secrets(), page.run_shown([product.name, f"model: {page.short(parameters.model)}"]):
             summary = _carry_out(product, parameters, orchestrated_steps)
             return page.completed(words_of_job(summary), summary)  # type: ignore[return-value]  # Prefect gives its data
 
@@ -82,7 +81,12 @@ def flow_of(product: Product) -> Flow[[JobParameters], Summary]:
     carry_out_job.__doc__ = (
         f"{product.verb.capitalize()} what is new or changed in a dataset. A run that finds nothing new ends at once."
     )
-    return flow(name=f"{product.verb}-dataset", persist_result=False)(carry_out_job)
+
+    def name_of(parameters: JobParameters) -> str:
+        return f"{product.verb} {page.short(parameters.source)} into {page.short(parameters.output)}"
+
+    called = page.called(name_of)
+    return flow(name=f"{product.verb}-dataset", flow_run_name=called, persist_result=False)(carry_out_job)
 
 
 def __getattr__(name: str) -> Flow[[JobParameters], Summary]:

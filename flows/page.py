@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -28,7 +28,6 @@ from tasks.parameters import MIN_SCORE
 from tasks.product import Product
 
 MAX_ROWS = 200  # of a table on the page
-LOG_IN = "not logged in there yet? `visionmill ui` opens the page logged in"
 
 _FAILURES = """
 SELECT stage, error_type, count(*) AS items, any_value(uri) AS example, any_value(error) AS error
@@ -38,20 +37,33 @@ FROM failures GROUP BY ALL ORDER BY items DESC, stage, error_type
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def run_shown(name: str, tags: Iterable[str]) -> Iterator[None]:
-    """Around the body of a flow: a name, tags, progress from the first second, its address in the log.
+def called(name_of: Callable[[Any], str]) -> Callable[[], str]:
+    """What a run is called from Prefect's first line about it: ``flow(flow_run_name=called(...))``.
 
     Args:
-        name: what it does, to what: "segment photos".
+        name_of: of the flow's ``parameters``, what it does to what: "segment photos".
+    """
+
+    def name() -> str:
+        context = FlowRunContext.get()
+        return redact(name_of(context.parameters["parameters"])) if context is not None else ""
+
+    return name
+
+
+@contextmanager
+def run_shown(tags: Iterable[str]) -> Iterator[None]:
+    """Around the body of a flow: tags, progress from the first second, and in the log how its page is opened.
+
+    Args:
         tags: to filter by, beside those that the run has already.
     """
     with _at_most_a_note():
         every = sorted({*flow_run.tags, *map(redact, tags)})
         with get_client(sync_client=True) as client:
-            client.update_flow_run(UUID(flow_run.get_id()), name=redact(name), tags=every)
+            client.update_flow_run(UUID(flow_run.get_id()), tags=every)
         address = url_for("flow-run", obj_id=flow_run.get_id()) or ""
-        logger_of_run().info("%s: %s (%s)", redact(name), address, LOG_IN)
+        logger_of_run().info("to look at it, logged in: visionmill ui %s", address)
     with progress_shown(Console(stderr=True)), progress_recorded():
         yield
 
@@ -121,8 +133,10 @@ def _markdown(product: Product, summary: Summary) -> str:
 
 def _link(key: str, uri: str | None, description: str) -> None:
     if uri:
-        address = f"file://{uri}" if is_local(uri) and "://" not in uri else uri
-        create_link_artifact(key=key, link=redact(address), link_text=redact(uri), description=redact(description))
+        is_file = is_local(uri) and "://" not in uri
+        address = f"file://{uri}" if is_file else uri
+        told = f"{description}. Browsers follow no link from a page to a file: copy it" if is_file else description
+        create_link_artifact(key=key, link=redact(address), link_text=redact(uri), description=redact(told))
 
 
 def _table(key: str, rows: list[dict[str, Any]], description: str) -> None:

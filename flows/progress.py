@@ -88,6 +88,7 @@ class Display:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._word, self._began_s, self._line_s = Word(""), time.monotonic(), time.monotonic()
+        self._is_new = False
         self._bar: Progress | None = None
         self._task: Any = None
 
@@ -105,8 +106,7 @@ class Display:
 
     def _hear(self, word: Word) -> None:
         if word.doing != self._word.doing:
-            self._began_s = time.monotonic()
-            self._line_s = self._began_s - LINE_INTERVAL_S + _FIRST_LINE_S
+            self._began_s, self._is_new = time.monotonic(), True
             if self._bar is not None:
                 self._bar.reset(self._task, start=True)
         self._word = word
@@ -122,8 +122,9 @@ class Display:
 
     def _tick(self) -> None:
         now_s = time.monotonic()
-        if self._word.doing and now_s - self._line_s >= LINE_INTERVAL_S:
-            self._line_s = now_s
+        is_due = now_s - self._line_s >= LINE_INTERVAL_S or (self._is_new and now_s - self._began_s >= _FIRST_LINE_S)
+        if self._word.doing and is_due:
+            self._line_s, self._is_new = now_s, False
             self._console.print(escape(redact(line_of(self._word, now_s - self._began_s))), soft_wrap=True)
 
 

@@ -69,11 +69,14 @@ def run_retrain(
         return summary
 
 
-@flow(name="retrain-model", persist_result=False)
+def _name_of(parameters: RetrainParameters) -> str:
+    return f"retrain {parameters.task} on {page.short(parameters.labelled)} and {page.short(parameters.unlabelled)}"
+
+
+@flow(name="retrain-model", flow_run_name=page.called(_name_of), persist_result=False)
 def retrain_model(parameters: RetrainParameters) -> Summary:
     """Teach a student with a champion's labels; promote it if the gate lets it through."""
-    name = f"retrain {parameters.task} on {page.short(parameters.labelled)} and {page.short(parameters.unlabelled)}"
-    with without_secrets(), page.run_shown(name, ["retrain", parameters.task]):
+    with without_secrets(), page.run_shown(["retrain", parameters.task]):
         summary = _retrain(parameters, orchestrated_steps, None)
         page.show_rounds(summary, [_told(outcome) for outcome in summary["rounds"]])
         return page.completed(words_of_loop(summary), summary)  # type: ignore[return-value]  # Prefect gives its data

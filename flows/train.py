@@ -55,12 +55,16 @@ def run_train(parameters: TrainParameters, *, orchestrated: bool = True, console
         return summary
 
 
-@flow(name="train-model", persist_result=False)
+def _name_of(parameters: TrainParameters) -> str:
+    recipe = f"{page.short(parameters.recipe)} " if parameters.recipe else ""
+    return f"train {recipe}on {page.short(parameters.labelled)}"
+
+
+@flow(name="train-model", flow_run_name=page.called(_name_of), persist_result=False)
 def train_model(parameters: TrainParameters) -> Summary:
     """Train on human labels: from scratch, by transfer, or by distillation."""
-    recipe = page.short(parameters.recipe or "derived")
-    name = f"train {recipe} on {page.short(parameters.labelled)}"
-    with without_secrets(), page.run_shown(name, ["train", f"recipe: {recipe}"]):
+    recipe = page.short(parameters.recipe) if parameters.recipe else "from the labels"
+    with without_secrets(), page.run_shown(["train", f"recipe: {recipe}"]):
         summary = _train(parameters, orchestrated_steps)
         page.show_training(summary)
         return page.completed(words_of_training(summary), summary)  # type: ignore[return-value]  # Prefect gives its data

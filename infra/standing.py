@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from infra.errors import ServiceError
 from infra.processes import ProcessId, file_lock, free_ports, port_is_free, spawn, stop
 from infra.redaction import redact
+from infra.telling import tell
 
 START_ATTEMPTS = 3  # a port can be taken between choosing and binding it
 
@@ -128,6 +129,7 @@ class StandingService:
         return self._site() if (self._folder / "ports.json").exists() else None
 
     def _start(self, timeout_s: float) -> Site:
+        tell(f"starting the service {self.name}")
         for attempt in range(START_ATTEMPTS):
             site = self._site(new_ports=attempt > 0)
             self._recipe.prepare(site)

@@ -53,6 +53,17 @@ def say(text: str, *, style: str | None = None) -> None:
     people.print(escape(redact(text)), style=style, soft_wrap=True)
 
 
+@contextmanager
+def long_work() -> Iterator[None]:
+    """Progress is shown for the time of the block, from the first second: imports that take many belong into it."""
+    from flows.progress import progress_shown
+    from infra.telling import tell
+
+    with progress_shown(people):
+        tell("loading what this needs")
+        yield
+
+
 def table(*names: str) -> Table:
     """An empty table whose cells wrap where a terminal is narrow: names and addresses are there to be copied."""
     return Table(*[Column(escape(name), overflow="fold") for name in names], box=None)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import JsonFlag, Summary, command, people, say
+from flows.cli.console import JsonFlag, Summary, command, long_work, people, say
 from infra.problems import checked
 from tasks.product import default_product
 
@@ -22,18 +22,19 @@ def demo(
     as_json: JsonFlag = False,
 ) -> Summary:
     """Compose data into a local S3 bucket, segment it, answer a query, write a report."""
-    from flows import demo as job
-    from flows.cli.results import _print_table
-    from flows.job import run_job
-    from infra import services
-    from tasks.output.query import run_query
-
     started = time.monotonic()
     say("1/4  starting the local services (loopback only; `visionmill down` stops them)", style="bold")
-    endpoint = services.ensure_s3(bucket=job.BUCKET)
-    os.environ.update(endpoint.environment())
-    say(f"2/4  composing {images} scenes and a video of {frames} frames into {job.SOURCE}", style="bold")
-    job.compose_demo_data(images, frames)
+    with long_work():
+        from flows import demo as job
+        from flows.cli.results import _print_table
+        from flows.job import run_job
+        from infra import services
+        from tasks.output.query import run_query
+
+        endpoint = services.ensure_s3(bucket=job.BUCKET)
+        os.environ.update(endpoint.environment())
+        say(f"2/4  composing {images} scenes and a video of {frames} frames into {job.SOURCE}", style="bold")
+        job.compose_demo_data(images, frames)
     product = default_product()
     say(f"3/4  {product.doing}:  visionmill {product.verb} {job.SOURCE} {job.OUTPUT} --model {job.MODEL}", style="bold")
     parameters = checked(product.parameters, source=job.SOURCE, output=job.OUTPUT, model=job.MODEL, shard_items=16)

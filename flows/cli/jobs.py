@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import PrefectFlag, Summary, command, people, say
+from flows.cli.console import PrefectFlag, Summary, command, long_work, people, say
 from tasks.parameters import JobParameters
 from tasks.product import Product
 
@@ -25,9 +25,10 @@ def job_command(product: Product) -> Callable[..., None]:
         refuse_at_once(product, parameters, is_tried=not dry_run)
         if dry_run:
             return _foresee(product, parameters)
-        from flows.job import run_job
+        with long_work():
+            from flows.job import run_job
 
-        summary = run_job(product, parameters, orchestrated=prefect, console=people)
+            summary = run_job(product, parameters, orchestrated=prefect, console=people)
         _tell(summary, product)
         return summary
 
@@ -41,10 +42,12 @@ def job_command(product: Product) -> Callable[..., None]:
 
 def _foresee(product: Product, parameters: JobParameters) -> Summary:
     """What a dry run says, for people too."""
-    from flows.dry_run import dry_run
     from infra.telling import duration
 
-    summary = dry_run(product, parameters)
+    with long_work():
+        from flows.dry_run import dry_run
+
+        summary = dry_run(product, parameters)
     if summary["outcome"] == "nothing_to_do":
         _tell(summary, product)
         return summary

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.console import JsonFlag, Summary, answers, command, people, say, table
+from flows.cli.console import JsonFlag, Summary, answers, command, long_work, people, say, table
 from infra.errors import UsageError
 
 _CONFIG_HELP = "Options of the model that no tensor tells (input size, output stride): JSON, or a .json file of it."
@@ -61,11 +61,12 @@ def import_(
     part: Annotated[list[str] | None, typer.Option(help=_PART_HELP)] = None,
 ) -> Summary:
     """Turn a published checkpoint into safetensors + record; every tensor is checked, nothing is unpickled."""
-    import modelkit
-    from tasks.product import find_kind, find_product
+    with long_work():
+        import modelkit
+        from tasks.product import find_kind, find_product
 
-    parts = dict(map(_pair_of, part or ()))
-    record = modelkit.import_weights(name, file, destination, config=_json_of(config), classes=classes, parts=parts)
+        parts, options = dict(map(_pair_of, part or ())), _json_of(config)
+        record = modelkit.import_weights(name, file, destination, config=options, classes=classes, parts=parts)
     say(
         f"imported {file.name} as {name}: {record.num_parameters:,} parameters, digest {record.digest[:12]}",
         style="green",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import JsonFlag, Summary, answers, command, people, say, table
+from flows.cli.console import JsonFlag, Summary, answers, command, long_work, people, say, table
 from infra.errors import UsageError
 from tasks.parameters import MIN_SCORE
 from tasks.product import products
@@ -123,12 +123,11 @@ def report(
     product: ProductFlag = None,
 ) -> Summary:
     """Write report/index.html into the output of a job or of `retrain`: numbers, reasons, pictures."""
-    from flows.progress import progress_shown
-    from infra.telling import tell
-    from tasks.report.report import write_report
-    from tasks.report.round_page import has_rounds, write_loop_report
+    with long_work():
+        from infra.telling import tell
+        from tasks.report.report import write_report
+        from tasks.report.round_page import has_rounds, write_loop_report
 
-    with progress_shown(people):
         tell("writing the report")
         if has_rounds(output):
             written = write_loop_report(output, samples=samples)
@@ -150,10 +149,9 @@ def export(
     product: ProductFlag = None,
 ) -> Summary:
     """Export the newest results for other tools. Failed items are left out and counted."""
-    from flows.progress import progress_shown
-    from tasks.report.export import export as export_results
+    with long_work():
+        from tasks.report.export import export as export_results
 
-    with progress_shown(people):
         summary = export_results(
             output, to, destination, product=product, images=images, min_score=min_score, where=where
         )
@@ -179,10 +177,9 @@ def verify(
     product: ProductFlag = None,
 ) -> Summary:
     """Recount: every planned item has exactly one row in its shard, every footer is true. Exit code 1 if not."""
-    from flows.progress import progress_shown
-    from tasks.report.verify import verify as verify_results
+    with long_work():
+        from tasks.report.verify import verify as verify_results
 
-    with progress_shown(people):
         found = verify_results(output, deep=deep, product=product)
     for problem in found.problems:
         say(f"problem: {problem}", style="red")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import Summary, command, people, say, table
+from flows.cli.console import Summary, command, long_work, people, say, table
 
 S3Flag = Annotated[bool, typer.Option("--s3", help="Also a local S3 server (SeaweedFS).")]
 WorkerFlag = Annotated[bool, typer.Option("--worker", help="Also a worker that runs scheduled deployments.")]
@@ -18,9 +18,10 @@ def up(
     worker: WorkerFlag = False,
 ) -> Summary:
     """Start the standing local services (loopback only) and keep them until `visionmill down`."""
-    from infra import services
+    with long_work():
+        from infra import services
 
-    state = services.up(s3=s3, worker=worker)
+        state = services.up(s3=s3, worker=worker)
     return _show(state)
 
 
@@ -35,9 +36,11 @@ def ui(
     import webbrowser
     from urllib.parse import urlsplit
 
-    from infra import services
+    wanted = urlsplit(path)._replace(scheme="", netloc="").geturl()
+    with long_work():
+        from infra import services
 
-    logged_in, plain = services.page_of(urlsplit(path).path or "/")
+        logged_in, plain = services.page_of(wanted or "/")
     opened = browser and webbrowser.open(logged_in)
     if not opened:
         say(f"open in a browser of this machine: {logged_in}", style="green")

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.cli.console import JsonFlag, PrefectFlag, Summary, answers, command, people, say, table
+from flows.cli.console import JsonFlag, PrefectFlag, Summary, answers, command, long_work, people, say, table
 from flows.parameters import (
     DigitscapeParameters,
     EvaluateParameters,
@@ -19,11 +19,12 @@ from flows.parameters import (
 @command
 def digitscape(parameters: DigitscapeParameters) -> Summary:
     """Compose scenes of handwritten digits over photographs, with their labels, for train and evaluate."""
-    from tasks.labels.digitscape import write_digitscape
+    with long_work():
+        from tasks.labels.digitscape import write_digitscape
 
-    labels = write_digitscape(
-        parameters.output, size_hw=parameters.size_hw, **parameters.model_dump(exclude={"output", "size"})
-    )
+        labels = write_digitscape(
+            parameters.output, size_hw=parameters.size_hw, **parameters.model_dump(exclude={"output", "size"})
+        )
     for what, uri in labels.items():
         say(f"{what}: {uri}", style="green")
     return {"scenes": parameters.scenes, "frames": parameters.frames, "labels": labels}
@@ -32,9 +33,10 @@ def digitscape(parameters: DigitscapeParameters) -> Summary:
 @command
 def inspect(parameters: InspectParameters, as_json: JsonFlag = False) -> Summary:
     """Look at labels: sizes, classes, what looks wrong, near-duplicates, and the recipe that they call for."""
-    from flows.inspection import run_inspect
+    with long_work():
+        from flows.inspection import run_inspect
 
-    seen = run_inspect(parameters)
+        seen = run_inspect(parameters)
     tell_labels(seen["labels"])
     console = people if as_json else answers
     console.print(f"{seen['images']} images in {seen['groups']} groups, {seen['objects']} objects")
@@ -71,9 +73,10 @@ def inspect(parameters: InspectParameters, as_json: JsonFlag = False) -> Summary
 @command
 def train(parameters: TrainParameters, prefect: PrefectFlag = True) -> Summary:
     """Train a model: from scratch, from other weights (--from), or beside a teacher (--teacher). Resumes by itself."""
-    from flows.train import run_train, words_of_training
+    with long_work():
+        from flows.train import run_train, words_of_training
 
-    summary = run_train(parameters, orchestrated=prefect, console=people)
+        summary = run_train(parameters, orchestrated=prefect, console=people)
     say(words_of_training(summary), style="green")
     if summary["initial"]:
         say(adopted_in_words(summary["initial"]))
@@ -90,19 +93,18 @@ def train(parameters: TrainParameters, prefect: PrefectFlag = True) -> Summary:
 @command
 def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summary:
     """Judge a model on labelled images: AP by class and size (COCO's), mean IoU, or panoptic quality."""
-    from flows.labels import labels_of
-    from flows.progress import progress_shown
-    from infra.telling import tell
-    from tasks.evaluation.evaluate import evaluate_model
-    from tasks.evaluation.figures import to_json
+    with long_work():
+        from flows.labels import labels_of
+        from infra.telling import tell
+        from tasks.evaluation.evaluate import evaluate_model
+        from tasks.evaluation.figures import to_json
 
-    with progress_shown(people):
         tell("reading the labels")
         labels = labels_of(parameters.labelled, parameters)
         tell_labels(labels.to_json())
         tell("loading the model")
         judged = evaluate_model(parameters.model, labels, weights=parameters.weights, device=parameters.device)
-    metrics = to_json(judged)
+        metrics = to_json(judged)
     _tell(metrics, to_people=as_json)
     return {
         "model": parameters.model,
@@ -115,9 +117,10 @@ def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summa
 @command
 def retrain(parameters: RetrainParameters, prefect: PrefectFlag = True) -> Summary:
     """Teach a student with the champion's labels on unlabelled data; promote it if the gate lets it through."""
-    from flows.retrain import run_retrain
+    with long_work():
+        from flows.retrain import run_retrain
 
-    summary = run_retrain(parameters, orchestrated=prefect, console=people)
+        summary = run_retrain(parameters, orchestrated=prefect, console=people)
     for outcome in summary["rounds"]:
         gate = outcome["gate"]
         word = "waits for approval" if outcome["waits_for_approval"] else "promoted" if gate["passed"] else "refused"

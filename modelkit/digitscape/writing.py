@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -81,6 +81,7 @@ def write_label_set(
     first: int = 0,
     num_frames: int = 1,
     image_format: ImageFormat = "png",
+    on_scene: Callable[[int], None] = lambda written: None,
 ) -> list[Path]:
     """Write scenes once with both truths, that of :func:`write_dataset` without stuff and :func:`write_panoptic`'s.
 
@@ -88,6 +89,7 @@ def write_label_set(
         folder, source, num_scenes, first, image_format: as for :func:`write_dataset`.
         num_frames: more than one writes clips instead, as videos ``folder/clips/<index>.mp4``. An image of the JSONs is
             then one frame: ``file_name`` is the video, ``frame`` counts from 0, and a digit keeps its ``track_id``.
+        on_scene: called after each scene or clip with how many are written.
 
     Returns:
         Paths of the JSONs: instances, panoptic.
@@ -105,6 +107,7 @@ def write_label_set(
             where = {} if num_frames == 1 else {"frame": frame}
             for truth in truths:
                 truth.add(scene, index * num_frames + frame + 1, name, **where)
+        on_scene(index - first + 1)
     return [truth.write() for truth in truths]
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from infra.errors import UsageError
 from infra.store import absolute_uri, is_local, open_store
+from infra.telling import tell
 from modelkit.digitscape import STYLES, Digitscape, DigitscapeError, Split, write_label_set
 
 
@@ -46,7 +47,10 @@ def write_digitscape(
         source = Digitscape(split, size_hw, seed, STYLES[style], dense=False)
         with tempfile.TemporaryDirectory(prefix="visionmill-digitscape-") as scratch:
             folder = Path(absolute_uri(output) if is_local(output) else scratch)
-            written = write_label_set(folder, source, scenes, first=first, num_frames=frames, image_format=image_format)
+            written = write_label_set(
+                folder, source, scenes, first=first, num_frames=frames, image_format=image_format,
+                on_scene=lambda done: tell("composing", done, scenes, "scenes"),
+            )  # fmt: skip
             if not is_local(output):
                 _upload(folder, output)
     except DigitscapeError as error:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from scipy import fft
 
+from infra.telling import tell
 from tasks.labels.label_sets import image_id_of
 from tasks.loop.schemas import FINGERPRINTS
 from tasks.media.decoding import DecodeOptions, EntryReader, decode_fetched, fetch_entry
@@ -82,6 +83,7 @@ def fingerprints_of(
         while chunk := list(islice(waiting, _CHUNK)):
             for found in pool.map(lambda entry: list(_rows(entry, reader, options, groups or {})), chunk):
                 rows += found
+                tell("looking for pictures that look the same", len(rows), unit="pictures")
     rows.sort(key=lambda row: str(row["image_id"]))
     return table_of(FINGERPRINTS, rows) if rows else FINGERPRINTS.empty()
 

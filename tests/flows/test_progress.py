@@ -56,6 +56,20 @@ def test_what_is_done_at_once_needs_no_line_and_nobody_listens_afterwards() -> N
     assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
 
 
+def test_steps_that_follow_each_other_leave_no_longer_silence_than_one_that_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.3)
+    monkeypatch.setattr(progress, "_FIRST_LINE_S", 0.2)
+    monkeypatch.setattr(progress, "_TICK_S", 0.02)
+    console, sink = heard()
+    with progress_shown(console):
+        for number in range(10):
+            tell(f"step {number}")
+            time.sleep(0.1)
+    assert 2 <= len(sink.getvalue().splitlines()) <= 3
+
+
 def test_one_display_shows_all_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_FIRST_LINE_S", 0.0)
     monkeypatch.setattr(progress, "_TICK_S", 0.02)

@@ -64,7 +64,8 @@ def test_a_run_on_ray_recorded_by_prefect_a_rerun_and_a_refusal_and_no_secret_an
     assert set(told["tags"]) == {"segments", "model: digitscape_mask_rcnn"}
     assert told["state"]["message"].startswith("14 ok, 1 failed, 0 quarantined in ")
     assert f"({first.summary['items_per_s']:.1f} items/s)" in told["state"]["message"] and "items/s)" in first.stderr
-    assert f"/runs/flow-run/{told['id']} (not logged in" in first.stderr
+    assert f"/runs/flow-run/{told['id']}\n" in first.stderr.partition("visionmill ui ")[2], "to be copied"
+    assert f"Beginning flow run '{told['name']}'" in first.stderr, "no name of Prefect's own before"
     by_class = json.loads(shown["found"]["data"])
     found = ask(output, "SELECT name, count(*) AS n FROM instances WHERE score >= 0.5 GROUP BY name")
     assert {each["name"]: each["n"] for each in by_class} == {each["name"]: each["n"] for each in found}
