@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from modelkit.carriers.classes import ClassInfo
+from modelkit.carriers.landmarks import KeypointSet
 from modelkit.errors import WeightsError
 
 FORMAT, FIRST_FORMAT = "visionmill.weights.v2", "visionmill.weights.v1"
@@ -50,6 +51,8 @@ class Weights:
         metrics: by data set or split, then by metric.
         licence: of the weights.
         tolerates: faster ways of computing that keep the metric.
+        keypoints: what the points are that the model finds on objects; None: it finds none. Not written where None, so
+            that older records stay as they are.
         created: ISO time, UTC.
         record_counts: whether config and classes are part of ``rows_digest``. Not in records of the first format, and
             not for random weights: outputs that were made with them keep their versions.
@@ -67,12 +70,15 @@ class Weights:
     metrics: dict[str, Any] = field(default_factory=dict)
     licence: str = "unknown"
     tolerates: Tolerates = Tolerates()
+    keypoints: KeypointSet | None = None
     created: str = ""
     record_counts: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, with the format's name first."""
         content = json.loads(json.dumps(asdict(self)))
+        if content["keypoints"] is None:
+            del content["keypoints"]
         said = {"format": FORMAT if content.pop("record_counts") else FIRST_FORMAT}
         return said | {_ON_DISK.get(name, name): value for name, value in content.items()}
 
@@ -82,7 +88,7 @@ class Weights:
         if value.get("format") not in (FORMAT, FIRST_FORMAT):
             raise WeightsError(f"{where}: format must be {FORMAT!r} or {FIRST_FORMAT!r}, got {value.get('format')!r}")
         known = {_ON_DISK.get(each.name, each.name) for each in fields(cls)} - {"record_counts"}
-        optional = {"lineage", "metrics", "licence", "tolerates", "created"}
+        optional = {"lineage", "metrics", "licence", "tolerates", "keypoints", "created"}
         given = set(value) - {"format"}
         if given - known or known - optional - given:
             raise WeightsError(f"{where}: missing {sorted(known - optional - given)}, unknown {sorted(given - known)}")
@@ -91,8 +97,10 @@ class Weights:
         try:
             content["classes"] = tuple(ClassInfo(**each) for each in value["classes"])
             content["tolerates"] = Tolerates(**value.get("tolerates", {}))
+            if value.get("keypoints") is not None:
+                content["keypoints"] = KeypointSet.from_json(value["keypoints"])
             return cls(**content, record_counts=value["format"] == FORMAT)
-        except TypeError as error:
+        except (TypeError, KeyError, ValueError) as error:
             raise WeightsError(f"{where}: {error}") from error
 
     @property
@@ -116,7 +124,8 @@ class Weights:
     def row_settings(self) -> dict[str, Any]:
         """What of the record changes rows, as plain JSON."""
         classes = [asdict(each) for each in self.classes]
-        return {"architecture": self.architecture, "config": self.config, "classes": classes}
+        points = {} if self.keypoints is None else {"keypoints": list(self.keypoints.names)}
+        return {"architecture": self.architecture, "config": self.config, "classes": classes, **points}
 
     def class_names(self) -> dict[int, str]:
         """Name by class id."""

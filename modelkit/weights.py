@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from modelkit.base import VisionModel
 from modelkit.carriers.classes import ClassInfo
+from modelkit.carriers.landmarks import KeypointSet
 from modelkit.errors import WeightsError
 from modelkit.records import (
     RECORD,
@@ -51,6 +52,7 @@ def save_weights(
     metrics: Mapping[str, Any] | None = None,
     licence: str = "unknown",
     tolerates: Tolerates = _MEASURED_NOTHING,
+    keypoints: KeypointSet | None = None,
     stored: Literal["float32", "float16"] = "float32",
 ) -> Weights:
     """Write ``destination/NAME.safetensors`` and its record, each whole or not at all.
@@ -59,7 +61,7 @@ def save_weights(
         model: from ``create_model``.
         destination: folder; made if absent.
         name: file-name friendly: letters, digits, ``. _ -``.
-        classes, lineage, metrics, licence, tolerates: of the record.
+        classes, lineage, metrics, licence, tolerates, keypoints: of the record.
         stored: number format of the file; "float16" halves it (running statistics stay float32). Loading always
             gives float32, so what was measured must be measured on weights that were loaded back.
 
@@ -82,6 +84,7 @@ def save_weights(
         preprocessing=describe_preprocessing(model),
         digest=hashlib.sha256(content).hexdigest(),
         num_parameters=num_parameters(model),
+        keypoints=keypoints,
         lineage=dict(lineage or {}),
         metrics=dict(metrics or {}),
         licence=licence,

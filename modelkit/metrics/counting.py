@@ -56,7 +56,8 @@ def accuracy_of(truth: dict[str, Any], found: Sequence[dict[str, Any]], kind: Ki
     right = [int(hits[: len(each)].sum()) for each, (_, hits) in zip(shown, (half, three_quarters), strict=True)]
     at = [_share(hits, len(each) + objects - hits) for hits, each in zip(right, shown, strict=True)]
     best50, best_score = _best(*half, objects)
-    return Accuracy(*at, right[0], len(shown[0]) - right[0], objects - right[0], score, best50, best_score)
+    made_up, missed = len(shown[0]) - right[0], objects - right[0]
+    return Accuracy(at[0], at[1], right[0], made_up, missed, score, best50, best_score)
 
 
 def _best(scores: np.ndarray, hits: np.ndarray, objects: int) -> tuple[float, float]:
