@@ -46,7 +46,7 @@ def called(name_of: Callable[[Any], str]) -> Callable[[], str]:
 
     def name() -> str:
         context = FlowRunContext.get()
-        return redact(name_of(context.parameters["parameters"])) if context is not None else ""
+        return redact(name_of(context.parameters["parameters"])) if context and context.parameters else ""
 
     return name
 
