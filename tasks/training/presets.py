@@ -41,8 +41,8 @@ def make_recipe(
     """A whole recipe.
 
     Args:
-        preset: a recipe of a kind, a registered model (with its defaults), the URI of a recipe's JSON, or a kind, whose
-            recipe is then derived from the labels.
+        preset: a recipe of a kind, a registered model (with its defaults), the URI of a recipe's JSON or of a record
+            that holds one, or a kind, whose recipe is then derived from the labels.
         classes: of the labels; the model gets one more than the largest id.
         steps: of the run; schedules stretch along. None: as many as the recipe says.
         seed: of the run.
@@ -166,11 +166,14 @@ def _completed(name: str, values: Mapping[str, Any], classes: Sequence[ClassInfo
 
 
 def _read(uri: str, steps: int | None = None) -> TrainingRecipe:
+    """The recipe in a JSON: of its own, in the record of weights, or in that of a run."""
     root, key = split_uri(uri)
     try:
-        recipe = TrainingRecipe.from_json(json.loads(open_store(root).get(key)))
+        value = json.loads(open_store(root).get(key))
     except json.JSONDecodeError as error:
         raise UsageError(f"{uri} is no recipe: {error}") from error
+    inner = value.get("lineage", value) if isinstance(value, dict) else {}
+    recipe = TrainingRecipe.from_json(inner.get("recipe", value))
     if steps is None or steps == recipe.loop.steps:
         return recipe
     return dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, ema_decay=ema_decay(steps)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,3 +223,15 @@ def test_few_images_are_looked_at_oftener_and_many_less_often() -> None:
 
     assert [steps(images) for images in (20, 200, 100_000)] == [500, 1500, 3000]
     assert make_recipe("semantic", STREETS.classes, steps=7, seed=0, seen=seen).loop.steps == 7
+
+
+def test_a_recipe_is_read_from_a_file_of_its_own_from_a_run_and_from_the_record_of_weights(tmp_path: Path) -> None:
+    seen = inspect_labels(STREETS)
+    recipe = make_recipe("semantic", STREETS.classes, seed=0, seen=seen)
+    forms = {"own": recipe.to_json(), "run": {"recipe": recipe.to_json(), "sets": []}}
+    forms["record"] = {"name": "w", "lineage": {"recipe": recipe.to_json()}}
+    for name, content in forms.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        assert make_recipe(str(tmp_path / f"{name}.json"), STREETS.classes, seed=0) == recipe
+    other = make_recipe(str(tmp_path / "own.json"), STREETS.classes, steps=7, seed=0)
+    assert (other.loop.steps, recipe.loop.steps) == (7, 500), "a file keeps its steps, unless others are asked for"
