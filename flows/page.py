@@ -108,6 +108,7 @@ def show_training(summary: Mapping[str, Any]) -> None:
     """Artifacts of a training: its weights, the curve, and how good they are."""
     with _at_most_a_note():
         _link("weights", summary["weights"], f"{summary['model']} after {summary['steps']} steps")
+        _link("curves", summary["curves"], "Losses, rate and held-out figures over steps")
         _table("curve", summary.get("history") or [], "Losses by step")
         groups = {} if summary["metrics"] is None else summary["metrics"]
         rows = [{"group": group, "figure": figure, "value": value}

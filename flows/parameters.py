@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from tasks.loop.split_names import split_name
 from tasks.parameters import ARGUMENT, MODEL, NO_CREDENTIALS, RAY, Option, refuse_secrets
 from tasks.product import default_product, kind_names
+from tasks.training.run_log import logger_words
 
 Size = Literal["small", "usual"]
 SIZE = "Of the model whose recipe is derived: small trains on processors, usual is ResNet-50 and wants a GPU."
@@ -146,6 +147,11 @@ class TrainParameters(LabelParameters):
         int | None, Field(ge=1, description="End after so many looks in a row that saw nothing better. Default: never.")
     ] = None
     evaluate: Annotated[str | None, Field(description="Labels to judge the weights on at the end.")] = None
+    log: Annotated[
+        tuple[str, ...],
+        Option(metavar="NAME:WHERE"),
+        Field(description=f"Log figures while it trains, beside the page of curves: {logger_words()}."),
+    ] = ()
     ray: Annotated[str | None, Field(description=RAY)] = None
     workers: Annotated[
         int, Field(ge=1, le=4096, description="Training processes; another number is another training.")
@@ -156,6 +162,16 @@ class TrainParameters(LabelParameters):
     @classmethod
     def _no_credentials(cls, value: str | None) -> str | None:
         return value if value is None else refuse_secrets(value)
+
+    @field_validator("log")
+    @classmethod
+    def _no_credentials_in_logs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for spec in value:
+            try:
+                refuse_secrets(spec.partition(":")[2])
+            except ValueError:
+                raise ValueError("carries credentials; put them where the logger's library looks for them") from None
+        return value
 
     @field_validator("rate_scales")
     @classmethod

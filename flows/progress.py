@@ -50,6 +50,12 @@ def progress_shown(console: Console | None) -> Iterator[None]:
         _shown.remove(display)
 
 
+def note(text: str) -> None:
+    """A line that stays, where progress is shown; said to nobody else."""
+    for display in _shown:
+        display.note(text)
+
+
 @contextmanager
 def progress_recorded() -> Iterator[None]:
     """Inside of a Prefect flow: an artifact with its progress, kept up to date until the end of the block."""
@@ -103,6 +109,10 @@ class Display:
             return
         with listening(self._hear), _ticking(self._tick, _TICK_S):
             yield
+
+    def note(self, text: str) -> None:
+        """A line that stays, above what changes."""
+        self._console.print(escape(redact(text)), soft_wrap=True)
 
     def _hear(self, word: Word) -> None:
         if word.doing != self._word.doing:

@@ -7,6 +7,7 @@ on from the last checkpoint; run again after the end, it finds the weights and d
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
@@ -15,7 +16,7 @@ from rich.console import Console
 from flows import page
 from flows.labels import labels_of, near_duplicates_joined
 from flows.parameters import TrainParameters
-from flows.progress import progress_shown
+from flows.progress import note, progress_shown
 from flows.recording import prepare_recording, without_secrets
 from flows.steps import Steps, orchestrated_steps, plain_steps
 from flows.summary import Summary
@@ -30,11 +31,13 @@ from tasks.labels.label_sets import LabelSet
 from tasks.labels.stored import write_stored
 from tasks.loop.splits import fold_groups
 from tasks.product import Judgement, kind_names
+from tasks.report.training_page import CURVES
 from tasks.training.examples import examples_of_labels, save_training_set
 from tasks.training.job import TrainingJob, prepare_training
-from tasks.training.layout import validation_key
+from tasks.training.layout import curves_key, validation_key
 from tasks.training.presets import recipe_for
 from tasks.training.run import train_here, train_on_ray
+from tasks.training.run_log import LogTarget, log_target
 
 VALIDATION_SHARE = 0.1
 LEAST_TO_DIVIDE = 20
@@ -77,12 +80,13 @@ def words_of_training(summary: Summary) -> str:
 
 def _train(parameters: TrainParameters, step: Steps) -> Summary:
     began = time.monotonic()
+    logs = [log_target(spec) for spec in parameters.log]
     labels = step("read labels", labels_of, parameters.labelled, parameters)
     held_out = None
     if parameters.evaluate is not None:  # read before anything is trained: what is wrong with it shows now
         held_out = step("read labels", labels_of, parameters.evaluate, parameters)
     job = step("prepare training", prepare, parameters, labels)
-    uri, record = step("train", carry_out, job, parameters.ray)
+    uri, record = step("train", carry_out, job, parameters.ray, logs)
     judged = None if held_out is None else step("evaluate", _evaluate, uri, held_out, parameters)
     summary = _summary(job, uri, record, judged, time.monotonic() - began)
     told = {"labels": labels.to_json(), "held_out": None if held_out is None else held_out.to_json()}
@@ -161,13 +165,19 @@ def _changes(parameters: TrainParameters) -> dict[str, Any]:
     return changes
 
 
-def carry_out(job: TrainingJob, ray: str | None) -> tuple[str, Weights]:
-    """Train where it was asked for: on a local Ray, on a cluster, or ("none") in this process."""
+def carry_out(job: TrainingJob, ray: str | None, logs: Sequence[LogTarget] = ()) -> tuple[str, Weights]:
+    """Train where it was asked for: on a local Ray, on a cluster, or ("none") in this process.
+
+    The page with the curves is written meanwhile; people are told where it is, and other ``logs`` get figures, too.
+    """
+    curves = open_store(job.output_uri).uri_of(curves_key(job.fingerprint))
+    note(f"curves of {job.recipe.name}: {curves}")
+    page.log("curves of %s: %s", job.recipe.name, curves)
     if ray == SERIAL:
-        return train_here(job)
+        return train_here(job, (CURVES, *logs))
     tell("starting Ray" if ray is None else "joining the Ray cluster")
     with ray_session(ray) as session:
-        return train_on_ray(job, session)
+        return train_on_ray(job, session, (CURVES, *logs))
 
 
 def _evaluate(model: str, held_out: LabelSet, parameters: TrainParameters) -> Judgement:
@@ -177,6 +187,7 @@ def _evaluate(model: str, held_out: LabelSet, parameters: TrainParameters) -> Ju
 def _summary(job: TrainingJob, uri: str, record: Weights, judged: Judgement | None, seconds: float) -> Summary:
     return {
         "weights": uri,
+        "curves": open_store(job.output_uri).uri_of(curves_key(job.fingerprint)),
         "model": record.reference,
         "kind": record.lineage["kind"],
         "initial": record.lineage["initial"],

@@ -83,6 +83,7 @@ def train(parameters: TrainParameters, prefect: PrefectFlag = True) -> Summary:
     if summary["validation"]:
         say(validation_in_words(summary["validation"]))
     say(f"weights: {summary['weights']}")
+    say(f"curves: {summary['curves']}", style="dim")
     tell_labels(summary["labels"])
     if summary["metrics"]:
         tell_labels(summary["held_out"])

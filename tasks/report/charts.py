@@ -143,19 +143,27 @@ def stacked_bar(title: str, pieces: Sequence[tuple[str, int, str]]) -> Markup:
     return _svg(title, ", ".join(f"{name} {count}" for name, count, _ in pieces), width, height, parts, stretch=True)
 
 
-def lines(title: str, series: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]) -> Markup:
+def lines(
+    title: str,
+    series: Sequence[tuple[str, str, Sequence[tuple[float, float]]]],
+    *,
+    compact: bool = False,
+    most: float | None = None,
+) -> Markup:
     """Curves over a common axis, the upright one from 0 on; a legend belongs beside it, the picture holds no names.
 
     Args:
         title: what is shown.
         series: (name, CSS colour, points as (x, y) in the order of x); values that are not finite leave a gap.
+        compact: small, for many beside each other.
+        most: upper end of the upright axis; None: from the values.
     """
-    width, height, left, bottom, top = 560, 220, 44, 24, 10
+    width, height, left, bottom, top = (240, 100, 44, 18, 8) if compact else (560, 220, 44, 24, 10)
     points = [point for _, _, found in series for point in found if math.isfinite(point[1])]
     if not points:
         return _svg(title, "no values", width, height, [])
     first, last = min(x for x, _ in points), max(x for x, _ in points)
-    most = _round_up(max(y for _, y in points))
+    most = most or _round_up(max(y for _, y in points))
     room_x, room_y = width - left - 10, height - bottom - top
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -163,7 +171,7 @@ def lines(title: str, series: Sequence[tuple[str, str, Sequence[tuple[float, flo
         return left + share * room_x, top + room_y * (1 - min(max(y, 0) / most, 1))
 
     parts = []
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+    for share in (0.0, 0.5, 1.0) if compact else (0.0, 0.25, 0.5, 0.75, 1.0):
         y = top + room_y * (1 - share)
         parts.append(
             Markup(
@@ -171,7 +179,7 @@ def lines(title: str, series: Sequence[tuple[str, str, Sequence[tuple[float, flo
                 '<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{:g}</text>'
             ).format(left, width - 10, y, y, left - 6, y + 4, share * most)
         )
-    for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
+    for share, anchor in ((0.0, "start"), *[(0.5, "middle")] * (not compact), (1.0, "end")):
         value = number(round(first + share * (last - first)))
         parts.append(
             Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(

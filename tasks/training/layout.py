@@ -4,6 +4,7 @@ training/sets/<id>.parquet                       what was trained on
 training/runs/<fingerprint>/run.json             the recipe and the sets
 training/runs/<fingerprint>/checkpoint.safetensors   the last checkpoint; gone when the run is done
 training/runs/<fingerprint>/best.safetensors     the best student so far of a run with a validation set; gone as well
+training/runs/<fingerprint>/curves.html          losses, rate and held-out figures over steps; written while it runs
 training/runs/<fingerprint>/NAME.safetensors     the weights, with their record NAME.json beside them
 training/validation/<label set id>.parquet       labels that a run is judged by and does not learn from
 """
@@ -26,6 +27,11 @@ def checkpoint_key(fingerprint: str) -> str:
 def best_key(fingerprint: str) -> str:
     """The best student of a run so far."""
     return f"{RUNS_FOLDER}{fingerprint}/best.safetensors"
+
+
+def curves_key(fingerprint: str) -> str:
+    """The page of a run."""
+    return f"{RUNS_FOLDER}{fingerprint}/curves.html"
 
 
 def validation_key(label_set_id: str) -> str:

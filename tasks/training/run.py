@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +23,7 @@ from infra.telling import tell
 from modelkit.records import Weights
 from modelkit.training.processes import Rank
 from tasks.training.job import TrainingJob, finished_weights
+from tasks.training.run_log import LogTarget
 from tasks.training.work import train_share
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ RESTARTS = 3
 """So many deaths of workers Ray Train answers by starting all of them again, from the last checkpoint."""
 
 
-def train_here(job: TrainingJob) -> tuple[str, Weights]:
-    """Train in this process; URI and record of the weights."""
-    train_share(job, Rank())
+def train_here(job: TrainingJob, logs: Sequence[LogTarget] = ()) -> tuple[str, Weights]:
+    """Train in this process; URI and record of the weights. ``logs`` hear its figures meanwhile."""
+    train_share(job, Rank(), logs=logs)
     return _result(job)
 
 
-def train_on_ray(job: TrainingJob, session: RaySession) -> tuple[str, Weights]:
-    """Train on the workers of a Ray; URI and record of the weights.
+def train_on_ray(job: TrainingJob, session: RaySession, logs: Sequence[LogTarget] = ()) -> tuple[str, Weights]:
+    """Train on the workers of a Ray; URI and record of the weights. ``logs`` are opened by the first worker.
 
     Raises:
         ServiceError: too few resources, or workers that died once too often; the checkpoint stays.
@@ -56,7 +57,7 @@ def train_on_ray(job: TrainingJob, session: RaySession) -> tuple[str, Weights]:
     with tempfile.TemporaryDirectory(prefix="visionmill-train-") as folder, words_from(place):
         trainer = TorchTrainer(
             cast(Any, _train_worker),  # its type allows no result, its documentation does
-            train_loop_config={"job": job.to_json(), "place": place},
+            train_loop_config={"job": job.to_json(), "place": place, "logs": [asdict(each) for each in logs]},
             torch_config=_torch_config(job, session, Path(folder)),
             scaling_config=ScalingConfig(
                 num_workers=job.num_workers,
@@ -106,7 +107,8 @@ def _train_worker(config: dict[str, Any]) -> Exception | None:
     rank = Rank(context.get_world_rank(), context.get_world_size())
     try:
         with sending_words(config["place"]):
-            train_share(TrainingJob.from_json(config["job"]), rank)
+            logs = [LogTarget(**each) for each in config["logs"]]
+            train_share(TrainingJob.from_json(config["job"]), rank, logs=logs)
     except (VisionmillError, ValueError) as error:
         if rank.count > 1 or is_transient(error):
             raise

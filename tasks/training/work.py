@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from infra.store import Store, open_store
-from infra.telling import duration, tell
+from infra.telling import tell
 from modelkit import ClassInfo, VisionModel, create_model, load, load_weights, save_weights
 from modelkit.training.auxiliary import AuxiliaryHead
 from modelkit.training.distillation import Distiller
@@ -28,13 +27,15 @@ from tasks.training.examples import load_training_set
 from tasks.training.job import TrainingJob, finished_weights
 from tasks.training.layout import best_key, checkpoint_key, weights_keys
 from tasks.training.loading import Batch, Batches, ExampleReader
+from tasks.training.reporting import Reporter, logged_run
+from tasks.training.run_log import LogTarget, RunLogs, logs_of
 from tasks.training.validation import Validation, as_used
 
 HISTORY_POINTS = 100
 _BUILD_STEP = 0xFFFF
 
 
-def train_share(job: TrainingJob, rank: Rank, until: int | None = None) -> None:
+def train_share(job: TrainingJob, rank: Rank, until: int | None = None, *, logs: Sequence[LogTarget] = ()) -> None:
     """Train one process's share up to the end; the first process writes checkpoints and, at the end, the weights.
 
     A run that is done already is left alone. Stopped at any moment and called again it ends with the same bits.
@@ -43,8 +44,10 @@ def train_share(job: TrainingJob, rank: Rank, until: int | None = None) -> None:
         job: what to train.
         rank: which process this is.
         until: stop after so many steps in all, without leaving weights.
+        logs: what hears its figures meanwhile.
 
     Raises:
+        UsageError: a log that cannot be opened.
         DatasetError: an image that cannot be read.
         TrainingDivergedError: the loss is not finite for too long.
         CheckpointError: a damaged checkpoint.
@@ -53,7 +56,7 @@ def train_share(job: TrainingJob, rank: Rank, until: int | None = None) -> None:
     if finished_weights(store, job) is not None:
         return
     with _threads_of(job):
-        _train(job, store, rank, until)
+        _train(job, store, rank, until, logs)
 
 
 @contextmanager
@@ -67,7 +70,7 @@ def _threads_of(job: TrainingJob) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(job: TrainingJob, store: Store, rank: Rank, until: int | None) -> None:
+def _train(job: TrainingJob, store: Store, rank: Rank, until: int | None, targets: Sequence[LogTarget]) -> None:
     tell("building the model, reading what it begins from")
     model, adopted = build_model(job)
     freeze(model, list(job.recipe.frozen))
@@ -89,21 +92,29 @@ def _train(job: TrainingJob, store: Store, rank: Rank, until: int | None) -> Non
     )
     validation = None if job.validation_set is None else Validation(job, store, trainer)
 
-    progress = _progress(job, rank)
+    try:
+        with logs_of(targets if rank.is_first else (), logged_run(job, trainer)) as logs:
+            _run(job, trainer, validation, logs, until)
+            if rank.is_first and (trainer.step >= job.recipe.loop.steps or trainer.ended_early):
+                _leave(job, store, trainer, adopted, validation)
+                logs.finished()
+    finally:
+        batches.close()
+    rank.wait()
+
+
+def _run(job: TrainingJob, trainer: Trainer, validation: Validation | None, logs: RunLogs, until: int | None) -> None:
+    """Train on, with a word after every step and a look at what is held out where one is due."""
+    reporter = Reporter(job, trainer, logs)
 
     def report(trainer: Trainer, values: dict[str, float]) -> None:
         _remember(trainer, values)
-        progress(trainer, values)
+        reporter.step(values)
         if validation is not None and validation.is_due():
             validation.look(_student_of(trainer))
+            reporter.look()
 
-    try:
-        trainer.run(until=until, report=report)
-    finally:
-        batches.close()
-    if rank.is_first and (trainer.step >= job.recipe.loop.steps or trainer.ended_early):
-        _leave(job, store, trainer, adopted, validation)
-    rank.wait()
+    trainer.run(until=until, report=report)
 
 
 def _student_of(trainer: Trainer) -> VisionModel:
@@ -159,24 +170,6 @@ def _on(batch: Batch, device: str) -> Batch:
     images, targets = batch
     moved = [{k: v.to(device) if isinstance(v, Tensor) else v for k, v in target.items()} for target in targets]
     return [image.to(device) for image in images], moved
-
-
-def _progress(job: TrainingJob, rank: Rank) -> Callable[[Trainer, dict[str, float]], None]:
-    """The first process tells how far it is."""
-    begin_s, first = time.monotonic(), -1
-
-    def report(trainer: Trainer, values: dict[str, float]) -> None:
-        nonlocal first
-        first = trainer.step - 1 if first < 0 else first
-        if rank.is_first:
-            each_s = (time.monotonic() - begin_s) / (trainer.step - first)
-            images_per_s = job.recipe.batch_size * job.num_workers / max(each_s, 1e-9)
-            loss = sum(value for name, value in values.items() if name not in ("norm", "rate"))
-            left = duration(each_s * (trainer.config.steps - trainer.step))
-            detail = f"loss {loss:.4g}, {images_per_s:.1f} images/s, {left} left"
-            tell("training", trainer.step, trainer.config.steps, "steps", detail)
-
-    return report
 
 
 def _remember(trainer: Trainer, values: dict[str, float]) -> None:

@@ -38,6 +38,7 @@ def train(labelled: Path, output: Path | str, tiny: str, **options: object) -> d
 def test_train_transfer_distil_and_do_nothing_the_second_time(labelled: Path, tmp_path: Path, tiny: str) -> None:
     first = train(labelled, tmp_path / "out", tiny, evaluate=str(labelled))
     assert first["kind"] == "trained" and first["steps"] == 4
+    assert Path(str(first["curves"])).read_text("utf-8").count("<svg") > 5
     assert first["metrics"]["images"] == 6  # type: ignore[index]
     again = train(labelled, tmp_path / "out", tiny)
     assert (again["weights"], again["model"]) == (first["weights"], first["model"])
@@ -64,6 +65,8 @@ def test_train_transfer_distil_and_do_nothing_the_second_time(labelled: Path, tm
         ({"alpha": 2.0}, "alpha"),
         ({"recipe": "no such recipe"}, "no recipe and no model"),
         ({"freeze": ("nothing",)}, "no part 'nothing'"),
+        ({"log": ("paper:here",)}, "no logger 'paper'"),
+        ({"log": ("mlflow:http://me:secret@host",)}, "carries credentials; put them where the logger's library"),
     ],
 )
 def test_nonsense_is_refused(
