@@ -29,7 +29,7 @@ def promote(
     if parameters.decline:
         say(f"declined {summary['move']['model']['model_id']}; the champion stays", style="yellow")
     else:
-        say(f"champion: {summary['champion']['model_id']}", style="green")
+        _tell(summary["champion"]["model_id"], summary["champion"]["weights_uri"])
     return summary
 
 
@@ -40,8 +40,13 @@ def rollback(parameters: RollbackParameters) -> Summary:
     from flows.steps import plain_steps
 
     summary = flow.rollback(_with_approver(parameters), plain_steps)
-    say(f"champion: {summary['champion']['model_id']}", style="green")
+    _tell(summary["champion"]["model_id"], summary["champion"]["weights_uri"])
     return summary
+
+
+def _tell(model_id: str, weights_uri: str) -> None:
+    say(f"champion: {model_id}", style="green")
+    say(f"weights: {weights_uri}")
 
 
 def _with_approver(parameters: M) -> M:
@@ -57,7 +62,10 @@ def _list(output: str) -> Summary:
     champion.check_output(store)
     pointer, _ = champion.read_pointer(store)
     candidates = champion.list_candidates(store)
-    say(f"champion: {pointer.champion.model_id if pointer.champion else 'none yet'}")
+    if pointer.champion is None:
+        say("champion: none yet")
+    else:
+        _tell(pointer.champion.model_id, pointer.champion.weights_uri)
     for record, state in candidates:
         say(f"{record.verdict_id}  {state:9} {record.model.model_id}  {'; '.join(record.reasons)}")
     return {
