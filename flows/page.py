@@ -110,6 +110,9 @@ def show_training(summary: Mapping[str, Any]) -> None:
         _link("weights", summary["weights"], f"{summary['model']} after {summary['steps']} steps")
         _link("curves", summary["curves"], "Losses, rate and held-out figures over steps")
         _table("curve", summary.get("history") or [], "Losses by step")
+        looks = (summary.get("validation") or {}).get("looks") or []
+        rows = [{"step": look["step"], "main": look["main"], **look["by_class"]} for look in looks]
+        _table("held-out", rows, "Figures on the labels that are held out, by step: the main one, and by class")
         groups = {} if summary["metrics"] is None else summary["metrics"]
         rows = [{"group": group, "figure": figure, "value": value}
                 for group, figures in groups.items() if isinstance(figures, dict)

@@ -14,6 +14,8 @@ from infra import services
 from infra.prefect_page import LOGIN_PATH, login_file
 from infra.prefect_server import auth_string
 from infra.standing import Site
+from tests.flows.command import visionmill
+from tests.tasks.report.test_report_browser import CHROMIUM, browse
 
 pytestmark = pytest.mark.prefect
 
@@ -70,6 +72,32 @@ def test_what_a_browser_is_told_to_open_is_a_file_of_the_owner_alone(
 def test_a_server_that_the_user_named_keeps_its_own_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "https://prefect.example/api")
     assert services.page_of("/runs") == ("https://prefect.example/runs", "https://prefect.example/runs")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_that_opens_the_file_is_logged_in_and_another_one_is_asked(
+    site: Site, services_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL")
+    opened, plain = services.page_of("/runs", state_dir=services_dir)
+    without = tmp_path / "without.html"
+    without.write_text(f"<script>location.replace('{plain}')</script>")
+    seen = []
+    for name, file in (("with", Path(opened.removeprefix("file://"))), ("without", without)):
+        (tmp_path / name).mkdir()
+        own = ("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--virtual-time-budget=20000", "--dump-dom")
+        seen.append(browse(file, tmp_path / name, *own).stdout)
+    titles = [text.partition("<title>")[2].partition("<")[0] for text in seen]
+    assert "Runs" in titles[0] and "Login" not in seen[0], seen[0]
+    assert "Runs" not in titles[1] and "Login" in seen[1], seen[1]
+
+
+def test_an_address_of_a_run_is_opened_where_it_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "https://prefect.example/api")
+    asked = "http://127.0.0.1:4200/runs/flow-run/1?tab=Artifacts"
+    said = visionmill("ui", asked, "--no-browser", "--json").summary
+    assert said["address"] == "https://prefect.example/runs/flow-run/1?tab=Artifacts"
 
 
 def test_it_is_where_prefects_pages_look_for_the_password(site: Site) -> None:
