@@ -13,6 +13,7 @@ from flows.job import plan_options
 from flows.summary import Summary, nothing_to_do
 from flows.work import WorkerNeeds, expected_slots, needs_of
 from infra.store import is_local, open_store
+from infra.telling import tell
 from tasks.engine.prepare import PreparedJob, prepare_job
 from tasks.ingest.inventory import take_inventory
 from tasks.ingest.plan import Plan, open_plan
@@ -54,6 +55,7 @@ def _foreseen(prepared: PreparedJob, plan: Plan, shards: list[Shard], needs: Wor
 
     items = sum(_items(shard, item_work) for shard in shards)
     entries = [entry for shard in shards for entry in shard.entries]
+    tell("trying some of the items")
     measured = measure(prepared.job, shards[len(shards) // 2])
     workers = _workers(needs, len(shards))
     estimate = None if measured is None else measured.start_s + items * measured.seconds_per_item / workers
