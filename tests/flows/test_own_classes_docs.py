@@ -31,7 +31,7 @@ PAGE = (ROOT / "docs" / "own-model.md").read_text("utf-8")
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 BLOCKS = [text for language, text in FENCED if not language]
 *BY_HAND, SCHEDULED = BLOCKS
-COMMANDS = [shlex.split(line)[1:] for block in BY_HAND for line in block.splitlines()]
+COMMANDS = [shlex.split(line)[1:] for block in BY_HAND for line in block.replace("\\\n", "").splitlines()]
 SERIAL = ["--ray", "none", "--no-prefect"]
 SHORT = {
     "train": [*SERIAL, "--steps", "2", "--batch-size", "2", "--validate-every", "2"],
