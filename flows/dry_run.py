@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows.job import plan_options
+from flows.job import plan_options, with_champion
 from flows.summary import Summary, nothing_to_do
 from flows.work import WorkerNeeds, expected_slots, needs_of
 from infra.store import is_local, open_store
@@ -29,6 +29,7 @@ def dry_run(product: Product, parameters: JobParameters) -> Summary:
     Raises:
         VisionmillError: as the job itself would before it computes anything.
     """
+    parameters = with_champion(parameters)
     needs = needs_of(parameters)
     prepared = prepare_job(product, parameters, run_id=new_run_id(), device=needs.device, is_tried=False)
     with tempfile.TemporaryDirectory(prefix="visionmill-") as scratch:

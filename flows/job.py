@@ -27,6 +27,7 @@ from tasks.engine.pool_outcome import PoolOutcome
 from tasks.engine.prepare import PreparedJob, environment, prepare_job, summary_of_weights
 from tasks.ingest.inventory import Inventory, take_inventory
 from tasks.ingest.plan import Plan, PlanOptions, open_plan
+from tasks.loop.champion import in_use
 from tasks.output.files import sweep_files
 from tasks.output.finish import RunFacts, finish_run
 from tasks.output.lease import hold_lease
@@ -104,6 +105,7 @@ def _carry_out(
     predictor: PredictorSpec | None = None,
 ) -> Summary:
     run_id, started_at, began = new_run_id(), dt.datetime.now(dt.UTC), time.monotonic()
+    parameters = with_champion(parameters)
     needs = needs_of(parameters)
     prepared = step(
         "prepare job", prepare_job, product, parameters, run_id=run_id, device=needs.device, predictor=predictor
@@ -145,6 +147,11 @@ def _carry_out(
     if outcome.error is not None:
         raise outcome.error
     return summary
+
+
+def with_champion(parameters: JobParameters) -> JobParameters:
+    """The same job with the weights that its model stands for at this moment, if that is the output of a loop."""
+    return parameters.model_copy(update={"model": in_use(parameters.model)})
 
 
 def plan_options(parameters: JobParameters, job: JobSpec, *, slots: int) -> PlanOptions:

@@ -27,7 +27,9 @@ CHANGES_ROWS_IF_SET = "changes rows if set"
 so that rows of before stay of one version with those made now."""
 
 
-MODEL = "Name of a model, file or folder of its weights, or package.module:function of your own."
+MODEL = (
+    "Name of a model, file or folder of its weights, output of a retraining (its champion), or package.module:function."
+)
 MIN_SCORE = 0.5
 """What scores less is stored and answers queries, but is not shown in reports and exports unless asked for."""
 RAY = "Address of a Ray cluster; 'none' runs in this process. Default: a local Ray."

@@ -99,12 +99,13 @@ def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summa
         from infra.telling import tell
         from tasks.evaluation.evaluate import evaluate_model
         from tasks.evaluation.figures import to_json
+        from tasks.loop.champion import in_use
 
         tell("reading the labels")
         labels = labels_of(parameters.labelled, parameters)
         tell_labels(labels.to_json())
         tell("loading the model")
-        judged = evaluate_model(parameters.model, labels, weights=parameters.weights, device=parameters.device)
+        judged = evaluate_model(in_use(parameters.model), labels, weights=parameters.weights, device=parameters.device)
         metrics = to_json(judged)
     _tell(metrics, to_people=as_json)
     return {

@@ -14,10 +14,11 @@ import datetime as dt
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from infra.errors import BucketMissing, Conflict, ObjectGone, PromotionRefused, StoreError, UsageError
-from infra.store import Store
+from infra.store import Store, open_store
 from tasks.output.layout import canonical_json
 
 if TYPE_CHECKING:  # moving a pointer needs no statistics
@@ -147,6 +148,21 @@ def read_pointer(store: Store) -> tuple[Pointer, str | None]:
         return Pointer.decode(data), etag
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"the champion pointer {store.uri_of(CHAMPION_KEY)} is damaged: {error}") from error
+
+
+def in_use(model: str) -> str:
+    """The champion's weights where ``model`` is the output of a retraining; any other name, file or URI is itself.
+
+    Who follows a champion asks once, before anything begins: a promotion meanwhile changes nothing of a run.
+
+    Raises:
+        StoreError: a bucket that does not answer, or a damaged pointer.
+    """
+    is_bucket = "://" in model
+    if model.endswith(".safetensors") or not (is_bucket or Path(model, CHAMPION_KEY).is_file()):
+        return model
+    champion = read_pointer(open_store(model))[0].champion
+    return model if champion is None else champion.weights_uri
 
 
 def record_candidate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +12,18 @@ from typer.testing import CliRunner
 
 from flows.cli.app import make_app
 from infra.store import open_store
+from modelkit.records import shipped_folder
 from tasks.loop.champion import Model, record_candidate
 from tasks.loop.gate import Criterion, Verdict
+from tests.flows.command import DIGITS, SERIAL, segment
+from tests.flows.scenes import write_scenes
 
 NOW = dt.datetime(2026, 11, 25, tzinfo=dt.UTC)
 
 
-def recorded(output: str, name: str, champion: str | None, value: float = 0.02) -> str:
+def recorded(output: str, name: str, champion: str | None, value: float = 0.02, weights: str = "") -> str:
     verdict = Verdict("r", 1, champion, name, (Criterion("better", value, ">=", 0.01),), NOW)
-    model = Model(name, f"s3://w/{name}", "a" * 64, "r", 1)
+    model = Model(name, weights or f"s3://w/{name}", "a" * 64, "r", 1)
     return record_candidate(open_store(output), verdict, model, needs_approval=True, at=NOW).verdict_id
 
 
@@ -38,6 +42,21 @@ def test_promote_list_and_roll_back(store_uri: str) -> None:
     assert code == 0 and said["champion"]["model_id"] == "a@1" and said["move"]["approver"] == "bob"
     code, said = visionmill("promote", store_uri, "--list")
     assert [move["action"] for move in said["moves"]] == ["promote", "promote", "rollback"]
+
+
+def test_a_job_whose_model_is_a_loop_takes_its_champion(store_uri: str, tmp_path: Path) -> None:
+    source, output, loop = str(tmp_path / "in"), str(tmp_path / "out"), f"{store_uri}/loop"
+    write_scenes(tmp_path / "in", 2)
+    job = ("segment", source, output, *SERIAL[: -len(DIGITS)], "--model", loop)
+    assert visionmill(*job)[0] != 0, "no champion yet"
+    by_name = segment(source, str(tmp_path / "named"))
+    for name, before in (("a@1", None), ("b@2", "a@1")):
+        recorded(loop, name, before, weights=str(shipped_folder() / f"{DIGITS[1]}.safetensors"))
+        assert visionmill("promote", loop, "--approver", "ada", "--reason", "better")[0] == 0
+        code, said = visionmill(*job)
+        assert code == 0 and said["version"] == by_name["version"]
+    assert said["outcome"] == "nothing_to_do", "another champion of the same weights changes nothing"
+    assert visionmill(*job, "--dry-run")[1]["outcome"] == "nothing_to_do"
 
 
 def test_a_refused_candidate_ends_with_its_reasons(tmp_path: Any) -> None:

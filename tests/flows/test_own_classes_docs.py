@@ -119,7 +119,7 @@ def run(words: list[str]) -> Said:
 def test_from_a_folder_of_pictures_to_a_promoted_model(folder: Path) -> None:
     assert [words[0] for words in COMMANDS] == [
         "inspect", "train", "evaluate", "segment", "query", "export", "export", "query", "retrain",
-        "promote", "promote", "rollback",
+        "promote", "promote", "rollback", "segment",
     ]  # fmt: skip
     said = {}
     for words in COMMANDS:
@@ -141,6 +141,7 @@ def test_from_a_folder_of_pictures_to_a_promoted_model(folder: Path) -> None:
     moves = read_pointer(open_store("loop"))[0].moves
     assert [move.action for move in moves][-2:] == ["promote", "rollback"]
     assert read_pointer(open_store("loop"))[0].champion == moves[0].model
+    assert told["segment --new-version"]["model"] == champion["model_id"], "the one that is in use again"
 
 
 @pytest.mark.prefect
