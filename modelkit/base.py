@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modelkit.carriers import Carrier, Instances, SizeHW
 from modelkit.carriers.classes import ClassInfo
+from modelkit.carriers.landmarks import KeypointSet
 from modelkit.errors import ConfigError
 from modelkit.transform import Geometry, ImageTransform
 
@@ -108,6 +109,11 @@ class VisionModel(nn.Module, ABC):
     def anonymous_classes(self) -> tuple[ClassInfo, ...]:
         """Numbered names for the class ids that results may have, where nobody says what these mean."""
         return tuple(ClassInfo(label, f"class {label}") for label in range(1, int(getattr(self, "num_classes", 1))))
+
+    def anonymous_keypoints(self) -> KeypointSet | None:
+        """Numbered names for the points of its objects, where nobody says what these are; None: it finds none."""
+        count = int(getattr(self, "num_keypoints", 0))
+        return KeypointSet.numbered(count) if count else None
 
     def can_learn_from(self, teacher: VisionModel) -> bool:
         """Whether ``paired_logits`` works with this teacher; a family that can be distilled says so."""

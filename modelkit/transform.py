@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from modelkit.carriers import SizeHW
 from modelkit.carriers.fields import Resize
-from modelkit.carriers.geometry import scale_boxes
+from modelkit.carriers.geometry import clip_boxes, scale_boxes, scale_points
 from modelkit.carriers.targets import resize_target
 from modelkit.errors import ConfigError, TargetError
 
@@ -45,6 +45,14 @@ class Geometry:
     def boxes_to_source(self, boxes_xyxy: Tensor) -> Tensor:
         """Boxes (n, 4) in resized pixels to source pixels."""
         return scale_boxes(boxes_xyxy, self.resized_hw, self.source_hw)
+
+    def clipped_boxes_to_source(self, boxes_xyxy: Tensor) -> Tensor:
+        """The same, cut off at the image's borders."""
+        return clip_boxes(self.boxes_to_source(boxes_xyxy), self.source_hw)
+
+    def points_to_source(self, points_xy: Tensor) -> Tensor:
+        """Points (..., 2) in resized pixels to source pixels; may lie outside of the image."""
+        return scale_points(points_xy, self.resized_hw, self.source_hw)
 
 
 @dataclass(frozen=True, slots=True)

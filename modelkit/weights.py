@@ -187,6 +187,7 @@ def random_weights(name: str, seed: int, config: Mapping[str, Any] | None = None
         lineage={"kind": "random", "seed": seed, "trained": False},
         licence="none: untrained",
         tolerates=Tolerates(channels_last=True, bf16=True, compile=True),
+        keypoints=model.anonymous_keypoints(),
         record_counts=False,  # the digest is that of seed and config
     )
     return model, record

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from modelkit.carriers.classes import ClassInfo
+from modelkit.carriers.landmarks import KeypointSet
 from modelkit.errors import WeightsError
 
 State = dict[str, Tensor]
@@ -31,6 +33,8 @@ class KeyTable:
             input channels are reversed, because our models see RGB.
         infer: what the tensors say about the config (number of classes, kind of normalisation).
         config: what the system's own computation needs and no tensor says: above all how it prepares images.
+        classes: what its checkpoints find, where that is always the same; ids of another number are only numbered.
+        keypoints: what their points are; points of another number are only numbered.
     """
 
     rules: tuple[tuple[str, str], ...] = ()
@@ -38,6 +42,8 @@ class KeyTable:
     reverse_channels: tuple[str, ...] = ()
     infer: Callable[[State], dict[str, Any]] = lambda state: {}
     config: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[ClassInfo, ...] = ()
+    keypoints: KeypointSet | None = None
 
     def drops(self, name: str) -> bool:
         """Whether an entry of that name is left behind."""

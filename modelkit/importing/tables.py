@@ -5,6 +5,7 @@ from __future__ import annotations
 from modelkit.importing.key_table import KeyTable
 from modelkit.importing.pytorch_fcn import PYTORCH_FCN
 from modelkit.importing.pytorch_unet import PYTORCH_UNET
+from modelkit.importing.retinaface import RETINAFACE_MOBILENET, RETINAFACE_RESNET
 from modelkit.importing.torchvision_models import (
     TORCHVISION_RCNN,
     TORCHVISION_RESNET_RCNN,
@@ -51,4 +52,6 @@ TABLES: dict[str, KeyTable] = {
     "yolact_darknet53": YOLACT_DARKNET,
     "yolact_edge": YOLACT_EDGE,
     "yolact_edge_resnet50": YOLACT_EDGE,
+    "retinaface": RETINAFACE_MOBILENET,
+    "retinaface_resnet50": RETINAFACE_RESNET,
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 from modelkit.base import VisionModel
 from modelkit.carriers.classes import ClassInfo
+from modelkit.carriers.landmarks import KeypointSet
 from modelkit.importing.checkpoints import file_digest, read_checkpoint
 from modelkit.importing.classes import read_classes
 from modelkit.importing.key_table import KeyTable, State
@@ -39,7 +40,7 @@ def import_weights(
             model's defaults.
         weights_name: default: ``<name>-<weights>`` for known files, else ``<name>-<first 8 of the file's SHA-256>``.
         classes: meaning of the label ids, or where it is written down (``read_classes``); default: as published for
-            known files, else numbers.
+            known files, else what the system's checkpoints always find, else numbers.
         parts: further files by the name of the module that they fill, such as ``{"flow.network": "raft_small.pth"}``.
 
     Returns:
@@ -65,11 +66,12 @@ def import_weights(
         model,
         destination,
         name=weights_name or f"{name}-{known.weights if known else digest[:8]}",
-        classes=_classes(classes, known, model),
+        classes=_classes(classes, known, model, table),
         lineage={**lineage, **known.lineage} if known else lineage,
         metrics=known.metrics if known else {},
         licence=known.licence if known else "unknown",
         tolerates=Tolerates(),
+        keypoints=_keypoints(model, table),
     )
 
 
@@ -84,10 +86,19 @@ def _with_parts(state: State, parts: Mapping[str, Path | str]) -> tuple[State, d
 
 
 def _classes(
-    given: Sequence[ClassInfo] | str | Path | None, known: Published | None, model: VisionModel
+    given: Sequence[ClassInfo] | str | Path | None, known: Published | None, model: VisionModel, table: KeyTable
 ) -> tuple[ClassInfo, ...]:
     if isinstance(given, str | Path):
         return read_classes(given, model.anonymous_classes())
     if given is not None:
         return tuple(given)
-    return known.classes if known else model.anonymous_classes()
+    if known:
+        return known.classes
+    numbered = model.anonymous_classes()
+    return table.classes if len(table.classes) == len(numbered) else numbered
+
+
+def _keypoints(model: VisionModel, table: KeyTable) -> KeypointSet | None:
+    numbered = model.anonymous_keypoints()
+    named = table.keypoints
+    return named if named is not None and numbered is not None and len(named) == len(numbered) else numbered

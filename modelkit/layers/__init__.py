@@ -4,6 +4,7 @@ from modelkit.layers.backbones import Backbone, MobileNetV3Backbone, ResNetBackb
 from modelkit.layers.darknet import DarkNetBackbone
 from modelkit.layers.efficientnet_lite import EfficientNetLiteBackbone
 from modelkit.layers.initialisation import kaiming_initialise
+from modelkit.layers.mobilenet_v1 import MobileNetV1Backbone
 from modelkit.layers.mobilenet_v2 import MobileNetV2Backbone
 from modelkit.layers.necks import FPN, PassThrough
 from modelkit.layers.norms import norm_layer
@@ -14,6 +15,7 @@ __all__ = [
     "Backbone",
     "DarkNetBackbone",
     "EfficientNetLiteBackbone",
+    "MobileNetV1Backbone",
     "MobileNetV2Backbone",
     "MobileNetV3Backbone",
     "PassThrough",

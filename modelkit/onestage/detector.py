@@ -143,8 +143,5 @@ def to_source(found: Found, geometry: Geometry) -> GridDetections:
         max(1, round(cells * resized / padded))
         for cells, resized, padded in zip(found.masks.shape[-2:], geometry.resized_hw, geometry.padded_hw, strict=True)
     )
-    boxes = geometry.boxes_to_source(found.boxes_xyxy)
-    height, width = geometry.source_hw
-    limits = boxes.new_tensor([width, height, width, height])
-    boxes = torch.minimum(boxes.clamp(min=0), limits)
+    boxes = geometry.clipped_boxes_to_source(found.boxes_xyxy)
     return GridDetections(geometry.source_hw, boxes, found.scores, found.labels, found.masks[:, :rows, :columns])

@@ -130,9 +130,9 @@ class YolactHead(nn.Module):
         """``deltas`` (N, P, 4), ``logits`` (N, P, C), ``coefficients`` (N, P, k) and ``prototypes`` (N, k, h, w)."""
         shared = [F.relu(self.shared(features[level])) for level in self.levels]
         return {
-            "deltas": _flatten([self.deltas(x) for x in shared], 4),
-            "logits": _flatten([self.logits(x) for x in shared], self.num_classes),
-            "coefficients": _flatten([self.coefficients(x) for x in shared], self.num_prototypes).tanh(),
+            "deltas": flatten_maps([self.deltas(x) for x in shared], 4),
+            "logits": flatten_maps([self.logits(x) for x in shared], self.num_classes),
+            "coefficients": flatten_maps([self.coefficients(x) for x in shared], self.num_prototypes).tanh(),
             "prototypes": self.prototypes(features[self.levels[0]]),
         }
 
@@ -164,7 +164,7 @@ class YolactHead(nn.Module):
         priors = self.priors(padded_hw, raw["deltas"].device)
         pairs = [self.match(corners(priors), target) for target in targets]
         labels, matched = (torch.stack(each) for each in zip(*pairs, strict=True))
-        boxes = torch.stack([_take(t["boxes"].to(priors), m) for t, m in zip(targets, matched, strict=True)])
+        boxes = torch.stack([take_matched(t["boxes"].to(priors), m) for t, m in zip(targets, matched, strict=True)])
         semantic = self.semantic(features[self.levels[0]]).float()
         class_weights, box_weights = (
             prior_weights(key, labels, matched, targets) for key in ("class_weights", "box_weights")
@@ -199,11 +199,11 @@ class YolactHead(nn.Module):
         return Found(boxes[kept], score, label + 1, masks)
 
 
-def _flatten(maps: Sequence[Tensor], width: int) -> Tensor:
+def flatten_maps(maps: Sequence[Tensor], width: int) -> Tensor:
     """Maps (N, A * width, h, w) to (N, P, width): map, row, column, prior of the cell."""
     return torch.cat([x.permute(0, 2, 3, 1).reshape(len(x), -1, width) for x in maps], dim=1)
 
 
-def _take(boxes: Tensor, matched: Tensor) -> Tensor:
+def take_matched(boxes: Tensor, matched: Tensor) -> Tensor:
     """The matched boxes (P, 4); without any box zeros, which nothing looks at."""
     return boxes[matched] if len(boxes) else boxes.new_zeros(len(matched), 4)

@@ -72,6 +72,29 @@ class SSDMatcher:
         return torch.where(best < self.negative_iou, 0, found), matched
 
 
+class FaceMatcher(SSDMatcher):
+    """RetinaFace's rule (biubug6/Pytorch_Retinaface): an object that no prior fits at all is left alone.
+
+    Args:
+        positive_iou: at or above: the prior learns its best object; below: background.
+        forced_iou: an object's best prior learns it whatever ``positive_iou`` says, if they overlap by so much. Of
+            objects with the same best prior the last one gets it.
+        crowd_iou: see ``SSDMatcher``.
+    """
+
+    def __init__(self, positive_iou: float = 0.35, forced_iou: float = 0.2, crowd_iou: float = 0.7) -> None:
+        super().__init__(positive_iou, positive_iou, crowd_iou)
+        self.forced_iou = forced_iou
+
+    def _match(self, priors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        overlaps = box_iou(boxes.to(priors), priors)
+        best, matched = overlaps.max(0)
+        for row, (overlap, prior) in enumerate(zip(*(each.tolist() for each in overlaps.max(1)), strict=True)):
+            if overlap >= self.forced_iou:
+                best[prior], matched[prior] = 2.0, row
+        return torch.where(best < self.positive_iou, 0, labels[matched]), matched
+
+
 def crowd_of(target: Mapping[str, Any]) -> Tensor:
     """(n,) bool: which of a target's boxes hold a crowd instead of one object; all False where nothing says so."""
     if "iscrowd" in target:

@@ -25,6 +25,7 @@ def prior_boxes(
     ratios: tuple[float, ...],
     square: bool,
     device: torch.device,
+    spread: bool = True,
 ) -> Tensor:
     """Priors of every cell of every map, in the order in which heads flatten: map, row, column, scale, ratio.
 
@@ -35,12 +36,14 @@ def prior_boxes(
         ratios: width over height.
         square: both sides scale * sqrt(ratio): priors of a cell then differ in size alone. YOLACT was trained with it.
         device: of the result.
+        spread: cells divide the batch evenly; else each is as large as its stride, and the last ones may lie across
+            the border (RetinaFace). The same where strides divide the sides.
 
     Returns:
         (P, 4) float32: centre x, centre y, width, height.
     """
     with torch.inference_mode(False):  # the result is kept, and training must be able to use it after prediction
-        return _prior_boxes(padded_hw, strides, scales, ratios, square).to(device)
+        return _prior_boxes(padded_hw, strides, scales, ratios, square, spread).to(device)
 
 
 def _prior_boxes(
@@ -49,12 +52,14 @@ def _prior_boxes(
     scales: tuple[tuple[float, ...], ...],
     ratios: tuple[float, ...],
     square: bool,
+    spread: bool,
 ) -> Tensor:
     parts = []
     for stride, sides in zip(strides, scales, strict=True):
         rows, columns = (math.ceil(side / stride) for side in padded_hw)
-        y = (torch.arange(rows) + 0.5) / rows * padded_hw[0]
-        x = (torch.arange(columns) + 0.5) / columns * padded_hw[1]
+        height, width = padded_hw if spread else (rows * stride, columns * stride)
+        y = (torch.arange(rows) + 0.5) / rows * height
+        x = (torch.arange(columns) + 0.5) / columns * width
         widths = torch.tensor([side * math.sqrt(ratio) for side in sides for ratio in ratios])
         heights = widths if square else torch.tensor([side / math.sqrt(ratio) for side in sides for ratio in ratios])
         cells = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)

@@ -76,6 +76,31 @@ def small_yolact(**changes: Any) -> dict[str, Any]:
     return {**config, **changes}
 
 
+def small_retinaface(**changes: Any) -> dict[str, Any]:
+    """Options of a small retinaface for images of about 64 pixels, with a mesh; group norm, so batches don't matter."""
+    config: dict[str, Any] = {
+        "num_classes": 4,
+        "backbone": {
+            "name": "slim_resnet",
+            "widths": [8, 16, 24, 32],
+            "depths": [1, 1, 1, 1],
+            "norm": "group",
+            "out": ["c3", "c4", "c5"],
+        },
+        "neck": {"channels": 16, "norm": "group"},
+        "head": {"anchor_scales": [[8, 12], [20, 32], [48, 64]], "num_vertices": 3, "detections_per_image": 20},
+        "transform": SMALL_TRANSFORM,
+    }
+    return {**config, **changes}
+
+
+def points_in(boxes: Tensor, count: int) -> Tensor:
+    """Keypoints (n, count, 3), all visible, spread along a diagonal of each box (n, 4)."""
+    share = (torch.arange(count) + 0.5)[:, None] / max(count, 1)
+    places = boxes[:, None, :2] + share * (boxes[:, None, 2:] - boxes[:, None, :2])
+    return torch.cat([places, torch.full((len(boxes), count, 1), 2.0)], -1)
+
+
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """(H, W, 3) uint8: smooth colours with some rectangles, unlike noise stable under resizing."""
     rng = np.random.default_rng(seed)

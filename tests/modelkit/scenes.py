@@ -48,3 +48,21 @@ def two_digits(size_hw: tuple[int, int], size_px: tuple[int, int]) -> Scene:
     )  # fmt: skip
     source = Digitscape("train", size_hw, style=style, dense=False)
     return next(each for each in map(source.scene, range(50)) if len(each) == 2)
+
+
+def dotted_faces(size_hw: tuple[int, int], boxes: list[list[float]]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Grey discs with five coloured dots, (3, H, W), and their target: boxes, labels 1 and the five points."""
+    rows, columns = (torch.arange(side) + 0.5 for side in size_hw)
+    image = torch.full((3, *size_hw), 0.2)
+    places = torch.tensor([[0.3, 0.35], [0.7, 0.35], [0.5, 0.55], [0.35, 0.75], [0.65, 0.75]])
+    colours = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]])
+    corners = torch.tensor(boxes)
+    points = corners[:, None, :2] + places * (corners[:, None, 2:] - corners[:, None, :2])
+    for (x1, y1, x2, y2), dots in zip(boxes, points.tolist(), strict=True):
+        across, down = (columns - (x1 + x2) / 2) / ((x2 - x1) / 2), (rows - (y1 + y2) / 2) / ((y2 - y1) / 2)
+        image[:, down[:, None] ** 2 + across**2 < 1] = 0.7
+        for (x, y), colour in zip(dots, colours, strict=True):
+            dot = ((rows - y)[:, None] ** 2 + (columns - x) ** 2) < ((x2 - x1) / 10) ** 2
+            image[:, dot] = colour[:, None]
+    keypoints = torch.cat([points, torch.full((*points.shape[:2], 1), 2.0)], -1)
+    return image, {"boxes": corners, "labels": torch.ones(len(boxes), dtype=torch.int64), "keypoints": keypoints}

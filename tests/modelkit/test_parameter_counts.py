@@ -51,6 +51,9 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("deeplabv3plus_resnet50", {"backbone": {"dilate_last": 2}}, 39_761_845),
     ("deeplabv3plus_resnet101", {}, 58_753_973),
     ("deeplabv3plus_mobilenet_v2", {}, 5_225_717),
+    # biubug6/Pytorch_Retinaface
+    ("retinaface", {}, 426_608),
+    ("retinaface_resnet50", {}, 27_293_600),
 ]
 
 
