@@ -1,0 +1,1 @@
+"""Landmark models: points on objects."""
