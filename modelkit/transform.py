@@ -20,7 +20,7 @@ from modelkit.errors import ConfigError, TargetError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _CHOICES = {
-    "padding": ("pad", "stretch", "square", "multiple", "none"),
+    "padding": ("pad", "stretch", "square", "multiple", "letterbox", "none"),
     "fit": ("floor", "short"),
     "resizing": ("uint8", "bicubic", "rounded", "float"),
 }
@@ -68,7 +68,8 @@ class ImageTransform:
         padding: what ``bucket`` does. "pad": keep the aspect ratio and pad to one of few shapes; "stretch": resize to
             the shape of the nearest aspect ratio, no padding (for models with global pooling, which padding would
             disturb); "square": resize to ``min_size`` both ways, whatever the aspect ratio; "multiple": keep the aspect
-            ratio but for enlarging both sides to the next multiple of ``size_divisible``, no padding; "none": no shape
+            ratio but for enlarging both sides to the next multiple of ``size_divisible``, no padding; "letterbox": keep
+            the aspect ratio and fill up ``fixed_hw``, which the image touches with one side at least; "none": no shape
             is shared, every resized size is its own bucket.
         train_min_sizes: in training the shorter side is drawn from these; empty = always ``min_size``.
         antialias: low-pass before shrinking.
@@ -77,7 +78,8 @@ class ImageTransform:
 
         scale: size as a factor of the image's own, within ``max_size``, in place of ``min_size``; for networks that
             were trained on images as they are. Only with padding "pad", "multiple" and "none".
-        fixed_hw: rows and columns of every image, whatever its aspect ratio; only with padding "none".
+        fixed_hw: rows and columns of every image, whatever its aspect ratio; only with padding "none" and "letterbox",
+            which needs it.
         fit: "floor" cuts both sides to whole pixels after scaling, as torchvision's detectors do; "short" makes the
             shorter side exact and cuts the longer one, as torchvision's semantic presets and transformers do.
         resizing: what ``Predictor`` does. "uint8": in 8 bits, within one grey level of the exact value; "bicubic": the
@@ -90,7 +92,7 @@ class ImageTransform:
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     size_divisible: int = 32
-    padding: Literal["pad", "stretch", "square", "multiple", "none"] = "pad"
+    padding: Literal["pad", "stretch", "square", "multiple", "letterbox", "none"] = "pad"
     train_min_sizes: Sequence[int] = ()
     antialias: bool = False
     scale: float | None = None
@@ -112,11 +114,16 @@ class ImageTransform:
                 f"transform scale must be above 0, with padding 'pad', 'multiple' or 'none', got {self.scale} and "
                 f"{self.padding!r}"
             )
-        if self.fixed_hw is not None and (len(self.fixed_hw) != 2 or min(self.fixed_hw) < 1 or self.padding != "none"):
+        if not self._fixed_hw_makes_sense():
             raise ConfigError(
-                f"transform fixed_hw must be [rows, columns], with padding 'none', got {self.fixed_hw!r} and "
-                f"{self.padding!r}"
+                "transform fixed_hw must be [rows, columns], with padding 'none' or 'letterbox', which needs it, got "
+                f"{self.fixed_hw!r} and {self.padding!r}"
             )
+
+    def _fixed_hw_makes_sense(self) -> bool:
+        if self.fixed_hw is None:
+            return self.padding != "letterbox"
+        return len(self.fixed_hw) == 2 and min(self.fixed_hw) >= 1 and self.padding in ("none", "letterbox")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ImageTransform:
@@ -134,7 +141,8 @@ class ImageTransform:
     def resized_hw(self, source_hw: SizeHW, min_size: int | None = None) -> SizeHW:
         """Size after resizing, at least one pixel a side; "pad" and "none" keep the aspect ratio."""
         if self.fixed_hw is not None:
-            return self.fixed_hw[0], self.fixed_hw[1]
+            frame = (self.fixed_hw[0], self.fixed_hw[1])
+            return _fit_inside(source_hw, frame) if self.padding == "letterbox" else frame
         if self.padding == "square":
             return min_size or self.min_size, min_size or self.min_size
         if self.padding == "stretch":
@@ -163,6 +171,8 @@ class ImageTransform:
 
     def padded_hw(self, sizes_hw: Sequence[SizeHW]) -> SizeHW:
         """The smallest allowed batch size that holds all of ``sizes_hw``."""
+        if self.padding == "letterbox" and self.fixed_hw is not None:
+            return self.fixed_hw[0], self.fixed_hw[1]
         return self._round_up(max(h for h, _ in sizes_hw)), self._round_up(max(w for _, w in sizes_hw))
 
     def buckets(self) -> list[SizeHW]:
@@ -170,11 +180,11 @@ class ImageTransform:
 
         What images of common aspect ratios (1:1, 4:3, 3:2, 16:9) and of the limit (``max_size`` : ``min_size``) need,
         both ways; with "pad" also bands of a half, a quarter and one unit of the shorter side for long, thin images.
-        With "square" the one square.
+        With "square" and "letterbox" the one shape.
         """
         if self.padding in ("none", "multiple"):
             return []
-        if self.padding == "square":
+        if self.padding in ("square", "letterbox"):
             return [self.padded_hw([(self.min_size, self.min_size)])]
         short, long = self.min_size, self.max_size
         sizes = {self._fit((6 * height, 6 * width), short) for height, width in _ASPECT_RATIOS} | {(short, long)}
@@ -257,3 +267,11 @@ class ImageTransform:
             TargetError: for entries that nobody knows how to resize.
         """
         return resize_target(target, Resize(geometry.source_hw, geometry.resized_hw, aligned))
+
+
+def _fit_inside(source_hw: SizeHW, frame_hw: SizeHW) -> SizeHW:
+    """The largest size of the same aspect ratio, up to whole pixels, in whole numbers so that nothing rounds twice."""
+    (rows, columns), (high, wide) = source_hw, frame_hw
+    if rows * wide >= columns * high:
+        return high, max(1, columns * high // rows)
+    return max(1, rows * wide // columns), wide

@@ -94,6 +94,18 @@ def small_retinaface(**changes: Any) -> dict[str, Any]:
     return {**config, **changes}
 
 
+def small_landmarker(**changes: Any) -> dict[str, Any]:
+    """Options of a small heatmap_landmarker for crops of 64 x 48 pixels; group norm, so batches don't matter."""
+    config: dict[str, Any] = {
+        "num_keypoints": 3,
+        "backbone": {"name": "slim_resnet", "widths": [8, 16, 24], "depths": [1, 1, 1], "norm": "group"},
+        "neck": {"channels": [16, 16], "norm": "group"},
+        "transform": {"fixed_hw": [64, 48]},
+        "flip_pairs": [[0, 1]],
+    }
+    return {**config, **changes}
+
+
 def points_in(boxes: Tensor, count: int) -> Tensor:
     """Keypoints (n, count, 3), all visible, spread along a diagonal of each box (n, 4)."""
     share = (torch.arange(count) + 0.5)[:, None] / max(count, 1)

@@ -54,6 +54,13 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     # biubug6/Pytorch_Retinaface
     ("retinaface", {}, 426_608),
     ("retinaface_resnet50", {}, 27_293_600),
+    # microsoft/human-pose-estimation.pytorch, ResNet-50; ResNet-18 without its classifier, and a layer of 2 K numbers
+    ("heatmap_landmarker", {}, 33_999_697),
+    ("coordinate_landmarker", {"num_keypoints": 5}, 11_176_512 + 512 * 10 + 10),
+    # what princeton-vl/pytorch_stacked_hourglass uses of its parameters
+    ("hourglass", {"stacks": 1}, 3_426_448),
+    ("hourglass", {}, 6_570_400),
+    ("hourglass", {"stacks": 8}, 25_434_112),
 ]
 
 

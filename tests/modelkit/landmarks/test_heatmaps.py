@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from modelkit import ConfigError
-from modelkit.landmarks.codecs import (
+from modelkit.landmarks.heatmaps import (
     HeatmapCodec,
     argmax_points,
     blurred,
