@@ -36,11 +36,13 @@ __all__ = [  # noqa: F405
     "WeightsUnavailableError",
     "create_model",
     "describe",
+    "export_model",
     "import_weights",
     "is_video_model",
     "list_models",
     "load",
     "load_weights",
+    "model_card",
     "register",
     "register_model",
     "save_weights",
@@ -48,6 +50,7 @@ __all__ = [  # noqa: F405
 
 
 _WITHOUT_TORCH = {
+    "modelkit.card": ("model_card",),
     "modelkit.catalogue": ("ModelInfo", "describe", "is_video_model", "list_models"),
     "modelkit.functions": ("FunctionPredictor",),
     "modelkit.carriers": ("Instances",),

@@ -1,6 +1,7 @@
 """Everything that ``modelkit`` offers, imported at once; see the package for why not at its own import."""
 
 from modelkit.base import VisionModel
+from modelkit.card import model_card
 from modelkit.carriers import Instances
 from modelkit.carriers.classes import ClassInfo
 from modelkit.catalogue import ModelInfo, describe, is_video_model, list_models
@@ -15,6 +16,7 @@ from modelkit.errors import (
     WeightsError,
     WeightsUnavailableError,
 )
+from modelkit.exporting.program import export_model
 from modelkit.functions import FunctionPredictor
 from modelkit.importing import import_weights
 from modelkit.loading import load
@@ -49,11 +51,13 @@ __all__ = [
     "WeightsUnavailableError",
     "create_model",
     "describe",
+    "export_model",
     "import_weights",
     "is_video_model",
     "list_models",
     "load",
     "load_weights",
+    "model_card",
     "register",
     "register_model",
     "save_weights",

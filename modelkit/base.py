@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from modelkit.carriers.classes import ClassInfo
 from modelkit.carriers.landmarks import KeypointSet
 from modelkit.errors import ConfigError
 from modelkit.transform import Geometry, ImageTransform
+
+if TYPE_CHECKING:
+    from modelkit.exporting.canvas import Canvas
 
 
 class Prediction(Protocol):
@@ -74,11 +77,13 @@ class VisionModel(nn.Module, ABC):
             ``reference_<field>`` next to its ``reference_image`` (3, H, W); None: it learns from each frame alone.
         gives_soft_masks: whether what it decodes are ``SoftMasks``.
         gives_probabilities: whether ``probabilities`` works.
+        left_to_caller: what of a result ``traced`` does not hold, in words; "" where it is whole.
     """
 
     reference_fields: ClassVar[tuple[str, ...] | None] = None
     gives_soft_masks: ClassVar[bool] = False
     gives_probabilities: ClassVar[bool] = False
+    left_to_caller: ClassVar[str] = ""
 
     config: dict[str, Any]
     transform: ImageTransform
@@ -105,6 +110,19 @@ class VisionModel(nn.Module, ABC):
             ConfigError: for models that classify no pixels.
         """
         raise ConfigError(f"{type(self).__name__} gives no probabilities of pixels")
+
+    def traced(self, raw: Mapping[str, Tensor], canvas: Canvas) -> dict[str, Tensor]:
+        """What ``decode`` and ``finish`` make of one image, as tensors by name and without a branch that depends on
+        values, so that it can be exported (``modelkit.exporting``). Families that can do it say how.
+
+        Args:
+            raw: what ``dense`` gave for one image.
+            canvas: the way back to source pixels.
+
+        Raises:
+            ConfigError: why there is no such graph.
+        """
+        raise ConfigError(f"the decoding of {type(self).__name__} branches on what it finds, which no graph can")
 
     def anonymous_classes(self) -> tuple[ClassInfo, ...]:
         """Numbered names for the class ids that results may have, where nobody says what these mean."""

@@ -1,4 +1,4 @@
-"""``visionmill models list | show | import``."""
+"""``visionmill models list | show | import | export | card``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from infra.errors import UsageError
 
 _CONFIG_HELP = "Options of the model that no tensor tells (input size, output stride): JSON, or a .json file of it."
 _CLASSES_HELP = 'What the class ids mean: a .json ({"1": "cat", ...}), a file of names, or coco80, coco91, voc.'
+_MODEL_HELP = "Name of a model, or file or folder of its weights."
+_SIZE_HELP = "Size of the images that the network's shape is chosen for; others are fitted into it."
 _PART_HELP = "MODULE=FILE, a further checkpoint for one module: flow.network=raft_small.pth. Repeatable."
 
 app = typer.Typer(help="The models that jobs can use.", no_args_is_help=True)
@@ -38,7 +40,7 @@ def list_(as_json: JsonFlag = False) -> Summary:
 @app.command("show")
 @command
 def show(
-    model: Annotated[str, typer.Argument(help="Name of a model, or file or folder of its weights.")],
+    model: Annotated[str, typer.Argument(help=_MODEL_HELP)],
     as_json: JsonFlag = False,
 ) -> Summary:
     """The record of a model's weights: digest, preprocessing, classes, lineage, metrics, licence."""
@@ -74,6 +76,60 @@ def import_(
     verb = find_product(find_kind(record.kind).product).verb
     say(f"use it:  visionmill {verb} SOURCE OUTPUT --model {destination}")
     return {"model": record.to_json(), "path": str(destination)}
+
+
+@app.command("export")
+@command
+def export(
+    model: Annotated[str, typer.Argument(help=_MODEL_HELP)],
+    file: Annotated[Path, typer.Argument(help="File to write, such as signs.onnx or signs.pt2.")],
+    to: Annotated[str, typer.Option("--to", metavar="onnx|torch", help="ONNX, or a program of torch.export.")],
+    size: Annotated[str, typer.Option(metavar="HxW", help=_SIZE_HELP)] = "480x640",
+) -> Summary:
+    """A model as one graph: an image of any size in (uint8 RGB), results in pixels of that image out."""
+    import modelkit
+    from tasks.engine.model_source import local_model
+
+    done = modelkit.export_model(modelkit.load(local_model(model)), file, to, _size_of(size))
+    rows, columns = done.network_hw
+    outputs = ", ".join(f"{name} {shape}" for name, shape in done.outputs.items())
+    say(f"{done.path}: {outputs}; the network's input is {rows}x{columns}", style="green")
+    if done.left_to_caller:
+        say(f"left to who runs it: {done.left_to_caller}", style="yellow")
+    return {
+        "path": str(done.path),
+        "to": done.form,
+        "outputs": done.outputs,
+        "network_hw": list(done.network_hw),
+        "left_to_caller": done.left_to_caller,
+    }
+
+
+@app.command("card")
+@command
+def card(
+    model: Annotated[str, typer.Argument(help=_MODEL_HELP)],
+    file: Annotated[Path | None, typer.Argument(help="Markdown file to write; without, the card is printed.")] = None,
+    as_json: JsonFlag = False,
+) -> Summary:
+    """A model card in the form of the Hugging Face hub: what the record says, and nothing beside it."""
+    import modelkit
+    from tasks.engine.model_source import local_model
+
+    text = modelkit.model_card(modelkit.describe(local_model(model)))
+    if file is not None:
+        file.write_text(text, "utf-8")
+        say(f"card: {file}", style="green")
+    elif not as_json:
+        answers.out(text, end="")
+    return {"card": text, "path": None if file is None else str(file)}
+
+
+def _size_of(size: str) -> tuple[int, int]:
+    rows, _, columns = size.partition("x")
+    if not (rows.isdigit() and columns.isdigit() and int(rows) and int(columns)):
+        raise UsageError(f"--size must be HxW, such as 480x640, got {size!r}")
+    return int(rows), int(columns)
 
 
 def _json_of(config: str | None) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class PyramidRoIAlign(nn.Module):
         if len(maps) == 1:
             return self._pool(maps[0], rois, self._scales[0])
         levels = self.level_of(rois[:, 1:])
-        pooled = maps[0].new_zeros((len(rois), maps[0].shape[1], self.output_size, self.output_size))
+        pooled = maps[0].new_zeros((rois.shape[0], maps[0].shape[1], self.output_size, self.output_size))
         for index, (feature, scale) in enumerate(zip(maps, self._scales, strict=True)):
             chosen = torch.where(levels == index)[0]
             pooled[chosen] = self._pool(feature, rois[chosen], scale)

@@ -13,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import box_iou
 
+from modelkit.carriers import SizeHW
 from modelkit.detection.targets import in_ignored_region
 from modelkit.errors import ConfigError
 from modelkit.layers.backbones import Backbone
@@ -100,6 +101,11 @@ class ProposalHead(nn.Module):
         per_level = [logit[0].numel() for logit in logits]
         flat_logits, flat_deltas = concat_box_prediction_layers(logits, deltas)
         return flat_logits, flat_deltas, anchors, per_level
+
+    def every_box(self, raw: Mapping[str, Tensor], padded_hw: SizeHW) -> tuple[Tensor, Tensor, list[int]]:
+        """Of one image: logits (A,) and boxes (A, 4) of every anchor, and how many anchors each map has."""
+        logits, deltas, anchors, per_level = self._flatten(raw, [Geometry(padded_hw, padded_hw, padded_hw)])
+        return logits.flatten(), self.proposer.box_coder.decode_single(deltas, anchors[0]), per_level
 
     @torch.no_grad()
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[Tensor]:

@@ -247,7 +247,7 @@ class MaskHead(RoIHead):
             wanted.append(cropped_masks(target["masks"], boxes, matched, logits.shape[-1], self.aligned_targets))
         if not wanted:
             return {"loss_mask": logits.sum() * 0}  # keeps the graph: parameters get a zero gradient, not none
-        chosen = self._of_class(logits, torch.cat(samples.labels))
+        chosen = self.of_labels(logits, torch.cat(samples.labels))
         per_region = F.binary_cross_entropy_with_logits(chosen, torch.cat(wanted), reduction="none").mean((1, 2))
         weights = samples.weights("mask_weights")
         return {"loss_mask": (per_region * weights).sum() / (weights > 0).sum().clamp(min=1)}
@@ -258,9 +258,10 @@ class MaskHead(RoIHead):
 
     def of_class(self, raw: Mapping[str, Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
         """Per image: logits (n, M, M) of each region's own class."""
-        chosen = self._of_class(raw["mask_logits"], torch.cat(list(labels)))
+        chosen = self.of_labels(raw["mask_logits"], torch.cat(list(labels)))
         return list(chosen.split([len(found) for found in labels]))
 
-    def _of_class(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits (r, C, M, M) to those (r, M, M) of each region's own class, by labels (r,) from 1."""
         channel = torch.zeros_like(labels) if self.class_agnostic else labels
-        return logits[torch.arange(len(labels), device=labels.device), channel]
+        return logits[torch.arange(labels.shape[0], device=labels.device), channel]

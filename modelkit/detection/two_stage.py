@@ -21,7 +21,9 @@ from modelkit.carriers.geometry import mirror_boxes
 from modelkit.detection.proposals import ProposalHead
 from modelkit.detection.roi_heads import BoxHead, MaskHead, RoIHead
 from modelkit.detection.targets import ProposalSampler, check_targets
+from modelkit.detection.tracing import traced_detections
 from modelkit.errors import ConfigError, TargetError
+from modelkit.exporting.canvas import Canvas
 from modelkit.layers.backbones import Backbone
 from modelkit.layers.watching import watched
 from modelkit.registry import Config, build
@@ -191,6 +193,10 @@ class TwoStageDetector(VisionModel):
             Detections(geometry.source_hw, geometry.boxes_to_source(boxes), scores, labels, mask)
             for geometry, (boxes, scores, labels), mask in zip(geometries, found, masks, strict=True)
         ]
+
+    def traced(self, raw: Mapping[str, Tensor], canvas: Canvas) -> dict[str, Tensor]:
+        """See ``traced_detections``."""
+        return traced_detections(self, raw, canvas)
 
     def detect(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Per image: boxes (n, 4) in *resized* pixels, scores (n,) and labels (n,) from 1, best first; float32 maps."""

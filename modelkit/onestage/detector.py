@@ -15,8 +15,10 @@ from modelkit.carriers import Instances, SizeHW
 from modelkit.carriers.geometry import mirror_boxes
 from modelkit.detection.targets import check_targets
 from modelkit.errors import TargetError
+from modelkit.exporting.canvas import Canvas
 from modelkit.layers.backbones import Backbone
 from modelkit.onestage.head import Found, YolactHead
+from modelkit.onestage.tracing import traced_grid_detections
 from modelkit.registry import Config, build
 from modelkit.rle.grids import encode_grid_masks
 from modelkit.transform import Geometry, ImageTransform
@@ -135,6 +137,10 @@ class AnchorDetector(VisionModel):
         """Score threshold, fast NMS, masks from prototypes; boxes come back in source pixels."""
         found = self.head.decode(raw, geometries)
         return [to_source(each, geometry) for each, geometry in zip(found, geometries, strict=True)]
+
+    def traced(self, raw: Mapping[str, Tensor], canvas: Canvas) -> dict[str, Tensor]:
+        """See ``traced_grid_detections``."""
+        return traced_grid_detections(self.head, raw, canvas)
 
 
 def to_source(found: Found, geometry: Geometry) -> GridDetections:

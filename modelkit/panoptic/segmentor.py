@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from modelkit.base import VisionModel
 from modelkit.carriers.classes import ClassInfo
@@ -15,6 +16,7 @@ from modelkit.carriers.targets import IGNORE
 from modelkit.detection.targets import check_targets
 from modelkit.detection.two_stage import TwoStageDetector
 from modelkit.errors import TargetError
+from modelkit.exporting.canvas import Canvas, classes_at_source
 from modelkit.panoptic.fusion import FusionHead
 from modelkit.panoptic.segments import PanopticMap, Regions
 from modelkit.panoptic.targets import complete_target, pixel_weights
@@ -127,6 +129,23 @@ class PanopticSegmentor(VisionModel):
     def heads(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Pyramid maps, and what the heads with fixed shapes make of them."""
         return {**features, **self.detector.rpn(features), **self.semantic(features)}
+
+    left_to_caller: ClassVar[str] = (
+        "one segment for every pixel: objects are laid upon each other by score, each where enough of it is free, "
+        "and stuff fills the rest; that goes object by object, which a graph cannot"
+    )
+
+    def traced(self, raw: Mapping[str, Tensor], canvas: Canvas) -> dict[str, Tensor]:
+        """What the two branches say: objects as of the detector, and ``stuff_map`` (H, W) int16, the class of
+        stuff of every source pixel, 0 where the semantic head sees a thing or nothing.
+        """
+        logits = F.interpolate(raw["semantic_logits"].float(), canvas.padded_hw, mode="bilinear", align_corners=False)
+        stuff = {channel: label for label, channel in enumerate(self.fusion.channels(), 1) if label > self.num_things}
+        class_of = torch.tensor([stuff.get(channel, 0) for channel in range(logits.shape[1])], dtype=torch.int16)
+        return {
+            **self.detector.traced(raw, canvas),
+            "stuff_map": class_of[classes_at_source(logits[0].argmax(0), canvas.content_hw, canvas)],
+        }
 
     @torch.inference_mode()
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[PanopticMap]:

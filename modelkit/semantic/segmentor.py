@@ -26,12 +26,14 @@ from modelkit.carriers import Instances, SizeHW
 from modelkit.carriers.classes import ClassInfo
 from modelkit.carriers.targets import IGNORE
 from modelkit.errors import ConfigError, TargetError
+from modelkit.exporting.canvas import Canvas
 from modelkit.layers.stretching import stretch
 from modelkit.layers.watching import watched
 from modelkit.registry import Config
 from modelkit.rle import bboxes, encode_label_map
 from modelkit.semantic.losses import LossConfig, border_weight_map, dice_loss, pixel_loss
 from modelkit.semantic.targets import check_semantic, padded
+from modelkit.semantic.tracing import traced_label_map
 from modelkit.transform import Geometry, ImageTransform
 
 Upsample = Literal["network", "coarse", "source", "grid"]
@@ -220,6 +222,10 @@ class SemanticSegmentor(VisionModel):
         share = torch.where(wanted == self.background, self.losses.background, 1.0)
         return share if weights is None else share * weights
 
+    def traced(self, raw: Mapping[str, Tensor], canvas: Canvas) -> dict[str, Tensor]:
+        """See ``traced_label_map``."""
+        return traced_label_map(self, raw, canvas)
+
     def _against_background(self, logits: Tensor) -> Tensor:
         """A single logit z as the two classes (0, z), whose softmax is its sigmoid."""
         return torch.cat([torch.zeros_like(logits), logits], 1) if self.num_classes == 1 else logits
@@ -232,9 +238,10 @@ class SemanticSegmentor(VisionModel):
         # NHWC and max: on CPUs a third of the time of argmax over planes.
         logits_nhwc = logits.float().contiguous(memory_format=torch.channels_last)
         full = F.interpolate(logits_nhwc, size=batch.shape[-2:], mode="bilinear", align_corners=False)
-        return {"logits": logits, "label_map": self._argmax(full)}
+        return {"logits": logits, "label_map": self.argmax(full)}
 
-    def _argmax(self, logits: Tensor) -> Tensor:
+    def argmax(self, logits: Tensor) -> Tensor:
+        """The likeliest class of logits (..., C, h, w), as (..., h, w)."""
         return logits.max(-3).indices.to(torch.uint8 if self.num_classes <= 256 else torch.int16)
 
     @torch.inference_mode()
@@ -252,7 +259,7 @@ class SemanticSegmentor(VisionModel):
             if self.upsample == "network":
                 label_map = raw["label_map"][index, : geometry.resized_hw[0], : geometry.resized_hw[1]]
             elif self.upsample == "coarse":
-                label_map = self._argmax(logits[index, :, :rows, :columns])
+                label_map = self.argmax(logits[index, :, :rows, :columns])
             elif self.upsample == "grid":
                 label_map = self._stretched(logits[index, None, :, :rows, :columns], geometry.source_hw)
             else:
@@ -283,7 +290,7 @@ class SemanticSegmentor(VisionModel):
 
     def _stretched(self, logits: Tensor, size_hw: SizeHW) -> Tensor:
         """Classes (H, W) of logits (1, C, h, w) at another size."""
-        return self._argmax(F.interpolate(logits, size=size_hw, mode="bilinear", align_corners=False)[0])
+        return self.argmax(F.interpolate(logits, size=size_hw, mode="bilinear", align_corners=False)[0])
 
 
 def _coarse(logits: Tensor, image_hw: SizeHW) -> Tensor:

@@ -22,6 +22,8 @@ from tests.videos import make_video
 
 NUM_SCENES, NUM_FRAMES = 4, 6
 
+EXPORT = ("models", "export", "ssdlite320_mobilenet_v3_large:random:0")
+
 
 @pytest.fixture
 def place(store_uri: str) -> tuple[str, str]:
@@ -183,6 +185,10 @@ def test_query_prints_rows_on_stdout_and_csv_opens_anywhere(tmp_path: Path) -> N
         (lambda tmp: ["verify", tmp / "out"], 1, "out"),
         (lambda tmp: ["models", "show", "no-such-model"], 2, "no-such-model"),
         (lambda tmp: ["models", "show", "mask_rccn"], 2, "did you mean mask_rcnn or "),
+        (lambda tmp: ["models", "card", "no-such-model"], 2, "no-such-model"),
+        (lambda tmp: [*EXPORT, tmp / "x", "--to", "torch"], 2, "branches on what it finds, which no graph can"),
+        (lambda tmp: [*EXPORT, tmp / "x", "--to", "torch", "--size", "wide"], 2, "--size must be HxW"),
+        (lambda tmp: [*EXPORT, tmp / "x", "--to", "caffe"], 2, "no form 'caffe': onnx, torch"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_and_the_right_exit_code(
@@ -190,6 +196,13 @@ def test_what_cannot_be_done_is_one_message_and_the_right_exit_code(
 ) -> None:
     (tmp_path / "in").mkdir()
     assert named in refused(exit_code, *words(tmp_path))
+
+
+def test_a_model_card_is_printed_as_it_is_written_to_a_file(tmp_path: Path) -> None:
+    printed = visionmill("models", "card", DIGITS[1]).stdout
+    assert printed.startswith("---\nlicense: ") and f"# {DIGITS[1]}" in printed
+    written = visionmill("models", "card", DIGITS[1], tmp_path / "README.md", "--json").summary
+    assert Path(written["path"]).read_text("utf-8") == written["card"] == printed
 
 
 def test_unknown_options_and_missing_arguments_are_wrong_usage() -> None:
