@@ -10,6 +10,7 @@ from pathlib import Path
 
 from infra.errors import ObjectGone
 from infra.store import open_store
+from infra.telling import tell
 from tasks.media.demo_scenes import demo_files
 
 BUCKET, MODEL = "visionmill-demo", "digitscape_mask_rcnn"
@@ -22,6 +23,7 @@ FROM instances WHERE score >= 0.5 GROUP BY name ORDER BY name
 
 def compose_demo_data(num_images: int, num_frames: int) -> None:
     """Write the files below :data:`SOURCE`; objects that are there already are kept."""
+    tell("composing scenes and a video")
     store = open_store(SOURCE)
     for key, make in demo_files(num_images, num_frames):
         try:
