@@ -89,7 +89,7 @@ def carry_out(setting: Setting, work: Path, step: Steps = plain_steps) -> dict[s
     summary = run_retrain(parameters_of(setting, data, output), orchestrated=False, step=step)
     [outcome] = summary["rounds"]
     rows = {row["model_id"]: row for row in tables.read(open_store(str(output)), MODELS).to_pylist()}
-    models = {"baseline": outcome["teacher"], "student": outcome["candidate"]}
+    models = {"baseline": outcome["teacher"], "student": outcome["candidate"] or outcome["teacher"]}
     sealed = read_label_set(str(truth_of(data, "test")))
     judged = {
         role: evaluate_predictor(load_predictor(rows[model]["weights_uri"]), sealed) for role, model in models.items()

@@ -21,7 +21,7 @@ from infra.store import open_store
 from tasks.evaluation.evaluate import evaluate_predictor
 from tasks.labels.reading import read_label_set
 from tasks.loop.judging import load_predictor
-from tasks.loop.loops import Loop, methods_for
+from tasks.loop.loops import open_loop
 
 if TYPE_CHECKING:  # it imports this module
     from benchmarks.selftraining import Setting
@@ -57,8 +57,7 @@ def _carry_out(setting: Setting, work: Path) -> dict[str, Any]:
     parameters = parameters.model_copy(update={"recipe": str(stated)})
     store = open_store(str(output))
     divided = divide(parameters, store)
-    methods = methods_for(parameters, divided.labels.classes)
-    loop = Loop(parameters, store, divided, methods, f"equal-images-{setting.name}")
+    loop = open_loop(parameters, store, divided, f"equal-images-{setting.name}")
     running = Running(parameters, loop, plain_steps, None)
     uri, _ = train_supervised(running, divided.split("train"), role="teacher")
     judged = evaluate_predictor(load_predictor(uri), read_label_set(str(truth_of(data, "test"))))

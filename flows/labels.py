@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flows.parameters import LabelParameters
+from flows.parameters import LabelParameters, RetrainParameters
 from modelkit import ClassInfo
 from tasks.labels.images import with_images_checked
-from tasks.labels.label_sets import LabelSet
+from tasks.labels.label_sets import LabelSet, of_people
 from tasks.labels.reading import read_label_set
 from tasks.loop.fingerprints import fingerprints_of
+from tasks.loop.loops import kind_for
 from tasks.loop.splits import join_near_duplicates
 from tasks.records import MISSING_ETAG, Entry
+from tasks.training.presets import numbered
 
 
 def labels_of(uri: str, asked: LabelParameters) -> LabelSet:
@@ -31,6 +33,12 @@ def labels_named(uri: str, asked: LabelParameters, classes: Sequence[ClassInfo] 
     return read_label_set(
         uri, images_root=asked.images_root, classes=classes or asked.classes, allow_dropped=asked.allow_dropped
     )
+
+
+def labels_to_teach(labels: LabelSet, asked: RetrainParameters) -> LabelSet:
+    """What people said of it, under the class ids that the models of the loop know; see :func:`of_people`."""
+    labels = of_people(labels)
+    return numbered(labels, kind_for(asked, labels))
 
 
 def near_duplicates_joined(labels: LabelSet) -> LabelSet:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tasks.loop.split_names import split_name
 from tasks.parameters import ARGUMENT, MODEL, NO_CREDENTIALS, RAY, Option, refuse_secrets
-from tasks.product import default_product, kind_names
+from tasks.product import kind_names
 from tasks.training.run_log import logger_words
 
 Size = Literal["small", "usual"]
@@ -251,12 +251,18 @@ class RetrainParameters(LabelParameters):
     max_rounds: Annotated[
         int, Field(ge=1, le=10, description="Looks at the gate set that its level is divided for.")
     ] = 3
-    task: Annotated[str, Field(description="Kind of the models, as `visionmill models list` has it.")] = next(
-        iter(default_product().kinds)
-    )
+    task: Annotated[
+        str | None,
+        Field(
+            description="Kind of the models (`visionmill models list`). Default: the recipe's, else that of the labels."
+        ),
+    ] = None
     recipe: Annotated[
         str | None,
-        Field(min_length=1, description="Name of a recipe or model, or URI of a recipe's JSON. Default: by task."),
+        Field(
+            min_length=1,
+            description="Name of a recipe, model or kind, or URI of a recipe's JSON. Default: derived from the labels.",
+        ),
     ] = None
     initial: Annotated[str | None, Option("from"), Field(description="Weights that every model begins from.")] = None
     steps: Annotated[int, Field(ge=1, le=10_000_000, description="Optimiser steps of each model.")] = 1000
@@ -316,8 +322,8 @@ class RetrainParameters(LabelParameters):
 
     @field_validator("task")
     @classmethod
-    def _known_kind(cls, value: str) -> str:
-        if value not in kind_names():
+    def _known_kind(cls, value: str | None) -> str | None:
+        if value is not None and value not in kind_names():
             raise ValueError(f"there is no kind of model {value!r}; kinds: {', '.join(kind_names())}")
         return value
 

@@ -16,7 +16,7 @@ from prefect import flow
 from rich.console import Console
 
 from flows import page
-from flows.labels import labels_of
+from flows.labels import labels_of, labels_to_teach
 from flows.parameters import LabelParameters, RetrainParameters
 from flows.progress import progress_shown
 from flows.recording import prepare_recording, without_secrets
@@ -27,13 +27,12 @@ from flows.summary import Summary
 from flows.work import own_device
 from infra.store import Store, open_store
 from tasks.ingest.inventory import take_inventory
-from tasks.labels.label_sets import of_people
 from tasks.loop.champion import read_pointer
 from tasks.loop.data import LoopData, prepare_data
 from tasks.loop.due import remember_labels
 from tasks.loop.fingerprints import entries_of
-from tasks.loop.journal import end_loop, open_loop
-from tasks.loop.loops import Loop, check_division, methods_for
+from tasks.loop.journal import end_loop
+from tasks.loop.loops import Loop, check_division, open_loop
 from tasks.loop.records import last_division
 from tasks.loop.rounds import RoundOutcome
 from tasks.output.layout import canonical_json
@@ -41,6 +40,7 @@ from tasks.output.lease import hold_lease
 
 UNCHANGED_SHARE = 0.02
 REFUSALS_IN_A_ROW = 2
+_ANY = "model"  # in the name of a run whose labels are still to say what they are
 
 
 def run_retrain(
@@ -70,13 +70,14 @@ def run_retrain(
 
 
 def _name_of(parameters: RetrainParameters) -> str:
-    return f"retrain {parameters.task} on {page.short(parameters.labelled)} and {page.short(parameters.unlabelled)}"
+    task = parameters.task or _ANY
+    return f"retrain {task} on {page.short(parameters.labelled)} and {page.short(parameters.unlabelled)}"
 
 
 @flow(name="retrain-model", flow_run_name=page.called(_name_of), persist_result=False)
 def retrain_model(parameters: RetrainParameters) -> Summary:
     """Teach a student with a champion's labels; promote it if the gate lets it through."""
-    with without_secrets(), page.run_shown(["retrain", parameters.task]):
+    with without_secrets(), page.run_shown(["retrain", parameters.task or _ANY]):
         summary = _retrain(parameters, orchestrated_steps, None)
         page.show_rounds(summary, [_told(outcome) for outcome in summary["rounds"]])
         return page.completed(words_of_loop(summary), summary)  # type: ignore[return-value]  # Prefect gives its data
@@ -107,9 +108,7 @@ def _retrain(parameters: RetrainParameters, step: Steps, console: Console | None
     store = open_store(parameters.output)
     store.probe()
     data = step("divide data", divide, parameters, store)
-    methods = methods_for(parameters, data.labels.classes)
-    run_id = open_loop(store, name_of(parameters, data))
-    loop = Loop(parameters, store, data, methods, run_id, own_device(parameters.gpus))
+    loop = open_loop(parameters, store, data, name_of(parameters, data), device=own_device(parameters.gpus))
     running = Running(parameters, loop, step, console)
     with hold_lease(store, loop.run_id):
         remember_labels(store, loop.run_id, data.labels)
@@ -124,7 +123,7 @@ def divide(parameters: RetrainParameters, store: Store) -> LoopData:
 
     A loop that learnt from machines, was calibrated on them and judged by them would only agree with itself.
     """
-    labels = of_people(labels_of(parameters.labelled, parameters))
+    labels = labels_to_teach(labels_of(parameters.labelled, parameters), parameters)
     with tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
         inventory = take_inventory(parameters.unlabelled, folder=Path(folder))
         data = prepare_data(
@@ -149,7 +148,7 @@ def name_of(parameters: RetrainParameters, data: LoopData) -> str:
 
 
 def _rounds(running: Running) -> list[RoundOutcome]:
-    """Rounds until they are used up, two candidates in a row were refused, or nothing changes any more."""
+    """Rounds until they are used up, two candidates in a row were refused, nothing changes, or nothing is accepted."""
     outcomes: list[RoundOutcome] = []
     for number in range(1, running.parameters.rounds + 1):
         outcome = turn(running, number, outcomes[-1] if outcomes else None)
@@ -157,7 +156,7 @@ def _rounds(running: Running) -> list[RoundOutcome]:
         refused = [not each.passed for each in outcomes[-REFUSALS_IN_A_ROW:]]
         if len(refused) == REFUSALS_IN_A_ROW and all(refused):
             break
-        if outcome.waits or outcome.changed_share < UNCHANGED_SHARE:
+        if outcome.candidate_id is None or outcome.waits or outcome.changed_share < UNCHANGED_SHARE:
             break
     return outcomes
 
@@ -168,6 +167,8 @@ def _summary(loop: Loop, outcomes: list[RoundOutcome], seconds: float) -> Summar
         "run_id": loop.run_id,
         "output": loop.store.uri,
         "labels": loop.data.labels.to_json(),
+        "kind": loop.kind,
+        "recipe": loop.recipe.to_json(),
         "splits": loop.data.manifest.counts,
         "kept_out_of_unlabelled": loop.data.manifest.leakage,
         "champion": None if champion is None else champion.model_id,

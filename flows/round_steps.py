@@ -59,7 +59,7 @@ def train_supervised(running: Running, labels: LabelSet, *, role: str) -> tuple[
 def infer(running: Running, champion: Model) -> None:
     """The champion over the whole unlabelled source, as in any job of its kind's product."""
     asked, loop = running.parameters, running.loop
-    product = find_product(find_kind(asked.task).product)
+    product = find_product(find_kind(loop.kind).product)
     parameters = checked(
         product.parameters,
         source=asked.unlabelled,
@@ -92,7 +92,7 @@ def train_baseline(running: Running) -> str:
 def audit(running: Running, selection: Selection, thresholds: ThresholdSet, set_id: str) -> Audit | None:
     """What people (or hidden truth) say about a sample of the accepted labels; None while nobody has looked."""
     asked, loop = running.parameters, running.loop
-    if asked.audit is None or selection.accepted.num_rows == 0:
+    if asked.audit is None:
         return None
     truth = of_people(labels_named(asked.audit, asked, loop.data.labels.classes))
     return audit_accepted(loop, selection, thresholds, set_id, truth)

@@ -18,14 +18,13 @@ from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypes
 from prefect.client.schemas.filters import FlowRunFilterTags as Tags
 from prefect.client.schemas.objects import FlowRun, StateType
 
-from flows.labels import labels_named
+from flows.labels import labels_named, labels_to_teach
 from flows.parameters import RetrainParameters, WatchParameters
 from flows.recording import without_secrets
 from flows.steps import Steps, orchestrated_steps
 from flows.summary import Summary
 from infra.store import open_store
 from tasks.ingest.inventory import take_inventory
-from tasks.labels.label_sets import of_people
 from tasks.loop.due import Arrivals, arrivals_since, reason_to_retrain
 
 ATTEMPTS = 3
@@ -58,7 +57,7 @@ def look(asked: RetrainParameters) -> Arrivals:
     store.probe()
     with tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
         inventory = take_inventory(asked.unlabelled, folder=Path(folder))
-        return arrivals_since(store, of_people(labels_named(asked.labelled, asked)), inventory.path)
+        return arrivals_since(store, labels_to_teach(labels_named(asked.labelled, asked), asked), inventory.path)
 
 
 def start(parameters: WatchParameters, arrivals: Arrivals) -> Summary:

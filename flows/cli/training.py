@@ -124,19 +124,24 @@ def retrain(parameters: RetrainParameters, prefect: PrefectFlag = True) -> Summa
 
         summary = run_retrain(parameters, orchestrated=prefect, console=people)
     for outcome in summary["rounds"]:
-        gate = outcome["gate"]
-        word = "waits for approval" if outcome["waits_for_approval"] else "promoted" if gate["passed"] else "refused"
-        accepted = f"{sum(outcome['accepted'].values())} {outcome['unit']}"
-        say(
-            f"round {outcome['round']}: {accepted} accepted; on the gate set "
-            f"{gate['candidate']:.3f}, champion {gate['champion']:.3f}, baseline {gate['baseline']:.3f}: {word}",
-            style="green" if gate["passed"] else "yellow",
-        )
-        for reason in gate["reasons"]:
+        say(round_in_words(outcome), style="green" if outcome["gate"]["passed"] else "yellow")
+        for reason in outcome["gate"]["reasons"]:
             say(f"  {reason}", style="yellow")
     tell_labels(summary["labels"])
     say(f"champion: {summary['champion']}  {summary['champion_weights']}")
     return summary
+
+
+def round_in_words(outcome: dict[str, Any]) -> str:
+    """A round in one line."""
+    gate, accepted = outcome["gate"], f"{sum(outcome['accepted'].values())} {outcome['unit']}"
+    if outcome["candidate"] is None:
+        return f"round {outcome['round']}: {accepted} accepted; it ended there"
+    word = "waits for approval" if outcome["waits_for_approval"] else "promoted" if gate["passed"] else "refused"
+    return (
+        f"round {outcome['round']}: {accepted} accepted; on the gate set "
+        f"{gate['candidate']:.3f}, champion {gate['champion']:.3f}, baseline {gate['baseline']:.3f}: {word}"
+    )
 
 
 def adopted_in_words(initial: dict[str, Any]) -> str:

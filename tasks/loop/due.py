@@ -14,7 +14,8 @@ from infra.errors import ObjectGone
 from infra.store import Store
 from tasks.labels.label_sets import LabelSet, class_map_sha256
 from tasks.loop.journal import LOOPS_FOLDER
-from tasks.loop.schemas import MODELS, ROUNDS, SPLIT_ITEMS
+from tasks.loop.schemas import ROUNDS, SPLIT_ITEMS
+from tasks.loop.splits import read_manifest
 from tasks.output import tables
 from tasks.output.layout import canonical_json
 
@@ -69,12 +70,12 @@ def arrivals_since(store: Store, labels: LabelSet, inventory: Path) -> Arrivals:
         inventory: Parquet listing of the unlabelled source, see :mod:`tasks.ingest.inventory`.
     """
     content = label_content(labels)
-    rounds = tables.read(store, ROUNDS).select(["run_id", "candidate_id", "finished_at"]).sort_by("finished_at")
+    rounds = tables.read(store, ROUNDS).sort_by("finished_at")
     if rounds.num_rows == 0:
         objects = pq.read_metadata(inventory).num_rows
         return Arrivals(None, True, objects, _signature(None, content, objects))
     last = rounds.slice(rounds.num_rows - 1).to_pylist()[0]
-    new = _new_objects(inventory, _known_uris(store, last["candidate_id"]))
+    new = _new_objects(inventory, _known_uris(store, last["splits_manifest_sha256"]))
     changed = _labels_of(store, last["run_id"]) != content
     return Arrivals(last["run_id"], changed, new, _signature(last["run_id"], content, new))
 
@@ -94,10 +95,10 @@ def _labels_of(store: Store, run_id: str) -> str | None:
         return None
 
 
-def _known_uris(store: Store, model_id: str) -> pa.Array:
-    """Objects that the loop of a model divided or kept out."""
-    models = tables.read(store, MODELS).select(["model_id", "split_items_sha256"]).to_pylist()
-    digests = [row["split_items_sha256"] for row in models if row["model_id"] == model_id]
+def _known_uris(store: Store, manifest_sha256: str) -> pa.Array:
+    """Objects that were divided or kept out."""
+    manifest = read_manifest(store, manifest_sha256)
+    digests = [] if manifest is None else [manifest.items_sha256]
     return tables.read(store, SPLIT_ITEMS, digests)["uri"].combine_chunks().unique()
 
 

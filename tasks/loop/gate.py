@@ -3,7 +3,7 @@
 | criterion | holds when |
 |---|---|
 | better | paired bootstrap on the gate set: P(difference > 0) >= 1 - .05 / R_max, and the difference matters |
-| classes | no class with 30 true objects falls significantly (Holm) by more than max(2 AP, 2 standard errors) |
+| classes | no class with enough truth falls significantly (Holm) by more than max(2 AP, 2 standard errors) |
 | sizes | AP of small, medium and large objects fall by no more than 1 AP |
 | calibration | D-ECE <= .10, and at most .02 worse than the champion's |
 | audit | 103 or more accepted labels looked at; lower bound of their precision >= promise - .05 |
@@ -12,7 +12,8 @@
 | baseline | better than the supervised model with the same budget, which trained on every label the loop used |
 | looks | the gate set was not looked at more often than the level was divided for |
 
-What could not be measured does not hold.
+What could not be measured does not hold: no class with enough truth to be watched, or fewer groups in the gate set than
+could show a gain at that level even if every one of them gains.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import datetime as dt
 import hashlib
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +36,7 @@ from tasks.output.layout import canonical_json
 from tasks.output.tables import table_of
 
 RELATIONS = (">", ">=", "<=", "==")
+LOOKED_AT = "audit: labels looked at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,6 @@ class GateLimits:
         max_rounds: looks at the gate set that the level is divided for (R_max).
         level: chance of a false promotion over all looks.
         min_gain: difference that matters: .003 at scale, .01 on small gate sets.
-        class_objects: true objects in the gate set from which a class is watched.
         class_fall, class_errors: a class may fall by the larger of both (the second in standard errors).
         size_fall: AP by size may fall by this much.
         d_ece, d_ece_worse: calibration error, and how much worse than the champion's.
@@ -55,7 +56,6 @@ class GateLimits:
     max_rounds: int = 3
     level: float = 0.05
     min_gain: float = 0.003
-    class_objects: int = 30
     class_fall: float = 0.02
     class_errors: float = 2.0
     size_fall: float = 0.01
@@ -68,6 +68,11 @@ class GateLimits:
     def level_per_look(self) -> float:
         """The level that one look may spend."""
         return self.level / self.max_rounds
+
+    @property
+    def fewest_groups(self) -> int:
+        """Fewer groups may all gain by chance more often than that level: each of them does so half of the time."""
+        return math.ceil(-math.log2(self.level_per_look))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,9 @@ class GateInputs:
     Args:
         against_champion, against_baseline: paired differences; None where that model does not exist. Without a champion
             (round 0) only the other criteria are asked; without a baseline the gate does not open.
-        objects_by_class: true objects in the gate set by class name.
+        groups: that the gate set consists of; resamples draw whole ones.
+        watched: names of the classes with enough truth in the gate set (``LoopMethods.watched``).
+        least_truth: how much that is, in words.
         d_ece, champion_d_ece: calibrated, on the gate set.
         audit: None if nobody looked.
         leaks: items that touch calibration, gate or test and got pseudo-labels all the same.
@@ -120,7 +127,9 @@ class GateInputs:
 
     against_champion: PairedDifference | None
     against_baseline: PairedDifference | None
-    objects_by_class: dict[str, int]
+    groups: int
+    watched: Collection[str]
+    least_truth: str
     d_ece: float
     champion_d_ece: float | None
     audit: Audit | None
@@ -206,7 +215,7 @@ def judge(
 ) -> Verdict:
     """Ask every criterion; also those after a failure, so that the record is whole."""
     criteria = [
-        *_better(inputs.against_champion, limits, champion_id),
+        *_better(inputs, limits, champion_id),
         *_classes(inputs, limits),
         *_sizes(inputs.against_champion, limits),
         *_calibration(inputs, limits),
@@ -221,13 +230,17 @@ def judge(
     return Verdict(run_id, round_number, champion_id, candidate_id, tuple(criteria), decided_at, spent)
 
 
-def _better(found: PairedDifference | None, limits: GateLimits, champion_id: str | None) -> list[Criterion]:
+def _better(inputs: GateInputs, limits: GateLimits, champion_id: str | None) -> list[Criterion]:
     if champion_id is None:
         return []
-    sure = 1.0 - limits.level_per_look
+    found, sure = inputs.against_champion, 1.0 - limits.level_per_look
     probability, difference = (None, None) if found is None else (found.probability, found.difference)
+    words = "paired bootstrap on the gate set"
+    if inputs.groups < limits.fewest_groups:
+        probability = None
+        words = f"{inputs.groups} groups cannot show it, however large the gain: {limits.fewest_groups} could"
     return [
-        Criterion("better: probability of a gain", probability, ">=", sure, "paired bootstrap on the gate set"),
+        Criterion("better: probability of a gain", probability, ">=", sure, words),
         Criterion("better: gain over the champion", difference, ">=", limits.min_gain),
     ]
 
@@ -237,19 +250,23 @@ def _classes(inputs: GateInputs, limits: GateLimits) -> list[Criterion]:
     found = inputs.against_champion
     if found is None:
         return []
-    names = [name for name in found.class_names if inputs.objects_by_class.get(name, 0) >= limits.class_objects]
+    title = "classes: fall beyond what is allowed"
+    names = [name for name in found.class_names if name in inputs.watched]
     place = [found.class_names.index(name) for name in names]
     difference, error = found.class_difference[place], found.class_error[place]
     there = ~np.isnan(difference)
     falls = significant_falls(difference[there], error[there], limits.level)
     allowed = np.maximum(limits.class_fall, limits.class_errors * error[there])
     excess = np.where(falls, -difference[there] - allowed, -np.inf)
-    if not len(excess) or not np.isfinite(excess).any():
-        return [Criterion("classes: fall beyond what is allowed", 0.0, "<=", 0.0, "no class falls significantly")]
+    if not len(excess):
+        return [Criterion(title, None, "<=", 0.0, f"no class has {inputs.least_truth} in the gate set")]
+    if not np.isfinite(excess).any():
+        words = f"none of {len(excess)} classes with {inputs.least_truth} falls significantly"
+        return [Criterion(title, 0.0, "<=", 0.0, words)]
     worst = int(excess.argmax())
     name = [name for name, yes in zip(names, there, strict=True) if yes][worst]
     words = f"class {name} changes by {difference[there][worst]:+.4f}, allowed is -{allowed[worst]:.4f}"
-    return [Criterion("classes: fall beyond what is allowed", max(float(excess[worst]), 0.0), "<=", 0.0, words)]
+    return [Criterion(title, max(float(excess[worst]), 0.0), "<=", 0.0, words)]
 
 
 def significant_falls(difference: np.ndarray, error: np.ndarray, level: float) -> np.ndarray:
@@ -284,10 +301,10 @@ def _calibration(inputs: GateInputs, limits: GateLimits) -> list[Criterion]:
 
 def _audit(audit: Audit | None, limits: GateLimits) -> list[Criterion]:
     if audit is None:
-        return [Criterion("audit: labels looked at", None, ">=", float(limits.audit_labels), "nobody looked")]
+        return [Criterion(LOOKED_AT, None, ">=", float(limits.audit_labels), "nobody looked")]
     bound = float(lower_bound(audit.n - audit.errors, audit.n)) if audit.n else None
     return [
-        Criterion("audit: labels looked at", float(audit.n), ">=", float(limits.audit_labels)),
+        Criterion(LOOKED_AT, float(audit.n), ">=", float(limits.audit_labels)),
         Criterion("audit: lower bound of precision", bound, ">=", round(audit.promised - limits.audit_slack, 6)),
     ]
 

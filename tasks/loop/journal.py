@@ -1,6 +1,7 @@
 """Where a loop stands, in a few small objects that are created once.
 
     _loops/<run id>/round-<k>.json    who teaches round k, and the how-many-th look at the gate set it takes
+    _loops/<run id>/recipe.json       of all its models: derived or read once, whatever becomes of its file
     _loops/<run id>/labels.json       digest of the human labels, to see when others arrive (tasks.loop.due)
     _loops/<run id>/done.json         the loop has ended
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from infra.store import Store
 from tasks.loop.champion import Model
@@ -51,6 +53,14 @@ def end_loop(store: Store, run_id: str) -> None:
     store.put_if_absent(_done_key(run_id), canonical_json({"run_id": run_id}))
 
 
+def keep_recipe(store: Store, run_id: str, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe that a loop began with, plain JSON; written down now if it begins."""
+    key = f"{LOOPS_FOLDER}{run_id}/recipe.json"
+    store.put_if_absent(key, canonical_json(recipe))
+    kept: dict[str, Any] = json.loads(store.get(key))
+    return kept
+
+
 def start_round(store: Store, run_id: str, number: int, champion: Model, gates: Collection[str]) -> RoundStart:
     """What a round was begun with; written down now if it is begun for the first time.
 
@@ -68,9 +78,10 @@ def start_round(store: Store, run_id: str, number: int, champion: Model, gates: 
 
 
 def _looks_before(store: Store, run_id: str, number: int, gates: Collection[str]) -> int:
-    """Rounds that were judged by this gate set already."""
-    rows = tables.read(store, ROUNDS).select(["run_id", "round", "splits_manifest_sha256"]).to_pylist()
-    looks = {(row["run_id"], row["round"]) for row in rows if row["splits_manifest_sha256"] in gates}
+    """Rounds that were judged by this gate set already; those that ended without a student were not."""
+    rows = tables.read(store, ROUNDS).select(["run_id", "round", "splits_manifest_sha256", "candidate_id"]).to_pylist()
+    judged = [row for row in rows if row["splits_manifest_sha256"] in gates and row["candidate_id"] is not None]
+    looks = {(row["run_id"], row["round"]) for row in judged}
     return len(looks - {(run_id, number)})
 
 

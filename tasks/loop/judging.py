@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,11 +78,3 @@ def judge_on_gate(
 def difference(candidate: Judgement, other: Judgement, gate: LabelSet, *, seed: int) -> PairedDifference:
     """Paired bootstrap over the groups of the gate set."""
     return compare(candidate, other, groups=gate.table["group_id"].to_pylist(), seed=seed)
-
-
-def objects_by_class(labels: LabelSet) -> dict[str, int]:
-    """True objects by class name, crowds apart."""
-    counts = Counter({each.name: 0 for each in labels.classes})
-    for names, crowds in zip(labels.table["names"].to_pylist(), labels.table["is_crowd"].to_pylist(), strict=True):
-        counts.update(name for name, crowd in zip(names, crowds, strict=True) if not crowd)
-    return dict(counts)

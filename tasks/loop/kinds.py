@@ -30,9 +30,14 @@ def open_methods(name: str, recipe: TrainingRecipe, views: Iterable[str] = ()) -
     Raises:
         UsageError: the model does something else, or views for a kind that takes none.
     """
+    check_teaches(name, recipe)
+    return loop_kind(name).open(recipe, tuple(views))
+
+
+def check_teaches(name: str, recipe: TrainingRecipe) -> None:
+    """Raises UsageError for a recipe whose model does something else than was asked for."""
     if name != recipe.kind:
         raise UsageError(
             f"the loop was asked to teach {name}; {recipe.architecture} does {recipe.kind}",
             hint="--recipe names a model that does it, --task says what is taught",
         )
-    return loop_kind(name).open(recipe, tuple(views))

@@ -10,12 +10,12 @@ from typing import Protocol
 
 from infra.errors import UsageError
 from infra.store import Store
-from modelkit import ClassInfo
 from tasks.labels.label_sets import LabelSet
+from tasks.loop import journal
 from tasks.loop.candidates import Asked, Teacher
 from tasks.loop.champion import Model
 from tasks.loop.data import LoopData
-from tasks.loop.kinds import open_methods
+from tasks.loop.kinds import check_teaches, open_methods
 from tasks.loop.methods import LoopMethods
 from tasks.loop.schemas import MODELS
 from tasks.loop.split_names import CALIBRATION, GATE, TRAIN, UNLABELLED
@@ -23,8 +23,9 @@ from tasks.output import tables
 from tasks.output.layout import canonical_json
 from tasks.product import find_kind
 from tasks.training.examples import examples_of_labels, save_training_set
+from tasks.training.inspection import inspect_labels
 from tasks.training.job import TrainingJob, prepare_training
-from tasks.training.presets import make_recipe
+from tasks.training.presets import kind_of_labels, kind_of_preset, make_recipe
 from tasks.training.recipe import TrainingRecipe
 
 
@@ -32,7 +33,7 @@ class Settings(Protocol):
     """What was asked for, as far as the work of a loop depends on it; the flow's parameters say what each means."""
 
     @property
-    def task(self) -> str: ...
+    def task(self) -> str | None: ...
     @property
     def recipe(self) -> str | None: ...
     @property
@@ -73,6 +74,7 @@ class Loop:
         settings: what was asked for.
         store: its output.
         data: who is in which split.
+        recipe: of all its models.
         methods: of the kind that it teaches.
         run_id: names it.
         device: where this process looks at images, "cpu" or "cuda".
@@ -81,9 +83,15 @@ class Loop:
     settings: Settings
     store: Store
     data: LoopData
+    recipe: TrainingRecipe
     methods: LoopMethods
     run_id: str
     device: str = "cpu"
+
+    @property
+    def kind(self) -> str:
+        """What its models do."""
+        return self.recipe.kind
 
     @property
     def calibrating(self) -> LabelSet:
@@ -97,7 +105,7 @@ class Loop:
 
     def asked(self, teacher: Teacher, number: int) -> Asked:
         """Whose candidates are asked for in a round."""
-        return Asked(self.settings.task, self.methods.score_floor, teacher, self.run_id, number)
+        return Asked(self.kind, self.methods.score_floor, teacher, self.run_id, number)
 
     def inference_uri(self, champion: Model) -> str:
         """One output for each way to look: a later loop may show the same champion other views, or other frames."""
@@ -106,30 +114,55 @@ class Loop:
         return self.store.uri_of(f"inference/{champion.weights_sha256[:16]}-{hashlib.sha256(way).hexdigest()[:8]}")
 
 
-def recipe_for(settings: Settings, classes: Sequence[ClassInfo], *, role: str) -> TrainingRecipe:
-    """Every model of a loop has the same recipe, steps and noise; they differ by name."""
+def kind_for(settings: Settings, labels: LabelSet) -> str:
+    """What the models of a loop do: what was asked for, else what the recipe's model does, else what the labels are."""
+    if settings.task is not None:
+        return settings.task
+    return kind_of_labels(inspect_labels(labels)) if settings.recipe is None else kind_of_preset(settings.recipe)
+
+
+def recipe_for(settings: Settings, data: LoopData) -> TrainingRecipe:
+    """Every model of a loop has the same recipe, steps and noise; they differ by name.
+
+    Where none is named it is derived, as ``visionmill train`` does, but from the labels that train alone: those that
+    calibrate and judge decide nothing about it. Kinds for which none can be derived have a usual one.
+
+    Raises:
+        UsageError: an unknown recipe, or one whose model does something else than what was asked for.
+    """
+    kind = kind_for(settings, data.labels)
+    usual = kind if find_kind(kind).derived is not None else find_kind(kind).default_recipe
     recipe = make_recipe(
-        settings.recipe or find_kind(settings.task).default_recipe,
-        classes,
+        settings.recipe or usual,
+        data.labels.classes,
         steps=settings.steps,
         seed=settings.seed,
-        name=role,
+        name="teacher",
         changes={} if settings.initial is None else {"initial": settings.initial},
+        seen=inspect_labels(data.split(TRAIN)),
     )
+    check_teaches(kind, recipe)
     # Round 0 and the baseline get the student's noise, too: otherwise the gain would be the augmentation's.
     return dataclasses.replace(recipe, labelled=recipe.unlabelled)
 
 
-def methods_for(settings: Settings, classes: Sequence[ClassInfo]) -> LoopMethods:
-    """How the asked kind goes through the loop. Raises UsageError for a recipe whose model does something else."""
-    recipe = recipe_for(settings, classes, role="teacher")
-    return open_methods(settings.task, recipe, settings.tta)
+def open_loop(settings: Settings, store: Store, data: LoopData, name: str, *, device: str = "cpu") -> Loop:
+    """The loop of this name that has not ended, with the recipe that it began with, or a new one.
+
+    Raises:
+        UsageError: as :func:`recipe_for` does.
+    """
+    recipe = recipe_for(settings, data)
+    open_methods(recipe.kind, recipe, settings.tta)  # what cannot be is refused before anything is written
+    run_id = journal.open_loop(store, name)
+    recipe = TrainingRecipe.from_json(journal.keep_recipe(store, run_id, recipe.to_json()))
+    return Loop(settings, store, data, recipe, open_methods(recipe.kind, recipe, settings.tta), run_id, device)
 
 
 def job_for(loop: Loop, labels: LabelSet, *, role: str, pseudo: str | None = None) -> TrainingJob:
     """The training of a model of the loop; only the labels differ."""
     settings = loop.settings
-    recipe = recipe_for(settings, loop.data.labels.classes, role=role)
+    recipe = dataclasses.replace(loop.recipe, name=role)
     labelled = save_training_set(loop.store, examples_of_labels(labels.table.to_pylist()))
     return prepare_training(
         loop.store.uri,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from tasks.loop.calibration import Calibration, d_ece, fit_calibration
 from tasks.loop.matching import Matches
 from tasks.loop.thresholds import ThresholdSet, scores_by_class, with_bands
 from tasks.training.examples import Example
+
+WATCHED_OBJECTS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class LoopMethods(ABC):
     """
 
     score_floor: float
+    least_truth = f"{WATCHED_OBJECTS} true objects"  # from which the gate watches a class, in words
 
     def __init__(self, views: Iterable[str] = ()) -> None:
         self.views = tuple(sorted(set(views)))
@@ -102,6 +106,11 @@ class LoopMethods(ABC):
             by: who predicted.
         """
 
+    def watched(self, gate: LabelSet) -> frozenset[str]:
+        """Names of the classes of which the gate set holds enough truth to see them fall."""
+        counts = objects_by_class(gate)
+        return frozenset(name for name, count in counts.items() if count >= WATCHED_OBJECTS)
+
     def banded(self, thresholds: ThresholdSet, candidates: pa.Table, num_images: int) -> ThresholdSet:
         """The thresholds with the lower ends of their bands; unless a kind says otherwise, nothing is background.
 
@@ -131,6 +140,14 @@ class LoopMethods(ABC):
     @abstractmethod
     def look_at(self, accepted: pa.Table, truth: LabelSet, n: int, *, seed: int) -> dict[str, bool]:
         """label_id -> right, of at most ``n`` accepted labels that are drawn and held against truth."""
+
+
+def objects_by_class(labels: LabelSet) -> dict[str, int]:
+    """True objects by class name, crowds apart."""
+    counts = Counter({each.name: 0 for each in labels.classes})
+    for names, crowds in zip(labels.table["names"].to_pylist(), labels.table["is_crowd"].to_pylist(), strict=True):
+        counts.update(name for name, crowd in zip(names, crowds, strict=True) if not crowd)
+    return dict(counts)
 
 
 class MatchedMethods(LoopMethods):

@@ -19,6 +19,7 @@ from tasks.loop.schemas import MODELS, SPLIT_ITEMS
 from tasks.output import tables
 from tasks.output.layout import canonical_json
 from tasks.training.job import TrainingJob
+from tasks.training.recipe import TrainingRecipe
 
 
 def code_version() -> str:
@@ -112,15 +113,15 @@ def remember_model(
     tables.append(store, MODELS, tables.table_of(MODELS, [row]))
 
 
-def training_columns(job: TrainingJob) -> dict[str, Any]:
+def training_columns(trained: TrainingRecipe, num_workers: int) -> dict[str, Any]:
     """The columns of ``rounds.v2`` that say how the student was trained."""
-    recipe = job.recipe.to_json()
+    recipe = trained.to_json()
     keys = ("loop", "batch_size", "labelled_share", "schedule", "repeat_threshold", "frozen", "rate_scales")
     return {
-        "student_init_sha256": job.recipe.initial_digest,
-        "training": json.dumps({key: recipe[key] for key in keys} | {"num_workers": job.num_workers}),
+        "student_init_sha256": trained.initial_digest,
+        "training": json.dumps({key: recipe[key] for key in keys} | {"num_workers": num_workers}),
         "augmentation": json.dumps({key: recipe[key] for key in ("labelled", "unlabelled")}),
-        "seeds": [job.recipe.loop.seed],
+        "seeds": [trained.loop.seed],
         "environment": json.dumps(environment()),
         "code_commit": code_version(),
     }

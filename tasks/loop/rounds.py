@@ -29,7 +29,7 @@ from tasks.loop.heartbeats import (
     rate_heartbeats,
 )
 from tasks.loop.journal import RoundStart
-from tasks.loop.judging import OnGate, difference, judge_on_gate, load_predictor, objects_by_class
+from tasks.loop.judging import OnGate, difference, judge_on_gate, load_predictor
 from tasks.loop.kinds import loop_kind
 from tasks.loop.loops import Loop
 from tasks.loop.methods import Calibrated, CalibratedFor, LabelledPredictions
@@ -48,6 +48,7 @@ from tasks.loop.thresholds import ThresholdSet, accepted_rates
 from tasks.output import tables
 from tasks.training.job import TrainingJob
 
+NOTHING_ACCEPTED = "nothing was accepted, so no student was trained and the gate set was not looked at"
 COMPARED_ITEMS = 200
 EXPORTED_ITEMS = 50
 
@@ -58,12 +59,12 @@ class RoundOutcome:
 
     Args:
         number: from 1.
-        teacher_id, candidate_id: the models.
+        teacher_id, candidate_id: the models; no candidate where the round ended before a student was trained.
         train_set_id: of the human labels and accepted pseudo-labels.
         accepted: how much by class name, in the unit of the kind.
         selection: all candidates, decided.
-        verdict: of the gate.
-        gate_metric, champion_metric, baseline_metric: main figure on the gate set.
+        verdict: of the gate; None without a candidate.
+        gate_metric, champion_metric, baseline_metric: main figure on the gate set; None without a candidate.
         waits: a person has to approve.
         changed_share: of the accepted set against the round before.
         entropy: of the teacher's predictions on unlabelled items, bits; None without any.
@@ -71,14 +72,14 @@ class RoundOutcome:
 
     number: int
     teacher_id: str
-    candidate_id: str
+    candidate_id: str | None
     train_set_id: str
     accepted: dict[str, int]
     selection: Selection
-    verdict: Verdict
-    gate_metric: float
-    champion_metric: float
-    baseline_metric: float
+    verdict: Verdict | None
+    gate_metric: float | None
+    champion_metric: float | None
+    baseline_metric: float | None
     waits: bool
     changed_share: float
     entropy: float | None
@@ -86,7 +87,12 @@ class RoundOutcome:
     @property
     def passed(self) -> bool:
         """Whether the gate let the candidate through."""
-        return self.verdict.promoted
+        return self.verdict is not None and self.verdict.promoted
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why there is no new champion, in words."""
+        return (NOTHING_ACCEPTED,) if self.verdict is None else self.verdict.reasons
 
     def to_json(self) -> dict[str, Any]:
         """What is told about it."""
@@ -98,9 +104,9 @@ class RoundOutcome:
             "accepted": self.accepted,
             "unit": self.selection.kind.unit,
             "gate": {
-                "verdict_id": self.verdict.verdict_id,
+                "verdict_id": None if self.verdict is None else self.verdict.verdict_id,
                 "passed": self.passed,
-                "reasons": list(self.verdict.reasons),
+                "reasons": list(self.reasons),
                 "candidate": self.gate_metric,
                 "champion": self.champion_metric,
                 "baseline": self.baseline_metric,
@@ -221,7 +227,9 @@ def ask_the_gate(
     inputs = GateInputs(
         against_champion=difference(candidate, measured.champion.judged, gate, seed=settings.seed),
         against_baseline=difference(candidate, measured.baseline.judged, gate, seed=settings.seed),
-        objects_by_class=objects_by_class(gate),
+        groups=len(set(gate.table["group_id"].to_pylist())),
+        watched=loop.methods.watched(gate),
+        least_truth=loop.methods.least_truth,
         d_ece=measured.candidate.d_ece,
         champion_d_ece=measured.champion.d_ece,
         audit=audit,
@@ -270,15 +278,21 @@ def promote_first(loop: Loop, model: champions.Model) -> None:
 
 
 def remember_round(
-    loop: Loop, outcome: RoundOutcome, job: TrainingJob, thresholds: ThresholdSet, measured: Measured, start: RoundStart
+    loop: Loop,
+    outcome: RoundOutcome,
+    thresholds: ThresholdSet,
+    start: RoundStart,
+    job: TrainingJob | None = None,
+    measured: Measured | None = None,
 ) -> None:
-    """One row of ``rounds.v2``."""
+    """One row of ``rounds.v2``; without a student it says how one would have been trained."""
+    verdict = outcome.verdict
     after = champions.read_pointer(loop.store)[0].champion
     total, accepted = outcome.selection.labels.num_rows, outcome.selection.accepted.num_rows
     row = {
         "run_id": loop.run_id,
         "round": outcome.number,
-        "kind": loop.settings.task,
+        "kind": loop.kind,
         "parent_round": start.teacher.round,
         "champion_in": start.teacher.model_id,
         "champion_out": None if after is None else after.model_id,
@@ -290,14 +304,14 @@ def remember_round(
         "n_human": sum(map(len, loop.data.split(TRAIN).table["labels"].to_pylist())),
         "n_pseudo": accepted,
         "accept_rate": accepted / total if total else 0.0,
-        "metrics_gate": json.dumps(measured.candidate.to_json()),
-        "metrics_baseline": json.dumps(measured.baseline.to_json()),
-        "verdict_id": outcome.verdict.verdict_id,
+        "metrics_gate": json.dumps({} if measured is None else measured.candidate.to_json()),
+        "metrics_baseline": None if measured is None else json.dumps(measured.baseline.to_json()),
+        "verdict_id": None if verdict is None else verdict.verdict_id,
         "promoted": outcome.passed and not outcome.waits,
-        "looks_used": start.looks_used,
-        "alpha_spent": outcome.verdict.level_spent,
+        "looks_used": start.looks_used - (verdict is None),
+        "alpha_spent": 0.0 if verdict is None else verdict.level_spent,
         "finished_at": dt.datetime.now(dt.UTC),
-        **training_columns(job),
+        **training_columns(loop.recipe if job is None else job.recipe, loop.settings.workers),
     }
     tables.append(loop.store, ROUNDS, tables.table_of(ROUNDS, [row]))
 
@@ -317,4 +331,4 @@ def compare_models(loop: Loop, number: int, selection: Selection, candidate_uri:
     sure = sure_of_candidate(on_items, loop.methods.calibrated(LabelledPredictions(on_unseen, loop.unseen)))
     sides = (loop.methods.compared(side) for side in (sure_of_champion(selection, items), sure))
     found = find_disagreements(*sides, at_most=EXPORTED_ITEMS)
-    return write_disagreements(loop.store, found, loop_kind(loop.settings.task), loop.run_id, number)
+    return write_disagreements(loop.store, found, loop_kind(loop.kind), loop.run_id, number)

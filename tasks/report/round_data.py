@@ -12,6 +12,7 @@ import pyarrow as pa
 from infra.errors import VisionmillError
 from infra.store import Store, open_store, split_uri
 from tasks.evaluation.figures import groups_of, main_figure
+from tasks.loop.gate import LOOKED_AT
 from tasks.loop.heartbeats import losses_by_kind
 from tasks.loop.kinds import loop_kind
 from tasks.loop.schemas import AUDITS, MODELS, THRESHOLD_SETS, VERDICTS
@@ -108,6 +109,16 @@ class RoundFacts:
     def decided(self) -> dict[str, int]:
         """Candidates by decision, all classes together."""
         return {name: sum(each.decided.get(name, 0) for each in self.classes) for name in DECISIONS}
+
+    @property
+    def unaudited(self) -> str:
+        """Why nothing is known of the precision that was reached, where no label was judged."""
+        if self.round["candidate_id"] is None:
+            return "Nothing was accepted, so there was nothing to look at."
+        asked = next((each for each in self.criteria if each["criterion"] == LOOKED_AT), None)
+        if asked is not None and asked["value"] is not None:
+            return "People's labels were given to check by, but none of them is of an item with accepted labels."
+        return "Nobody has looked at this round's labels, so nothing is known about it."
 
     @property
     def metrics(self) -> dict[str, Mapping[str, Any]]:

@@ -100,6 +100,8 @@ def render_index(store: Store, rounds: Sequence[Row], states: Mapping[str, str])
 
 
 def _state(record: Row, states: Mapping[str, str]) -> str:
+    if record["candidate_id"] is None:
+        return "ended"  # before a student was trained
     return states.get(record["verdict_id"], "promoted" if record["promoted"] else "refused")
 
 
@@ -133,7 +135,8 @@ def render_round(
 ) -> str:
     """The page of a round. Everything that comes from data is escaped by the template engine."""
     figure = facts.main_figure
-    main = {role: found.get(figure) for role, found in facts.metrics.items()}
+    main: dict[str, float | None] = dict.fromkeys(("candidate", "champion", "baseline"))
+    main |= {role: found.get(figure) for role, found in facts.metrics.items()}
     gain = next(
         (each["value"] for each in facts.criteria if each["criterion"] == "better: gain over the champion"), None
     )

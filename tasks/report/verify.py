@@ -6,9 +6,10 @@ Plans and parts are compared shard by shard while both are streamed, so memory s
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from infra.errors import DatasetError, StoreError
 from infra.store import ObjectInfo, Store, open_store
@@ -16,6 +17,7 @@ from infra.telling import tell
 from tasks.ingest.plan import load_plan
 from tasks.loop.replay import replay
 from tasks.loop.schemas import MODELS, ROUNDS
+from tasks.loop.splits import read_manifest
 from tasks.output.layout import PLANS_FOLDER, is_execution_key, parse_plan_key
 from tasks.output.listing import ListedVersion, held_products, list_committed, product_in, read_plan_facts
 from tasks.output.tables import list_tables, read
@@ -105,15 +107,25 @@ def verify(output: str, *, deep: bool = False, product: str | None = None) -> Ve
 def _check_rounds(store: Store, tally: _Tally) -> None:
     """Decide every recorded round of a loop again; one whose calibrators were not kept, as once, is not counted."""
     label_sets = {row["model_id"]: row["label_set_id"] for row in read(store, MODELS).to_pylist()}
-    rounds = {(row["run_id"], row["round"]): row["candidate_id"] for row in read(store, ROUNDS).to_pylist()}
-    for (run_id, number), student in sorted(rounds.items()):
+    rounds = {(row["run_id"], row["round"]): row for row in read(store, ROUNDS).to_pylist()}
+    for (run_id, number), record in sorted(rounds.items()):
         try:
-            again = replay(store, run_id, number, label_set_id=label_sets[student])
+            again = replay(store, run_id, number, label_set_id=_human_labels(store, record, label_sets))
         except DatasetError:
             continue
         tally.rounds += 1
         if not again.same:
             tally.problem(f"round {number} of {run_id}: decided again from its rows, other labels are accepted")
+
+
+def _human_labels(store: Store, record: Mapping[str, Any], by_model: Mapping[str, str]) -> str:
+    """Digest of the human labels of a round: those of its student, else, where it had none, of its division."""
+    if record["candidate_id"] is not None:
+        return by_model[record["candidate_id"]]
+    manifest = read_manifest(store, record["splits_manifest_sha256"])
+    if manifest is None:
+        raise DatasetError(f"round {record['round']} of {record['run_id']}: the manifest of its splits is gone")
+    return manifest.label_set_id
 
 
 def _check_product(store: Store, product: str, tally: _Tally, *, deep: bool) -> None:

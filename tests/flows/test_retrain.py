@@ -22,7 +22,7 @@ from tasks.ingest.inventory import take_inventory
 from tasks.labels.reading import read_label_set
 from tasks.loop.champion import Model, list_candidates, read_pointer
 from tasks.loop.due import arrivals_since
-from tasks.loop.loops import Loop, methods_for
+from tasks.loop.loops import open_loop
 from tasks.loop.schemas import MODELS, PSEUDO_LABELS, ROUNDS, VERDICTS
 from tasks.output import tables
 from tasks.training.examples import load_training_set
@@ -145,12 +145,12 @@ def _name_of(store: Store, key: str) -> str:
 
 
 def test_another_way_to_look_is_another_loop_with_inference_of_its_own(asked: dict[str, Any]) -> None:
-    store, classes = open_store(asked["output"]), [ClassInfo(1, "0")]
+    store = open_store(asked["output"])
     loops = []
     for views in (["1.25x"], ["1.25x", "1.25x"], []):
         parameters = checked(RetrainParameters, **{**asked, "tta": views})
         data = retrain.divide(parameters, store) if not loops else loops[0].data
-        loops.append(Loop(parameters, store, data, methods_for(parameters, classes), ""))
+        loops.append(open_loop(parameters, store, data, f"{len(loops)}"))
     named = [retrain.name_of(loop.settings, loop.data) for loop in loops]
     champion = Model("m@1", "m", "ab" * 32, "run", 0)
     places = [loop.inference_uri(champion) for loop in loops]
@@ -166,4 +166,4 @@ def test_what_cannot_be_a_loop_is_refused(asked: dict[str, Any], tmp_path: Path)
     with pytest.raises(UsageError, match="leaves nothing for gate"):
         run({**asked, "shares": {"train": 0.5, "calibration": 0.5}})
     with pytest.raises(UsageError, match="teach instance"):
-        run({**asked, "recipe": "lraspp_mobilenet_v3_large", "initial": None})
+        run({**asked, "task": "instance", "recipe": "lraspp_mobilenet_v3_large", "initial": None})

@@ -50,6 +50,10 @@ from tasks.products.segments.pixels import (
 from tasks.training.examples import Example
 from tasks.training.recipe import TrainingRecipe
 
+WATCHED_PX = 1_000
+"""True pixels in the gate set from which the fall of a class is watched; the bootstrap tells whether it is one."""
+LEAST_TRUE_PIXELS = f"{WATCHED_PX:,} true pixels"
+
 
 def pixel_candidates(row: Row, floor: float) -> list[dict[str, Any]]:
     """All regions of an item; scores are levels again, whatever float32 made of them."""
@@ -167,6 +171,14 @@ def look_at_pixels(
     return looked
 
 
+def well_seen(gate: LabelSet, classes: Sequence[ClassInfo], background: int | None) -> frozenset[str]:
+    """Names of the classes with at least ``WATCHED_PX`` true pixels; see ``LoopMethods.watched``."""
+    pixels = np.zeros(IGNORE + 1, np.int64)
+    for row in gate.table.to_pylist():
+        pixels += np.bincount(truth_map(row, background).ravel(), minlength=IGNORE + 1)
+    return frozenset(each.name for each in classes if pixels[each.id] >= WATCHED_PX)
+
+
 class PixelMethods(LoopMethods):
     """A class for every pixel.
 
@@ -176,6 +188,7 @@ class PixelMethods(LoopMethods):
     """
 
     score_floor = 0.0  # pixels of the lowest level are candidates, too: a fifth of all has to be accepted
+    least_truth = LEAST_TRUE_PIXELS
 
     def __init__(self, background: ClassInfo | None, views: Sequence[str] = ()) -> None:
         super().__init__(views)
@@ -199,6 +212,10 @@ class PixelMethods(LoopMethods):
         self, candidates: pa.Table, calibration: LabelSet, labelled: LabelSet, by: CalibratedFor
     ) -> Calibrated:
         return calibrate_regions(candidates, calibration, by, background=self.background)
+
+    def watched(self, gate: LabelSet) -> frozenset[str]:
+        classes = gate.classes if self.background is None else (self.background, *gate.classes)
+        return well_seen(gate, classes, self._background_id)
 
     def calibrated_error(self, pairs: Sequence[tuple[LabelledPredictions, LabelledPredictions]]) -> float:
         errors, pixels = [], []

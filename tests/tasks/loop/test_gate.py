@@ -30,7 +30,9 @@ def difference(**changes: object) -> PairedDifference:
 GOOD = GateInputs(
     against_champion=difference(),
     against_baseline=difference(),
-    objects_by_class={"disc": 100, "box": 40},
+    groups=40,
+    watched=("disc", "box"),
+    least_truth="30 true objects",
     d_ece=0.05,
     champion_d_ece=0.05,
     audit=Audit(n=120, errors=3, promised=0.9),
@@ -70,10 +72,13 @@ def test_a_good_candidate_passes_every_criterion() -> None:
         ({"against_baseline": difference(difference=0.0)}, "baseline"),
         ({"against_baseline": None}, "baseline"),
         ({"looks_used": 4}, "looks"),
+        ({"watched": ()}, "classes: fall beyond what is allowed: not measured"),
+        ({"groups": 5}, "better: probability of a gain: not measured"),
     ],
     ids=[
         "luck", "small", "nan", "class", "size", "unmeasured", "d-ece", "d-ece worse", "no audit", "short audit",
         "bad audit", "leak", "lineage", "heartbeat", "as the baseline", "no baseline", "looks",
+        "no class is watched", "too few groups",
     ],
 )  # fmt: skip
 def test_one_broken_criterion_is_enough_and_is_named(change: dict[str, object], failing: str) -> None:
@@ -85,11 +90,11 @@ def test_one_broken_criterion_is_enough_and_is_named(change: dict[str, object], 
 
 
 def test_a_small_or_uncertain_fall_of_a_class_is_no_fall() -> None:
-    for change, error, objects in ((-0.015, 0.002, 40), (-0.09, 0.08, 40), (-0.5, 0.01, 29)):
+    for change, error, watched in ((-0.015, 0.002, True), (-0.09, 0.08, True), (-0.5, 0.01, False)):
         inputs = replace(
             GOOD,
             against_champion=difference(class_difference=np.array([0.05, change]), class_error=np.array([0.01, error])),
-            objects_by_class={"disc": 100, "box": objects},
+            watched=("disc", "box") if watched else ("disc",),
         )
         assert verdict(inputs).promoted
 
