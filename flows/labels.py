@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flows.parameters import LabelParameters, RetrainParameters
+import pyarrow as pa
+
+from flows.parameters import GroupParameters, LabelParameters, RetrainParameters
 from modelkit import ClassInfo
 from tasks.labels.images import with_images_checked
 from tasks.labels.label_sets import LabelSet, of_people
 from tasks.labels.reading import read_label_set
 from tasks.loop.fingerprints import fingerprints_of
+from tasks.loop.groups import grouped
 from tasks.loop.loops import kind_for
-from tasks.loop.splits import join_near_duplicates
 from tasks.records import MISSING_ETAG, Entry
 from tasks.training.presets import numbered
 
@@ -41,8 +43,13 @@ def labels_to_teach(labels: LabelSet, asked: RetrainParameters) -> LabelSet:
     return numbered(labels, kind_for(asked, labels))
 
 
-def near_duplicates_joined(labels: LabelSet) -> LabelSet:
-    """The labels with groups joined that share pictures that look the same; opens every image, no video."""
+def fingerprints(labels: LabelSet) -> pa.Table:
+    """``fingerprints.v1`` of the images; opens every one, and no video."""
     items = labels.table.select(["uri", "media"]).to_pylist()
     images = sorted({each["uri"] for each in items if each["media"] == "image"})
-    return join_near_duplicates(labels, fingerprints_of(Entry(uri, MISSING_ETAG, 0, "image") for uri in images))
+    return fingerprints_of(Entry(uri, MISSING_ETAG, 0, "image") for uri in images)
+
+
+def in_groups(labels: LabelSet, asked: GroupParameters) -> LabelSet:
+    """The labels in the groups that are never divided; opens every image, no video."""
+    return grouped(labels, fingerprints(labels), asked.group_rule)[0]

@@ -8,6 +8,7 @@ The same fields are the command line's options.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -51,6 +52,29 @@ class LabelParameters(BaseModel):
         return value if value is None else refuse_secrets(value)
 
 
+class GroupParameters(LabelParameters):
+    """How labels that are divided are grouped first."""
+
+    group_rule: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="What is never divided between splits: auto (sequences of names whose pictures look alike, "
+            "videos), item, folder, or a regular expression over the URI whose first group names it. Near-duplicates "
+            "never are.",
+        ),
+    ] = "auto"
+
+    @field_validator("group_rule")
+    @classmethod
+    def _expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is neither auto, item nor folder, nor a regular expression: {error}") from None
+        return value
+
+
 class EvaluateParameters(LabelParameters):
     """What ``visionmill evaluate`` is asked with."""
 
@@ -60,7 +84,7 @@ class EvaluateParameters(LabelParameters):
     device: Annotated[str, Field(description="cpu, or cuda.")] = "cpu"
 
 
-class InspectParameters(LabelParameters):
+class InspectParameters(GroupParameters):
     """What ``visionmill inspect`` is asked with."""
 
     labelled: Annotated[str, ARGUMENT, Field(min_length=1, description=LABELS)]
@@ -75,7 +99,9 @@ class InspectParameters(LabelParameters):
         int | None, Field(ge=1, le=10_000_000, description="Optimiser steps. Default: as many as the labels call for.")
     ] = None
     save: Annotated[str | None, Field(min_length=1, description="Write the recipe there, as JSON for train.")] = None
-    duplicates: Annotated[bool, Field(description="Open the images, too, and look for near-duplicates.")] = True
+    duplicates: Annotated[
+        bool, Field(description="Open the images, too, and look for near-duplicates and sequences.")
+    ] = True
 
     @field_validator("labelled", "recipe", "save")
     @classmethod
@@ -83,7 +109,7 @@ class InspectParameters(LabelParameters):
         return value if value is None else refuse_secrets(value)
 
 
-class TrainParameters(LabelParameters):
+class TrainParameters(GroupParameters):
     """Parameters of ``train_model``."""
 
     labelled: Annotated[str, ARGUMENT, Field(min_length=1, json_schema_extra=NO_CREDENTIALS, description=LABELS)]
@@ -229,7 +255,7 @@ class DigitscapeParameters(BaseModel):
         return int(rows), int(columns or rows)
 
 
-class RetrainParameters(LabelParameters):
+class RetrainParameters(GroupParameters):
     """Parameters of ``retrain_model``."""
 
     labelled: Annotated[str, Field(min_length=1, json_schema_extra=NO_CREDENTIALS, description=LABELS)]
@@ -285,9 +311,6 @@ class RetrainParameters(LabelParameters):
     folds: Annotated[
         int, Field(ge=2, le=20, description="With crossfit: parts of the labels, and models that leave one out.")
     ] = 5
-    group_rule: Annotated[str, Field(description="What is never divided between splits: item, folder, video, ...")] = (
-        "item"
-    )
     frame_stride: Annotated[int, Field(ge=1, le=100_000, description="Every n-th frame of unlabelled videos.")] = 1
     tta: Annotated[
         tuple[Literal["hflip", "0.75x", "1.25x"], ...],

@@ -27,6 +27,7 @@ from flows.summary import Summary
 from flows.work import own_device
 from infra.store import Store, open_store
 from tasks.ingest.inventory import take_inventory
+from tasks.loop.apart import distances
 from tasks.loop.champion import read_pointer
 from tasks.loop.data import LoopData, prepare_data
 from tasks.loop.due import remember_labels
@@ -171,6 +172,7 @@ def _summary(loop: Loop, outcomes: list[RoundOutcome], seconds: float) -> Summar
         "recipe": loop.recipe.to_json(),
         "splits": loop.data.manifest.counts,
         "kept_out_of_unlabelled": loop.data.manifest.leakage,
+        "splits_apart": [each.to_json() for each in distances(loop.data.items)],
         "champion": None if champion is None else champion.model_id,
         "champion_weights": None if champion is None else champion.weights_uri,
         "rounds": [outcome.to_json() for outcome in outcomes],

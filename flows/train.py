@@ -14,7 +14,7 @@ from prefect import flow
 from rich.console import Console
 
 from flows import page
-from flows.labels import labels_of, near_duplicates_joined
+from flows.labels import in_groups, labels_of
 from flows.parameters import TrainParameters
 from flows.progress import note, progress_shown
 from flows.recording import prepare_recording, without_secrets
@@ -105,8 +105,7 @@ def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
         changes=_changes(parameters),
     )
     store = open_store(parameters.output)
-    share, asked = _validation_share(parameters, labels), parameters.validation is not None
-    labels, held_out = divided(labels, share, parameters.seed, required=asked)
+    labels, held_out = divided(labels, _validation_share(parameters, labels), parameters)
     labelled_set = save_training_set(store, examples_of_labels(labels.table.to_pylist()))
     validation_set = None
     if held_out is not None:
@@ -123,20 +122,20 @@ def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
     )
 
 
-def divided(labels: LabelSet, share: float, seed: int, *, required: bool) -> tuple[LabelSet, LabelSet | None]:
+def divided(labels: LabelSet, share: float, parameters: TrainParameters) -> tuple[LabelSet, LabelSet | None]:
     """What is learnt from, and about a share to be judged by on the way; groups and near-duplicates stay together.
 
     Where there are fewer groups than that takes, as of one video, nothing is held out.
 
     Raises:
-        DatasetError: and it is ``required``.
+        DatasetError: and it was asked for.
     """
     if not share:
         return labels, None
-    joined, folds = near_duplicates_joined(labels), max(2, round(1 / share))
-    if not required and len(set(joined.table["group_id"].to_pylist())) < folds:
+    joined, folds = in_groups(labels, parameters), max(2, round(1 / share))
+    if parameters.validation is None and len(set(joined.table["group_id"].to_pylist())) < folds:
         return labels, None
-    held_out = set(fold_groups(joined, folds, salt=str(seed))[0])
+    held_out = set(fold_groups(joined, folds, salt=str(parameters.seed))[0])
     learnt = set(labels.table["image_id"].to_pylist()) - held_out
     return labels.only(learnt), labels.only(held_out)
 

@@ -59,6 +59,8 @@ def inspect(parameters: InspectParameters, as_json: JsonFlag = False) -> Summary
     console.print(classes)
     if absent:
         say(f"{absent} more classes have no object", style="yellow")
+    for each in seen["largest_groups"]:
+        say(f"group of {each['images']}: {each['first']} to {each['last']}", style="dim")
     for each in seen["suspicious"]["first"]:
         say(f"suspicious: {each['class']} {each['object']} of {each['image']}: {each['why']}", style="yellow")
     if (more := seen["suspicious"]["count"] - len(seen["suspicious"]["first"])) > 0:

@@ -11,12 +11,12 @@ from infra.store import Store
 from tasks.labels.label_sets import LabelSet, class_map_sha256
 from tasks.loop.fingerprints import fingerprints_of
 from tasks.loop.firewall import firewall
+from tasks.loop.groups import grouped, with_groups
 from tasks.loop.splits import (
+    AUTO,
     SplitManifest,
     concat_items,
-    group_by,
     image_ids,
-    join_near_duplicates,
     keep_previous,
     labelled_rows,
     split_groups,
@@ -52,7 +52,7 @@ def prepare_data(
     *,
     shares: Mapping[str, float],
     salt: str,
-    group_rule: str = "item",
+    group_rule: str = AUTO,
     unlabelled_groups: Mapping[str, str] | None = None,
     previous: pa.Table | None = None,
     frame_stride: int = 30,
@@ -65,22 +65,23 @@ def prepare_data(
         unlabelled: the objects of the unlabelled source; their annotations, if any, are never looked for.
         shares: split -> share of the labelled items; a share of "unlabelled" gives labels up, for experiments.
         salt: another salt, another division.
-        group_rule: see :func:`tasks.loop.splits.group_by`.
+        group_rule: see :func:`tasks.loop.groups.grouped`.
         unlabelled_groups: uri -> group of unlabelled objects, where known.
         previous: ``split_items.v2`` of an earlier manifest, to grow from.
         frame_stride: of unlabelled videos, every how many-th frame is compared.
     """
-    labels = group_by(labels, group_rule)
     prints = fingerprints_of(_labelled_entries(labels), frame_stride=1)
-    labels = join_near_duplicates(labels, prints)
+    mine = set(labels.table["uri"].to_pylist())
+    entries = (entry for entry in unlabelled if entry.uri not in mine)  # a source may hold the labelled ones, too
+    others = fingerprints_of(entries, groups=unlabelled_groups, frame_stride=frame_stride)
+    labels, next_to = grouped(labels, prints, group_rule, others)
     kept: dict[str, str] = {}
     if previous is not None:
         labels, kept = keep_previous(labels, previous)
     chosen = split_groups(labels, shares, salt=salt, previous=kept)
     known = labelled_rows(labels, chosen, prints)
-    mine = set(labels.table["uri"].to_pylist())
-    others = (entry for entry in unlabelled if entry.uri not in mine)  # a source may hold the labelled ones, too
-    walled = firewall(fingerprints_of(others, groups=unlabelled_groups, frame_stride=frame_stride), known)
+    group_of = dict(zip(known["image_id"].to_pylist(), known["group_id"].to_pylist(), strict=True))
+    walled = firewall(with_groups(others, next_to, group_of), known)
     items = concat_items([known, walled.items])
     manifest = store_manifest(
         store,

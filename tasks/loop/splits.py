@@ -29,6 +29,7 @@ from tasks.loop.split_names import CALIBRATION, GATE, SPLITS, TEST, TRAIN, split
 from tasks.output.layout import canonical_json
 from tasks.output.tables import append, content_digest, read, table_of
 
+AUTO, ITEM, FOLDER = "auto", "item", "folder"
 EXCLUDED = "excluded"
 DEFAULT_SHARES = {TRAIN: 0.5, CALIBRATION: 0.2, GATE: 0.15, TEST: 0.15}
 FORMAT = "visionmill.splits.v2"
@@ -36,24 +37,34 @@ SPLITS_FOLDER = "splits/"
 
 
 def group_by(labels: LabelSet, rule: str) -> LabelSet:
-    """The label set with groups told by a rule: "item", "folder", or a regular expression over the uri.
+    """The label set with groups told by names; "item" and "auto" leave those that its file names.
+
+    Args:
+        rule: see :func:`names_by`.
+    """
+    if rule in (ITEM, AUTO):
+        return labels
+    names = names_by(rule, labels.table["uri"].to_pylist())
+    return regroup(labels, dict(zip(labels.table["image_id"].to_pylist(), names, strict=True)))
+
+
+def names_by(rule: str, uris: Sequence[str]) -> list[str]:
+    """What groups are called by a rule: "folder", or a regular expression over the uri.
 
     Args:
         rule: the expression's first group (or the whole match) names the group; a uri without a match is its own.
+
+    Raises:
+        UsageError: it is no regular expression.
     """
-    uris = labels.table["uri"].to_pylist()
-    if rule == "item":
-        names = [str(old) for old in labels.table["group_id"].to_pylist()]
-    elif rule == "folder":
-        names = [uri.rpartition("/")[0] for uri in uris]
-    else:
-        try:
-            expression = re.compile(rule)
-        except re.error as error:
-            raise UsageError(f"{rule!r} is no regular expression: {error}") from None
-        found = [expression.search(uri) for uri in uris]
-        names = [uri if match is None else match[match.re.groups and 1] for uri, match in zip(uris, found, strict=True)]
-    return regroup(labels, dict(zip(labels.table["image_id"].to_pylist(), names, strict=True)))
+    if rule == FOLDER:
+        return [uri.rpartition("/")[0] for uri in uris]
+    try:
+        expression = re.compile(rule)
+    except re.error as error:
+        raise UsageError(f"{rule!r} is no regular expression: {error}") from None
+    found = [expression.search(uri) for uri in uris]
+    return [uri if match is None else match[match.re.groups and 1] for uri, match in zip(uris, found, strict=True)]
 
 
 def join_near_duplicates(labels: LabelSet, fingerprints: pa.Table, max_distance: int = MAX_DISTANCE) -> LabelSet:

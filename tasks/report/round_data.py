@@ -12,10 +12,11 @@ import pyarrow as pa
 from infra.errors import VisionmillError
 from infra.store import Store, open_store, split_uri
 from tasks.evaluation.figures import groups_of, main_figure
+from tasks.loop.apart import Apart, distances
 from tasks.loop.gate import LOOKED_AT
 from tasks.loop.heartbeats import losses_by_kind
 from tasks.loop.kinds import loop_kind
-from tasks.loop.schemas import AUDITS, MODELS, THRESHOLD_SETS, VERDICTS
+from tasks.loop.schemas import AUDITS, MODELS, SPLIT_ITEMS, THRESHOLD_SETS, VERDICTS
 from tasks.loop.splits import read_manifest
 from tasks.output import tables
 from tasks.output.tables import TableSpec
@@ -75,6 +76,7 @@ class RoundFacts:
         images: unlabelled items by status.
         splits: items by split.
         leakage: what the firewall kept out of the unlabelled items, by "reason vs split".
+        apart: how far every two splits of the labels are apart.
         curves: of the models by role, as far as their records are at hand.
         models: rows of ``models.v2`` by role.
         views: what teachers looked at beside the plain view.
@@ -94,6 +96,7 @@ class RoundFacts:
     models: dict[str, Row]
     views: tuple[str, ...] = ()
     teaching: tuple[tuple[str, int], ...] = ()
+    apart: tuple[Apart, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -175,6 +178,7 @@ def collect_round(views: Views, record: Row) -> RoundFacts:
         models=models,
         views=tuple(json.loads(counts[0]["tta_spec"])) if counts else (),
         teaching=_teaching(views, mine, kind),
+        apart=() if manifest is None else tuple(distances(tables.read(store, SPLIT_ITEMS, [manifest.items_sha256]))),
     )
 
 
