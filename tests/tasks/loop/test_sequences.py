@@ -99,7 +99,8 @@ def test_the_rest_of_a_judged_sequence_is_kept_out_of_the_unlabelled_wherever_it
         others.append(str(Path(uri).rename(tmp_path / "u" / Path(uri).name)))
     found = divided(tmp_path, uris, others)
     assert (found.manifest.counts["train"], found.manifest.counts["gate"]) == (9, 9)
-    assert found.manifest.leakage == {"group vs gate": 21, "phash64 vs train": 1}
+    assert found.manifest.leakage["group vs gate"] == 21
+    assert found.manifest.counts["unlabelled"] >= 20, "the rest of the sequence that trains may be labelled by machines"
     [gap] = distances(found.items)
     assert (gap.one, gap.other, gap.least_steps) == ("train", "gate", None) and gap.least_bits > 6
     by_item = divided(tmp_path, uris, others, group_rule="item")
