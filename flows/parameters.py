@@ -291,7 +291,11 @@ class RetrainParameters(GroupParameters):
         ),
     ] = None
     initial: Annotated[str | None, Option("from"), Field(description="Weights that every model begins from.")] = None
-    steps: Annotated[int, Field(ge=1, le=10_000_000, description="Optimiser steps of each model.")] = 1000
+    size: Annotated[Size, Field(description=SIZE)] = "small"
+    steps: Annotated[
+        int | None,
+        Field(ge=1, le=10_000_000, description="Optimiser steps of each model. Default: as many as the recipe says."),
+    ] = None
     seed: Annotated[int, Field(ge=0, description="Of everything random, the splits included.")] = 0
     shares: Annotated[
         dict[str, float],
@@ -326,6 +330,11 @@ class RetrainParameters(GroupParameters):
             description="Promised of accepted labels, if held-out ones can prove it; .1 less where labels are few.",
         ),
     ] = 0.9
+    class_precision: Annotated[
+        dict[str, Annotated[float, Field(ge=0.5, le=0.99)]],
+        Option("class-precision", metavar="CLASS=PRECISION"),
+        Field(description="Promised of accepted labels of a class, in place of --precision.", examples=[{"pole": 0.7}]),
+    ] = Field(default_factory=dict)
     min_gain: Annotated[float, Field(ge=0, le=1, description="Gain over the champion that matters.")] = 0.003
     audit: Annotated[
         str | None, Field(description="Labels of people who looked at unlabelled images; without, the gate stays shut.")

@@ -13,6 +13,7 @@ from flows.train import carry_out
 from infra.store import open_store
 from infra.telling import tell
 from modelkit import Weights
+from tasks.loop.balance import balanced
 from tasks.loop.candidates import Teacher, read_candidates
 from tasks.loop.champion import Model, read_pointer
 from tasks.loop.journal import RoundStart, start_round
@@ -91,7 +92,10 @@ def turn(running: Running, number: int, before: RoundOutcome | None) -> RoundOut
     """One round, from the champion's labels to the gate's decision; it ends where nothing was accepted."""
     loop, step = running.loop, running.step
     chosen = _choose(running, number, before)
-    pseudo = step(f"round {number}: remember selection", remember_selection, loop.store, chosen.selection, loop.methods)
+    taught = balanced(chosen.selection, chosen.thresholds)
+    pseudo = step(
+        f"round {number}: remember selection", remember_selection, loop.store, chosen.selection, taught, loop.methods
+    )
     if pseudo is None:
         tell(f"round {number}: {NOTHING_ACCEPTED}")
         outcome = chosen.outcome()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 
 from flows.cli.console import JsonFlag, PrefectFlag, Summary, answers, command, long_work, people, say, table
@@ -14,6 +15,11 @@ from flows.parameters import (
     RetrainParameters,
     TrainParameters,
 )
+
+PlanFlag = Annotated[
+    bool,
+    typer.Option("--plan", help="Only say whether the labels can certify anything and pass the gate; writes nothing."),
+]
 
 
 @command
@@ -119,8 +125,10 @@ def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summa
 
 
 @command
-def retrain(parameters: RetrainParameters, prefect: PrefectFlag = True) -> Summary:
+def retrain(parameters: RetrainParameters, plan: PlanFlag = False, prefect: PrefectFlag = True) -> Summary:
     """Teach a student with the champion's labels on unlabelled data; promote it if the gate lets it through."""
+    if plan:
+        return _foresee(parameters)
     with long_work():
         from flows.retrain import run_retrain
 
@@ -132,6 +140,52 @@ def retrain(parameters: RetrainParameters, prefect: PrefectFlag = True) -> Summa
     tell_labels(summary["labels"])
     say(f"champion: {summary['champion']}  {summary['champion_weights']}")
     return summary
+
+
+def _foresee(parameters: RetrainParameters) -> Summary:
+    """What a plan says, for people too."""
+    with long_work():
+        from flows.retrain_plan import plan_retraining
+
+        summary = plan_retraining(parameters)
+    tell_labels(summary["labels"])
+    recipe, unlabelled = summary["recipe"], summary["unlabelled"]
+    say(
+        f"{recipe['name']} ({recipe['architecture']}, {summary['kind']}), {summary['trainings']} trainings of "
+        f"{recipe['steps']} steps and more for each round after the first; {unlabelled['objects']} unlabelled objects, "
+        f"of which {unlabelled['of_labelled_sequences']} go on with labelled sequences"
+    )
+    for name, extent in summary["splits"].items():
+        say(f"{name}: {extent['images']} images in {extent['groups']} groups")
+    for each in summary["splits_apart"]:
+        say(apart_in_words(each), style="dim")
+    told = table("class", "train", "calibration", "gate", summary["evidence_unit"], "promise", "at best", "")
+    for name, each in summary["classes"].items():
+        amounts = (
+            f"{each[split]['objects']} ({each[split]['pixels']:,} px)" for split in ("train", "calibration", "gate")
+        )
+        best = "-" if each["best_precision"] is None else f"{each['best_precision']:.2f}"
+        words = f"abstains: {each['why']}" if each["abstains"] else ""
+        words += "" if each["watched"] else "; not watched by the gate" if words else "not watched by the gate"
+        told.add_row(name, *amounts, str(each["evidence"]), f"{each['promise']:.2f}", best, words)
+    people.print(told)
+    for problem in summary["problems"]:
+        say(problem, style="yellow")
+    if not summary["problems"]:
+        say("these labels can certify classes, and a student can pass the gate", style="green")
+    say("nothing was written", style="dim")
+    return summary
+
+
+def apart_in_words(each: dict[str, Any]) -> str:
+    """How far two splits are apart, in one line."""
+    bits = (
+        "no hashes"
+        if each["least_bits"] is None
+        else f"{each['least_bits']} of 64 bits, median {each['median_bits']:g}"
+    )
+    steps = "none in one series" if each["least_steps"] is None else f"{each['least_steps']:.1f} steps in one series"
+    return f"{each['one']} and {each['other']} are apart: {bits}; {steps}"
 
 
 def round_in_words(outcome: dict[str, Any]) -> str:

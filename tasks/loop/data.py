@@ -45,6 +45,50 @@ class LoopData:
         return self.labels.only(image_ids(self.items, name))
 
 
+@dataclass(frozen=True, slots=True)
+class Division:
+    """The labels divided.
+
+    Args:
+        labels: with the groups that they were divided by.
+        known: ``split_items.v2`` of them.
+        next_to: image id of an unlabelled item -> that of a labelled one whose group it is of.
+    """
+
+    labels: LabelSet
+    known: pa.Table
+    next_to: dict[str, str]
+
+    def split(self, name: str) -> LabelSet:
+        """The labels of one split."""
+        return self.labels.only(image_ids(self.known, name))
+
+
+def divide_labels(
+    labels: LabelSet,
+    others: pa.Table,
+    *,
+    shares: Mapping[str, float],
+    salt: str,
+    group_rule: str = AUTO,
+    previous: pa.Table | None = None,
+) -> Division:
+    """Divide labels by group; near-duplicates stay together. Opens the labelled images, and writes nothing.
+
+    Args:
+        labels: all human labels.
+        others: ``fingerprints.v1`` of unlabelled items; only those whose names are like a labelled one's matter.
+        shares, salt, group_rule, previous: see :func:`prepare_data`.
+    """
+    prints = fingerprints_of(_labelled_entries(labels), frame_stride=1)
+    labels, next_to = grouped(labels, prints, group_rule, others)
+    kept: dict[str, str] = {}
+    if previous is not None:
+        labels, kept = keep_previous(labels, previous)
+    chosen = split_groups(labels, shares, salt=salt, previous=kept)
+    return Division(labels, labelled_rows(labels, chosen, prints), next_to)
+
+
 def prepare_data(
     store: Store,
     labels: LabelSet,
@@ -70,18 +114,13 @@ def prepare_data(
         previous: ``split_items.v2`` of an earlier manifest, to grow from.
         frame_stride: of unlabelled videos, every how many-th frame is compared.
     """
-    prints = fingerprints_of(_labelled_entries(labels), frame_stride=1)
     mine = set(labels.table["uri"].to_pylist())
     entries = (entry for entry in unlabelled if entry.uri not in mine)  # a source may hold the labelled ones, too
     others = fingerprints_of(entries, groups=unlabelled_groups, frame_stride=frame_stride)
-    labels, next_to = grouped(labels, prints, group_rule, others)
-    kept: dict[str, str] = {}
-    if previous is not None:
-        labels, kept = keep_previous(labels, previous)
-    chosen = split_groups(labels, shares, salt=salt, previous=kept)
-    known = labelled_rows(labels, chosen, prints)
+    found = divide_labels(labels, others, shares=shares, salt=salt, group_rule=group_rule, previous=previous)
+    labels, known = found.labels, found.known
     group_of = dict(zip(known["image_id"].to_pylist(), known["group_id"].to_pylist(), strict=True))
-    walled = firewall(with_groups(others, next_to, group_of), known)
+    walled = firewall(with_groups(others, found.next_to, group_of), known)
     items = concat_items([known, walled.items])
     manifest = store_manifest(
         store,

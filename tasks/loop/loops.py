@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from infra.errors import UsageError
 from infra.store import Store
+from modelkit import ClassInfo
 from tasks.labels.label_sets import LabelSet
 from tasks.loop import journal
 from tasks.loop.candidates import Asked, Teacher
 from tasks.loop.champion import Model
-from tasks.loop.data import LoopData
+from tasks.loop.data import Division, LoopData
 from tasks.loop.kinds import check_teaches, open_methods
 from tasks.loop.methods import LoopMethods
 from tasks.loop.schemas import MODELS
@@ -39,7 +40,9 @@ class Settings(Protocol):
     @property
     def initial(self) -> str | None: ...
     @property
-    def steps(self) -> int: ...
+    def size(self) -> str: ...
+    @property
+    def steps(self) -> int | None: ...
     @property
     def seed(self) -> int: ...
     @property
@@ -48,6 +51,8 @@ class Settings(Protocol):
     def frame_stride(self) -> int: ...
     @property
     def precision(self) -> float: ...
+    @property
+    def class_precision(self) -> Mapping[str, float]: ...
     @property
     def crossfit(self) -> bool: ...
     @property
@@ -121,7 +126,7 @@ def kind_for(settings: Settings, labels: LabelSet) -> str:
     return kind_of_labels(inspect_labels(labels)) if settings.recipe is None else kind_of_preset(settings.recipe)
 
 
-def recipe_for(settings: Settings, data: LoopData) -> TrainingRecipe:
+def recipe_for(settings: Settings, data: LoopData | Division) -> TrainingRecipe:
     """Every model of a loop has the same recipe, steps and noise; they differ by name.
 
     Where none is named it is derived, as ``visionmill train`` does, but from the labels that train alone: those that
@@ -140,6 +145,7 @@ def recipe_for(settings: Settings, data: LoopData) -> TrainingRecipe:
         name="teacher",
         changes={} if settings.initial is None else {"initial": settings.initial},
         seen=inspect_labels(data.split(TRAIN)),
+        size=settings.size,
     )
     check_teaches(kind, recipe)
     # Round 0 and the baseline get the student's noise, too: otherwise the gain would be the augmentation's.
@@ -153,10 +159,21 @@ def open_loop(settings: Settings, store: Store, data: LoopData, name: str, *, de
         UsageError: as :func:`recipe_for` does.
     """
     recipe = recipe_for(settings, data)
-    open_methods(recipe.kind, recipe, settings.tta)  # what cannot be is refused before anything is written
+    # What cannot be is refused before anything is written.
+    check_promises(settings, open_methods(recipe.kind, recipe, settings.tta).promised(data.labels.classes))
     run_id = journal.open_loop(store, name)
     recipe = TrainingRecipe.from_json(journal.keep_recipe(store, run_id, recipe.to_json()))
     return Loop(settings, store, data, recipe, open_methods(recipe.kind, recipe, settings.tta), run_id, device)
+
+
+def check_promises(settings: Settings, classes: Iterable[ClassInfo]) -> None:
+    """Raises UsageError for a precision that is promised of a class that there is not."""
+    names = [each.name for each in classes]
+    unknown = sorted(settings.class_precision.keys() - set(names))
+    if unknown:
+        raise UsageError(
+            f"--class-precision names {', '.join(unknown)}: there is no such class", hint=f"classes: {', '.join(names)}"
+        )
 
 
 def job_for(loop: Loop, labels: LabelSet, *, role: str, pseudo: str | None = None) -> TrainingJob:

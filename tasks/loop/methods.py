@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from modelkit import Predictor
+from modelkit import ClassInfo, Predictor
 from tasks.engine.job import PredictorSpec
 from tasks.labels.label_sets import LabelSet
 from tasks.loop.calibration import Calibration, d_ece, fit_calibration
+from tasks.loop.certified import FIRST_COUNT, LEVEL, fewest
 from tasks.loop.matching import Matches
-from tasks.loop.thresholds import ThresholdSet, scores_by_class, with_bands
+from tasks.loop.thresholds import LOWER_BY, ThresholdSet, scores_by_class, with_bands
 from tasks.training.examples import Example
 
+P = TypeVar("P")
 WATCHED_OBJECTS = 30
 
 
@@ -34,13 +38,22 @@ class Calibrated:
 
 @dataclass(frozen=True, slots=True)
 class CalibratedFor:
-    """Whose scores are calibrated, when, on which division of the labels, and what precision is promised."""
+    """Whose scores are calibrated, when, on which division of the labels, and what precision is promised.
+
+    Args:
+        precision: of what is accepted. by_name: class name -> another one.
+    """
 
     model_id: str
     round_number: int
     calibration_split: str
     seed: int
     precision: float
+    by_name: Mapping[str, float] = field(default_factory=dict)
+
+    def promises(self, classes: Iterable[ClassInfo], of: Callable[[float], P]) -> dict[int, P]:
+        """Class id -> its promise, of those that are promised another precision; ``of`` makes it of that."""
+        return {each.id: of(self.by_name[each.name]) for each in classes if each.name in self.by_name}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,7 @@ class LoopMethods(ABC):
 
     score_floor: float
     least_truth = f"{WATCHED_OBJECTS} true objects"  # from which the gate watches a class, in words
+    evidence_unit = "true objects"
 
     def __init__(self, views: Iterable[str] = ()) -> None:
         self.views = tuple(sorted(set(views)))
@@ -106,6 +120,23 @@ class LoopMethods(ABC):
             by: who predicted.
         """
 
+    def promised(self, classes: Sequence[ClassInfo]) -> Sequence[ClassInfo]:
+        """The classes that have a threshold, of those of the labels."""
+        return classes
+
+    def evidence(self, calibrating: LabelSet, promise_of: Callable[[str], float]) -> dict[str, Evidence]:
+        """By class name what the labels that calibrate can prove, known before anything is trained.
+
+        Args:
+            promise_of: class name -> the precision that is promised of it.
+        """
+        counts = objects_by_class(calibrating)
+        lowest = {each.name: promise_of(each.name) - LOWER_BY for each in calibrating.classes}
+        return {
+            name: Evidence(counts[name], fewest(low), sum(counts.values()), math.ceil(FIRST_COUNT * low))
+            for name, low in lowest.items()
+        }
+
     def watched(self, gate: LabelSet) -> frozenset[str]:
         """Names of the classes of which the gate set holds enough truth to see them fall."""
         counts = objects_by_class(gate)
@@ -140,6 +171,31 @@ class LoopMethods(ABC):
     @abstractmethod
     def look_at(self, accepted: pa.Table, truth: LabelSet, n: int, *, seed: int) -> dict[str, bool]:
         """label_id -> right, of at most ``n`` accepted labels that are drawn and held against truth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the labels that calibrate hold of a class.
+
+    Args:
+        pieces: true objects of it, or images with it. needed: without so many it abstains, whatever the model finds.
+        together: pieces of all classes, or all images. needed_together: without so many all abstain.
+    """
+
+    pieces: int
+    needed: int
+    together: int
+    needed_together: int
+
+    @property
+    def best_precision(self) -> float | None:
+        """The highest that these pieces can certify, if the model is right about every one; None without any."""
+        return LEVEL ** (1 / self.pieces) if self.pieces else None
+
+    @property
+    def is_too_little(self) -> bool:
+        """Whether the class abstains for sure."""
+        return self.pieces < self.needed or self.together < self.needed_together
 
 
 def objects_by_class(labels: LabelSet) -> dict[str, int]:

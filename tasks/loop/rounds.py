@@ -142,6 +142,7 @@ def calibrate(
         loop.data.manifest.manifest_sha256,
         seed=settings.seed,
         precision=settings.precision,
+        by_name=settings.class_precision,
     )
     calibrated = loop.methods.calibrate(held_out, loop.calibrating, loop.data.split(TRAIN), by)
     thresholds = loop.methods.banded(calibrated.thresholds, found, len(images))

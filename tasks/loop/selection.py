@@ -116,12 +116,16 @@ def select(
     return Selection(labels, _images(list(images), labels, shared, kind))
 
 
-def remember_selection(store: Store, selection: Selection, methods: LoopMethods) -> str | None:
-    """Make its rows exist, and a training set of what was accepted; the set's id, None where nothing was accepted."""
+def remember_selection(store: Store, selection: Selection, taught: pa.Table, methods: LoopMethods) -> str | None:
+    """Make its rows exist, and a training set of what was accepted; the set's id, None where nothing was accepted.
+
+    Args:
+        taught: its labels, with the weights that they have in the training set (``tasks.loop.balance``).
+    """
     number, kind = (selection.labels[name][0].as_py() for name in ("round", "kind"))
     for spec, rows in ((PSEUDO_LABELS, selection.labels), (PSEUDO_IMAGES, selection.images)):
         append(store, spec, rows, round_number=number, kind=kind)
-    return save_training_set(store, methods.examples(selection.labels)) if selection.accepted.num_rows else None
+    return save_training_set(store, methods.examples(taught)) if selection.accepted.num_rows else None
 
 
 def _one_round(candidates: pa.Table, thresholds: ThresholdSet) -> dict[str, Any]:

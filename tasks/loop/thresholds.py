@@ -15,6 +15,7 @@ least .05.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,9 +23,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from tasks.loop.certified import Certificate, certify, design_effect, fewest, lower_bound, upper_bound
+from tasks.loop.certified import (
+    FIRST_COUNT,
+    FIRST_SHARE,
+    Certificate,
+    certify,
+    design_effect,
+    fewest,
+    lower_bound,
+    upper_bound,
+)
 from tasks.loop.matching import Matches
 from tasks.loop.schemas import THRESHOLD_SETS
+from tasks.loop.shortfall import candidates_needed, in_words
 from tasks.output.layout import canonical_json
 from tasks.output.tables import table_of
 
@@ -139,6 +150,7 @@ def certify_thresholds(
     is_good: np.ndarray | None = None,
     super_classes: Mapping[int, str] | None = None,
     promise: Promise | None = None,
+    promises: Mapping[int, Promise] | None = None,
 ) -> ThresholdSet:
     """Thresholds of all classes; t_lo is the floor until :func:`with_bands` has seen the unlabelled scores.
 
@@ -153,22 +165,33 @@ def certify_thresholds(
             certify from which quality on it is.
         super_classes: class id -> name of its super-class; one for all unless given.
         promise: see :class:`Promise`.
+        promises: class id -> another one; only classes of one promise are pooled.
     """
-    promise = promise or Promise()
+    usual, others = promise or Promise(), promises or {}
+    promised = {each.id: others.get(each.id, usual) for each in classes}
     effect = 1.0
     if expected_score is not None and len(matches):
         effect = design_effect(matches.correct - expected_score, matches.image)
-    found = {each.id: _own(matches, each, truth_per_image.get(each.id, 0.0), effect, promise) for each in classes}
-    small = [each for each in found.values() if each.basis == "pooled"]
-    parents = super_classes or {}
-    for parent in sorted({parents.get(each.label, "") for each in small}):
-        members = [each for each in small if parents.get(each.label, "") == parent]
-        found.update({each.label: each for each in _pooled(matches, members, effect, promise)})
+    found = {
+        each.id: _own(matches, each, truth_per_image.get(each.id, 0.0), effect, promised[each.id]) for each in classes
+    }
+    for members in _pools([each for each in found.values() if each.basis == "pooled"], promised, super_classes or {}):
+        found.update({each.label: each for each in _pooled(matches, members, effect, promised[members[0].label])})
     t_quality = None
     if quality is not None and is_good is not None:
         t_quality = _quality_threshold(matches, quality, is_good, found, effect)
     ordered = tuple(replace(found[label], t_quality=t_quality) for label in sorted(found))
     return ThresholdSet(model_id, round_number, calibration_split, ordered)
+
+
+def _pools(
+    small: Sequence[ClassThreshold], promised: Mapping[int, Promise], parents: Mapping[int, str]
+) -> list[list[ClassThreshold]]:
+    """Small classes of one super-class and one promise."""
+    pools: dict[tuple[str, float], list[ClassThreshold]] = {}
+    for each in small:
+        pools.setdefault((parents.get(each.label, ""), promised[each.label].low), []).append(each)
+    return [pools[key] for key in sorted(pools)]
 
 
 def _own(matches: Matches, each: ClassInfo, truth_per_image: float, effect: float, promise: Promise) -> ClassThreshold:
@@ -191,11 +214,13 @@ def _own(matches: Matches, each: ClassInfo, truth_per_image: float, effect: floa
         t_quality=None,
         note=f"{truth} true objects and {len(mine)} candidates are too few",
     )
+    empty = replace(empty, note=f"{empty.note}; {_shortfall(matches, mine, truth, promise.low, effect)}")
     for target, least in ((promise.high, promise.high_from), (promise.low, promise.low_from)):
         usable = _usable(len(mine), truth, target)
         if usable >= least:
             proof = certify(matches.score[mine], matches.correct[mine], target, design_effect=effect, limit=usable)
-            return _certified(replace(empty, target_precision=target), "class", proof, matches.score[mine])
+            missed = _shortfall(matches, mine, truth, target, effect)
+            return _certified(replace(empty, target_precision=target), "class", proof, matches.score[mine], missed)
     if min(truth, len(mine)) >= promise.pool_from:
         return replace(empty, basis="pooled")
     return empty
@@ -206,9 +231,27 @@ def _usable(candidates: int, truth: int, target: float) -> int:
     return min(candidates, int(truth / target))
 
 
-def _certified(empty: ClassThreshold, basis: str, proof: Certificate, scores: np.ndarray) -> ClassThreshold:
+def _shortfall(matches: Matches, mine: np.ndarray, truth: int, target: float, effect: float) -> str:
+    """How far a class is from a promise, by the first candidates that a certificate would be about."""
+    first = int(np.ceil(max(FIRST_COUNT * effect, FIRST_SHARE * len(mine))))
+    best = mine[np.argsort(-matches.score[mine], kind="stable")][:first]
+    if not len(best):
+        return f"nothing was found, {max(fewest(target) - truth, 1)} more true objects are needed at least"
+    right = int(matches.correct[best].sum())
+    needed = candidates_needed(right / len(best), target)
+    if needed is None:
+        return in_words(right, len(best), target, None, "")
+    wanted = max(needed, FIRST_COUNT) * effect
+    more = max(math.ceil(max(truth, 1) * (wanted / len(best) - 1)), fewest(target) - truth, 1)
+    return in_words(right, len(best), target, more, "true objects")
+
+
+def _certified(
+    empty: ClassThreshold, basis: str, proof: Certificate, scores: np.ndarray, missed: str
+) -> ClassThreshold:
     if proof.threshold is None:
-        return replace(empty, basis="abstain", note=f"no threshold reaches precision {empty.target_precision} for sure")
+        note = f"no threshold reaches precision {round(empty.target_precision, 3)} for sure; {missed}"
+        return replace(empty, basis="abstain", note=note)
     return replace(
         empty,
         basis=basis,
@@ -232,12 +275,13 @@ def _pooled(
     found = []
     for each in members:
         own = matches.of_class(each.label)
-        pooled = _certified(each, "pooled", proof, matches.score[own])
+        missed = _shortfall(matches, own, matches.truth_count.get(each.label, 0), promise.low, effect)
+        pooled = _certified(each, "pooled", proof, matches.score[own], missed)
         if pooled.t_hi is not None:
             accepted = own[matches.score[own] >= pooled.t_hi]
             right = int(matches.correct[accepted].sum())
             if len(accepted) and upper_bound(right, len(accepted)) < promise.low:
-                note = f"only {right} of its {len(accepted)} above the pool's threshold are right"
+                note = f"only {right} of its {len(accepted)} above the pool's threshold are right; {missed}"
                 pooled = replace(each, basis="abstain", note=note)
         found.append(pooled)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from flows.cli.training import round_in_words
 from flows.parameters import RetrainParameters
 from flows.retrain import run_retrain
+from flows.retrain_plan import plan_retraining
+from infra.errors import UsageError
 from infra.problems import checked
 from infra.store import Store, open_store
 from modelkit.digitscape import Digitscape, write_dataset, write_panoptic
@@ -89,3 +92,20 @@ def test_all_its_models_have_the_recipe_that_the_labels_call_for_and_it_is_kept(
     assert kept["labelled"] == kept["unlabelled"], "the first teacher gets the student's noise"
     [run] = [json.loads(store.get(each.key)) for each in store.list("training/runs/") if each.key.endswith("run.json")]
     assert {**run["recipe"], "initial_digest": None} == {**kept, "initial_digest": None}
+
+
+def test_a_plan_says_in_advance_what_cannot_be_and_writes_nothing(asked: dict[str, Any], tmp_path: Path) -> None:
+    parameters = checked(RetrainParameters, **{**asked, "output": str(tmp_path / "none"), "precision": 0.9})
+    plan = plan_retraining(parameters)
+    assert not (tmp_path / "none").exists()
+    assert plan["kind"] == "semantic" and plan["recipe"]["steps"] == 1
+    assert {name: extent["images"] for name, extent in plan["splits"].items()} == {
+        "train": 5, "calibration": 4, "gate": 3, "test": 0,
+    }  # fmt: skip
+    assert not plan["can_certify"] and not plan["can_pass"]
+    assert all(each["abstains"] for each in plan["classes"].values())
+    told = " ".join(plan["problems"])
+    assert "no class can be certified: 4 in all, 14 are needed" in told
+    assert "gate: 3 groups cannot show a gain" in told and "without --audit the gate stays shut" in told
+    with pytest.raises(UsageError, match="--class-precision names zebra"):
+        plan_retraining(parameters.model_copy(update={"class_precision": {"zebra": 0.7}}))

@@ -73,6 +73,7 @@ def calibrate_objects(
         is_good=matches.iou >= MASK_IOU,
         super_classes=super_classes,
         promise=Promise.of(by.precision),
+        promises=by.promises(calibration.classes, Promise.of),
     )
     return Calibrated(scores, expected, thresholds)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from modelkit import ClassInfo, Predictor, create_model, rle
 from tasks.engine.job import PredictorSpec
 from tasks.labels.label_sets import LabelSet
 from tasks.loop.calibration import Calibration
-from tasks.loop.methods import Calibrated, CalibratedFor, LabelledPredictions, LoopMethods
+from tasks.loop.certified import fewest
+from tasks.loop.methods import Calibrated, CalibratedFor, Evidence, LabelledPredictions, LoopMethods
 from tasks.loop.selection import Decided, floats
+from tasks.loop.thresholds import LOWER_BY
 from tasks.product import LoopKind
 from tasks.products.segments import confidence
 from tasks.products.segments.confidence import ConfidencePredictor, background_of
@@ -118,6 +120,7 @@ def calibrate_regions(
         seed=by.seed,
         background=background_id,
         promise=PixelPromise.of(by.precision),
+        promises=by.promises(classes, PixelPromise.of),
     )
     return Calibrated(calibrate_pixels(counts), None, thresholds)
 
@@ -189,6 +192,7 @@ class PixelMethods(LoopMethods):
 
     score_floor = 0.0  # pixels of the lowest level are candidates, too: a fifth of all has to be accepted
     least_truth = LEAST_TRUE_PIXELS
+    evidence_unit = "images with it"
 
     def __init__(self, background: ClassInfo | None, views: Sequence[str] = ()) -> None:
         super().__init__(views)
@@ -213,9 +217,22 @@ class PixelMethods(LoopMethods):
     ) -> Calibrated:
         return calibrate_regions(candidates, calibration, by, background=self.background)
 
+    def promised(self, classes: Sequence[ClassInfo]) -> Sequence[ClassInfo]:
+        return classes if self.background is None else (self.background, *classes)
+
+    def evidence(self, calibrating: LabelSet, promise_of: Callable[[str], float]) -> dict[str, Evidence]:
+        images = Counter(name for row in calibrating.table["names"].to_pylist() for name in set(row))
+        if self.background is not None:
+            images[self.background.name] = len(calibrating)
+        lowest = {each.name: fewest(promise_of(each.name) - LOWER_BY) for each in self.promised(calibrating.classes)}
+        is_pooled = {name: self.background is None or name != self.background.name for name in lowest}
+        return {
+            name: Evidence(images[name], 1 if is_pooled[name] else least, len(calibrating), least)
+            for name, least in lowest.items()
+        }
+
     def watched(self, gate: LabelSet) -> frozenset[str]:
-        classes = gate.classes if self.background is None else (self.background, *gate.classes)
-        return well_seen(gate, classes, self._background_id)
+        return well_seen(gate, self.promised(gate.classes), self._background_id)
 
     def calibrated_error(self, pairs: Sequence[tuple[LabelledPredictions, LabelledPredictions]]) -> float:
         errors, pixels = [], []

@@ -5,13 +5,14 @@ Pixels of one image are not independent: bounds come from resampling whole image
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks.loop.certified import FIRST_SHARE, LEVEL, fewest
+from tasks.loop.shortfall import images_needed, in_words
 from tasks.loop.thresholds import LOWER_BY, ClassThreshold, ThresholdSet
 from tasks.products.segments.pixels import LEVELS, PixelCounts
 
@@ -61,6 +62,7 @@ def certify_pixel_thresholds(
     seed: int,
     background: int | None = None,
     promise: PixelPromise | None = None,
+    promises: Mapping[int, PixelPromise] | None = None,
     resamples: int = RESAMPLES,
 ) -> ThresholdSet:
     """Per class the lowest level from which the lower 5 % bootstrap quantile of pixel precision reaches the target.
@@ -73,17 +75,20 @@ def certify_pixel_thresholds(
     Args:
         seed: of the resampling; the same seed gives the same thresholds.
         background: a class that is never pooled: its errors are the objects that were missed.
+        promises: class id -> another promise than ``promise``; only classes of one promise are pooled.
     """
-    promise = promise or PixelPromise()
+    usual, others = promise or PixelPromise(), promises or {}
+    promised = {each.id: others.get(each.id, usual) for each in classes}
     images = len(counts.image_ids)
     weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
     evidence = {each.id: _Evidence.of(counts, [each.id]) for each in classes}
-    found = {each.id: _alone(evidence[each.id], each, weights, promise) for each in classes}
+    found = {each.id: _alone(evidence[each.id], each, weights, promised[each.id]) for each in classes}
     open_ids = [each.id for each in classes if found[each.id].t_hi is None and each.id != background]
-    if len(open_ids) > 1:
-        pool = _Evidence.of(counts, open_ids)
-        for label in open_ids:
-            found[label] = _pooled(evidence[label], found[label], pool, weights, promise)
+    for one in sorted(set(map(promised.__getitem__, open_ids)), key=lambda each: each.low):
+        members = [label for label in open_ids if promised[label] == one]
+        pool = _Evidence.of(counts, members)
+        for label in members if len(members) > 1 else ():
+            found[label] = _pooled(evidence[label], found[label], pool, weights, one)
     return ThresholdSet(model_id, round_number, calibration_split, tuple(found[key] for key in sorted(found)))
 
 
@@ -139,6 +144,21 @@ class _Evidence:
             chosen = level
         return chosen, float("nan") if chosen is None else float(bounds[chosen])
 
+    def shortfall(self, weights: np.ndarray, target: float, least: int) -> str:
+        """How far the pixels of the first level that a certificate would be about are from the target."""
+        images, pixels = (self.total > 0).sum(axis=0), self.total.sum(axis=0)
+        levels = [level for level in range(len(LEVELS) - 1, LOWEST - 1, -1) if pixels[level]]
+        if not levels:
+            needed = max(least - self.num_images, 1)
+            return f"no pixel was as sure as .50, {needed} more labelled images with the class are needed at least"
+        first = FIRST_SHARE * pixels[LOWEST]
+        level = next((each for each in levels if pixels[each] >= first and images[each] >= least), levels[-1])
+        right, looked = int(self.right[:, level].sum()), int(pixels[level])
+        bound = float(_quantiles(weights @ self.right[:, [level]], weights @ self.total[:, [level]], LEVEL)[0])
+        needed_images = images_needed(right / looked, bound, target, int(images[level]), least)
+        more = None if needed_images is None else max(needed_images - int(images[level]), 1)
+        return in_words(right, looked, target, more, "labelled images with the class")
+
 
 def _alone(mine: _Evidence, each: ClassInfo, weights: np.ndarray, promise: PixelPromise) -> ClassThreshold:
     """By its own evidence, at the best promise that holds."""
@@ -158,12 +178,15 @@ def _alone(mine: _Evidence, each: ClassInfo, weights: np.ndarray, promise: Pixel
         t_quality=None,
         note=f"{mine.num_images} images with truth",
     )
+    found = nothing
     for value in (promise.high, promise.low):
         target = relative_target(value, mine.share)
         level, bound = mine.lowest_level(weights, target, fewest(value))
         if level is not None:
             return _accepted_from(replace(nothing, target_precision=target), "class", mine, level, bound)
-    return nothing
+        missed = mine.shortfall(weights, target, fewest(value))
+        found = replace(nothing, note=f"{nothing.note}; {missed}")
+    return found
 
 
 def _accepted_from(
@@ -175,6 +198,7 @@ def _accepted_from(
     return replace(
         nothing,
         basis=basis,
+        note=nothing.note.partition(";")[0],
         t_hi=LEVELS[level],
         lower_bound=bound,
         n_accepted=accepted,
