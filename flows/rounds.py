@@ -83,6 +83,7 @@ class Chosen:
             train_set_id=self.train_set_id,
             accepted=self.selection.accepted_by_name(),
             selection=self.selection,
+            abstaining={each.name: each.note for each in self.thresholds.classes if each.t_hi is None},
             changed_share=changed_share(self.before.selection if self.before else None, self.selection),
             **({**dict.fromkeys(judged), "waits": False} | more),
         )

@@ -137,6 +137,8 @@ def retrain(parameters: RetrainParameters, plan: PlanFlag = False, prefect: Pref
         say(round_in_words(outcome), style="green" if outcome["gate"]["passed"] else "yellow")
         for reason in outcome["gate"]["reasons"]:
             say(f"  {reason}", style="yellow")
+        for name, note in outcome["abstaining"].items():
+            say(f"  {name} abstains: {note}", style="dim")
     tell_labels(summary["labels"])
     say(f"champion: {summary['champion']}  {summary['champion_weights']}")
     return summary

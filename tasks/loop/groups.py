@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -56,7 +57,7 @@ def with_groups(others: pa.Table, next_to: Mapping[str, str], group_of: Mapping[
     return others.set_column(place, others.schema.field(place), pa.array(names, pa.string()))
 
 
-def _pictures(rows: Sequence[Mapping[str, object]] | Iterator[Mapping[str, object]]) -> Iterator[Picture]:
+def _pictures(rows: Iterable[Mapping[str, object]]) -> Iterator[Picture]:
     """Images; frames of videos have their group."""
     for row in rows:
         if row["image_id"] == row["uri"]:
@@ -78,10 +79,15 @@ def _joined(labels: LabelSet, together: Sequence[Sequence[str]]) -> LabelSet:
 
 
 def _named_alike(labels: LabelSet, others: pa.Table, rule: str) -> dict[str, str]:
-    """Others whose names are of a labelled item's group by the rule."""
-    uris = labels.table["uri"].to_pylist()
-    first: dict[str, str] = {}
-    for name, image_id in zip(names_by(rule, uris), labels.table["image_id"].to_pylist(), strict=True):
-        first.setdefault(name, image_id)
-    named = zip(others["image_id"].to_pylist(), names_by(rule, others["uri"].to_pylist()), strict=True)
-    return {image_id: first[name] for image_id, name in named if name in first}
+    """Others whose names are of a labelled item's group by the rule.
+
+    Files in two places may be called the same: a name that one labelled and one other item have is no group.
+    """
+    mine, theirs = (names_by(rule, table["uri"].to_pylist()) for table in (labels.table, others))
+    labelled, unlabelled = Counter(mine), Counter(theirs)
+    first = dict(zip(reversed(mine), reversed(labels.table["image_id"].to_pylist()), strict=True))
+    return {
+        image_id: first[name]
+        for image_id, name in zip(others["image_id"].to_pylist(), theirs, strict=True)
+        if name in first and max(labelled[name], unlabelled[name]) > 1
+    }

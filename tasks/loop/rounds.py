@@ -68,6 +68,7 @@ class RoundOutcome:
         waits: a person has to approve.
         changed_share: of the accepted set against the round before.
         entropy: of the teacher's predictions on unlabelled items, bits; None without any.
+        abstaining: class name -> what it reached, what it needs, and about how many labels are missing.
     """
 
     number: int
@@ -83,6 +84,7 @@ class RoundOutcome:
     waits: bool
     changed_share: float
     entropy: float | None
+    abstaining: dict[str, str]
 
     @property
     def passed(self) -> bool:
@@ -103,6 +105,7 @@ class RoundOutcome:
             "train_set_id": self.train_set_id,
             "accepted": self.accepted,
             "unit": self.selection.kind.unit,
+            "abstaining": self.abstaining,
             "gate": {
                 "verdict_id": None if self.verdict is None else self.verdict.verdict_id,
                 "passed": self.passed,

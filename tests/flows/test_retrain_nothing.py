@@ -56,6 +56,7 @@ def test_a_round_in_which_nothing_was_accepted_trains_no_student_and_says_so(
         "nothing was accepted, so no student was trained and the gate set was not looked at"
     ]
     assert round_in_words(outcome) == "round 1: 0 pixels accepted; it ended there"
+    assert all("need" in note for note in outcome["abstaining"].values())
     assert {row["role"] for row in tables.read(store, MODELS).to_pylist()} == {"teacher"}
     [record] = tables.read(store, ROUNDS).to_pylist()
     assert (record["candidate_id"], record["n_pseudo"], record["promoted"], record["looks_used"]) == (None, 0, False, 0)

@@ -103,6 +103,8 @@ def test_the_rest_of_a_judged_sequence_is_kept_out_of_the_unlabelled_wherever_it
     assert found.manifest.counts["unlabelled"] >= 20, "the rest of the sequence that trains may be labelled by machines"
     [gap] = distances(found.items)
     assert (gap.one, gap.other, gap.least_steps) == ("train", "gate", None) and gap.least_bits > 6
+    named = divided(tmp_path, uris, others, group_rule="(0006R0|0016E5)")
+    assert named.manifest.leakage["group vs gate"] == 21, "a pattern of names says so, too"
     by_item = divided(tmp_path, uris, others, group_rule="item")
     [gap] = distances(by_item.items)
     assert gap.least_steps == 1.0, "neighbours in both splits, and it is told"
