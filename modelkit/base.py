@@ -122,7 +122,7 @@ class VisionModel(nn.Module, ABC):
         Raises:
             ConfigError: why there is no such graph.
         """
-        raise ConfigError(f"the decoding of {type(self).__name__} branches on what it finds, which no graph can")
+        raise ConfigError(f"{type(self).__name__} has no form of its decoding that does not branch on what it finds")
 
     def anonymous_classes(self) -> tuple[ClassInfo, ...]:
         """Numbered names for the class ids that results may have, where nobody says what these mean."""

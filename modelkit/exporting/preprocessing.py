@@ -15,6 +15,8 @@ from modelkit.errors import ConfigError
 from modelkit.exporting.canvas import Canvas
 from modelkit.transform import ImageTransform
 
+_PADDINGS = ("pad", "stretch", "square", "multiple", "none")
+
 
 class Preparation(nn.Module):
     """Images (H, W, 3) uint8 RGB to the network's input, and where they lie in it.
@@ -34,6 +36,10 @@ class Preparation(nn.Module):
         super().__init__()
         if transform.resizing == "bicubic":
             raise ConfigError("its images are resized by cubic curves, for which there is no graph here")
+        if transform.padding not in _PADDINGS:
+            raise ConfigError(
+                f"its images are put into the network by {transform.padding!r}, for which there is no graph"
+            )
         pads = transform.padding == "pad" or (
             transform.padding == "none" and transform.fixed_hw is None and transform.size_divisible > 1
         )

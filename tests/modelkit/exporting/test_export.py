@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modelkit import ConfigError, Predictor, VideoModel
+from modelkit import ConfigError, Predictor, VideoModel, VisionModel
 from modelkit.exporting.program import ImageProgram, export_model
 from modelkit.onestage.torchvision_models import TorchvisionDetector
 from modelkit.semantic.segmentor import SemanticSegmentor, stretch_nearest
@@ -95,7 +95,9 @@ def why_not(predictor: Predictor) -> str | None:
     """Families that are refused, with what they are told."""
     if isinstance(predictor.model, VideoModel):
         return "remembers earlier frames"
-    return "branches on what it finds" if isinstance(predictor.model, TorchvisionDetector) else None
+    untold = type(predictor.model).traced is VisionModel.traced
+    assert untold or not isinstance(predictor.model, TorchvisionDetector)
+    return "does not branch on what it finds" if untold else None
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
@@ -171,5 +173,8 @@ def test_what_has_no_graph_is_refused_with_the_reason(tmp_path: Path) -> None:
     cubic = predictor_of("fcn", {**_FCN, "transform": {**_FCN["transform"], "resizing": "bicubic"}})
     with pytest.raises(ConfigError, match="cubic curves"):
         export_model(cubic, tmp_path / "a.pt2", "torch")
+    boxed = {**_FCN["transform"], "padding": "letterbox", "fixed_hw": [64, 64]}
+    with pytest.raises(ConfigError, match="by 'letterbox', for which there is no graph"):
+        export_model(predictor_of("fcn", {**_FCN, "transform": boxed}), tmp_path / "a.pt2", "torch")
     with pytest.raises(ConfigError, match="no form 'caffe': onnx, torch"):
         export_model(cubic, tmp_path / "a", "caffe")
