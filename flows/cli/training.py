@@ -73,7 +73,10 @@ def inspect(parameters: InspectParameters, as_json: JsonFlag = False) -> Summary
         say(f"... and {more} more suspicious labels (--json counts them)", style="yellow")
     for group in (seen["near_duplicates"] or {"first": []})["first"]:
         say(f"near-duplicates: {', '.join(group)}", style="yellow")
-    say(f"recipe: {seen['recipe']['name']} ({seen['recipe']['architecture']}, {seen['kind']})", style="green")
+    recipe = seen["recipe"]
+    begins = f", beginning from {recipe['initial']}" if recipe["initial"] else ""
+    how_long = f"{recipe['loop']['steps']} steps of {recipe['batch_size']} images{begins}"
+    say(f"recipe: {recipe['name']} ({recipe['architecture']}, {seen['kind']}), {how_long}", style="green")
     say(f"saved: {seen['saved']}" if seen["saved"] else "--save RECIPE.json writes it, to be changed and trained with")
     return seen
 
@@ -226,8 +229,9 @@ def tell_labels(labels: dict[str, Any]) -> None:
         say(f"labels left out: {count} x {reason}", style="yellow" if reason in (NOBODYS, ONLY_A_MODELS) else "dim")
     for line in lost_in_words(labels["dropped"], labels["first_dropped"]):
         say(f"labels dropped: {line}", style="yellow")
-    if labels["file_ids"]:
-        ids = ", ".join(f"{file_id} -> {label}" for label, file_id in list(labels["file_ids"].items())[:10])
+    file_ids = labels["file_ids"] or {}
+    if moved := [f"{file_id} -> {label}" for label, file_id in file_ids.items() if str(file_id) != str(label)]:
+        ids = ", ".join(moved[:10]) + ", ..." * (len(moved) > 10)
         say(f"class ids of the file -> here: {ids}", style="dim")
     if machines := labels["sources"].get("model"):
         of_all = f"{machines} of {sum(labels['sources'].values())} labels"
