@@ -124,6 +124,7 @@ def show_rounds(summary: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Non
     """Artifacts of a self-training loop: its rounds, and the champion."""
     with _at_most_a_note():
         _table("rounds", rounds, f"Rounds of {summary['output']}")
+        _link("report", f"{summary['output']}/report/index.html", "Every round, criterion by criterion, with pictures")
         _link("weights", summary["champion_weights"], f"The champion {summary['champion']}")
 
 

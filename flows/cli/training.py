@@ -144,6 +144,7 @@ def retrain(parameters: RetrainParameters, plan: PlanFlag = False, prefect: Pref
             say(f"  {name} abstains: {note}", style="dim")
     tell_labels(summary["labels"])
     say(f"champion: {summary['champion']}  {summary['champion_weights']}")
+    say(f"report: {summary['output']}/report/index.html")
     return summary
 
 

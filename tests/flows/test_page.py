@@ -48,6 +48,13 @@ def test_a_training_shows_its_curve_and_what_the_held_out_labels_said(shown: dic
     assert shown["metrics"] == [{"group": "mask", "figure": "ap", "value": 0.5}]
 
 
+def test_a_loop_shows_its_rounds_and_where_their_pages_are(shown: dict[str, Any]) -> None:
+    summary = {"output": "s3://bucket/loop", "champion": "a@1", "champion_weights": "s3://bucket/loop/a.safetensors"}
+    page.show_rounds(summary, [{"round": 1, "accepted": 3}])
+    assert shown["rounds"] == [{"round": 1, "accepted": 3}]
+    assert shown["report"][0] == "s3://bucket/loop/report/index.html"
+
+
 def test_a_link_to_a_file_says_that_it_is_to_be_copied(shown: dict[str, Any]) -> None:
     page.show_training(trained("s3://bucket/own"))
     assert shown["weights"] == ("s3://bucket/own/parts.safetensors", "parts@1 after 6 steps")
