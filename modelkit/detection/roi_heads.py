@@ -75,6 +75,8 @@ class BoxHead(RoIHead):
         nms_iou: suppression threshold, per class.
         detections_per_image: kept at most.
         box_weights: of the box coder (Ren et al. 2015): scale of dx, dy, dw, dh.
+        focal: exponent g of the factor (1 - p)^g on the cross-entropy of a region, p the probability of its class (Lin
+            et al. 2017); 0 = none.
     """
 
     needs = "sampled"
@@ -95,8 +97,12 @@ class BoxHead(RoIHead):
         nms_iou: float = 0.5,
         detections_per_image: int = 100,
         box_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+        focal: float = 0.0,
     ) -> None:
         super().__init__()
+        if focal < 0:
+            raise ConfigError(f"a box head needs focal >= 0, got {focal}")
+        self.focal = focal
         levels = pooled_levels(neck)
         self.pool = PyramidRoIAlign(neck, levels, resolution, sampling_ratio, canonical_scale, canonical_level)
         self.body = _box_body(neck.out_channels[levels[0]], resolution, conv_channels, fc_channels, norm)
@@ -123,6 +129,8 @@ class BoxHead(RoIHead):
         deltas = raw["box_deltas"].unflatten(1, (-1, 4))[positive, labels[positive]]
         box_loss = F.smooth_l1_loss(deltas, wanted[positive], beta=1 / 9, reduction="none").sum(1)
         class_loss = F.cross_entropy(raw["class_logits"], labels, reduction="none")
+        if self.focal:
+            class_loss = (1 - (-class_loss).exp()) ** self.focal * class_loss
         count = max(1, len(labels))
         return {
             "loss_classifier": (class_loss * samples.weights("class_weights")).sum() / count,

@@ -37,6 +37,7 @@ class LossConfig:
             al. 2017); 0 = none.
         hardest: share of the labelled pixels of a batch that count, those of the largest loss (OHEM, Shrivastava et al.
             2016); 1 = all.
+        lovasz: weight of ``lovasz_softmax`` beside the cross-entropy; 0 = none.
     """
 
     reduction: Literal["mean", "sum"] = "mean"
@@ -48,6 +49,7 @@ class LossConfig:
     class_weights: Sequence[float] = ()
     focal: float = 0.0
     hardest: float = 1.0
+    lovasz: float = 0.0
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum") or min(self.dice, self.border) < 0 or self.border_sigma <= 0:
@@ -55,8 +57,8 @@ class LossConfig:
                 "losses need reduction 'mean' or 'sum', dice and border >= 0 and border_sigma > 0, got "
                 f"{self.reduction!r}, {self.dice}, {self.border} and {self.border_sigma}"
             )
-        if self.background <= 0:
-            raise ConfigError(f"losses need background > 0, got {self.background}")
+        if self.background <= 0 or self.lovasz < 0:
+            raise ConfigError(f"losses need background > 0 and lovasz >= 0, got {self.background} and {self.lovasz}")
         if self.focal < 0 or not 0 < self.hardest <= 1 or any(weight < 0 for weight in self.class_weights):
             raise ConfigError(
                 f"losses need focal >= 0, 0 < hardest <= 1 and class_weights >= 0, got {self.focal}, {self.hardest} "
@@ -73,7 +75,7 @@ class LossConfig:
 
     def to_config(self) -> dict[str, Any]:
         """Plain JSON; options that older records do not know only where they are used."""
-        young = {"dice_by_class": False, "class_weights": [], "focal": 0.0, "hardest": 1.0}
+        young = {"dice_by_class": False, "class_weights": [], "focal": 0.0, "hardest": 1.0, "lovasz": 0.0}
         config = asdict(self) | {"class_weights": list(self.class_weights)}
         return {key: value for key, value in config.items() if key not in young or value != young[key]}
 

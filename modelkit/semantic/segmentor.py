@@ -32,6 +32,7 @@ from modelkit.layers.watching import watched
 from modelkit.registry import Config
 from modelkit.rle import bboxes, encode_label_map
 from modelkit.semantic.losses import LossConfig, border_weight_map, dice_loss, pixel_loss
+from modelkit.semantic.lovasz import lovasz_softmax
 from modelkit.semantic.targets import check_semantic, padded
 from modelkit.semantic.tracing import traced_label_map
 from modelkit.transform import Geometry, ImageTransform
@@ -146,11 +147,12 @@ class SemanticSegmentor(VisionModel):
         self.upsample, self.background = upsample, background
         self.losses = LossConfig.from_config(losses)
         self.loss_weights = {"loss_semantic": 1.0, "loss_aux": aux_weight, "loss_dice": self.losses.dice}
+        self.loss_weights |= {"loss_lovasz": self.losses.lovasz} if self.losses.lovasz else {}
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
     ) -> dict[str, Tensor]:
-        """``loss_semantic``, where asked for ``loss_dice``, with an auxiliary head ``loss_aux``; see ``LossConfig``.
+        """``loss_semantic``, where asked for ``loss_dice`` and ``loss_lovasz``, and ``loss_aux`` of an auxiliary head.
 
         Args:
             images: each (3, H, W) float in [0, 1].
@@ -173,13 +175,22 @@ class SemanticSegmentor(VisionModel):
         weights = self._lighter_background(weights, wanted)
         logits = stretch(raw["logits"].float(), wanted.shape[-2:])
         losses = {"loss_semantic": pixel_loss(logits, wanted, weights, self.losses)}
-        if self.losses.dice:
-            foreground_only = int(self.num_classes == 1)
-            judged = wanted if weights is None else wanted.masked_fill(weights == 0, IGNORE)
-            by_class = self.losses.dice_by_class
-            losses["loss_dice"] = dice_loss(logits.softmax(1), judged, foreground_only, by_class=by_class)
+        if self.losses.dice or self.losses.lovasz:
+            losses |= self._overlap_losses(logits.softmax(1), wanted, weights)
         if "aux_logits" in raw:
             losses["loss_aux"] = pixel_loss(raw["aux_logits"], wanted, weights, self.losses)
+        return losses
+
+    def _overlap_losses(self, probabilities: Tensor, wanted: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        """``loss_dice`` and ``loss_lovasz``, as far as asked for; pixels of weight 0 are void."""
+        foreground_only = int(self.num_classes == 1)
+        judged = wanted if weights is None else wanted.masked_fill(weights == 0, IGNORE)
+        losses = {}
+        if self.losses.dice:
+            by_class = self.losses.dice_by_class
+            losses["loss_dice"] = dice_loss(probabilities, judged, foreground_only, by_class=by_class)
+        if self.losses.lovasz:
+            losses["loss_lovasz"] = lovasz_softmax(probabilities, judged, foreground_only)
         return losses
 
     def anonymous_classes(self) -> tuple[ClassInfo, ...]:

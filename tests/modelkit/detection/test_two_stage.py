@@ -12,7 +12,15 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import nms, roi_align
 
 from modelkit import ConfigError, TargetError, create_model
-from modelkit.detection import Detections, MaskHead, ProposalSampler, PyramidRoIAlign, Samples, TwoStageDetector
+from modelkit.detection import (
+    BoxHead,
+    Detections,
+    MaskHead,
+    ProposalSampler,
+    PyramidRoIAlign,
+    Samples,
+    TwoStageDetector,
+)
 from modelkit.layers import FPN, SlimResNetBackbone
 from modelkit.rle import decode
 from tests.modelkit.builders import as_tensor, picture, rectangles, small_mask_rcnn
@@ -214,3 +222,18 @@ def test_it_learns_to_find_a_square() -> None:
     truth = target["masks"][0].numpy() > 0
     found = decode(best.rles[0], (64, 64))
     assert (truth & found).sum() / (truth | found).sum() > 0.8
+
+
+def test_the_focal_factor_of_the_box_head_is_that_of_lin_2017_and_0_is_plain_cross_entropy() -> None:
+    neck, draws = small_neck(), torch.Generator().manual_seed(3)
+    logits, labels = torch.randn(4, 3, generator=draws), torch.tensor([0, 2, 1, 0])
+    target = {"boxes": torch.tensor([[0.0, 0, 8, 8]]), "labels": torch.tensor([1])}
+    samples = Samples([torch.tensor([[0.0, 0, 8, 8]] * 4)], [labels], [torch.zeros(4, dtype=torch.int64)], [target])
+    raw = {"class_logits": logits, "box_deltas": torch.zeros(4, 12)}
+    p = logits.softmax(1)[torch.arange(4), labels]
+    for focal in (0.0, 2.0):
+        head = BoxHead(neck, 3, fc_channels=[8, 8], focal=focal)
+        expected = (-((1 - p) ** focal) * p.log()).mean()
+        assert float(head.loss(raw, samples)["loss_classifier"]) == pytest.approx(float(expected), rel=1e-5)
+    with pytest.raises(ConfigError, match="focal"):
+        BoxHead(neck, 3, fc_channels=[8, 8], focal=-1.0)

@@ -75,6 +75,7 @@ def test_pixel_weights_multiply_the_cross_entropy() -> None:
         {"border_sigma": 0.0},
         {"focal": -1.0},
         {"hardest": 0.0},
+        {"lovasz": -1.0},
         {"class_weights": [1.0, -1.0]},
         {"unheard_of": 1.0},
     ],
@@ -122,5 +123,5 @@ def test_only_the_hardest_share_of_the_labelled_pixels_counts() -> None:
 
 def test_older_records_do_not_change_by_options_that_they_do_not_know() -> None:
     assert set(LossConfig().to_config()) == {"reduction", "background", "dice", "border", "border_sigma"}
-    used = LossConfig(dice_by_class=True, class_weights=[1.0, 2.0], focal=2.0, hardest=0.5)
+    used = LossConfig(dice_by_class=True, class_weights=[1.0, 2.0], focal=2.0, hardest=0.5, lovasz=1.0)
     assert LossConfig.from_config(used.to_config()) == used
