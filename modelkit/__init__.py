@@ -34,6 +34,7 @@ __all__ = [  # noqa: F405
     "Weights",
     "WeightsError",
     "WeightsUnavailableError",
+    "check_options",
     "create_model",
     "describe",
     "export_model",

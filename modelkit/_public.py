@@ -19,7 +19,7 @@ from modelkit.errors import (
 from modelkit.exporting.program import export_model
 from modelkit.functions import FunctionPredictor
 from modelkit.importing import import_weights
-from modelkit.loading import load
+from modelkit.loading import check_options, load
 from modelkit.predictor import Predictor, Prepared
 from modelkit.records import Tolerates, Weights
 from modelkit.registry import create_model, import_families, register, register_model
@@ -49,6 +49,7 @@ __all__ = [
     "Weights",
     "WeightsError",
     "WeightsUnavailableError",
+    "check_options",
     "create_model",
     "describe",
     "export_model",

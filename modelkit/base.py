@@ -137,6 +137,22 @@ class VisionModel(nn.Module, ABC):
         """Whether ``paired_logits`` works with this teacher; a family that can be distilled says so."""
         return False
 
+    @property
+    def most_detections(self) -> int | None:
+        """How many objects it finds in an image at most, the best ones; None where nothing limits them."""
+        return None
+
+    def limit_detections(self, most: int) -> None:
+        """Let it find more or fewer objects in an image.
+
+        Args:
+            most: at least 1.
+
+        Raises:
+            ConfigError: for models that have no such limit.
+        """
+        raise ConfigError(f"{type(self).__name__} has no limit on the number of detections that could be changed")
+
     def paired_logits(
         self, teacher: VisionModel, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]]
     ) -> PairedLogits:

@@ -18,6 +18,8 @@ from modelkit.predictor import Predictor
 from modelkit.published import find_published
 from modelkit.records import Weights
 from modelkit.registry import create_model, find_model, find_source
+from modelkit.tiling import TiledPredictor, Tiling
+from modelkit.tiling.predictor import check_can_be_tiled
 from modelkit.video import VideoModel
 from modelkit.weights import load_weights, random_weights
 
@@ -31,6 +33,9 @@ def load(
     weights: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
     min_score: float = 0.0,
+    detections: int | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
 ) -> Predictor:
     """A predictor for a model given by name or by files.
 
@@ -42,15 +47,51 @@ def load(
         weights: for a registered model: published name, "random:SEED", or files. Default: its first published ones.
         config: options for "random:SEED" weights only; all others carry theirs.
         min_score: results below it are dropped.
+        detections: objects that are found in an image (in each tile of it) at most; default: as the weights have it.
+        tile: side, in source pixels, of the tiles that larger pictures are cut into; 0: none is cut; default: as the
+            weights want it, most want none. overlap: of neighbouring tiles, see :func:`tiling_of`.
 
     Raises:
         UnknownNameError: neither a known name nor an existing path.
         WeightsError: files that do not fit or are damaged.
         WeightsUnavailableError: published weights that cannot be downloaded here.
-        ConfigError: a config where none is taken.
+        ConfigError: a config where none is taken, a limit or tiles for a model that can have none.
     """
     model, record = resolve(str(name_or_path), None if weights is None else str(weights), config)
-    return Predictor(model, record, device, min_score=min_score)
+    if detections is not None:
+        model.limit_detections(detections)
+    tiling = tiling_of(model, tile, overlap)
+    predictor = Predictor(model, record, device, min_score=min_score)
+    return predictor if tiling is None else TiledPredictor(predictor, tiling)
+
+
+def tiling_of(model: VisionModel, tile: int | None, overlap: int | None) -> Tiling | None:
+    """How a model is to look at large pictures; None: as at all others.
+
+    Args:
+        tile, overlap: as ``load`` takes them; without an overlap it is an eighth of the tile.
+
+    Raises:
+        ConfigError: numbers that make no tiles.
+    """
+    if tile is None:
+        wanted = model.transform.tile
+        return None if wanted is None else Tiling(wanted[0], wanted[1])
+    return Tiling(tile, max(1, tile // 8) if overlap is None else overlap) if tile else None
+
+
+def check_options(
+    record: Weights, *, detections: int | None = None, tile: int | None = None, overlap: int | None = None
+) -> None:
+    """Refuse options of ``load`` that the model of a record cannot follow, before anything is loaded; see there."""
+    if detections is None and not tile:
+        return
+    with torch.device("meta"):
+        model = create_model(record.architecture, **record.config)
+    if detections is not None:
+        model.limit_detections(detections)
+    if tiling_of(model, tile, overlap) is not None:
+        check_can_be_tiled(model, record)
 
 
 def builds_video_model(record: Weights) -> bool:

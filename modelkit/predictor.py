@@ -10,9 +10,9 @@ one frame leaves for the next is handed back to the caller (``VideoState``), nev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelkit.base import Prediction, VisionModel
-from modelkit.carriers import SizeHW
+from modelkit.carriers import Instances, SizeHW
 from modelkit.compile.execution import ExecutionChoice, ForwardFn
 from modelkit.errors import ModelkitError
 from modelkit.pictures import as_pixels
@@ -82,6 +82,21 @@ def usable_device(device: str | torch.device) -> torch.device:
     return found
 
 
+def marked_at_limit(found: Any, model: VisionModel, min_score: float) -> Any:
+    """A carrier that says so where a model found as many objects as it may, all at or above a score: there may be more.
+
+    Args:
+        found: of one image, or of one tile.
+        model: that found it.
+        min_score: what scores less is not missed.
+    """
+    limit = model.most_detections
+    if limit is None or not isinstance(found, Instances):
+        return found
+    objects = int((found.is_thing & (found.scores >= min_score)).sum())
+    return replace(found, at_limit=limit) if objects >= limit else found
+
+
 class Predictor:
     """A model with its weights' record, ready to be used.
 
@@ -95,7 +110,11 @@ class Predictor:
     Attributes:
         rows_digest: of the weights as they were given, see ``Weights``.
         forward_fn: the dense part as it is run; ``use`` exchanges it (for a compiled one, say).
+        blends: whether the model's probabilities of pixels may be averaged over tiles that overlap: not where other
+            things are made of them.
     """
+
+    blends: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -192,6 +211,14 @@ class Predictor:
         """What is made of the dense part's tensors: what the model makes of them, unless a subclass looks otherwise."""
         return self.model.decode(raw, geometries)
 
+    def around(self, wrap: Callable[[Predictor], Predictor]) -> Predictor:
+        """What looks at an image, or at a tile of it, wrapped."""
+        return wrap(self)
+
+    def piece(self, image: Any) -> Prepared:
+        """What one forward pass sees of an image: all of it, or a tile; to measure by."""
+        return self.prepare(image)
+
     @property
     def is_video(self) -> bool:
         """Whether the model has a memory: then ``start`` and ``step`` are for clips, ``infer`` for single images."""
@@ -247,7 +274,7 @@ class Predictor:
 
     def finish(self, raw: Prediction) -> Any:
         """One raw result as the carrier of its kind, in source pixels; pure, any thread."""
-        return raw.finish(self.min_score)
+        return marked_at_limit(raw.finish(self.min_score), self.model, self.min_score)
 
     def __call__(self, images: Sequence[Any], *, batch_size: int = 8) -> list[Any]:
         """Carriers of results (``Instances``, ...) for images of any sizes, in order.

@@ -24,7 +24,13 @@ _CHOICES = {
     "fit": ("floor", "short"),
     "resizing": ("uint8", "bicubic", "rounded", "float"),
 }
-_LATER = {"scale": None, "fixed_hw": None, "fit": "floor", "resizing": "uint8"}  # options, with their defaults
+_LATER = {
+    "scale": None,
+    "fixed_hw": None,
+    "fit": "floor",
+    "resizing": "uint8",
+    "tile": None,
+}  # options, with their defaults
 _ASPECT_RATIOS = ((1, 1), (3, 4), (2, 3), (9, 16))  # rows to columns; each is used both ways
 
 
@@ -85,6 +91,8 @@ class ImageTransform:
         resizing: what ``Predictor`` does. "uint8": in 8 bits, within one grey level of the exact value; "bicubic": the
             same by cubic curves; "rounded": in float32, then to whole grey levels; "float": in float32, three to ten
             times as slow, four times the memory until the image is seen.
+        tile: [side, overlap] in pixels of the picture: what larger ones are cut into, each tile to be looked at as an
+            image of its own; for models that learnt from such tiles. ``modelkit.load`` heeds it.
     """
 
     min_size: int = 800
@@ -99,6 +107,7 @@ class ImageTransform:
     fixed_hw: Sequence[int] | None = None
     fit: Literal["floor", "short"] = "floor"
     resizing: Literal["uint8", "bicubic", "rounded", "float"] = "uint8"
+    tile: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.min_size < 1 or self.max_size < self.min_size or self.size_divisible < 1:
@@ -118,6 +127,10 @@ class ImageTransform:
             raise ConfigError(
                 "transform fixed_hw must be [rows, columns], with padding 'none' or 'letterbox', which needs it, got "
                 f"{self.fixed_hw!r} and {self.padding!r}"
+            )
+        if self.tile is not None and (len(self.tile) != 2 or not 1 <= self.tile[1] <= self.tile[0] // 2):
+            raise ConfigError(
+                f"transform tile must be [side, overlap], the overlap 1 pixel up to half the side, got {self.tile!r}"
             )
 
     def _fixed_hw_makes_sense(self) -> bool:

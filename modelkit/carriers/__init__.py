@@ -69,6 +69,8 @@ class Instances:
             model does not track.
         qualities: name of a measured quality of the masks (``q_stability``, ``q_tta``) -> (n,) float32 in [0, 1]; None
             when none was measured.
+        at_limit: how many objects the model may find in an image (in a tile of it), where it found as many, so that
+            there may be more; None elsewhere.
 
     Raises:
         ValueError: when lengths or shapes do not agree, with the expected and the actual shape.
@@ -82,6 +84,7 @@ class Instances:
     is_thing: np.ndarray
     track_ids: np.ndarray | None = None
     qualities: Mapping[str, np.ndarray] | None = None
+    at_limit: int | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)
@@ -105,6 +108,11 @@ class Instances:
         masks = sum(map(len, self.rles or ())) + 40 * len(self.rles or ())
         return masks + self.boxes_xyxy.nbytes + 32 * len(self)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What an item's row says of them beside the columns."""
+        return () if self.at_limit is None else (f"detections: the limit of {self.at_limit} was reached",)
+
     def chosen(self, places: np.ndarray) -> Instances:
         """Some of them, in the order of ``places`` ((k,) integers)."""
         return Instances(
@@ -116,6 +124,7 @@ class Instances:
             is_thing=self.is_thing[places],
             track_ids=None if self.track_ids is None else self.track_ids[places],
             qualities=self.qualities and {name: values[places] for name, values in self.qualities.items()},
+            at_limit=self.at_limit,
         )
 
     def at_least(self, min_score: float) -> Instances:

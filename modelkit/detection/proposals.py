@@ -82,6 +82,11 @@ class ProposalHead(nn.Module):
             score_threshold,
         )
 
+    def give_proposals(self, least: int) -> None:
+        """Raise the limits that hold in use, where they are lower, so that so many proposals an image may be left."""
+        for limits in (self.proposer._pre_nms_top_n, self.proposer._post_nms_top_n):
+            limits["testing"] = max(limits["testing"], least)
+
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw maps: ``objectness.<map>`` (N, A, h, w) logits and ``deltas.<map>`` (N, 4 A, h, w)."""
         logits, deltas = self.head([features[level] for level in self.levels])

@@ -161,6 +161,16 @@ class TwoStageDetector(VisionModel):
             losses.update(head.loss(head(raw, wanted.boxes), wanted))
         return losses
 
+    @property
+    def most_detections(self) -> int:
+        """See ``VisionModel``."""
+        return cast(BoxHead, self.roi_heads["box"]).detections_per_image
+
+    def limit_detections(self, most: int) -> None:
+        """See ``VisionModel``; there are at least twice as many proposals, of which most are suppressed."""
+        cast(BoxHead, self.roi_heads["box"]).detections_per_image = most
+        self.rpn.give_proposals(2 * most)
+
     def can_learn_from(self, teacher: VisionModel) -> bool:
         """From another two-stage detector."""
         return isinstance(teacher, TwoStageDetector)

@@ -100,6 +100,16 @@ class AnchorDetector(VisionModel):
         self.head: YolactHead = build("dense_head", head, self.neck, num_classes)
         self.loss_weights = {**LOSS_WEIGHTS, **loss_weights}
 
+    @property
+    def most_detections(self) -> int:
+        """See ``VisionModel``."""
+        return int(self.head.suppression["keep"])
+
+    def limit_detections(self, most: int) -> None:
+        """See ``VisionModel``; twice as many priors go into the suppression."""
+        suppression = self.head.suppression
+        suppression["keep"], suppression["top_k"] = most, max(suppression["top_k"], 2 * most)
+
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
     ) -> dict[str, Tensor]:

@@ -54,6 +54,16 @@ class TorchvisionDetector(VisionModel):
         names = [name for name in _LOSS_NAMES if name != "bbox_ctrness" or hasattr(network, "center_sampling_radius")]
         self.loss_weights = {f"loss_{_LOSS_NAMES[name]}": 1.0 for name in names}
 
+    @property
+    def most_detections(self) -> int:
+        """See ``VisionModel``."""
+        return int(self.network.detections_per_img)
+
+    def limit_detections(self, most: int) -> None:
+        """See ``VisionModel``."""
+        self.network.detections_per_img = most
+        self.network.topk_candidates = max(self.network.topk_candidates, 2 * most)
+
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
     ) -> dict[str, Tensor]:

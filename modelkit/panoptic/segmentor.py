@@ -75,6 +75,15 @@ class PanopticSegmentor(VisionModel):
         batch, geometries, resized = self.prepare_training(images, targets)
         return self.loss(self.dense(batch), geometries, resized)
 
+    @property
+    def most_detections(self) -> int:
+        """See ``VisionModel``: of things, before fusion."""
+        return self.detector.most_detections
+
+    def limit_detections(self, most: int) -> None:
+        """See ``VisionModel``."""
+        self.detector.limit_detections(most)
+
     def anonymous_classes(self) -> tuple[ClassInfo, ...]:
         """Things, then stuff."""
         labels = range(1, 1 + self.num_things + self.num_stuff)

@@ -1,10 +1,10 @@
 """Masks as compressed COCO run lengths: made, measured, compared and drawn without pycocotools, many at once.
 
 Everything equals ``pycocotools.mask`` byte for byte or number for number (the tests hold it against that). The parts:
-:mod:`modelkit.rle.codec` (strings and counts), :mod:`modelkit.rle.polygons` (outlines), re-exported here as far as
-users need them, :mod:`modelkit.rle.boxes` (a detector's small masks straight to run lengths) and
-:mod:`modelkit.rle.grids` (the same for masks on a grid over the image). Who only reads masks, as queries and exports
-do, is spared the import of torch.
+:mod:`modelkit.rle.codec` (strings and counts), :mod:`modelkit.rle.polygons` (outlines) and :mod:`modelkit.rle.canvas`
+(masks on another canvas), re-exported here as far as users need them, :mod:`modelkit.rle.boxes` (a detector's small
+masks straight to run lengths) and :mod:`modelkit.rle.grids` (the same for masks on a grid over the image). Who only
+reads masks, as queries and exports do, is spared the import of torch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelkit.rle.canvas import moved, union
 from modelkit.rle.codec import (
     RleError,
     areas,
@@ -21,7 +22,7 @@ from modelkit.rle.codec import (
     compress_ragged,
     counts_from_edges,
     counts_of,
-    counts_ragged,
+    foreground_runs,
     starts_of,
 )
 from modelkit.rle.polygons import outlines
@@ -42,7 +43,9 @@ __all__ = [
     "encode_label_map",
     "iou",
     "ious",
+    "moved",
     "to_polygons",
+    "union",
 ]
 
 
@@ -137,26 +140,13 @@ def area(rle: bytes) -> int:
     return int(areas([rle])[0])
 
 
-def _foreground(rles: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Non-empty foreground runs of all masks: (mask, start, end) per run and the canvas' pixels per mask."""
-    counts, lengths = counts_ragged(rles)
-    first = starts_of(lengths)
-    part = np.repeat(np.arange(len(lengths)), lengths)
-    ends = np.cumsum(counts)
-    stop_of = np.concatenate([np.zeros(1, np.int64), ends])
-    canvas = stop_of[first + lengths] - stop_of[first]
-    ends = ends - np.repeat(stop_of[first], lengths)
-    solid = ((np.arange(len(counts)) - first[part]) % 2 == 1) & (counts > 0)
-    return part[solid], ends[solid] - counts[solid], ends[solid], canvas
-
-
 def bboxes(rles: Sequence[bytes], size_hw: tuple[int, int]) -> np.ndarray:
     """(n, 4) float64 boxes x0, y0, x1, y1 around n masks of one canvas; zeros for an empty mask.
 
     x1, y1 are exclusive (one past the last pixel), so that x1 - x0 is pycocotools' width.
     """
     height = size_hw[0]
-    part, start, end, _ = _foreground(rles)
+    part, start, end, _ = foreground_runs(rles)
     x0, x1 = start // height, (end - 1) // height
     wraps = x0 != x1  # such a run touches the bottom of one column and the top of the next
     y0 = np.where(wraps, 0, start - x0 * height)
@@ -185,8 +175,8 @@ def ious(a: Sequence[bytes], b: Sequence[bytes]) -> np.ndarray:
     """
     if len(a) != len(b):
         raise ValueError(f"ious compares pairs: got {len(a)} and {len(b)} masks")
-    part_a, start_a, end_a, canvas_a = _foreground(a)
-    part_b, start_b, end_b, canvas_b = _foreground(b)
+    part_a, start_a, end_a, canvas_a = foreground_runs(a)
+    part_b, start_b, end_b, canvas_b = foreground_runs(b)
     if (canvas_a != canvas_b).any():
         pair = int(np.flatnonzero(canvas_a != canvas_b)[0])
         raise RleError(f"pair {pair}: masks of {canvas_a[pair]} and {canvas_b[pair]} pixels cannot be compared")

@@ -149,6 +149,19 @@ def compress(counts: np.ndarray | Sequence[int]) -> bytes:
     return compress_ragged(flat, np.array([len(flat)]))[0]
 
 
+def foreground_runs(rles: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Non-empty foreground runs of all masks: (mask, start, end) per run and the canvas' pixels per mask."""
+    counts, lengths = counts_ragged(rles)
+    first = starts_of(lengths)
+    part = np.repeat(np.arange(len(lengths)), lengths)
+    ends = np.cumsum(counts)
+    stop_of = np.concatenate([np.zeros(1, np.int64), ends])
+    canvas = stop_of[first + lengths] - stop_of[first]
+    ends = ends - np.repeat(stop_of[first], lengths)
+    solid = ((np.arange(len(counts)) - first[part]) % 2 == 1) & (counts > 0)
+    return part[solid], ends[solid] - counts[solid], ends[solid], canvas
+
+
 def counts_of(rle: bytes) -> np.ndarray:
     """The (k,) int64 run lengths of one mask, background first. Raises RleError for bytes that are none."""
     return counts_ragged([rle])[0]
