@@ -11,7 +11,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +19,9 @@ import pyarrow.parquet as pq
 from infra.errors import DatasetError
 from infra.store import Store
 from tasks.output.layout import canonical_json
+
+if TYPE_CHECKING:  # torch: who only writes a set down need not wait for it
+    from modelkit.tiling import Window
 
 SETS_FOLDER = "training/sets/"
 
@@ -59,6 +62,8 @@ class Example:
         ignore_boxes: regions in which nothing is learnt, see ``modelkit.detection.targets``.
         void_rle: pixels that are neither a class nor background.
         unsure_rle: pixels that do not teach but count in the mean of a semantic loss.
+        window: of a tile: where it lies in its picture, whose pixels are ``picture_hw``; all else is in the tile's own.
+            Training sets hold whole pictures, these two are never stored.
     """
 
     uri: str
@@ -69,6 +74,8 @@ class Example:
     ignore_boxes: tuple[Box, ...] = field(default=())
     void_rle: bytes | None = None
     unsure_rle: bytes | None = None
+    window: Window | None = None
+    picture_hw: tuple[int, int] | None = None
 
     @property
     def image_id(self) -> str:

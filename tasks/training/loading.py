@@ -21,6 +21,7 @@ from modelkit import VisionModel
 from modelkit.augmentation import Pipeline, Sample, copy_paste, cutmix, warp
 from modelkit.augmentation.draws import chance, integer
 from modelkit.augmentation.geometry import scaling
+from modelkit.tiling import Tiling
 from modelkit.training.processes import Rank
 from modelkit.training.sampling import EpochSampler, MixedSampler, repeat_factors
 from modelkit.transform import Geometry
@@ -28,6 +29,7 @@ from tasks.media.decoding import EntryReader, labelled_pixels
 from tasks.product import find_kind
 from tasks.training.examples import Example
 from tasks.training.recipe import Noise, TrainingRecipe
+from tasks.training.tiles import tiles_of
 
 CACHE_BYTES = 256 << 20
 _LABELLED, _UNLABELLED = 0, 1
@@ -64,6 +66,12 @@ class ExampleReader:
         self._cache_bytes, self._held_bytes = cache_bytes, 0
 
     @property
+    def tiling(self) -> Tiling | None:
+        """What larger pictures are cut into, if the model is to learn from tiles; one of pairs of frames never is."""
+        tile = None if self.wants_pairs else self._transform.tile
+        return None if tile is None else Tiling(tile[0], tile[1])
+
+    @property
     def wants_pairs(self) -> bool:
         """Whether the model learns from a frame and an earlier one."""
         return self._reference_fields is not None
@@ -89,7 +97,7 @@ class ExampleReader:
         return replace(sample, target={**sample.target, "reference_image": before.image, **fields})
 
     def _read(self, example: Example) -> Sample:
-        key = f"{example.origin}:{example.image_id}"
+        key = f"{example.origin}:{example.image_id}:{example.window}"
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
@@ -98,7 +106,10 @@ class ExampleReader:
         return sample
 
     def _pixels(self, example: Example) -> Tensor:
-        pixels = labelled_pixels(example.uri, example.frame, example.size_hw, self._reader)
+        whole_hw = example.picture_hw or example.size_hw
+        pixels = labelled_pixels(example.uri, example.frame, whole_hw, self._reader)
+        if example.window is not None:
+            pixels = example.window.cut(pixels).copy()  # a view would hold the whole picture
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
     def _reduced(self, image: Tensor, target: dict[str, Any]) -> Sample:
@@ -141,6 +152,9 @@ class Batches:
         rank: Rank,
     ) -> None:
         self._reader, self._earlier = reader, _earlier_frames([*labelled, *unlabelled]) if reader.wants_pairs else {}
+        if reader.tiling is not None:
+            things = {each.id for each in recipe.class_infos if each.is_thing}
+            labelled, unlabelled = (tiles_of(examples, reader.tiling, things) for examples in (labelled, unlabelled))
         labelled, unlabelled = (self._hosts(examples) for examples in (labelled, unlabelled))
         self._examples = labelled, unlabelled
         self._recipe, self._rank = recipe, rank

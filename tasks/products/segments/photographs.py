@@ -111,7 +111,8 @@ def panoptic(seen: Inspection, size: str = "small") -> Values:
     """Panoptic FPN: the detector with masks, and a semantic head on all maps."""
     of = SIZES[size]
     values = _detector(seen, of, "photographs_panoptic", "panoptic_fpn", with_masks=True)
-    pixels = float(np.prod(seen.median_hw)) * Scale.of(seen, of).factor ** 2
+    scale = Scale.of(seen, of)
+    pixels = float(np.prod(seen.median_hw if scale.tile is None else scale.tile[:1] * 2)) * scale.factor**2
     values["config"] |= {
         "semantic": {"name": "semantic_fpn", "channels": max(64, of.channels // 2)},
         "fusion": {"stuff_area": max(16, round(pixels * 0.002))},
@@ -159,6 +160,7 @@ class Scale:
         short, long: sides of the usual and of the largest image, pixels of the network.
         window_hw: what a step of training looks at, pixels of the network: multiples of 32, no more than images need.
         size: of the model.
+        tile: side and overlap of the tiles that pictures are cut into, source pixels; the usual image is a tile then.
     """
 
     factor: float
@@ -166,10 +168,15 @@ class Scale:
     long: int
     window_hw: tuple[int, int]
     size: Size
+    tile: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, seen: Inspection, size: Size, *, for_objects: bool = True) -> Scale:
         """What the labels call for."""
+        tile = tile_of(seen, size.largest_side) if for_objects else None
+        if tile is not None:
+            side = size.largest_side
+            return cls(side / tile[0], side, side, (size.window, size.window), size, tile)
         factor = factor_of(seen, size.largest_side, for_objects=for_objects)
         short = max(32, round(min(seen.median_hw) * factor))
         long = max(size.window, round(min(float(seen.sizes_hw.max()) * factor, 2 * size.largest_side)), short)
@@ -184,6 +191,7 @@ class Scale:
             "train_min_sizes": [min(self.window_hw)],
             "mean": list(self.size.mean),
             "std": list(self.size.std),
+            **({} if self.tile is None else {"tile": list(self.tile)}),
         }
 
 
@@ -197,6 +205,22 @@ def factor_of(seen: Inspection, largest_side: int = SIZES["small"].largest_side,
         return min(1.0, limit)
     small = float(np.quantile(np.sqrt(np.maximum(seen.areas, 1.0)), 0.1))
     return min(limit, max(1.0, min(_SEEN_PX / small, _LARGEST_FACTOR)))
+
+
+def tile_of(seen: Inspection, largest_side: int) -> tuple[int, int] | None:
+    """Side and overlap, source pixels, of tiles for pictures whose small objects could not be seen if all were reduced.
+
+    Tiles are as large as may be if the smaller tenth of the objects is to be seen. They overlap as the larger ones are
+    long, between an eighth and a quarter. None: the pictures can be looked at as they are.
+    """
+    if not len(seen.areas):
+        return None
+    sides = np.sqrt(np.maximum(seen.areas, 1.0))
+    small, large = (float(np.quantile(sides, share)) for share in (0.1, 0.9))
+    if largest_side / max(seen.median_hw) * small >= _SEEN_PX / 2:
+        return None
+    side = round(largest_side / min(1.0, _SEEN_PX / small))
+    return (side, min(side // 4, max(side // 8, round(large)))) if side < max(seen.median_hw) else None
 
 
 def _training(seen: Inspection, scale: Scale, *, zoom: tuple[float, float], epochs: int) -> Values:
