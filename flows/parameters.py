@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tasks.loop.split_names import split_name
-from tasks.parameters import ARGUMENT, MODEL, NO_CREDENTIALS, RAY, Option, refuse_secrets
+from tasks.parameters import ARGUMENT, MODEL, NO_CREDENTIALS, RAY, LookParameters, Option, refuse_secrets
 from tasks.product import kind_names
 from tasks.training.run_log import logger_words
 
@@ -75,7 +75,7 @@ class GroupParameters(LabelParameters):
         return value
 
 
-class EvaluateParameters(LabelParameters):
+class EvaluateParameters(LookParameters, LabelParameters):
     """What ``visionmill evaluate`` is asked with."""
 
     model: Annotated[str, ARGUMENT, Field(min_length=1, description=MODEL)]
@@ -255,7 +255,7 @@ class DigitscapeParameters(BaseModel):
         return int(rows), int(columns or rows)
 
 
-class RetrainParameters(GroupParameters):
+class RetrainParameters(LookParameters, GroupParameters):
     """Parameters of ``retrain_model``."""
 
     labelled: Annotated[str, Field(min_length=1, json_schema_extra=NO_CREDENTIALS, description=LABELS)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from infra.errors import UsageError
 from infra.machine import may_have_gpu
 from infra.store import open_store
-from tasks.engine.prepare import describe_model
+from tasks.engine.prepare import check_options, describe_model
 from tasks.ingest.sources import find_source
 from tasks.loop.champion import in_use
 from tasks.output.lease import refuse_if_held
@@ -25,7 +25,8 @@ def refuse_at_once(product: Product, parameters: JobParameters, *, is_tried: boo
         LeaseHeld: another driver of this machine writes the output.
         StoreError: source or output cannot be reached, or the output not be written.
     """
-    describe_model(in_use(parameters.model), parameters.weights, product)
+    model = in_use(parameters.model)
+    check_options(product, parameters, describe_model(model, parameters.weights, product))
     check_workers(parameters)
     _check_gpus(parameters)
     find_source(parameters.source)

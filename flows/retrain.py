@@ -38,6 +38,7 @@ from tasks.loop.records import last_division
 from tasks.loop.rounds import RoundOutcome
 from tasks.output.layout import canonical_json
 from tasks.output.lease import hold_lease
+from tasks.parameters import LookParameters
 
 UNCHANGED_SHARE = 0.02
 REFUSALS_IN_A_ROW = 2
@@ -143,8 +144,9 @@ def divide(parameters: RetrainParameters, store: Store) -> LoopData:
 
 def name_of(parameters: RetrainParameters, data: LoopData) -> str:
     """Names a loop by what decides its outcome; see :mod:`tasks.loop.journal`."""
-    decisive = parameters.model_dump(exclude={"ray", "output", "require_approval", *LabelParameters.model_fields})
-    content = canonical_json([decisive, data.manifest.manifest_sha256])
+    elsewhere = {*LabelParameters.model_fields, *LookParameters.model_fields}
+    decisive = parameters.model_dump(exclude={"ray", "output", "require_approval", *elsewhere})
+    content = canonical_json([decisive | parameters.look_options(), data.manifest.manifest_sha256])
     return f"retrain-{hashlib.sha256(content).hexdigest()[:16]}"
 
 

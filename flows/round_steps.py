@@ -71,6 +71,7 @@ def infer(running: Running, champion: Model) -> None:
         gpus_per_worker=1.0 if asked.gpus and asked.ray is not None else None,
         frame_stride=asked.frame_stride,
         report=False,
+        **loop.looks,
     )
     run_job(
         product,

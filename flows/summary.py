@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from infra.store import Store
 from tasks.engine.prepare import PreparedJob
 from tasks.ingest.inventory import Inventory
+from tasks.output.encoding import AT_LIMIT
 from tasks.output.layout import parts_prefix, product_prefix, run_key
 from tasks.output.runs import RunRecord
 
@@ -49,7 +51,7 @@ def summary_of(prepared: PreparedJob, inventory: Inventory, record: RunRecord, r
         "left_out": inventory.skipped,
         "errors": record.errors,
         "error_sample": list(record.error_sample)[:5],
-        "notes": record.pool.get("notes", []),
+        "notes": [*record.pool.get("notes", []), *limit_in_words(record.items)],
         "shards": record.shards,
         "seconds": record.seconds,
         "items_per_s": record.items_per_s,
@@ -60,6 +62,15 @@ def summary_of(prepared: PreparedJob, inventory: Inventory, record: RunRecord, r
         "report_problem": report.problem,
         "exit_code": record.exit_code,
     }
+
+
+def limit_in_words(items: Mapping[str, int]) -> list[str]:
+    """What is to be said where the model found as much in some items as it may, of counts of a run's items."""
+    count = items.get(AT_LIMIT, 0)
+    if not count:
+        return []
+    items_of = "1 item" if count == 1 else f"{count:,} items"
+    return [f"in {items_of} the model found as many objects as it may, so there can be more: --detections N allows N"]
 
 
 def words_of_job(summary: Summary) -> str:

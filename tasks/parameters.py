@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from tasks.media.options import DecodeOptions, check_sample_range
 
@@ -62,6 +62,59 @@ def refuse_secrets(uri: str) -> str:
             "carries credentials; put them into AWS_ACCESS_KEY_ID / AWS_SECRET_ACCESS_KEY or use an instance role"
         )
     return uri
+
+
+class LookParameters(BaseModel):
+    """How a model looks at images, for every command that has one look; the names are those of ``modelkit.load``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    detections: Annotated[
+        int | None,
+        CHANGES_ROWS_IF_SET,
+        Field(
+            ge=1,
+            le=100_000,
+            description="Objects found in an image (in each tile of it) at most. Default: as the model has it.",
+        ),
+    ] = None
+    tile: Annotated[
+        int | None,
+        CHANGES_ROWS_IF_SET,
+        Field(
+            ge=0,
+            le=100_000,
+            description="Side of the tiles that larger images are looked at in, pixels; 0: in none. Default: as the "
+            "weights want it, most want none.",
+        ),
+    ] = None
+    overlap: Annotated[
+        int | None,
+        CHANGES_ROWS_IF_SET,
+        Field(ge=1, description="Pixels that neighbouring tiles share. Default: an eighth of a tile."),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _overlap_is_known(cls, values: Any) -> Any:
+        """It is part of the version, so it is written down even where it was not given."""
+        if not isinstance(values, dict) or values.get("overlap") is not None:
+            return values
+        tile = str(values.get("tile") or "")
+        return {**values, "overlap": max(1, int(tile) // 8)} if tile.isdigit() and int(tile) else values
+
+    @model_validator(mode="after")
+    def _tiles_overlap(self) -> Self:
+        if self.overlap is not None and not self.tile:
+            raise ValueError("overlap is of tiles: give tile, too")
+        if self.tile and self.overlap is not None and self.overlap > self.tile // 2:
+            raise ValueError(f"overlap must be at most half of a tile, got {self.overlap} for tiles of {self.tile}")
+        return self
+
+    def look_options(self) -> dict[str, int]:
+        """What of it was given, as keywords of ``modelkit.load``."""
+        given = {"detections": self.detections, "tile": self.tile, "overlap": self.overlap}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class JobParameters(BaseModel):

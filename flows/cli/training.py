@@ -77,6 +77,9 @@ def inspect(parameters: InspectParameters, as_json: JsonFlag = False) -> Summary
     begins = f", beginning from {recipe['initial']}" if recipe["initial"] else ""
     how_long = f"{recipe['loop']['steps']} steps of {recipe['batch_size']} images{begins}"
     say(f"recipe: {recipe['name']} ({recipe['architecture']}, {seen['kind']}), {how_long}", style="green")
+    tile = recipe["config"].get("transform", {}).get("tile")
+    if tile:
+        say(f"larger pictures are looked at in tiles of {tile[0]} px that overlap by {tile[1]} or more")
     say(f"saved: {seen['saved']}" if seen["saved"] else "--save RECIPE.json writes it, to be changed and trained with")
     return seen
 
@@ -116,7 +119,13 @@ def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summa
         labels = labels_of(parameters.labelled, parameters)
         tell_labels(labels.to_json())
         tell("loading the model")
-        judged = evaluate_model(in_use(parameters.model), labels, weights=parameters.weights, device=parameters.device)
+        judged = evaluate_model(
+            in_use(parameters.model),
+            labels,
+            weights=parameters.weights,
+            device=parameters.device,
+            looks=parameters.look_options(),
+        )
         metrics = to_json(judged)
     _tell(metrics, to_people=as_json)
     return {

@@ -85,7 +85,7 @@ def _measure(job: JobSpec, shard: Shard, items: int, workers: int, policy: Polic
         torch.set_num_threads(1)
     try:
         predictor = load_predictor(job)
-        found = [(predictor.prepare(image), frames) for image, frames in _sample_images(job, shard)]
+        found = [(predictor.piece(image), frames) for image, frames in _sample_images(job, shard)]
         if not found:
             return Decision(reason="no readable item to measure on").to_json()
         seen = [prepared.bucket for prepared, frames in found for _ in range(frames)]

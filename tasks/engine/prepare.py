@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from typing import Any, Literal
@@ -16,9 +17,12 @@ from tasks.engine.job import DEFAULT_MEMORY_BYTES, JobSpec, PredictorSpec
 from tasks.engine.model_source import local_model
 from tasks.engine.own_model import is_own_model, own_record
 from tasks.output.layout import make_version
-from tasks.parameters import JobParameters
+from tasks.parameters import JobParameters, LookParameters
 from tasks.product import Product, products, stores
 from tasks.records import Version
+
+LOOKS = tuple(LookParameters.model_fields)
+"""Keywords of ``modelkit.load`` that say how a model looks at images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ def prepare_job(
     else:
         factory = None if predictor is None else predictor.factory
     _check_kind(record, product)
+    check_options(product, parameters, record)
     version = make_version(
         product.name,
         model=record.reference,
@@ -101,6 +106,31 @@ def prepare_job(
         predictor_options={} if predictor is None else dict(predictor.options),
     )
     return PreparedJob(job, record, store, capabilities)
+
+
+def check_options(product: Product, parameters: JobParameters, record: modelkit.Weights) -> None:
+    """Refuse ways of looking that the model cannot follow, before anything is started.
+
+    Raises:
+        UsageError: it has no such limit, its results on tiles cannot be brought together, or it is somebody's function.
+    """
+    looks = {name: value for name, value in _model_options(product, parameters).items() if name in LOOKS}
+    if looks:
+        check_looks(parameters.model, record, looks)
+
+
+def check_looks(model: str, record: modelkit.Weights, looks: Mapping[str, int]) -> None:
+    """The same for options of a command that is no job."""
+    if is_own_model(model):
+        raise UsageError(
+            f"{model} is a function of your own: it gets whole images, and options such as "
+            f"{', '.join(f'--{name}' for name in looks)} do not reach it",
+            hint="leave them out, and do the same in the function: modelkit.load takes them, too",
+        )
+    try:
+        modelkit.check_options(record, **looks)
+    except modelkit.ModelkitError as error:
+        raise UsageError(str(error), hint=f"leave out {' and '.join(f'--{name}' for name in looks)}") from error
 
 
 def _model_options(product: Product, parameters: JobParameters) -> dict[str, Any]:

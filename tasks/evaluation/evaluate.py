@@ -19,9 +19,10 @@ from modelkit.predictor import Prepared
 from tasks.engine.batches import BatchLimits, Group, forward
 from tasks.engine.items import held_bytes
 from tasks.engine.model_source import local_model
-from tasks.engine.own_model import is_own_model
+from tasks.engine.own_model import is_own_model, own_record
 from tasks.engine.pipeline import BatchStage, Job, Pipeline, Stage
 from tasks.engine.predictors import own_predictor
+from tasks.engine.prepare import check_looks
 from tasks.evaluation.figures import SCORE_FLOOR
 from tasks.labels.label_sets import LabelSet, relabelled
 from tasks.media.decoding import EntryReader, labelled_pixels
@@ -34,22 +35,35 @@ Row = Mapping[str, Any]
 """One row of a label set."""
 
 
-def evaluate_model(model: str, labels: LabelSet, *, weights: str | None = None, device: str = "cpu") -> Judgement:
+def evaluate_model(
+    model: str,
+    labels: LabelSet,
+    *,
+    weights: str | None = None,
+    device: str = "cpu",
+    looks: Mapping[str, Any] | None = None,
+) -> Judgement:
     """Run a model over the images of a label set and judge what it finds.
 
     Args:
         model, weights: as ``modelkit.load`` takes them, or URIs.
         labels: with classes of the model's names.
+        looks: how it looks at images: ``detections``, ``tile`` and ``overlap`` of ``modelkit.load``.
 
     Raises:
-        UsageError: an unknown model, or one of an unknown kind.
+        UsageError: an unknown model, one of an unknown kind, or one that cannot look so.
         DatasetError: an image that cannot be read, classes that are not the model's.
     """
     if is_own_model(model):
+        if looks:
+            check_looks(model, own_record(model, weights), looks)
         return evaluate_predictor(own_predictor(model, weights, "cpu" if device == "cpu" else "cuda"), labels)
     try:
         predictor = modelkit.load(
-            local_model(model), weights=None if weights is None else local_model(weights), device=device
+            local_model(model),
+            weights=None if weights is None else local_model(weights),
+            device=device,
+            **(looks or {}),
         )
     except (modelkit.UnknownNameError, modelkit.WeightsError) as error:
         raise UsageError(str(error), hint="`visionmill models list` shows the models and their weights") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,9 +38,13 @@ class OnGate:
         return figures.to_json(self.judged)
 
 
-def load_predictor(weights_uri: str, device: str = "cpu") -> Predictor:
-    """A trained model of the loop by its URI."""
-    return modelkit.load(local_model(weights_uri), device=device)
+def load_predictor(weights_uri: str, device: str = "cpu", looks: Mapping[str, Any] | None = None) -> Predictor:
+    """A trained model of the loop by its URI.
+
+    Args:
+        looks: how it looks at images: ``detections``, ``tile`` and ``overlap`` of ``modelkit.load``.
+    """
+    return modelkit.load(local_model(weights_uri), device=device, **(looks or {}))
 
 
 def judge_on_gate(

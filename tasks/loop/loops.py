@@ -49,6 +49,7 @@ class Settings(Protocol):
     def tta(self) -> Sequence[str]: ...
     @property
     def frame_stride(self) -> int: ...
+    def look_options(self) -> dict[str, int]: ...
     @property
     def precision(self) -> float: ...
     @property
@@ -104,6 +105,11 @@ class Loop:
         return self.data.split(TRAIN if self.settings.crossfit else CALIBRATION)
 
     @property
+    def looks(self) -> dict[str, int]:
+        """How every model of the loop looks at images; the same on labelled and unlabelled ones."""
+        return self.settings.look_options()
+
+    @property
     def unseen(self) -> LabelSet:
         """Labels that no student has learnt from, to calibrate it by: with cross-fitting only the gate's are left."""
         return self.data.split(GATE if self.settings.crossfit else CALIBRATION)
@@ -115,7 +121,8 @@ class Loop:
     def inference_uri(self, champion: Model) -> str:
         """One output for each way to look: a later loop may show the same champion other views, or other frames."""
         spec = self.methods.predictor_spec
-        way = canonical_json([None if spec is None else spec.to_json(), self.settings.frame_stride])
+        seen = [None if spec is None else spec.to_json(), self.settings.frame_stride]
+        way = canonical_json([*seen, self.looks] if self.looks else seen)
         return self.store.uri_of(f"inference/{champion.weights_sha256[:16]}-{hashlib.sha256(way).hexdigest()[:8]}")
 
 

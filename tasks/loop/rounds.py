@@ -130,7 +130,7 @@ class Measured:
 
 def look(loop: Loop, weights_uri: str, labels: LabelSet, teacher: Teacher, number: int) -> pa.Table:
     """``candidates.v2`` of a model on labelled images, looked at as teachers look at unlabelled ones."""
-    predictor = loop.methods.as_on_unlabelled(load_predictor(weights_uri, loop.device))
+    predictor = loop.methods.as_on_unlabelled(load_predictor(weights_uri, loop.device, loop.looks))
     return candidates_on(predictor, labels, loop.data.items, loop.asked(teacher, number))
 
 
@@ -162,7 +162,7 @@ def measure(loop: Loop, number: int, champion: str, candidate: str, baseline: st
     calibration = None if loop.settings.crossfit else loop.data.split(CALIBRATION)  # else the candidate has learnt them
     found = []
     for uri in (champion, candidate, baseline):
-        predictor = load_predictor(uri, loop.device)
+        predictor = load_predictor(uri, loop.device, loop.looks)
         teacher = teacher_of(predictor.weights, loop.data, round_number=number, tta_spec=loop.methods.tta_spec)
         found.append(
             judge_on_gate(
@@ -327,7 +327,7 @@ def compare_models(loop: Loop, number: int, selection: Selection, candidate_uri:
         VisionmillError: an item or the weights cannot be read.
     """
     items = items_to_compare(selection, loop.data.labels.classes, COMPARED_ITEMS)
-    predictor = loop.methods.as_compared(load_predictor(candidate_uri, loop.device))
+    predictor = loop.methods.as_compared(load_predictor(candidate_uri, loop.device, loop.looks))
     who = teacher_of(predictor.weights, loop.data, round_number=number, tta_spec="[]")
     on_items, on_unseen = (
         candidates_on(predictor, labels, loop.data.items, loop.asked(who, number)) for labels in (items, loop.unseen)

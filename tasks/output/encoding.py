@@ -28,6 +28,8 @@ from tasks.records import Entry, ItemFailure, Status, Version
 if TYPE_CHECKING:  # queries need no decoders
     from tasks.media.images import Frame
 
+AT_LIMIT = "at_limit"
+"""Of a carrier: how many things the model may find in an item, where it found as many. Of counts: in how many items."""
 ROW_GROUP_ROWS = 20_000
 ZSTD_LEVEL = 3
 
@@ -149,19 +151,22 @@ def failed_row(entry: Entry, frame: Frame, failure: ItemFailure, status: Status 
 
 
 def _row(entry: Entry, frame: Frame, **outcome: Any) -> Row:
-    place = {"frame": frame.frame, "pts_s": frame.pts_s, "size_hw": frame.size_hw, "notes": frame.notes}
+    notes = (*frame.notes, *getattr(outcome.get("found"), "notes", ()))
+    place = {"frame": frame.frame, "pts_s": frame.pts_s, "size_hw": frame.size_hw, "notes": notes}
     return Row(uri=entry.uri, etag=entry.etag, media=entry.media, **place, **outcome)  # type: ignore[arg-type]
 
 
 def count_items(rows: Sequence[Row], product: Product) -> dict[str, int]:
-    """Rows by status, and all that was found in them together."""
+    """Rows by status, all that was found in them, and in how many the model found as many as it may, if in any."""
     statuses = Counter(row.status for row in rows)
+    limited = sum(getattr(row.found, AT_LIMIT, None) is not None for row in rows)
     return {
         "rows": len(rows),
         "ok": statuses["ok"],
         "failed": statuses["failed"],
         "quarantined": statuses["quarantined"],
         product.unit: sum(len(row.found) for row in rows if row.found is not None),
+        **({AT_LIMIT: limited} if limited else {}),
     }
 
 

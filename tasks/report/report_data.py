@@ -120,7 +120,7 @@ def _reasons(views: Views) -> tuple[Reason, ...]:
 
 
 def _notes(views: Views) -> tuple[tuple[str, int], ...]:
-    """What decoding had to do, with numbers left out so that equal things count together."""
+    """What decoding had to do, which limits were reached; without numbers, so that equal things count together."""
     found = _rows(
         views,
         "SELECT regexp_replace(note, '[0-9]+', 'n', 'g') AS kind, count(*) AS n"

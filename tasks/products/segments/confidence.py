@@ -94,6 +94,8 @@ class ConfidencePredictor(ViewsPredictor):
         ConfigError: see :class:`ViewsPredictor`.
     """
 
+    blends = False  # of tiles: a region of each belongs to one level
+
     def __init__(self, predictor: Predictor, views: Iterable[str] = ()) -> None:
         if not predictor.model.gives_probabilities:
             raise UsageError(f"{predictor.weights.reference} gives no probabilities of pixels")
@@ -121,9 +123,10 @@ def background_of(model: object) -> ClassInfo | None:
     return None if background is None else ClassInfo(background, BACKGROUND_NAME, is_thing=False)
 
 
-def confidence_predictor(job: JobSpec) -> ConfidencePredictor:
+def confidence_predictor(job: JobSpec) -> Predictor:
     """What workers call; see ``JobSpec.predictor_factory``."""
-    return ConfidencePredictor(load_predictor(job), job.predictor_options.get("views", ()))
+    views = job.predictor_options.get("views", ())
+    return load_predictor(job).around(lambda plain: ConfidencePredictor(plain, views))
 
 
 def spec_of(views: Sequence[str]) -> PredictorSpec:

@@ -120,7 +120,7 @@ class ObjectMethods(MaskedMethods):
         return quality.spec_of(self.views)
 
     def as_on_unlabelled(self, predictor: Predictor) -> Predictor:
-        return quality.QualityPredictor(predictor, self.views)
+        return predictor.around(lambda plain: quality.QualityPredictor(plain, self.views))
 
     def calibrate(
         self, candidates: pa.Table, calibration: LabelSet, labelled: LabelSet, by: CalibratedFor

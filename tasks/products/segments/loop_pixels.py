@@ -204,10 +204,10 @@ class PixelMethods(LoopMethods):
         return confidence.spec_of(self.views)
 
     def as_on_unlabelled(self, predictor: Predictor) -> Predictor:
-        return ConfidencePredictor(predictor, self.views)
+        return predictor.around(lambda plain: ConfidencePredictor(plain, self.views))
 
     def as_compared(self, predictor: Predictor) -> Predictor:
-        return ConfidencePredictor(predictor)
+        return predictor.around(ConfidencePredictor)
 
     def compared(self, sure: pa.Table) -> pa.Table:
         return by_class(sure, self._background_id, MIN_AREA_PX)

@@ -1,12 +1,14 @@
 """What the kinds that find objects share: targets of boxes and masks, and average precision of what was found.
 
-COCO's rules judge: at most 100 detections an image, boxes and areas as the labels state them, crowds count neither way.
+COCO's rules judge: at most 100 detections of a class in an image, boxes and areas as the labels state them; crowds
+count neither way.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +28,8 @@ from tasks.products.segments.painting import filled_box
 from tasks.training.examples import Box, Example, ExampleObject
 
 Target = dict[str, Any]
+MOST_JUDGED = 100
+"""Detections of a class in an image that count in COCO's AP."""
 
 
 def count_classes(classes: Sequence[ClassInfo]) -> dict[str, int]:
@@ -93,11 +97,13 @@ def judge_objects(predictor: Predictor, labels: LabelSet, *, with_masks: bool) -
         "categories": [{"id": each.id, "name": each.name} for each in labels.classes],
     }
     found: list[dict[str, Any]] = []
+    limits: list[int] = []
     rows = labels.table.to_pylist()
     for number, (row, instances) in enumerate(predictions(predictor, rows), start=1):
         truth["images"].append({"id": number, "height": row["height"], "width": row["width"]})
         truth["annotations"] += _annotations(number, row, len(truth["annotations"]) + 1)
         found += coco_results(number, instances)
+        limits += [] if instances.at_limit is None else [instances.at_limit]
     bare = sum("segmentation" not in each for each in truth["annotations"])
     has_masks = with_masks and (bare < len(truth["annotations"]) or not bare)
     judged: dict[str, tuple[dict[str, Any], Matched]] = {"box": (truth, "bbox")}
@@ -112,16 +118,38 @@ def judge_objects(predictor: Predictor, labels: LabelSet, *, with_masks: bool) -
         class_names=tuple(each.name for each in labels.classes),
         num_objects=len(truth["annotations"]),
         resample=_Resampling(known, matched, found or [_nothing(truth)]),
-        notes=_notes(bare, len(truth["annotations"])) if with_masks else (),
+        notes=(
+            *(_notes_on_masks(bare, len(truth["annotations"])) if with_masks else ()),
+            *_notes_on_limits(limits, rows),
+        ),
     )
 
 
-def _notes(bare: int, objects: int) -> tuple[str, ...]:
-    if not bare:
-        return ()
-    if bare == objects:
-        return ("no object has a mask, so that only boxes are judged",)
-    return (f"{bare} of {objects} objects have a box but no mask: they count neither way in AP of masks",)
+def _notes_on_masks(bare: int, objects: int) -> Iterator[str]:
+    if bare and bare == objects:
+        yield "no object has a mask, so that only boxes are judged"
+    elif bare:
+        yield f"{bare} of {objects} objects have a box but no mask: they count neither way in AP of masks"
+
+
+def _notes_on_limits(limits: Sequence[int], rows: Sequence[Row]) -> Iterator[str]:
+    """What limits on the number of objects may have cost.
+
+    Args:
+        limits: the model's, of each image in which it found as many objects as it may.
+        rows: of the label set.
+    """
+    if limits:
+        yield (
+            f"in {len(limits)} of {len(rows)} images the model found as many objects as it may ({max(limits)}), so "
+            "there can be more: --detections N allows N"
+        )
+    full = sum(max(Counter(row["labels"]).values(), default=0) > MOST_JUDGED for row in rows)
+    if full:
+        yield (
+            f"{full} images have more than {MOST_JUDGED} labelled objects of one class: AP, as COCO defines it, counts "
+            f"only the {MOST_JUDGED} surest detections of a class in an image, so not all of them can be found"
+        )
 
 
 def _with_all_masks(truth: dict[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tasks.parameters import CHANGES_ROWS, MODEL, JobParameters
+from tasks.parameters import CHANGES_ROWS, MODEL, JobParameters, LookParameters
 
 DEFAULT_MODEL = "maskrcnn_resnet50_fpn_v2"
 """With its published weights: the 80 kinds of things of COCO (people, vehicles, animals, furniture, food, ...)."""
 
 
-class SegmentParameters(JobParameters):
+class SegmentParameters(LookParameters, JobParameters):
     """Parameters of ``segment_dataset``."""
 
     model: Annotated[str, Field(min_length=1, description=MODEL)] = DEFAULT_MODEL
@@ -23,4 +23,4 @@ class SegmentParameters(JobParameters):
 
 def model_options(parameters: SegmentParameters) -> dict[str, Any]:
     """Keywords of ``modelkit.load``."""
-    return {"min_score": parameters.score_threshold}
+    return {"min_score": parameters.score_threshold, **parameters.look_options()}

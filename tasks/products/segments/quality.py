@@ -106,9 +106,10 @@ class QualityPredictor(ViewsPredictor):
         return ViewedObjects(cast(SoftMasks, plain), tuple(righted))
 
 
-def quality_predictor(job: JobSpec) -> QualityPredictor:
+def quality_predictor(job: JobSpec) -> Predictor:
     """What workers call; see ``JobSpec.predictor_factory``."""
-    return QualityPredictor(load_predictor(job), job.predictor_options.get("views", ()))
+    views = job.predictor_options.get("views", ())
+    return load_predictor(job).around(lambda plain: QualityPredictor(plain, views))
 
 
 def spec_of(views: Sequence[str]) -> PredictorSpec:
