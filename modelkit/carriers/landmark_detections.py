@@ -38,7 +38,7 @@ class LandmarkDetections:
         """The same on the host."""
         tensors = (self.boxes_xyxy, self.scores, self.labels, self.keypoints_xy, self.keypoint_scores)
         meshes = None if self.meshes is None else self.meshes.cpu()
-        return LandmarkDetections(self.size_hw, *(tensor.cpu() for tensor in tensors), meshes)
+        return LandmarkDetections(self.size_hw, *(tensor.cpu() for tensor in tensors), meshes=meshes)
 
     def finish(self, min_score: float = 0.0) -> Landmarks:
         """Without what scores below ``min_score``; points count as visible: no model here tells which are hidden."""

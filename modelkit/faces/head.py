@@ -81,10 +81,11 @@ class FaceHead(PointHead):
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``logits`` (N, P, C), ``deltas`` (N, P, 4), ``points`` (N, P, 2 K) and ``meshes`` (N, P, 3 V)."""
-        return {
-            name: flatten_maps([self.branches[name][level](features[level]) for level in self.levels], width)
-            for name, width in self.widths.items()
-        }
+        return {name: flatten_maps(self._maps(name, features), width) for name, width in self.widths.items()}
+
+    def _maps(self, name: str, features: Mapping[str, Tensor]) -> list[Tensor]:
+        branch: Any = self.branches[name]
+        return [branch[level](features[level]) for level in self.levels]
 
     def priors(self, padded_hw: SizeHW, device: torch.device) -> Tensor:
         """(P, 4) centre and size in resized pixels, in the order of ``forward``."""

@@ -76,8 +76,8 @@ def small_yolact(**changes: Any) -> dict[str, Any]:
     return {**config, **changes}
 
 
-def small_retinaface(**changes: Any) -> dict[str, Any]:
-    """Options of a small retinaface for images of about 64 pixels, with a mesh; group norm, so batches don't matter."""
+def small_retinaface(num_vertices: int = 3, **changes: Any) -> dict[str, Any]:
+    """Options of a small retinaface for images of about 64 pixels; group norm, so batches don't matter."""
     config: dict[str, Any] = {
         "num_classes": 4,
         "backbone": {
@@ -88,7 +88,11 @@ def small_retinaface(**changes: Any) -> dict[str, Any]:
             "out": ["c3", "c4", "c5"],
         },
         "neck": {"channels": 16, "norm": "group"},
-        "head": {"anchor_scales": [[8, 12], [20, 32], [48, 64]], "num_vertices": 3, "detections_per_image": 20},
+        "head": {
+            "anchor_scales": [[8, 12], [20, 32], [48, 64]],
+            "num_vertices": num_vertices,
+            "detections_per_image": 20,
+        },
         "transform": SMALL_TRANSFORM,
     }
     return {**config, **changes}

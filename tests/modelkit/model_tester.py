@@ -118,7 +118,7 @@ CASES = {
         Case("panoptic_fpn", small_panoptic(semantic={"channels": 32})),
         Case("vpsnet", small_vpsnet()),
         Case("retinaface", small_retinaface()),
-        Case("retinaface_resnet50", small_retinaface(head={"num_vertices": 0})),
+        Case("retinaface_resnet50", small_retinaface(num_vertices=0)),
         Case("heatmap_landmarker", small_landmarker(), learns_background=False),
         Case(
             "coordinate_landmarker",

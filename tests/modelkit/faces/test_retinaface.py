@@ -135,9 +135,9 @@ def test_it_learns_one_image_by_heart() -> None:
     torch.manual_seed(0)
     config = small_retinaface(num_classes=2, head={"anchor_scales": [[8, 16], [24, 32], [48, 64]]})
     model = create_model("retinaface", **{**config, "transform": {"min_size": 96, "max_size": 96}}).train()
-    optimiser = torch.optim.Adam(model.parameters(), 4e-3)
+    optimiser = torch.optim.Adam(model.parameters(), 8e-3)
     for step in range(80):
-        optimiser.param_groups[0]["lr"] = 4e-3 * (1 - step / 80)
+        optimiser.param_groups[0]["lr"] = 8e-3 * (1 - step / 80)
         losses = model([image], [target])
         optimiser.zero_grad()
         sum((model.loss_weights[name] * loss for name, loss in losses.items()), torch.zeros(())).backward()
