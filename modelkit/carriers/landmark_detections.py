@@ -36,9 +36,15 @@ class LandmarkDetections:
 
     def cpu(self) -> LandmarkDetections:
         """The same on the host."""
-        tensors = (self.boxes_xyxy, self.scores, self.labels, self.keypoints_xy, self.keypoint_scores)
-        meshes = None if self.meshes is None else self.meshes.cpu()
-        return LandmarkDetections(self.size_hw, *(tensor.cpu() for tensor in tensors), meshes=meshes)
+        return LandmarkDetections(
+            self.size_hw,
+            self.boxes_xyxy.cpu(),
+            self.scores.cpu(),
+            self.labels.cpu(),
+            self.keypoints_xy.cpu(),
+            self.keypoint_scores.cpu(),
+            None if self.meshes is None else self.meshes.cpu(),
+        )
 
     def finish(self, min_score: float = 0.0) -> Landmarks:
         """Without what scores below ``min_score``; points count as visible: no model here tells which are hidden."""

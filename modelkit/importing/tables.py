@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from modelkit.importing.centernet import CENTERNET_RES, CENTERNET_RESDCN
+from modelkit.importing.cornernet import CORNERNET
 from modelkit.importing.key_table import KeyTable
 from modelkit.importing.pytorch_fcn import PYTORCH_FCN
 from modelkit.importing.pytorch_unet import PYTORCH_UNET
@@ -54,4 +56,12 @@ TABLES: dict[str, KeyTable] = {
     "yolact_edge_resnet50": YOLACT_EDGE,
     "retinaface": RETINAFACE_MOBILENET,
     "retinaface_resnet50": RETINAFACE_RESNET,
+    "centernet": CENTERNET_RESDCN,
+    "centernet_resdcn101": CENTERNET_RESDCN,
+    "centernet_pose": CENTERNET_RESDCN,
+    "centernet_resnet18": CENTERNET_RES,
+    "centernet_resnet101": CENTERNET_RES,
+    "cornernet": CORNERNET,
+    "centernet_triplet": CORNERNET,
+    "centernet_triplet52": CORNERNET,
 }

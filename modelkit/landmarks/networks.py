@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from modelkit.errors import ConfigError
 from modelkit.layers import Backbone, norm_layer
+from modelkit.layers.deformable import OffsetConv2d
+from modelkit.layers.initialisation import bilinear_kernel
 from modelkit.registry import Config, build, register
 
 
@@ -19,9 +22,18 @@ class DeconvolutionNeck(Backbone):
         backbone: whose maps come in.
         channels: of each deconvolution; three of them make stride 4 of stride 32.
         norm: "batch" or "group".
+        deformable: before each a modulated deformable convolution with norm and ReLU (Zhou et al. 2019, CenterNet);
+            the deconvolutions then begin as bilinear enlargement.
     """
 
-    def __init__(self, backbone: Backbone, *, channels: Sequence[int] = (256, 256, 256), norm: str = "batch") -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        channels: Sequence[int] = (256, 256, 256),
+        norm: str = "batch",
+        deformable: bool = False,
+    ) -> None:
         super().__init__()
         self._takes = list(backbone.out_channels)[-1]
         make_norm = norm_layer(norm)
@@ -30,11 +42,13 @@ class DeconvolutionNeck(Backbone):
         layers: list[nn.Module] = []
         before = backbone.out_channels[self._takes]
         for width in channels:
-            layers += [
-                nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False),
-                make_norm(width),
-                nn.ReLU(),
-            ]
+            if deformable:
+                layers += [OffsetConv2d(before, width, modulated=True), make_norm(width), nn.ReLU()]
+                before = width
+            enlarge = nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False)
+            if deformable:
+                _enlarge_bilinearly(enlarge)
+            layers += [enlarge, make_norm(width), nn.ReLU()]
             before = width
         self.layers = nn.Sequential(*layers)
         name = f"p{int(self._takes[1:]) - len(channels)}"
@@ -43,6 +57,13 @@ class DeconvolutionNeck(Backbone):
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return {next(iter(self.out_channels)): self.layers(features[self._takes])}
+
+
+def _enlarge_bilinearly(layer: nn.ConvTranspose2d) -> None:
+    nn.init.zeros_(layer.weight)
+    with torch.no_grad():
+        channels = range(layer.out_channels)
+        layer.weight[channels, channels] = bilinear_kernel(4).to(layer.weight)
 
 
 @register("dense_head", "heatmap_head")

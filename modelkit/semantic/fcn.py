@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from modelkit.carriers import SizeHW
 from modelkit.errors import ConfigError
 from modelkit.layers import Backbone
+from modelkit.layers.initialisation import bilinear_kernel
 from modelkit.registry import register
 from modelkit.semantic.composition import SemanticHead
 
@@ -106,11 +107,3 @@ def bilinear_deconvolution(channels: int, stride: int) -> nn.ConvTranspose2d:
         layer.weight.zero_()
         layer.weight[range(channels), range(channels)] = bilinear_kernel(2 * stride).to(layer.weight)
     return layer.requires_grad_(False)
-
-
-def bilinear_kernel(size: int) -> Tensor:
-    """(size, size) float: what a pixel gives to its surroundings when a map is enlarged bilinearly."""
-    factor = (size + 1) // 2
-    centre = factor - 1 if size % 2 else factor - 0.5
-    row = 1 - (torch.arange(size) - centre).abs() / factor
-    return row[:, None] * row

@@ -110,6 +110,42 @@ def small_landmarker(**changes: Any) -> dict[str, Any]:
     return {**config, **changes}
 
 
+def small_centernet(**changes: Any) -> dict[str, Any]:
+    """Options of a small centernet for images of about 64 pixels; group norm, so batches don't matter."""
+    config: dict[str, Any] = {
+        "num_classes": 4,
+        "backbone": {
+            "name": "slim_resnet",
+            "widths": [8, 16, 24, 32],
+            "depths": [1, 1, 1, 1],
+            "norm": "group",
+            "out": ["c5"],
+        },
+        "neck": {"channels": [16, 16, 16], "norm": "group"},
+        "head": {"channels": 16, "detections_per_image": 20},
+        "transform": SMALL_TRANSFORM,
+    }
+    return {**config, **changes}
+
+
+def small_cornernet(**changes: Any) -> dict[str, Any]:
+    """Options of a small cornernet of two shallow hourglasses; group norm, so batches don't matter."""
+    config: dict[str, Any] = {
+        "num_classes": 4,
+        "backbone": {
+            "stacks": 2,
+            "widths": [16, 16, 24],
+            "depths": [1, 1, 1],
+            "stem_width": 8,
+            "channels": 16,
+            "norm": "group",
+        },
+        "transform": {**SMALL_TRANSFORM, "size_divisible": 32},
+    }
+    head = {"norm": "group", "pooled_channels": 16, "detections_per_image": 20, **changes.pop("head", {})}
+    return {**config, "head": head, **changes}
+
+
 def points_in(boxes: Tensor, count: int) -> Tensor:
     """Keypoints (n, count, 3), all visible, spread along a diagonal of each box (n, 4)."""
     share = (torch.arange(count) + 0.5)[:, None] / max(count, 1)

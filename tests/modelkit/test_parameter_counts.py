@@ -54,6 +54,14 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     # biubug6/Pytorch_Retinaface
     ("retinaface", {}, 426_608),
     ("retinaface_resnet50", {}, 27_293_600),
+    # xingyizhou/CenterNet, princeton-vl/CornerNet and Duankaiwen/CenterNet
+    ("centernet", {}, 14_437_349),
+    ("centernet_resdcn101", {}, 49_673_189),
+    ("centernet_resnet18", {}, 15_820_372),
+    ("centernet_resnet101", {}, 53_435_476),
+    ("cornernet", {}, 201_035_212),
+    ("centernet_triplet", {}, 210_062_960),
+    ("centernet_triplet52", {}, 104_844_152),
     # microsoft/human-pose-estimation.pytorch, ResNet-50; ResNet-18 without its classifier, and a layer of 2 K numbers
     ("heatmap_landmarker", {}, 33_999_697),
     ("coordinate_landmarker", {"num_keypoints": 5}, 11_176_512 + 512 * 10 + 10),

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from modelkit import ConfigError, create_model
+from modelkit.layers.initialisation import bilinear_kernel
 from modelkit.registry import build
-from modelkit.semantic.fcn import bilinear_deconvolution, bilinear_kernel
+from modelkit.semantic.fcn import bilinear_deconvolution
 
 SMALL: dict[str, Any] = {"num_classes": 3, "backbone": {"width": 8}, "head": {"channels": 16}}
 PUBLISHED = ["fcn32s", "fcn16s", "fcn8s", "fcn8s_atonce"]
