@@ -65,7 +65,7 @@ def import_(
     """Turn a published checkpoint into safetensors + record; every tensor is checked, nothing is unpickled."""
     with long_work():
         import modelkit
-        from tasks.product import find_kind, find_product
+        from tasks.product import find_kind, find_product, kind_names
 
         parts, options = dict(map(_pair_of, part or ())), _json_of(config)
         record = modelkit.import_weights(name, file, destination, config=options, classes=classes, parts=parts)
@@ -73,8 +73,11 @@ def import_(
         f"imported {file.name} as {name}: {record.num_parameters:,} parameters, digest {record.digest[:12]}",
         style="green",
     )
-    verb = find_product(find_kind(record.kind).product).verb
-    say(f"use it:  visionmill {verb} SOURCE OUTPUT --model {destination}")
+    if record.kind in kind_names():
+        verb = find_product(find_kind(record.kind).product).verb
+        say(f"use it:  visionmill {verb} SOURCE OUTPUT --model {destination}")
+    else:
+        say(f"use it:  modelkit.load({str(destination)!r}) in Python; no job stores what models of its kind find yet")
     return {"model": record.to_json(), "path": str(destination)}
 
 
