@@ -13,6 +13,7 @@ from infra.telling import tell
 from tasks.labels.label_sets import LabelSet
 from tasks.loop.groups import grouped
 from tasks.loop.splits import join_near_duplicates
+from tasks.product import find_kind
 from tasks.training.inspection import inspect_labels
 from tasks.training.presets import recipe_for
 
@@ -35,7 +36,8 @@ def run_inspect(parameters: InspectParameters) -> dict[str, Any]:
         open_store(root).put(key, json.dumps(recipe.to_json(), indent=1).encode())
     prints = fingerprints(labels) if parameters.duplicates else None
     in_groups = labels if prints is None else grouped(labels, prints, parameters.group_rule)[0]
-    found = inspect_labels(in_groups).to_json()
+    seen = inspect_labels(in_groups)
+    found = seen.to_json()
     suspicious = found.pop("suspicious_labels")
     duplicates = None if prints is None else joined_groups(labels, join_near_duplicates(labels, prints))
     return {
@@ -47,6 +49,7 @@ def run_inspect(parameters: InspectParameters) -> dict[str, Any]:
         "largest_groups": largest_groups(in_groups),
         "near_duplicates": None if duplicates is None else {"count": len(duplicates), "first": duplicates[:SHOWN]},
         "kind": recipe.kind,
+        "remarks": list(find_kind(recipe.kind).remarks(seen, recipe)),
         "recipe": recipe.to_json(),
         "saved": parameters.save,
     }

@@ -260,6 +260,7 @@ class Kind:
             recipe is named, the first of a product's kinds that they suit is trained.
         derived: (the same, "small" or "usual") -> values of a recipe for these labels, which says how large its model
             is; None where no recipe can be derived.
+        remarks: (the same, recipe) -> sentences on how the two fit, for ``visionmill inspect``.
         numbered: classes -> old id -> the id that models of the kind know it by, where they want an order; None: any.
         words: figure -> its name as people write it, where ``tasks.evaluation.figures`` would not guess it.
         loop: None where the loop cannot teach it.
@@ -274,6 +275,7 @@ class Kind:
     class_counts: Callable[[Sequence[ClassInfo]], dict[str, int]]
     suits: Callable[[Any], bool] = lambda seen: False
     derived: Callable[[Any, str], Mapping[str, Any]] | None = None
+    remarks: Callable[[Any, Any], Sequence[str]] = lambda seen, recipe: ()
     numbered: Callable[[Sequence[ClassInfo]], Mapping[int, int]] | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     loop: LoopKind | None = None

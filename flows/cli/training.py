@@ -80,6 +80,8 @@ def inspect(parameters: InspectParameters, as_json: JsonFlag = False) -> Summary
     tile = recipe["config"].get("transform", {}).get("tile")
     if tile:
         say(f"larger pictures are looked at in tiles of {tile[0]} px that overlap by {tile[1]} or more")
+    for remark in seen["remarks"]:
+        say(remark)
     say(f"saved: {seen['saved']}" if seen["saved"] else "--save RECIPE.json writes it, to be changed and trained with")
     return seen
 

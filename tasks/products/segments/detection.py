@@ -7,6 +7,7 @@ import functools
 from tasks.product import Kind
 from tasks.products.segments import photographs
 from tasks.products.segments.objects import box_target, count_classes, judge_objects, wants_tracks
+from tasks.products.segments.remarks import detector_remarks
 
 KIND = Kind(
     name="detection",
@@ -18,4 +19,5 @@ KIND = Kind(
     class_counts=count_classes,
     suits=lambda seen: bool(seen.things) and not seen.stuff and seen.with_masks <= 0.5,
     derived=photographs.detection,
+    remarks=detector_remarks,
 )

@@ -11,6 +11,7 @@ from tasks.product import Kind
 from tasks.products.segments import digitscape, photographs
 from tasks.products.segments.loop_objects import OBJECTS
 from tasks.products.segments.objects import count_classes, judge_objects, mask_target, wants_tracks
+from tasks.products.segments.remarks import detector_remarks
 
 
 def _mask_rcnn(classes: Sequence[ClassInfo]) -> Mapping[str, Any]:
@@ -33,5 +34,6 @@ KIND = Kind(
     class_counts=count_classes,
     suits=lambda seen: bool(seen.things) and not seen.stuff and seen.with_masks > 0.5,
     derived=photographs.instance,
+    remarks=detector_remarks,
     loop=OBJECTS,
 )

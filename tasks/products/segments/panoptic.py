@@ -26,6 +26,7 @@ from tasks.products.segments.clips import panoptic_truth, video_figures
 from tasks.products.segments.loop_segments import SEGMENTS
 from tasks.products.segments.objects import Target, mask_target, wants_tracks
 from tasks.products.segments.painting import IGNORE, label_map
+from tasks.products.segments.remarks import detector_remarks
 from tasks.training.examples import Example
 
 
@@ -137,6 +138,7 @@ KIND = Kind(
     class_counts=count_classes,
     suits=lambda seen: bool(seen.things) and bool(seen.stuff),
     derived=photographs.panoptic,
+    remarks=detector_remarks,
     numbered=numbered,
     words={"vpq": "video PQ", "pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
     loop=SEGMENTS,

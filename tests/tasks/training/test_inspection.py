@@ -16,7 +16,8 @@ from modelkit import ClassInfo, create_model
 from modelkit.registry import count_parameters
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.product import find_kind
-from tasks.products.segments.photographs import anchor_fit, anchors_of, factor_of, may_be_mirrored
+from tasks.products.segments.photographs import anchors_of, factor_of, may_be_mirrored
+from tasks.products.segments.remarks import anchor_fit, thing_boxes
 from tasks.training.inspection import Inspection, inspect_labels
 from tasks.training.presets import kind_of_labels, kind_of_preset, make_recipe, numbered
 from tests.tasks.loop.scenes import rectangle
@@ -161,7 +162,29 @@ def test_anchors_fit_the_objects_they_were_derived_from() -> None:
     seen = dataclasses.replace(inspect_labels(NUCLEI), boxes_wh=boxes, is_thing=np.ones(500, bool))
     sizes, ratios = anchors_of(seen, 1.0)
     assert len(sizes) == 4 and sizes == sorted(sizes) and all(ratio > 0 for ratio in ratios)
-    assert anchor_fit(seen, 1.0, sizes, ratios) > 0.9 > anchor_fit(seen, 1.0, [200, 300, 400, 500], [1.0])
+    assert all(len(sides) == 2 for sides in sizes), "every map has as many"
+    at_half, at_more, _ = anchor_fit(thing_boxes(seen), [side for sides in sizes for side in sides], ratios)
+    assert at_half > 0.95 and at_more > 0.9
+    assert anchor_fit(boxes, [30.0], [1.0]) == pytest.approx(by_hand(boxes, 30.0))
+
+
+def by_hand(boxes: np.ndarray, side: float) -> list[float]:
+    """Share of boxes that a square of this side overlaps by an IoU of .5, .6 and .7, about the same centre."""
+    best = []
+    for width, height in boxes.tolist():
+        common = min(width, side) * min(height, side)
+        best.append(common / (width * height + side * side - common))
+    return [sum(each >= iou for each in best) / len(best) for iou in (0.5, 0.6, 0.7)]
+
+
+def test_inspect_says_how_anchors_fit_at_the_size_that_a_recipe_looks_at() -> None:
+    seen = inspect_labels(NUCLEI)
+    derived = make_recipe("instance", NUCLEI.classes, seed=0, seen=seen)
+    small = make_recipe("digitscape", NUCLEI.classes, seed=0)
+    remarks = [find_kind("instance").remarks(seen, recipe) for recipe in (derived, small)]
+    assert "an anchor overlaps, looked at as 392 x 522 px: 95% at an IoU of 0.5" in remarks[0][0], remarks[0]
+    assert "160 x 213 px: 5% at an IoU of 0.5" in remarks[1][0], "most objects are 8 x 12 px, and images are reduced"
+    assert remarks[0][1] == "an image may have 100 objects, the fullest labelled one has 20"
 
 
 def test_rare_classes_weigh_more_within_bounds() -> None:
