@@ -77,6 +77,7 @@ class Chosen:
     def outcome(self, **more: Any) -> RoundOutcome:
         """What came of the round; without more of it nothing was trained."""
         judged = ("candidate_id", "verdict", "gate_metric", "champion_metric", "baseline_metric", "entropy")
+        decided: dict[str, Any] = {**dict.fromkeys(judged), "waits": False, **more}
         return RoundOutcome(
             number=self.number,
             teacher_id=self.start.teacher.model_id,
@@ -85,7 +86,7 @@ class Chosen:
             selection=self.selection,
             abstaining={each.name: each.note for each in self.thresholds.classes if each.t_hi is None},
             changed_share=changed_share(self.before.selection if self.before else None, self.selection),
-            **({**dict.fromkeys(judged), "waits": False} | more),
+            **decided,
         )
 
 

@@ -76,7 +76,7 @@ def _by_hash(
 
 
 def _nearest(hashes: np.ndarray, one: int) -> tuple[int, int]:
-    found = hamming(hashes, np.int64(one))
+    found = hamming(hashes, np.array([one], np.int64))
     return int(found.min()), int(found.argmin())
 
 
