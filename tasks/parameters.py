@@ -211,6 +211,15 @@ class JobParameters(BaseModel):
     outage_minutes: Annotated[
         float, Field(ge=0, le=1440, description="How long a store that does not answer is waited for.")
     ] = 10.0
+    item_minutes: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=10_080,
+            description="Processor time that an item may take in one stage; then it hangs. Default: ten times what the "
+            "slowest other one took, at least 1.5.",
+        ),
+    ] = None
     compile: Annotated[Literal["auto", "off", "on"], Field(description="Compiled inference.")] = "auto"
     max_consecutive_failures: Annotated[
         int, Field(ge=1, description="The circuit opens after so many failed items in a row.")

@@ -3,13 +3,18 @@
 A step (one item in one stage) may take as long as it computes: on a loaded machine it gets little processor time, but
 it wants it all the while. A step that sleeps without end hangs. The system tells the two apart by thread. Waiting for a
 store is neither: requests have time limits of their own, and while a store is known to be silent no clock runs.
+
+Nobody can tell a step that computes for long from one that computes for ever. It is compared with its like: other items
+of the job in the same stage, whoever did them. Their times can only lengthen what it may take, never shorten it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tasks.engine.heartbeat import Heartbeat, Mark, Working
+from tasks.engine.heartbeat import Heartbeat, Mark, StepCost, Working
+from tasks.engine.thread_usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +22,37 @@ class HangLimits:
     """Seconds after which a worker is ended.
 
     Attributes:
-        quiet_s: a step sleeps and computes nothing.
-        computing_s: processor time of one step: an endless loop. (Where the system does not tell it: time.)
-        store_s: a step waits for a store or a disk that lets it wait without an error.
-        idle_s: the worker has work, and no thread of it is at any.
+        quiet_s: a step sleeps, and nothing computes for it.
+        any_item_s: processor time that any item may take in one stage, however quick the others were.
+        times_longest: an item may take so many times what the longest of the others took (more, if it is larger).
+        unknown_s: processor time of an item while no other is through the stage.
+        item_s: the same whatever others took, and whoever computes, if somebody who knows the job says so.
+        elsewhere_s: a step sleeps while other threads or processes compute: that cannot be compared.
+        store_s: a step waits for a store or a disk that lets it wait without an error, or the system does not tell
+            what it does.
+        idle_s: the worker has work, no thread of it is at any, and none computes.
         silent_s: no heartbeat came.
     """
 
     quiet_s: float = 45.0
-    computing_s: float = 900.0
+    any_item_s: float = 90.0
+    times_longest: float = 10.0
+    unknown_s: float = 300.0
+    item_s: float | None = None
+    elsewhere_s: float = 900.0
     store_s: float = 900.0
-    idle_s: float = 120.0
+    idle_s: float = 45.0
     silent_s: float = 300.0
+
+    def computing_s(self, working: Working, cost: StepCost | None) -> float:
+        """Processor time that a step may take. ``cost``: of the job's items that are through this stage."""
+        num_items = max(1, len(working.marks))
+        if self.item_s is not None:
+            return self.item_s * num_items
+        if cost is None:
+            return self.unknown_s
+        larger = max(1.0, working.size / cost.largest) if cost.largest > 0 else 1.0
+        return max(self.any_item_s, self.times_longest * cost.longest_s * num_items * larger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +65,7 @@ class Hang:
 
 
 _MOVED_S = 0.05  # of processor time: less is spent by a thread that only looks whether it may go on
+_BUSY_SHARE = 0.1  # of a processor: less is spent by threads that keep a process in touch with others
 
 
 @dataclass(slots=True)
@@ -52,6 +77,7 @@ class _Step:
     begun_cpu_s: float | None
     moved_s: float  # when it last computed, or wanted to
     moved_cpu_s: float | None
+    elsewhere_s: float = 0.0  # that others computed for it while it slept
 
 
 class HangWatch:
@@ -62,9 +88,16 @@ class HangWatch:
         self._steps: dict[int, _Step] = {}
         self._heard_s = self._active_s = now_s
         self._last: Heartbeat | None = None
+        self._costs: Mapping[str, StepCost] = {}
 
-    def look(self, beat: Heartbeat | None, now_s: float) -> Hang | None:
-        """What the worker hangs in, if it does. ``now_s`` is the time of any one clock."""
+    def look(self, beat: Heartbeat | None, now_s: float, costs: Mapping[str, StepCost] | None = None) -> Hang | None:
+        """What the worker hangs in, if it does.
+
+        Args:
+            now_s: the time of any one clock.
+            costs: by stage, of all that the job's workers have done.
+        """
+        self._costs = costs or {}
         if beat is not None and (self._last is None or beat.read_s > self._last.read_s):
             self._take(beat, now_s)
         if now_s - self._heard_s > self._limits.silent_s:
@@ -82,8 +115,9 @@ class HangWatch:
         self._steps.clear()
 
     def _take(self, beat: Heartbeat, now_s: float) -> None:
-        before, self._last, self._heard_s = self._last, beat, now_s
-        if beat.working or beat.outage or before is None or before.items_done != beat.items_done:
+        before, self._last, since_s, self._heard_s = self._last, beat, now_s - self._heard_s, now_s
+        elsewhere = before is not None and _compute(before.elsewhere, beat.elsewhere, since_s)
+        if beat.working or beat.outage or elsewhere or before is None or before.items_done != beat.items_done:
             self._active_s = now_s
         known, self._steps = self._steps, {}
         for working in beat.working:
@@ -94,6 +128,8 @@ class HangWatch:
                 step.begun_s = step.moved_s = now_s
             elif _moves(working, step):
                 step.moved_s, step.moved_cpu_s = now_s, working.cpu_s
+            elif elsewhere:
+                step.moved_s, step.elsewhere_s = now_s, step.elsewhere_s + since_s
             self._steps[working.thread] = step
 
     def _hang_of(self, working: Working, now_s: float) -> Hang | None:
@@ -102,9 +138,12 @@ class HangWatch:
         if working.in_store or working.state == "D":
             return _hang(working, "waited for a store or disk in", taken_s) if taken_s > limits.store_s else None
         if working.cpu_s is None or step.begun_cpu_s is None:
-            return _hang(working, "hung in", taken_s) if taken_s > limits.computing_s else None
-        if working.cpu_s - step.begun_cpu_s > limits.computing_s:
-            return _hang(working, "computed without end in", taken_s)
+            return _hang(working, "hung in", taken_s) if taken_s > limits.store_s else None
+        computed_s, cost = working.cpu_s - step.begun_cpu_s, self._costs.get(working.stage)
+        if computed_s > limits.computing_s(working, cost):
+            return _endless(working, computed_s, cost)
+        if step.elsewhere_s > (limits.elsewhere_s if limits.item_s is None else limits.computing_s(working, cost)):
+            return _hang(working, "waited for other threads or processes in", step.elsewhere_s)
         if quiet_s > limits.quiet_s and not self._somebody_computes(step, now_s):
             return _hang(working, "hung in", quiet_s)
         return None
@@ -123,6 +162,25 @@ def _moves(working: Working, step: _Step) -> bool:
     if working.cpu_s is None or step.moved_cpu_s is None:
         return False
     return working.cpu_s - step.moved_cpu_s > _MOVED_S
+
+
+def _compute(before: Mapping[int, Usage] | None, after: Mapping[int, Usage] | None, seconds: float) -> bool:
+    """Whether threads at no step, or processes below, computed in so many seconds, or wanted to all the while."""
+    if before is None or after is None:
+        return False
+    for number in before.keys() & after.keys():
+        (cpu_s, state), (cpu_after_s, state_after) = before[number], after[number]
+        if state in ("R", "D") and state_after in ("R", "D"):
+            return True
+        if cpu_s is not None and cpu_after_s is not None and cpu_after_s - cpu_s > _BUSY_SHARE * seconds:
+            return True
+    return False
+
+
+def _endless(working: Working, computed_s: float, cost: StepCost | None) -> Hang:
+    others = "no item was through it before" if cost is None else f"others took {cost.longest_s:.1f} s at most"
+    words = f"computed in {working.stage} for {computed_s:.0f} s ({others}; --item-minutes sets another limit)"
+    return Hang(words, working.marks, working.stage)
 
 
 def _hang(working: Working, what: str, seconds: float) -> Hang:

@@ -18,19 +18,24 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-_MAGIC = b"vmbeats2"
+from tasks.engine.thread_usage import Usage, other_usage, thread_usage
+
+_MAGIC = b"vmbeats3"
 _HEADER = struct.Struct("<8sIIIQd240s")  # magic, pid, slots, marks per slot, items done, time of the last one, outage
-_SLOT = struct.Struct("<QQdII12s")  # thread, its number in the system, since, waits for a store, number of marks, stage
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_COST = struct.Struct("<12sdd")  # stage, most processor time of one item, largest item
+_SLOT = struct.Struct("<QQdIId12s")  # thread, its number in the system, since, waits for a store, marks, size, stage
 _WAITS_AT = 24  # of a slot
 _MARK = struct.Struct("<Bii")  # shard, entry, frame
-_SHARDS, _SHARD_BYTES = 8, 80
+_SHARDS, _SHARD_BYTES, _STAGES = 8, 80, 8
+_COSTS_AT = _HEADER.size + _SHARDS * _SHARD_BYTES
+_SLOTS_AT = _COSTS_AT + _STAGES * _COST.size
+_LONG_S = 1.0  # a step that sleeps at that age, or no step at all: then it is asked what other threads do
 _FOLDER_PREFIX = "visionmill-heartbeat-"
 
 
@@ -50,8 +55,8 @@ class Working:
         stage, marks: what it does to which items, since ``since_s`` (seconds since the epoch).
         thread: as Python names it.
         in_store: it waits for a store, which has time limits of its own.
-        cpu_s: processor time that the thread has used in its life; None where the system does not tell.
-        state: the system's letter: R runs or wants to, S sleeps, D waits for a disk; "" where it does not tell.
+        cpu_s, state: of the thread, see :class:`tasks.engine.thread_usage.Usage`.
+        size: of the largest of the items, as far as it says how long they take (pixels, bytes of a stage); else 0.
     """
 
     stage: str
@@ -61,11 +66,28 @@ class Working:
     in_store: bool = False
     cpu_s: float | None = None
     state: str = ""
+    size: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """The most of items that are through a stage: processor time that one took in its thread, and its size."""
+
+    longest_s: float
+    largest: float
+
+    def __or__(self, other: StepCost) -> StepCost:
+        return StepCost(max(self.longest_s, other.longest_s), max(self.largest, other.largest))
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A worker's heartbeat as read from outside."""
+    """A worker's heartbeat as read from outside.
+
+    Attributes:
+        costs: by stage.
+        elsewhere: what threads do that are at no step, and processes below; only asked for if a step sleeps.
+    """
 
     pid: int
     items_done: int
@@ -73,6 +95,8 @@ class Heartbeat:
     working: tuple[Working, ...]
     outage: str = ""  # in words, while a store does not answer this worker
     read_s: float = 0.0  # seconds since the epoch
+    costs: Mapping[str, StepCost] = field(default_factory=dict)
+    elsewhere: Mapping[int, Usage] | None = None
 
     def oldest(self, shard_id: str | None = None) -> Working | None:
         """The thread that is busy for the longest time (with an item of that shard)."""
@@ -101,13 +125,14 @@ class HeartbeatWriter:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-"))
         self._num_threads, self._max_marks = num_threads, max_marks
         self._slot_bytes = _SLOT.size + max_marks * _MARK.size
-        size = _HEADER.size + _SHARDS * _SHARD_BYTES + num_threads * self._slot_bytes
+        size = _SLOTS_AT + num_threads * self._slot_bytes
         with (self.folder / "heartbeat").open("w+b") as file:
             file.truncate(size)
             self._map = mmap.mmap(file.fileno(), size)
         self._lock = threading.Lock()
         self._shards: dict[str, int] = {}
         self._slots: dict[int, int] = {}  # by thread
+        self._costs: dict[str, StepCost] = {}
         self._done, self._last_done_s = 0, 0.0
         self._outages: dict[str, str] = {}
         self._write_header()
@@ -132,8 +157,8 @@ class HeartbeatWriter:
             self._shards.pop(shard_id, None)
 
     @contextmanager
-    def working(self, stage: str, marks: Iterable[Mark]) -> Iterator[None]:
-        """Record that this thread works on these items, until the block ends."""
+    def working(self, stage: str, marks: Iterable[Mark], size: float = 0.0) -> Iterator[None]:
+        """Record that this thread works on these items, until the block ends. ``size``: see :class:`Working`."""
         thread = threading.get_ident()
         at = self._slot_of(thread)
         if at is None:
@@ -142,14 +167,16 @@ class HeartbeatWriter:
         known = [(self._shards[m.shard_id], m.entry, m.frame) for m in marks if m.shard_id in self._shards]
         known = known[: self._max_marks]
         known_as, name = (thread, threading.get_native_id()), stage.encode()[:12]
-        _SLOT.pack_into(self._map, at, *known_as, time.time(), 0, 0, name)
+        began_s = time.thread_time()
+        _SLOT.pack_into(self._map, at, *known_as, time.time(), 0, 0, size, name)
         for i, mark in enumerate(known):
             _MARK.pack_into(self._map, at + _SLOT.size + i * _MARK.size, *mark)
-        _SLOT.pack_into(self._map, at, *known_as, time.time(), 0, len(known), name)
+        _SLOT.pack_into(self._map, at, *known_as, time.time(), 0, len(known), size, name)
         try:
             yield
+            self._note_cost(stage, StepCost((time.thread_time() - began_s) / max(1, len(known)), size))
         finally:
-            _SLOT.pack_into(self._map, at, *known_as, 0.0, 0, 0, b"")
+            _SLOT.pack_into(self._map, at, *known_as, 0.0, 0, 0, 0.0, b"")
 
     @contextmanager
     def in_store(self) -> Iterator[None]:
@@ -195,6 +222,17 @@ class HeartbeatWriter:
         sizes = self._num_threads, self._max_marks
         _HEADER.pack_into(self._map, 0, _MAGIC, os.getpid(), *sizes, self._done, self._last_done_s, outage)
 
+    def _note_cost(self, stage: str, cost: StepCost) -> None:
+        before = self._costs.get(stage)
+        if before is not None and before | cost == before:
+            return
+        with self._lock:
+            more = self._costs[stage] = self._costs.get(stage, cost) | cost
+            number = list(self._costs).index(stage)
+            if number < _STAGES:
+                at = _COSTS_AT + number * _COST.size
+                _COST.pack_into(self._map, at, stage.encode()[:12], more.longest_s, more.largest)
+
     def _slot_of(self, thread: int) -> int | None:
         slot = self._slots.get(thread)
         if slot is None:
@@ -205,7 +243,7 @@ class HeartbeatWriter:
         return self._place_of(slot)
 
     def _place_of(self, slot: int) -> int:
-        return _HEADER.size + _SHARDS * _SHARD_BYTES + slot * self._slot_bytes
+        return _SLOTS_AT + slot * self._slot_bytes
 
 
 def read_heartbeat(folder: Path) -> Heartbeat | None:
@@ -217,32 +255,30 @@ def read_heartbeat(folder: Path) -> Heartbeat | None:
         return None
     if magic != _MAGIC:
         return None
-    names = [
-        data[at : at + _SHARD_BYTES].rstrip(b"\0").decode("utf-8", "replace")
-        for at in range(_HEADER.size, _HEADER.size + _SHARDS * _SHARD_BYTES, _SHARD_BYTES)
-    ]
-    working = []
+    names = [_text(data[at : at + _SHARD_BYTES]) for at in range(_HEADER.size, _COSTS_AT, _SHARD_BYTES)]
+    working, numbers, read_s = [], set(), time.time()
     for i in range(num_threads):
-        at = _HEADER.size + _SHARDS * _SHARD_BYTES + i * (_SLOT.size + max_marks * _MARK.size)
-        thread, number, since_s, waits, count, stage = _SLOT.unpack_from(data, at)
+        at = _SLOTS_AT + i * (_SLOT.size + max_marks * _MARK.size)
+        thread, number, since_s, waits, count, size, stage = _SLOT.unpack_from(data, at)
         if since_s <= 0.0:
             continue
+        numbers.add(number)
         raw = [_MARK.unpack_from(data, at + _SLOT.size + j * _MARK.size) for j in range(min(count, max_marks))]
         marks = tuple(Mark(names[shard % _SHARDS], entry, frame) for shard, entry, frame in raw)
-        name = stage.rstrip(b"\0").decode("ascii", "replace")
-        working.append(Working(name, marks, since_s, thread, bool(waits), *_usage(pid, number)))
-    words = outage.rstrip(b"\0").decode("utf-8", "replace")
-    return Heartbeat(pid, done, last_done_s, tuple(working), words, time.time())
+        used = thread_usage(pid, number)
+        working.append(Working(_text(stage), marks, since_s, thread, bool(waits), used.cpu_s, used.state, size))
+    sleeps = any(w.state == "S" and not w.in_store and read_s - w.since_s > _LONG_S for w in working)
+    elsewhere = other_usage(pid, numbers) if sleeps or not working else None
+    return Heartbeat(pid, done, last_done_s, tuple(working), _text(outage), read_s, _costs_in(data), elsewhere)
 
 
-def _usage(pid: int, number: int) -> tuple[float | None, str]:
-    """Processor time (s) and state of a thread; (None, "") where the system does not tell."""
-    try:
-        text = Path(f"/proc/{pid}/task/{number}/stat").read_text()
-    except OSError:
-        return None, ""
-    fields = text.rpartition(")")[2].split()  # the name before may hold anything
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S, fields[0]
+def _costs_in(data: bytes) -> dict[str, StepCost]:
+    found = (_COST.unpack_from(data, _COSTS_AT + i * _COST.size) for i in range(_STAGES))
+    return {_text(stage): StepCost(longest_s, largest) for stage, longest_s, largest in found if _text(stage)}
+
+
+def _text(padded: bytes) -> str:
+    return padded.rstrip(b"\0").decode("utf-8", "replace")
 
 
 def read_last_words(folder: Path) -> LastWords | None:

@@ -257,7 +257,8 @@ class ItemStages:
         if not is_untouchable(task):
             frames, next_frame = self._frames(task), task.entry.first_frame
             while True:
-                with self._beats.working("decode", [Mark(task.assignment.shard.shard_id, task.index, next_frame)]):
+                mark = Mark(task.assignment.shard.shard_id, task.index, next_frame)
+                with self._beats.working("decode", [mark], task.decoding_bytes or 0):
                     item = next(frames, None)
                     if item is not None:
                         item = self._prepare(item, alone.pop(item.frame.frame, None))
@@ -292,7 +293,8 @@ class ItemStages:
 
     def _infer(self, items: list[Item]) -> list[Item]:
         clip, prepared = items[0].task.clip, [item.prepared for item in items]
-        with self._beats.working("infer", [item.mark for item in items]), self.model_in_use:
+        largest = max(item_bytes(item) for item in items)
+        with self._beats.working("infer", [item.mark for item in items], largest), self.model_in_use:
             infer = self._predictor.infer if clip is None else lambda frames: [clip.step(self._predictor, *frames)]
             raws = forward(infer, prepared, self._bucket_of(items[0]), self.limits)
         return [

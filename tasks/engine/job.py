@@ -59,6 +59,8 @@ class JobSpec:
         predictor_factory: "module:function", called with this job instead of ``modelkit.load``; returns a predictor.
             The extension point for models that are not modelkit's.
         predictor_options: what it is told beside the job; see :class:`PredictorSpec`.
+        item_s: processor time that one item may take in one stage before its worker is ended; None: judged by the
+            others (:class:`tasks.engine.hangs.HangLimits`).
         outage_s: how long a store that does not answer is waited for, before the run stops.
         max_consecutive_failures: so many failed items in a row open the circuit (ten times as many where the data
             itself is bad: undecodable, or gone since it was listed).
@@ -86,6 +88,7 @@ class JobSpec:
     execution: dict[str, Any] | None = None
     predictor_factory: str | None = None
     predictor_options: dict[str, Any] = field(default_factory=dict)
+    item_s: float | None = None
     outage_s: float = 600.0
     max_consecutive_failures: int = 200
     max_shards_per_worker: int | None = None

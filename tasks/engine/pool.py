@@ -24,6 +24,7 @@ from infra.store import Store, open_store
 from tasks.engine.clips import Handover
 from tasks.engine.dispatch import Dispatcher, DispatchPolicy, Loss
 from tasks.engine.hangs import HangLimits, HangWatch
+from tasks.engine.heartbeat import StepCost
 from tasks.engine.job import JobSpec, Outcome
 from tasks.engine.pool_outcome import Lost, PoolOutcome
 from tasks.engine.progress import Progress, ProgressMeter
@@ -193,7 +194,9 @@ class _PoolRun:
         plan = plan.through(output)
         committed = plan.committed()
         self.dispatcher = Dispatcher(plan.shards(committed), settings.policy, ordered=job.carries_state)
+        self.hangs = replace(settings.hangs, item_s=job.item_s if job.item_s is not None else settings.hangs.item_s)
         self.watches: dict[str, HangWatch] = {}
+        self.costs: dict[str, StepCost] = {}  # by stage, of all workers so far
         self.outcome = PoolOutcome(shards_total=plan.num_shards, shards_before=len(committed))
         self.meter = ProgressMeter(plan.num_shards, len(committed), self.begin_s)
         self.committer = DriverCommitter(output) if job.driver_commits else None
@@ -366,11 +369,13 @@ class _PoolRun:
         if now_s - self.checked_s < _HANGS_EVERY_S:
             return
         self.checked_s, beats = now_s, self.group.beats()
+        for beat in beats.values():
+            self.costs |= {stage: cost | self.costs.get(stage, cost) for stage, cost in beat.costs.items()}
         for worker in list(self.ready):
-            watch = self.watches.setdefault(worker, HangWatch(self.settings.hangs, now_s))
+            watch = self.watches.setdefault(worker, HangWatch(self.hangs, now_s))
             if not self.dispatcher.running(worker):
                 watch.has_no_work(now_s)
-            elif hang := watch.look(beats.get(worker), now_s):
+            elif hang := watch.look(beats.get(worker), now_s, self.costs):
                 self.group.dismiss(worker)
                 self._gone(worker, loss_of_hung(hang), now_s)
 

@@ -98,6 +98,7 @@ def prepare_job(
         memory_is_limit=parameters.memory_bytes is not None,
         decode=decode,
         model_options=_model_options(product, parameters),
+        item_s=None if parameters.item_minutes is None else 60.0 * parameters.item_minutes,
         outage_s=60.0 * parameters.outage_minutes,
         max_consecutive_failures=parameters.max_consecutive_failures,
         carries_state=factory != parameters.model and modelkit.is_video_model(record),

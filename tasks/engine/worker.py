@@ -168,7 +168,7 @@ class Worker:
         """
         shard, version, rows = assignment.shard, self.job.version, job.results()
         seconds = dict(job.stage_seconds)
-        with self.beats.working("commit", [Mark(shard.shard_id)]):
+        with self.beats.working("commit", [Mark(shard.shard_id)], len(rows)):
             rows = completed(assignment, rows, self.job.decode.stride)
             self._hand_over(assignment, tasks)
             start = time.monotonic()

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +39,12 @@ ACTS = {
     "slow": 110,
     "broken mask": 120,
     "compute in infer": 130,
+    "loop in infer": 140,
+    "let a thread compute in infer": 150,
+    "let a process compute in infer": 160,
 }
 
-COMPUTING_S = 4.0
+COMPUTING_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,24 @@ def act(rgb: tuple[int, int, int], stage: str) -> None:
     if name.startswith("hang"):
         time.sleep(3600)
     if name.startswith("compute"):
-        end_s = time.thread_time() + COMPUTING_S
-        while time.thread_time() < end_s:
-            pass
+        compute(COMPUTING_S)
+    if name.startswith("loop"):
+        compute(3600.0)
+    if name.startswith("let a thread"):
+        (helper := threading.Thread(target=compute, args=(COMPUTING_S,))).start()
+        helper.join()
+    if name.startswith("let a process"):
+        words = f"import time\nwhile time.process_time() < {COMPUTING_S}: pass"
+        subprocess.run([sys.executable, "-c", words], check=True)
     if name.startswith("raise"):
         raise ValueError(f"told to {name}")
+
+
+def compute(seconds: float) -> None:
+    """Take so much processor time in this thread."""
+    end_s = time.thread_time() + seconds
+    while time.thread_time() < end_s:
+        pass
 
 
 class FakePredictor:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tasks.engine.hangs import HangLimits, HangWatch
-from tasks.engine.heartbeat import Heartbeat, Mark, Working
+from tasks.engine.heartbeat import Heartbeat, Mark, StepCost, Working
+from tasks.engine.thread_usage import Usage
 
-LIMITS = HangLimits(quiet_s=45, computing_s=900, store_s=900, idle_s=120, silent_s=300)
+LIMITS = HangLimits(quiet_s=45, any_item_s=90, unknown_s=300, store_s=900, idle_s=45, silent_s=300)
 
 
 def working(thread: int = 1, since_s: float = 0.0, **more: Any) -> Working:
@@ -17,12 +19,22 @@ def working(thread: int = 1, since_s: float = 0.0, **more: Any) -> Working:
     return Working("infer", (Mark("shard", 3, 0),), since_s, thread, **(defaults | more))
 
 
-def ended_after(seconds: float, at: Any, *, outage_until: float = 0.0, items: Any = lambda now: 0) -> float | None:
+def ended_after(
+    seconds: float,
+    at: Any,
+    *,
+    outage_until: float = 0.0,
+    items: Any = lambda now: 0,
+    elsewhere: Any = lambda now: None,
+    limits: HangLimits = LIMITS,
+    cost: StepCost | None = None,
+) -> float | None:
     """When a worker is found to hang whose threads are ``at(second)``; looked at each second."""
-    watch = HangWatch(LIMITS, 0.0)
+    watch, costs = HangWatch(limits, 0.0), {} if cost is None else {"infer": cost}
     for now in range(1, int(seconds) + 1):
         outage = "the store is gone" if now <= outage_until else ""
-        hang = watch.look(Heartbeat(1, items(now), 0.0, tuple(at(now)), outage, float(now)), float(now))
+        beat = Heartbeat(1, items(now), 0.0, tuple(at(now)), outage, float(now), elsewhere=elsewhere(now))
+        hang = watch.look(beat, float(now), costs)
         if hang is not None:
             assert not at(now) or hang.marks == (Mark("shard", 3, 0),)
             return float(now)
@@ -50,9 +62,51 @@ def test_an_item_of_ten_minutes_on_a_loaded_machine_is_left_alone(at: Any) -> No
     assert ended_after(600, lambda now: [at(now)]) is None
 
 
-def test_an_endless_loop_and_a_store_without_time_limits_end_too() -> None:
-    assert ended_after(2000, lambda now: [working(cpu_s=float(now), state="R")]) == 902
+def computing(now: int, **more: Any) -> list[Working]:
+    return [working(cpu_s=float(now), state="R", **more)]
+
+
+def test_an_endless_loop_ends_half_a_minute_after_what_any_item_may_take() -> None:
+    """A minute is granted to any item, however quick the others, and half as much again for a crowded machine."""
+    assert ended_after(2000, computing, cost=StepCost(0.2, 0.0)) == 92
+    on_a_loaded_machine = ended_after(2000, lambda now: computing(now // 10), cost=StepCost(0.2, 0.0))
+    assert on_a_loaded_machine is not None and on_a_loaded_machine > 900
+
+
+def test_what_others_took_only_lengthens_what_an_item_may_take() -> None:
+    assert ended_after(2000, computing, cost=StepCost(30.0, 0.0)) == 302
+    assert ended_after(2000, lambda now: computing(now, size=4e6), cost=StepCost(30.0, 1e6)) == 1202
+    assert ended_after(2000, lambda now: computing(now, size=1e3), cost=StepCost(30.0, 1e6)) == 302
+    batch = (Mark("shard", 3, 0), Mark("shard", 4, 0))
+    watch = HangWatch(LIMITS, 0.0)
+    for now in range(1, 601):
+        together = (Working("infer", batch, 0.0, 1, cpu_s=float(now), state="R"),)
+        beat = Heartbeat(1, 0, 0.0, together, "", float(now))
+        assert watch.look(beat, float(now), {"infer": StepCost(30.0, 0.0)}) is None
+
+
+def test_before_any_item_is_through_an_endless_loop_has_five_minutes() -> None:
+    assert ended_after(2000, computing) == 302
+
+
+def test_who_knows_the_job_sets_the_limit() -> None:
+    asked = replace(LIMITS, item_s=20.0)
+    assert ended_after(2000, computing, limits=asked, cost=StepCost(30.0, 0.0)) == 22
+    assert ended_after(2000, computing, limits=replace(LIMITS, item_s=1500.0)) == 1502
+
+
+def test_a_store_without_time_limits_ends_too() -> None:
     assert ended_after(2000, lambda now: [working(in_store=True)]) == 902
+
+
+def test_a_step_whose_work_other_threads_or_processes_do_is_left_alone_for_a_quarter_of_an_hour() -> None:
+    """A thread that only keeps the process in touch with others does no work."""
+    busy, starved = (lambda now: {7: Usage(0.2 * now, "S")}), (lambda now: {7: Usage(0.0, "R")})
+    for elsewhere in (busy, starved):
+        ended = ended_after(2000, lambda now: [working()], elsewhere=elsewhere, cost=StepCost(0.2, 0.0))
+        assert ended is not None and 900 < ended < 910
+    in_touch = ended_after(2000, lambda now: [working()], elsewhere=lambda now: {7: Usage(0.03 * now, "S")})
+    assert in_touch is not None and in_touch < 60
 
 
 def test_a_new_step_begins_anew_however_many_there_are() -> None:
@@ -77,7 +131,8 @@ def test_where_the_system_tells_nothing_only_time_counts() -> None:
 
 
 def test_a_worker_at_nothing_or_without_an_answer_is_ended() -> None:
-    assert ended_after(300, lambda now: []) == 122  # the first look says that there is nothing
+    assert ended_after(300, lambda now: []) == 47  # the first look says that there is nothing
+    assert ended_after(300, lambda now: [], elsewhere=lambda now: {7: Usage(0.2 * now, "S")}) is None
     assert ended_after(300, lambda now: [], items=lambda now: now) is None
     watch = HangWatch(LIMITS, 0.0)
     assert watch.look(None, 299.0) is None

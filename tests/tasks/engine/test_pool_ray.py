@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,18 @@ def test_an_item_that_hangs_is_quarantined_with_its_stage_named(session: RaySess
     assert len(rows_in(plan.output)) == 8
     assert outcome.lost_workers
     assert all(lost.hung for lost in outcome.lost_workers)
+
+
+def test_an_endless_loop_ends_once_it_took_clearly_longer_than_other_items(session: RaySession, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 8, 2, {5: "loop in infer"})
+    hangs = HangLimits(any_item_s=1.0, unknown_s=3600.0)  # one that knows only the loop would wait for ever
+    settings = replace(QUICK, hangs=hangs)
+    outcome = run_pool(plan, job_for(plan.output), session=session, workers=2, settings=settings)
+    assert outcome.finished
+    (bad,) = [row for row in rows_in(plan.output) if row["status"] != "ok"]
+    assert (bad["uri"], bad["status"], bad["stage"]) == (expected_rows(plan)[5], "quarantined", "infer")
+    assert "computed in infer for" in bad["error"] and "--item-minutes" in bad["error"]
+    assert {lost.cause.split(" for ")[0] for lost in outcome.lost_workers} == {"computed in infer"}
 
 
 def test_workers_are_replaced_after_their_share_of_shards(session: RaySession, tmp_path: Path) -> None:
