@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
@@ -61,16 +62,21 @@ class Item:
         return replace(self, prepared=None, raw=None, failure=failure, status=status)
 
 
-def completed(assignment: Assignment, rows: Sequence[Row], stride: int) -> list[Row]:
+def completed(assignment: Assignment, rows: Sequence[Row], stride: int, ends: Mapping[int, int]) -> list[Row]:
     """The rows of a shard, if those of all its items are there: what is committed is never looked at again.
 
     An attempt that lacks some fails. The third one says so in failed rows instead: then it is the data, for which
     nobody has found a reason, and it costs its own rows only.
 
+    Args:
+        ends: by entry, one past the last frame that its decoder gave. A plan leaves a video's end open.
+
     Raises:
         IncompleteShardError: names what is missing.
     """
-    missing = missing_rows(assignment.shard, rows, stride)
+    entries = assignment.shard.entries
+    closed = [e if e.end_frame is not None else replace(e, end_frame=ends.get(i)) for i, e in enumerate(entries)]
+    missing = missing_rows(replace(assignment.shard, entries=tuple(closed)), rows, stride)
     if missing and assignment.attempt < _ATTEMPTS_FOR_ALL_ROWS:
         raise IncompleteShardError("; ".join(str(row.failure and row.failure.error) for row in missing[:3]))
     return [*rows, *missing]
@@ -87,7 +93,7 @@ def missing_rows(shard: Shard, rows: Sequence[Row], stride: int) -> list[Row]:
 
 def _missing_row(hole: Hole) -> Row:
     last = None if hole.end is None else hole.end - 1
-    gap = VideoGap(hole.first, last, None, None, "FramesMissing", "they were planned, and the decoder never gave them")
+    gap = VideoGap(hole.first, last, None, None, "FramesMissing", "no row came of them, and no reason why")
     failure = ItemFailure("decode", gap.error_type, gap.message)
     return failed_row(hole.entry, Frame(hole.first, None, None, None), failure)
 
@@ -191,6 +197,7 @@ class ItemStages:
     Attributes:
         limits: of batches, as far as memory has told.
         model_in_use: held by who runs the model.
+        ends: by attempt and entry, one past the last frame that its decoder gave.
     """
 
     def __init__(
@@ -200,6 +207,7 @@ class ItemStages:
         self._memory = Shares(job.memory_bytes, job.memory_is_limit)
         self._streak = FailureStreak(job.max_consecutive_failures)
         self.limits, self.model_in_use = BatchLimits(job.batch_size), threading.Lock()
+        self.ends: dict[str, dict[int, int]] = defaultdict(dict)
 
     def in_order(self) -> list[Stage | BatchStage]:
         """What the pipeline is made of."""
@@ -267,6 +275,7 @@ class ItemStages:
                 if (task.decoding_bytes or 0) > LARGE_BYTES:
                     return_free_memory()
                 next_frame = item.frame.frame + self._job.decode.stride
+                self.ends[task.assignment.attempt_id][task.index] = item.frame.frame + 1
                 yield item
         for verdict in alone.values():  # those that no frame came for: the entry was not touched, or its decoder dies
             yield left_alone_item(task, Frame(verdict.frame, None, None, None), verdict)

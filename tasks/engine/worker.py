@@ -103,6 +103,7 @@ class Worker:
             return_free_memory()  # what this shard leaves in pieces would hardly fit the next one's frames
             return self._outcome(start, receipt, part, failures)
         finally:
+            self._stages.ends.pop(assignment.attempt_id, None)
             self.beats.end_shard(shard.shard_id)
 
     def heartbeat(self) -> Heartbeat | None:
@@ -169,7 +170,7 @@ class Worker:
         shard, version, rows = assignment.shard, self.job.version, job.results()
         seconds = dict(job.stage_seconds)
         with self.beats.working("commit", [Mark(shard.shard_id)], len(rows)):
-            rows = completed(assignment, rows, self.job.decode.stride)
+            rows = completed(assignment, rows, self.job.decode.stride, self._stages.ends[assignment.attempt_id])
             self._hand_over(assignment, tasks)
             start = time.monotonic()
             sound, part = encode_sound(

@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 import pytest
 
 import tasks.engine.items as items_module
+import tasks.engine.pipeline as pipeline_module
 import tasks.engine.worker as worker_module
 from infra.errors import CircuitOpen, UsageError, VersionMismatch
 from infra.store import open_store
@@ -384,3 +385,16 @@ def test_a_part_whose_frames_are_not_all_there_is_not_committed_until_it_says_so
     }
     facts = [RowFacts(r["uri"], r["etag"], r["frame"], r["status"] == "ok", r["error"] or "") for r in rows]
     assert list(holes(shard, facts, 1)) == []
+
+
+def test_rows_up_to_a_video_s_last_frame_are_asked_for_where_the_plan_leaves_its_end_open(
+    workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = replace(write_video(tmp_path / "in", "v.mkv", 10), end_frame=None)
+    (shard,) = shards_of([entry], 1)
+    worker, results = workers(), pipeline_module.Job.results
+    monkeypatch.setattr(pipeline_module.Job, "results", lambda job: results(job)[:-2])
+    with pytest.raises(IncompleteShardError, match="frames 8 to 9 are missing"):
+        worker.process(assign(shard))
+    monkeypatch.undo()
+    assert receipt_of(worker.process(assign(shard, attempt=2))).ok == 10
