@@ -1,14 +1,24 @@
-"""What is wrong with a job and known from a look: told before Prefect or Ray is imported, or anything started."""
+"""What is wrong with a command and known from a look: told before torch, Prefect or Ray is imported.
+
+Each command has its function here; it costs about a second and opens nothing that is large.
+"""
 
 from __future__ import annotations
 
+import os
+
+from flows.parameters import LabelParameters, RetrainParameters, TrainParameters
 from infra.errors import UsageError
 from infra.machine import may_have_gpu
-from infra.store import open_store
+from infra.store import Store, is_local, open_store
 from tasks.engine.prepare import check_options, describe_model
 from tasks.ingest.sources import find_source
+from tasks.labels.reading import find_labels
 from tasks.loop.champion import in_use
+from tasks.loop.schemas import ROUNDS
 from tasks.output.lease import refuse_if_held
+from tasks.output.listing import held_products, product_in
+from tasks.output.tables import list_tables
 from tasks.parameters import JobParameters
 from tasks.product import Product
 
@@ -25,15 +35,66 @@ def refuse_at_once(product: Product, parameters: JobParameters, *, is_tried: boo
         LeaseHeld: another driver of this machine writes the output.
         StoreError: source or output cannot be reached, or the output not be written.
     """
-    model = in_use(parameters.model)
-    check_options(product, parameters, describe_model(model, parameters.weights, product))
     check_workers(parameters)
     _check_gpus(parameters)
     find_source(parameters.source)
+    _refuse_no_folder(parameters.images_root)
+    model = in_use(parameters.model)
+    check_options(product, parameters, describe_model(model, parameters.weights, product))  # late: it may download
     if is_tried:
-        output = open_store(parameters.output)
-        output.probe()
-        refuse_if_held(output)
+        refuse_if_held(_tried(parameters.output))
+
+
+def refuse_labels(parameters: LabelParameters, *labelled: str | None) -> None:
+    """Look for files or folders of labels, their classes, and where their images are said to lie.
+
+    Raises:
+        DatasetError: labels, classes or images are not there, or are nothing that can be read as such.
+        StoreError: they cannot be reached.
+    """
+    for uri in filter(None, labelled):
+        find_labels(uri, classes=parameters.classes)
+    _refuse_no_folder(parameters.images_root)
+
+
+def refuse_training(parameters: TrainParameters) -> None:
+    """Look at labels, the weights that a training begins from or learns from, and the output; raises as the others."""
+    refuse_labels(parameters, parameters.labelled, parameters.evaluate)
+    for model in filter(None, (parameters.initial, parameters.teacher)):
+        if model != "imagenet":
+            describe_model(model, None)
+    _tried(parameters.output)
+
+
+def refuse_loop(parameters: RetrainParameters, *, is_tried: bool) -> None:
+    """Look at labels, unlabelled images, first weights and the output of a loop; raises as the others."""
+    refuse_labels(parameters, parameters.labelled)
+    find_source(parameters.unlabelled)
+    if parameters.initial not in (None, "imagenet"):
+        describe_model(parameters.initial, None)
+    if is_tried:
+        refuse_if_held(_tried(parameters.output))
+
+
+def refuse_no_results(output: str, product: str | None) -> None:
+    """Raises UsageError where neither a job nor a loop has left anything; StoreError where nobody can tell."""
+    store = open_store(output)
+    if product is not None or not (held_products(store) or list_tables(store).get(ROUNDS.name)):
+        product_in(store, product)
+
+
+def _tried(output: str) -> Store:
+    """The store of an output that can be written to."""
+    if is_local(output) and os.path.lexists(output) and not os.path.isdir(output):
+        raise UsageError(f"the output {output} is a file", hint="name a folder; it is made if it is not there")
+    store = open_store(output)
+    store.probe()
+    return store
+
+
+def _refuse_no_folder(images_root: str | None) -> None:
+    if images_root is not None:
+        next(iter(open_store(images_root).list("")), None)
 
 
 def check_workers(parameters: JobParameters) -> None:

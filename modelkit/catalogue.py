@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from modelkit.downloads import PublishedFile, cache_folder, fetch
-from modelkit.errors import UnknownNameError
+from modelkit.errors import ConfigError, UnknownNameError
 from modelkit.records import RECORD, TENSORS, Weights, find_files, read_record, shipped_folder, shipped_records
 
 CATALOGUE = Path(__file__).with_name("catalogue.json")
@@ -103,11 +103,13 @@ def describe(name_or_path: str | Path, *, weights: str | Path | None = None) -> 
     Raises: as ``load`` does.
     """
     name, chosen = str(name_or_path), None if weights is None else str(weights)
-    location = files_of(name) if chosen is None else None
+    location = files_of(name)
     if location is not None:
+        refuse_weights(chosen, name)
         return read_record(find_files(location)[1])
-    if files_of(name) is None:  # files bring their own weights, and are not asked for others: ``resolve`` says so
-        check_known(name)
+    check_known(name)
+    if chosen is not None and (file := files_of(chosen)) is not None:
+        find_files(file)  # what is wrong with it shows now, and torch costs seconds
     ready = _published_here(name, chosen)
     if ready is not None:
         return read_record(ready.with_suffix(RECORD))
@@ -155,6 +157,12 @@ def files_of(name_or_path: str) -> Path | None:
     return path if path.exists() or path.suffix in (TENSORS, RECORD) else None
 
 
+def refuse_weights(weights: str | None, where: str) -> None:
+    """Raises ConfigError where weights are given to a model that lies in files: those are its weights."""
+    if weights is not None:
+        raise ConfigError(f"{where} brings its own weights; leave out weights={weights!r}")
+
+
 def check_known(name: str) -> None:
     """Raises UnknownNameError, which names what is close, for a name that no model has, with its weights or without."""
     prefix, _, _ = name.partition(":")
@@ -181,6 +189,23 @@ def _published_here(name: str, weights: str | None) -> Path | None:
     Raises:
         WeightsUnavailableError: they are meant, are not here, and cannot be downloaded.
     """
+    file = _published_file(name, weights)
+    if file is None:
+        return None
+    place = translated(file.model, file.weights)
+    if not place.exists():
+        fetch(file)
+    return place if place.exists() and place.with_suffix(RECORD).exists() else None
+
+
+def to_be_fetched(name: str) -> PublishedFile | None:
+    """The published weights that a name means, where they are not here: ``describe`` and ``load`` would fetch them."""
+    file = None if files_of(name) is not None else _published_file(name, None)
+    is_here = file is None or file.path.exists() or translated(file.model, file.weights).exists()
+    return None if is_here else file
+
+
+def _published_file(name: str, weights: str | None) -> PublishedFile | None:
     if weights is None:
         name, _, chosen = name.partition(":")
         weights = chosen or None
@@ -188,12 +213,7 @@ def _published_here(name: str, weights: str | None) -> Path | None:
     if known is None or not known.published:
         return None
     weights = weights or next(iter(known.published))
-    if weights not in known.published:
-        return None
-    place = translated(name, weights)
-    if not place.exists():
-        fetch(known.file(name, weights))
-    return place if place.exists() and place.with_suffix(RECORD).exists() else None
+    return known.file(name, weights) if weights in known.published else None
 
 
 def _names() -> tuple[list[str], list[str]]:

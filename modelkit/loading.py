@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from modelkit.base import VisionModel
-from modelkit.catalogue import check_known, files_of, translated
+from modelkit.catalogue import check_known, files_of, refuse_weights, translated
 from modelkit.downloads import EMBEDDED_MODEL, fetch
 from modelkit.errors import ConfigError, WeightsError
 from modelkit.importing import import_weights
@@ -104,14 +104,14 @@ def resolve(name: str, weights: str | None, config: Mapping[str, Any] | None) ->
     """Model and record of what is meant; see :func:`load`."""
     source = find_source(name)
     if source is not None:
-        _refuse_weights(weights, name)
+        refuse_weights(weights, name)
         _refuse_config(config, name)
         return source(name)
     location = files_of(name)
     if location is None and weights is None and ":" in name:
         name, weights = name.split(":", 1)
     if location is not None:
-        _refuse_weights(weights, name)
+        refuse_weights(weights, name)
         _refuse_config(config, name)
         return load_weights(location)
     check_known(name)
@@ -144,11 +144,6 @@ def _default_weights(name: str) -> str:
             f"or use the embedded model {EMBEDDED_MODEL!r}"
         )
     return published[0]
-
-
-def _refuse_weights(weights: str | None, where: str) -> None:
-    if weights is not None:
-        raise ConfigError(f"{where} brings its own weights; leave out weights={weights!r}")
 
 
 def _refuse_config(config: Mapping[str, Any] | None, where: str) -> None:

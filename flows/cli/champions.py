@@ -22,6 +22,7 @@ def promote(
     """Make a candidate that passed the gate the champion. Refused candidates stay refused, with their reasons."""
     if listed:
         return _list(parameters.output)
+    _refuse_no_loop(parameters.output)
     from flows import promote as flow
     from flows.steps import plain_steps
 
@@ -36,6 +37,7 @@ def promote(
 @command
 def rollback(parameters: RollbackParameters) -> Summary:
     """Make an earlier champion the champion again."""
+    _refuse_no_loop(parameters.output)
     from flows import promote as flow
     from flows.steps import plain_steps
 
@@ -52,6 +54,14 @@ def _tell(model_id: str, weights_uri: str) -> None:
 def _with_approver(parameters: M) -> M:
     """Whoever is logged in, unless somebody else is named."""
     return parameters.model_copy(update={"approver": parameters.approver or getpass.getuser()})
+
+
+def _refuse_no_loop(output: str) -> None:
+    """Before Prefect is imported, which takes seconds."""
+    from infra.store import open_store
+    from tasks.loop.champion import check_output
+
+    check_output(open_store(output))
 
 
 def _list(output: str) -> Summary:

@@ -43,13 +43,19 @@ def show(
     model: Annotated[str, typer.Argument(help=_MODEL_HELP)],
     as_json: JsonFlag = False,
 ) -> Summary:
-    """The record of a model's weights: digest, preprocessing, classes, lineage, metrics, licence."""
+    """The record of a model's weights: digest, preprocessing, classes, lineage, metrics, licence. Downloads nothing."""
     import modelkit
+    from modelkit.catalogue import to_be_fetched
     from tasks.engine.model_source import local_model
 
-    record = modelkit.describe(local_model(model)).to_json()
-    (people if as_json else answers).print_json(data=record)
-    return {"model": record}
+    if (file := to_be_fetched(model)) is not None:
+        (info,) = (vars_of(each) for each in modelkit.list_models() if each.name == file.model)
+        told = info | {"weights": file.weights, "address": file.url, "is_here": False}
+        say(f"its weights are not here yet: a job that needs them downloads them to {file.path}", style="yellow")
+    else:
+        told = modelkit.describe(local_model(model)).to_json()
+    (people if as_json else answers).print_json(data=told)
+    return {"model": told}
 
 
 @app.command("import")

@@ -123,6 +123,9 @@ def report(
     product: ProductFlag = None,
 ) -> Summary:
     """Write report/index.html into the output of a job or of `retrain`: numbers, reasons, pictures."""
+    from flows.refusals import refuse_no_results
+
+    refuse_no_results(output, product)
     with long_work():
         from infra.telling import tell
         from tasks.report.report import write_report
@@ -177,6 +180,9 @@ def verify(
     product: ProductFlag = None,
 ) -> Summary:
     """Recount: every planned item has exactly one row in its shard, every footer is true. Exit code 1 if not."""
+    from flows.refusals import refuse_no_results
+
+    refuse_no_results(output, product)
     with long_work():
         from tasks.report.verify import verify as verify_results
 

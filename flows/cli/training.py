@@ -39,6 +39,9 @@ def digitscape(parameters: DigitscapeParameters) -> Summary:
 @command
 def inspect(parameters: InspectParameters, as_json: JsonFlag = False) -> Summary:
     """Look at labels: sizes, classes, what looks wrong, near-duplicates, and the recipe that they call for."""
+    from flows.refusals import refuse_labels
+
+    refuse_labels(parameters, parameters.labelled)
     with long_work():
         from flows.inspection import run_inspect
 
@@ -89,6 +92,9 @@ def inspect(parameters: InspectParameters, as_json: JsonFlag = False) -> Summary
 @command
 def train(parameters: TrainParameters, prefect: PrefectFlag = True) -> Summary:
     """Train a model: from scratch, from other weights (--from), or beside a teacher (--teacher). Resumes by itself."""
+    from flows.refusals import refuse_training
+
+    refuse_training(parameters)
     with long_work():
         from flows.train import run_train, words_of_training
 
@@ -110,6 +116,11 @@ def train(parameters: TrainParameters, prefect: PrefectFlag = True) -> Summary:
 @command
 def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summary:
     """Judge a model on labelled images: AP by class and size (COCO's), mean IoU, or panoptic quality."""
+    from flows.refusals import refuse_labels
+    from tasks.engine.prepare import describe_model
+
+    refuse_labels(parameters, parameters.labelled)
+    describe_model(parameters.model, parameters.weights)
     with long_work():
         from flows.labels import labels_of
         from infra.telling import tell
@@ -141,6 +152,9 @@ def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summa
 @command
 def retrain(parameters: RetrainParameters, plan: PlanFlag = False, prefect: PrefectFlag = True) -> Summary:
     """Teach a student with the champion's labels on unlabelled data; promote it if the gate lets it through."""
+    from flows.refusals import refuse_loop
+
+    refuse_loop(parameters, is_tried=not plan)
     if plan:
         return _foresee(parameters)
     with long_work():

@@ -59,9 +59,29 @@ def read_label_set(
     return labels
 
 
+def find_labels(uri: str, *, classes: str | None = None) -> None:
+    """Look whether labels are there, without reading them; raises as :func:`read_label_set`."""
+    wanted = None if classes is None else read_classes(classes)
+    root, key = split_uri(uri.rstrip("/"))
+    if suffix := _suffix(key):
+        if f".{suffix}" not in _FILES:
+            raise _unknown_format(uri)
+        open_store(root).info(key)
+    elif not _has(uri.rstrip("/"), f"{MAPS_FOLDER}/"):
+        _classes_of(uri.rstrip("/"), wanted)
+
+
+def _suffix(key: str) -> str:
+    return key.rpartition(".")[2].lower() if "." in key.rpartition("/")[2] else ""
+
+
+def _unknown_format(uri: str) -> DatasetError:
+    return DatasetError(f"{uri} is no format of labels", hint="COCO or Label Studio JSON, CVAT XML, our Parquet.")
+
+
 def _read(uri: str, images_root: str | None, classes: Sequence[FileClass] | None) -> LabelSet:
     root, key = split_uri(uri.rstrip("/"))
-    suffix = key.rpartition(".")[2].lower() if "." in key.rpartition("/")[2] else ""
+    suffix = _suffix(key)
     if suffix == "parquet":
         return read_stored(uri, classes=classes)
     if suffix == "xml":
@@ -75,7 +95,7 @@ def _read(uri: str, images_root: str | None, classes: Sequence[FileClass] | None
             return read_label_studio(uri, images_root=images_root, classes=classes)
         return read_coco(uri, images_root=images_root, classes=classes)
     if suffix:
-        raise DatasetError(f"{uri} is no format of labels", hint="COCO or Label Studio JSON, CVAT XML, our Parquet.")
+        raise _unknown_format(uri)
     folder = uri.rstrip("/")
     if _has(folder, f"{MAPS_FOLDER}/") and not _has(folder, f"{MASKS_FOLDER}/"):
         named = classes if classes is not None or not _has(folder, CLASSES_FILE) else _classes_of(folder, None)

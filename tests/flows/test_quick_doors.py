@@ -16,13 +16,14 @@ from tests.flows.scenes import write_scenes
 
 HEAVY = {"torch", "torchvision", "ray", "prefect", "transformers"}
 PROGRAM = """
-import json, sys
+import json, resource, sys
 from flows.cli import main
 try:
     main()
 except SystemExit as ended:
     code = ended.code
-print(json.dumps([code or 0, sorted(sys.modules)]))
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([code or 0, sorted(sys.modules), used.ru_utime + used.ru_stime]))
 """
 
 
@@ -54,5 +55,54 @@ def test_a_quick_door_stays_quick(
 ) -> None:
     command = [sys.executable, "-c", PROGRAM, *map(str, words(done))]
     said = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120, check=True)
-    code, modules = json.loads(said.stdout.splitlines()[-1])
+    code, modules, _ = json.loads(said.stdout.splitlines()[-1])
     assert (code, HEAVY & set(modules) - allowed) == (exit_code, set()), said.stderr
+
+
+PUBLISHED = "maskrcnn_resnet50_fpn_v2"
+WRONG = {
+    "no source": ["segment", "nosuch", "new", *DIGITS],
+    "no weights": ["segment", "in", "new", "--model", PUBLISHED, "--weights", "nosuch.safetensors"],
+    "no images": ["segment", "in", "new", *DIGITS, "--images-root", "nosuch"],
+    "a file for an output": ["segment", "in", "file.txt", *DIGITS],
+    "no results to verify": ["verify", "nosuch"],
+    "nothing to report": ["report", "in"],
+    "nothing to ask": ["query", "nosuch", "SELECT 1"],
+    "nothing to export": ["export", "in", "new", "--to", "coco"],
+    "no labels to judge by": ["evaluate", DIGITS[1], "nosuch.json"],
+    "no model to judge": ["evaluate", "nosuch", "labels.json"],
+    "no labels to look at": ["inspect", "nosuch"],
+    "labels of no format": ["train", "file.txt", "new"],
+    "no weights to begin from": ["train", "labels.json", "new", "--from", "nosuch"],
+    "no classes": ["train", "labels.json", "new", "--classes", "nosuch.json"],
+    "no labels to learn from": ["retrain", "--labelled", "nosuch.json", "--unlabelled", "in", "--output", "new"],
+    "no images to learn from": ["retrain", "--labelled", "labels.json", "--unlabelled", "nosuch", "--output", "new"],
+    "nobody to promote": ["promote", "in", "--reason", "why not"],
+    "nobody to go back to": ["rollback", "nosuch", "--reason", "why not"],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_with_a_path_is_said_within_two_seconds_of_processor_time(done: Path, name: str) -> None:
+    """And before any service is started or anything written."""
+    (done / "file.txt").write_text("nothing of ours")
+    (done / "labels.json").write_text("{}")
+    paths = {each: str(done / each) for each in ("nosuch", "in", "new", "file.txt", "labels.json", "nosuch.json")}
+    words = [paths.get(word, word) if at else word for at, word in enumerate(WRONG[name])]
+    command = [sys.executable, "-c", PROGRAM, *words]
+    environment = os.environ | {"VISIONMILL_STATE_DIR": str(done / "state")}
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    code, modules, cpu_s = json.loads(said.stdout.splitlines()[-1])
+    assert code in (1, 2) and "error:" in said.stderr and "Traceback" not in said.stderr
+    assert not HEAVY & set(modules), said.stderr
+    assert cpu_s < 2.0
+    assert not (done / "state").exists()
+
+
+def test_showing_a_model_downloads_nothing(tmp_path: Path) -> None:
+    environment = os.environ | {"TORCH_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", PROGRAM, "models", "show", PUBLISHED]
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(said.stdout.splitlines()[-1])[0] == 0, said.stderr
+    assert "are not here yet" in said.stderr and PUBLISHED in said.stdout
+    assert not list(tmp_path.rglob("*"))
