@@ -142,7 +142,7 @@ def _carry_out(
         wants_report = parameters.report and not outcome.drained and not isinstance(outcome.error, StoreError)
         report = step("write report", _report, prepared) if wants_report else Report()
         summary = summary_of(prepared, inventory, record, report)
-        if step is orchestrated_steps:
+        if step is orchestrated_steps and not outcome.drained:  # likewise
             page.show_job(product, summary)
     if outcome.error is not None:
         raise outcome.error

@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypes
 from prefect.client.schemas.filters import FlowRunFilterTags as Tags
 from prefect.client.schemas.objects import FlowRun, StateType
 
-from flows.labels import labels_named, labels_to_teach
+from flows.labels import labels_named, labels_of, labels_to_teach
 from flows.parameters import RetrainParameters, WatchParameters
 from flows.recording import without_secrets
 from flows.steps import Steps, orchestrated_steps
@@ -57,7 +57,8 @@ def look(asked: RetrainParameters) -> Arrivals:
     store.probe()
     with tempfile.TemporaryDirectory(prefix="visionmill-") as folder:
         inventory = take_inventory(asked.unlabelled, folder=Path(folder))
-        return arrivals_since(store, labels_to_teach(labels_named(asked.labelled, asked), asked), inventory.path)
+        read = labels_of if asked.allow_dropped else labels_named  # without, the loop refuses what lacks images
+        return arrivals_since(store, labels_to_teach(read(asked.labelled, asked), asked), inventory.path)
 
 
 def start(parameters: WatchParameters, arrivals: Arrivals) -> Summary:

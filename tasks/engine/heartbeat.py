@@ -300,12 +300,16 @@ def remove_heartbeat(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(older_than_s: float = 3600.0) -> None:
-    """Remove what workers of vanished drivers left in the temporary folder an hour ago or earlier."""
+def sweep(older_than_s: float = 600.0) -> None:
+    """Remove what dead workers left in the temporary folder that gave no sign of life for ten minutes.
+
+    Drivers remove what their own workers leave; this is for those that died with their driver.
+    """
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
         pid = folder.name.removeprefix(_FOLDER_PREFIX).split("-")[0]
         with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > older_than_s and not _is_alive(pid):
+            newest_s = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+            if time.time() - newest_s > older_than_s and not _is_alive(pid):
                 remove_heartbeat(folder)
 
 

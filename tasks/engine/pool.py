@@ -24,7 +24,7 @@ from infra.store import Store, open_store
 from tasks.engine.clips import Handover
 from tasks.engine.dispatch import Dispatcher, DispatchPolicy, Loss
 from tasks.engine.hangs import HangLimits, HangWatch
-from tasks.engine.heartbeat import StepCost
+from tasks.engine.heartbeat import StepCost, sweep
 from tasks.engine.job import JobSpec, Outcome
 from tasks.engine.pool_outcome import Lost, PoolOutcome
 from tasks.engine.progress import Progress, ProgressMeter
@@ -150,6 +150,7 @@ def _run(
             return _PoolRun(plan, job, group, on_progress, settings, stop, refusal).carry_out()
     finally:
         group.close()
+        sweep()  # of workers that died with their driver or before they were ready
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 MAX_PIXELS = 178_956_970  # 512 MiB of RGB; where Pillow itself refuses
 MAX_FILE_BYTES = 1 << 30  # no image of MAX_PIXELS that people keep is larger; a sparse or forged one is
@@ -59,6 +60,12 @@ class DecodeOptions:
                 f"got {self.stride}, {self.max_pixels} and {self.max_file_bytes}"
             )
         check_sample_range(self.sample_range)
+
+    @classmethod
+    def of_version(cls, parameters: Mapping[str, Any]) -> DecodeOptions:
+        """How the rows of a version were decoded, by its parameters (:attr:`version_parameters`)."""
+        names = {field.name: field.name for field in fields(cls)} | {"stride": "frame_stride"}
+        return cls(**{name: parameters[key] for name, key in names.items() if key in parameters})
 
     def tolerated(self, damage: str | None, *, is_cut_off: bool = False) -> list[str]:
         """The note about damage that a decoder complains of; none where it does not.

@@ -25,10 +25,12 @@ import psutil
 
 from infra.errors import Conflict, LeaseHeld, ObjectGone, StoreError
 from infra.store import Store
+from infra.telling import tell
 from tasks.output.layout import LEASE_KEY
 
 TIME_TO_LIVE_S = 45.0
 WATCH_INTERVAL_S = 1.0
+_seen: dict[str, tuple[str, float]] = {}  # by output: etag of a lease held elsewhere, monotonic time of its first sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ def _this_process(run_id: str, time_to_live_s: float) -> Holder:
 
 def _acquire(store: Store, wanted: Holder, on_wait: Callable[[Holder], None] | None) -> str:
     """The etag of the lease once it is ours."""
-    watched: tuple[str, float] | None = None  # etag, monotonic time of its first sight
+    watched = _seen.pop(store.uri, None)  # the watch may have begun with the command
     while True:
         current = read_lease(store)
         if current is None:
@@ -192,6 +194,8 @@ def _acquire(store: Store, wanted: Holder, on_wait: Callable[[Holder], None] | N
                 if on_wait is not None:
                     on_wait(held)
                     on_wait = None
+                watched_s, until_s = time.monotonic() - watched[1], held.time_to_live_s
+                tell("watching whether another driver lives", round(watched_s), until_s, "s", f"{held} holds the lease")
                 time.sleep(min(WATCH_INTERVAL_S, held.time_to_live_s / 5))
                 continue
             etag = _swap(store, wanted, held_etag)
@@ -219,10 +223,17 @@ def read_lease(store: Store) -> tuple[Holder, str] | None:
 
 
 def refuse_if_held(store: Store) -> None:
-    """Raises LeaseHeld where a living process of this machine holds the lease; what others hold has to be watched."""
+    """Raises LeaseHeld where a living process of this machine holds the lease; what others hold has to be watched.
+
+    That watch begins here, so that a command has done with it the sooner.
+    """
     current = read_lease(store)
-    if current is not None and current[0].host == socket.gethostname() and not current[0].is_over:
-        raise _refused(store, current[0])
+    if current is None or current[0].is_over:
+        return
+    held, etag = current
+    if held.host == socket.gethostname():
+        raise _refused(store, held)
+    _seen[store.uri] = etag, time.monotonic()
 
 
 def _refused(store: Store, held: Holder) -> LeaseHeld:

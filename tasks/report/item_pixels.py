@@ -21,7 +21,7 @@ Picture = np.ndarray | str  # pixels, or why there are none
 
 
 def pixels_of_items(
-    rows: Iterable[dict[str, Any]], entries: dict[tuple[str, int], Entry], deadline: float
+    rows: Iterable[dict[str, Any]], entries: dict[tuple[str, int], Entry], options: DecodeOptions, deadline: float
 ) -> Iterator[tuple[tuple[str, int], Picture]]:
     """The pixels of every row; frames of one piece of a video are decoded in one go."""
     reader = EntryReader()
@@ -38,11 +38,11 @@ def pixels_of_items(
         elif entry is None:
             yield from ((key_of(row), "its plan is not at hand") for row in members)
         else:
-            yield from decoded(members, entry, reader, deadline)
+            yield from decoded(members, entry, reader, options, deadline)
 
 
 def decoded(
-    rows: list[dict[str, Any]], entry: Entry, reader: EntryReader, deadline: float
+    rows: list[dict[str, Any]], entry: Entry, reader: EntryReader, options: DecodeOptions, deadline: float
 ) -> Iterator[tuple[Key, Picture]]:
     """The pixels of items of one entry, or why there are none, each as soon as it is decoded."""
     waiting = {row["frame"]: row for row in rows}
@@ -53,7 +53,7 @@ def decoded(
     if waiting:
         until = max(waiting) + 1
         piece = entry if entry.media == "image" else replace(entry, end_frame=until)
-        for frame in decode_entry(piece, reader, DecodeOptions()):
+        for frame in decode_entry(piece, reader, options):
             if frame.failure is not None:
                 why = frame.failure.error
                 break

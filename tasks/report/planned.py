@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.ingest.sharding import PLAN_SCHEMA
+from tasks.media.options import DecodeOptions
+from tasks.output.listing import read_plan_facts
 from tasks.output.store_files import open_parquet
 from tasks.output.views import Views
 from tasks.records import Entry
@@ -36,6 +38,13 @@ def entries_of(views: Views, rows: Iterable[dict[str, Any]]) -> dict[tuple[str, 
                         if row["uri"] == entry.uri and entry.first_frame <= row["frame"] < end:
                             found[row["uri"], row["frame"]] = entry
     return found
+
+
+def decoding_of(views: Views) -> DecodeOptions:
+    """How the items that the views show were decoded: whoever shows pixels beside rows must see the same."""
+    newest = views.listing.newest
+    facts = None if newest is None else read_plan_facts(views.listing.store, newest.plans[-1].key)
+    return DecodeOptions() if facts is None else DecodeOptions.of_version(facts.version.parameters)
 
 
 def _lines_of(plan: pq.ParquetFile, group: int, shard_ids: list[str]) -> list[dict[str, Any]]:

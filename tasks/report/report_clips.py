@@ -15,7 +15,7 @@ from tasks.output.views import Views
 from tasks.records import Entry
 from tasks.report.drawing import resized
 from tasks.report.item_pixels import Draw, decoded, key_of
-from tasks.report.planned import entries_of
+from tasks.report.planned import decoding_of, entries_of
 
 CLIP_FRAMES = 60
 CLIP_SIDE_PX = 400
@@ -31,7 +31,7 @@ def clip_of(views: Views, rows: Sequence[dict[str, Any]], draw: Draw, *, deadlin
         draw: (pixels, row) -> picture.
         deadline: of time.monotonic().
     """
-    entries = entries_of(views, rows)
+    entries, options = entries_of(views, rows), decoding_of(views)
     pieces: dict[int, tuple[Entry, list[dict[str, Any]]]] = {}
     for row in rows:
         entry = entries.get(key_of(row))
@@ -42,7 +42,7 @@ def clip_of(views: Views, rows: Sequence[dict[str, Any]], draw: Draw, *, deadlin
         path, frames = Path(folder) / "clip.mp4", 0
         clip = ClipFile(path, quality=_QUALITY)
         for _, (entry, members) in sorted(pieces.items(), key=lambda pair: pair[0]):
-            for key, pixels in decoded(members, entry, EntryReader(), deadline):
+            for key, pixels in decoded(members, entry, EntryReader(), options, deadline):
                 row = by_key[key]
                 if not isinstance(pixels, str) and pixels.shape[:2] == (row["height"], row["width"]):
                     clip.add(resized(draw(pixels, row), long_side_px=CLIP_SIDE_PX), row["pts_s"])

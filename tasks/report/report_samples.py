@@ -21,7 +21,7 @@ from tasks.report.drawing import resized
 from tasks.report.item_pixels import MAX_FRAMES_TO_REACH, Key, Picture, key_of, pixels_of_items
 from tasks.report.panels import Panels
 from tasks.report.pictures import pictured
-from tasks.report.planned import entries_of
+from tasks.report.planned import decoding_of, entries_of
 from tasks.report.report_clips import CLIP_FRAMES, clip_of
 
 _STRIP_FRAMES = 8
@@ -74,7 +74,7 @@ def choose_and_load(views: Views, panels: Panels, samples: int, *, budget_s: flo
     entries = entries_of(views, rows.values())
     deadline = time.monotonic() + budget_s
     overlay = _overlay_of(views.product)
-    pictures = dict(pixels_of_items(rows.values(), entries, deadline))
+    pictures = dict(pixels_of_items(rows.values(), entries, decoding_of(views), deadline))
     galleries = []
     for title, explanation, group, is_strip in wanted:
         shown = tuple(_sample(row, pictures[key_of(row)], panels, overlay, is_strip) for row in group)
@@ -87,7 +87,7 @@ def samples_of(views: Views, panels: Panels, keys: Sequence[Key], *, deadline: f
     """The named items, in their order; of one that the views do not show there is none."""
     rows = _rows_of(views, keys)
     overlay = _overlay_of(views.product)
-    pictures = dict(pixels_of_items(rows, entries_of(views, rows), deadline))
+    pictures = dict(pixels_of_items(rows, entries_of(views, rows), decoding_of(views), deadline))
     return [_sample(row, pictures[key_of(row)], panels, overlay, False) for row in rows]
 
 

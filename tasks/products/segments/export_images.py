@@ -16,7 +16,7 @@ from tasks.media.endings import ending_of
 from tasks.output.views import Views
 from tasks.products.segments.export_files import ItemNames, Missing, Puts
 from tasks.records import Entry, ItemFailure
-from tasks.report.planned import entries_of
+from tasks.report.planned import decoding_of, entries_of
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -65,11 +65,11 @@ def _opened(
     views: Views,
     rows: Sequence[Row],
     reader: EntryReader,
-    image: Callable[[Row, Entry, EntryReader], T | ItemFailure],
+    image: Callable[[Row, Entry, EntryReader, DecodeOptions], T | ItemFailure],
     frame: Callable[[np.ndarray], T],
 ) -> Iterator[tuple[Row, T | ItemFailure]]:
     """What becomes of images and of the pixels of frames; those of one piece of a video are decoded at once."""
-    entries = entries_of(views, rows)
+    entries, options = entries_of(views, rows), decoding_of(views)
 
     def place(row: Row) -> tuple[str, int]:
         entry = entries.get((row["uri"], row["frame"]))
@@ -82,29 +82,31 @@ def _opened(
             yield from ((row, ItemFailure("fetch", "NoPlan", "its plan is not at hand")) for row in members)
         elif entry.media == "video":
             yield from ((row, found if isinstance(found, ItemFailure) else frame(found))
-                        for row, found in _frames(members, entry, reader))  # fmt: skip
+                        for row, found in _frames(members, entry, reader, options))  # fmt: skip
         else:
-            yield from ((row, image(row, entry, reader)) for row in members)
+            yield from ((row, image(row, entry, reader, options)) for row in members)
 
 
-def _image_file(row: Row, entry: Entry, reader: EntryReader) -> bytes | ItemFailure:
+def _image_file(row: Row, entry: Entry, reader: EntryReader, options: DecodeOptions) -> bytes | ItemFailure:
     if image_ending(row) == ending_of(row["uri"]):
-        return reader.fetch(entry)
-    found = _pixels(row, entry, reader)
+        return reader.fetch(entry, options.max_file_bytes)
+    found = _pixels(row, entry, reader, options)
     return found if isinstance(found, ItemFailure) else encoded(found, "PNG")
 
 
-def _pixels(row: Row, entry: Entry, reader: EntryReader) -> np.ndarray | ItemFailure:
-    (frame,) = decode_entry(entry, reader, DecodeOptions())
+def _pixels(row: Row, entry: Entry, reader: EntryReader, options: DecodeOptions) -> np.ndarray | ItemFailure:
+    (frame,) = decode_entry(entry, reader, options)
     if frame.image_rgb_hwc_u8 is None:
         return frame.failure or ItemFailure("decode", "NoPixels", "it has no pixels")
     return frame.image_rgb_hwc_u8
 
 
-def _frames(rows: Sequence[Row], entry: Entry, reader: EntryReader) -> Iterator[tuple[Row, np.ndarray | ItemFailure]]:
+def _frames(
+    rows: Sequence[Row], entry: Entry, reader: EntryReader, options: DecodeOptions
+) -> Iterator[tuple[Row, np.ndarray | ItemFailure]]:
     waiting = {row["frame"]: row for row in rows}
     why = ItemFailure("decode", "NoSuchFrame", "the source has no such frame any more")
-    for frame in decode_entry(replace(entry, end_frame=max(waiting) + 1), reader, DecodeOptions()):
+    for frame in decode_entry(replace(entry, end_frame=max(waiting) + 1), reader, options):
         why = frame.failure or why
         if frame.frame in waiting and frame.image_rgb_hwc_u8 is not None:
             yield waiting.pop(frame.frame), frame.image_rgb_hwc_u8

@@ -11,8 +11,9 @@ import pytest
 
 from infra.errors import LeaseHeld
 from infra.store import open_store
+from infra.telling import listening
 from tasks.output.layout import LEASE_KEY
-from tasks.output.lease import Holder, hold_lease, read_lease
+from tasks.output.lease import Holder, hold_lease, read_lease, refuse_if_held
 
 ELSEWHERE = Holder("run-b", "another-host", 4242, 0.0, "2026-01-01T00:00:00+00:00", 1.0, 0, "token-b")
 
@@ -54,6 +55,24 @@ def test_silent_holder_elsewhere_is_taken_over_after_its_time_to_live(tmp_path: 
     with hold_lease(store, "next", on_wait=waited.append):
         assert 1.0 <= time.monotonic() - started < 5
     assert [h.run_id for h in waited] == ["run-b"]
+
+
+def test_the_watch_over_a_holder_elsewhere_begins_with_the_command_s_first_look_and_is_told(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put(LEASE_KEY, dataclasses.replace(ELSEWHERE, time_to_live_s=2.0).encode())
+    words: list[str] = []
+    refuse_if_held(store)
+    time.sleep(1.5)
+    started = time.monotonic()
+    with listening(lambda word: words.append(f"{word.doing}: {word.detail}")), hold_lease(store, "next"):
+        assert time.monotonic() - started < 1.5
+    assert any("another-host" in word for word in words)
+    store.put(LEASE_KEY, ELSEWHERE.encode())
+    refuse_if_held(store)
+    store.put(LEASE_KEY, ELSEWHERE.encode(renewals=1))
+    with pytest.raises(LeaseHeld, match="another-host"):  # it was renewed since the look
+        with hold_lease(store, "next"):
+            pass
 
 
 def test_renewing_holder_elsewhere_refuses(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -21,6 +22,8 @@ from tasks.labels.reading import read_label_set
 from tasks.output.views import views_of
 from tasks.report.drawing import colour_of
 from tasks.report.export import export
+from tasks.report.panels import panels_of
+from tasks.report.report_samples import choose_and_load
 from tests.tasks.output.fake_output import FakeOutput, Item, masks_of, picture_of, with_sources
 
 
@@ -39,6 +42,13 @@ def seen(output: FakeOutput, tmp_path: Path) -> FakeOutput:
     (tmp_path / "in" / "v").mkdir(parents=True)
     output.commit(with_sources(tmp_path / "in", wanted), num_shards=2)
     return output
+
+
+def first_picture(output: FakeOutput) -> bytes:
+    """Of the report's gallery."""
+    views = views_of(output.store)
+    picture = choose_and_load(views, panels_of(views), 1)[0].samples[0].picture
+    return base64.b64decode(picture.partition(",")[2])
 
 
 def rows_of(output: FakeOutput, to: str, path: Path, **chosen: object) -> pd.DataFrame:
@@ -181,6 +191,19 @@ class TestPictures:
         assert towards < 0.75 * np.linalg.norm(plain[disc] - colour_of(0), axis=-1).mean()
         assert max(Image.open(tmp_path / "drawn/odd.jpg").size) == 504, "small pictures are enlarged, eightfold at most"
         assert (tmp_path / "drawn/v/c.avi/000003.jpg").is_file()
+
+    @pytest.mark.parametrize(("sample_range", "shown"), [("0:1000", 255), ("0:4000", 64)])
+    def test_pictures_are_decoded_as_their_rows_were(self, tmp_path: Path, sample_range: str, shown: int) -> None:
+        Image.fromarray(np.full((48, 64), 1000, np.uint16)).save(tmp_path / "deep.png")
+        source = open_store(str(tmp_path))
+        item = Item(source.uri_of("deep.png"), etag=source.info("deep.png").etag, num_instances=0)
+        output = FakeOutput(open_store(str(tmp_path / "out")), parameters={"sample_range": sample_range})
+        output.commit([item])
+        export(output.store.uri, "images", str(tmp_path / "drawn"))
+        (drawn,) = (tmp_path / "drawn").rglob("*.jpg")
+        assert abs(np.asarray(Image.open(drawn), float).mean() - shown) < 3
+        with Image.open(io.BytesIO(first_picture(output))) as picture:
+            assert abs(np.asarray(picture.convert("L"), float).mean() - shown) < 5, "and so in the report"
 
     def test_a_video_is_written_with_its_frames_at_their_times(self, seen: FakeOutput, tmp_path: Path) -> None:
         summary = export(seen.store.uri, "video", str(tmp_path / "drawn"))
