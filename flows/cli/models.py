@@ -45,10 +45,9 @@ def show(
 ) -> Summary:
     """The record of a model's weights: digest, preprocessing, classes, lineage, metrics, licence. Downloads nothing."""
     import modelkit
-    from modelkit.catalogue import to_be_fetched
-    from tasks.engine.model_source import local_model
+    from tasks.engine.model_source import local_model, not_here_yet
 
-    if (file := to_be_fetched(model)) is not None:
+    if (file := not_here_yet(model)) is not None:
         (info,) = (vars_of(each) for each in modelkit.list_models() if each.name == file.model)
         told = info | {"weights": file.weights, "address": file.url, "is_here": False}
         say(f"its weights are not here yet: a job that needs them downloads them to {file.path}", style="yellow")

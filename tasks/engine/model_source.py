@@ -13,6 +13,8 @@ from pathlib import Path
 from infra.errors import DatasetError
 from infra.settings import settings
 from infra.store import Store, open_store, split_uri
+from modelkit.catalogue import to_be_fetched
+from modelkit.downloads import PublishedFile
 
 TENSORS, RECORD = ".safetensors", ".json"
 
@@ -42,6 +44,11 @@ def local_model(model: str) -> str:
     for name in (record, tensors):  # the tensors last: their presence says that the pair is whole
         _copy_once(store, name, folder / Path(name).name)
     return str(folder / Path(tensors).name)
+
+
+def not_here_yet(model: str) -> PublishedFile | None:
+    """The published weights that a name means, where this machine has to download them first."""
+    return to_be_fetched(model)
 
 
 def _tensor_key(store: Store, key: str, model: str) -> str:
