@@ -12,10 +12,10 @@ What ``weed mini`` opens by default and what is done about it here:
 - buckets created by a typing error: ``-s3.autoCreateBucket=false``;
 - flags of an earlier start, kept in ``mini.options`` and loaded again: all flags are passed at every start.
 
-What stays open to other users of the same machine is the master's status page (``/ui/index.html``): it names the parts
-with their ports and says how full the disk is, and nothing of what is on it. ``-disableHttp`` leaves it, it takes no key,
-a list of allowed addresses would name 127.0.0.1, which is every user's, and it is how :func:`_has_joined` sees that the
-server can take objects.
+What stays open to other users of the same machine is the master's status page (``/ui/index.html``). It names the parts
+with their ports and says how full the disk is, and nothing of what is on it. ``-disableHttp`` leaves it, it takes no
+key, a list of allowed addresses would name 127.0.0.1, which is every user's, and it is how :func:`_has_joined` sees
+that the server can take objects.
 """
 
 from __future__ import annotations
