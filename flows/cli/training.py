@@ -118,22 +118,23 @@ def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summa
     """Judge a model on labelled images: AP by class and size (COCO's), mean IoU, or panoptic quality."""
     from flows.refusals import refuse_labels
     from tasks.engine.prepare import describe_model
+    from tasks.loop.champion import in_use
 
     refuse_labels(parameters, parameters.labelled)
-    describe_model(parameters.model, parameters.weights)
+    model = in_use(parameters.model)
+    describe_model(model, parameters.weights)
     with long_work():
         from flows.labels import labels_of
         from infra.telling import tell
         from tasks.evaluation.evaluate import evaluate_model
         from tasks.evaluation.figures import to_json
-        from tasks.loop.champion import in_use
 
         tell("reading the labels")
         labels = labels_of(parameters.labelled, parameters)
         tell_labels(labels.to_json())
         tell("loading the model")
         judged = evaluate_model(
-            in_use(parameters.model),
+            model,
             labels,
             weights=parameters.weights,
             device=parameters.device,
