@@ -80,7 +80,7 @@ class PoolSettings:
     """
 
     policy: DispatchPolicy | None = None
-    grace_s: float = 5.0
+    grace_s: float = 4.0
     start_s: float = 600.0
     start_failures: int = 3
     progress_every_s: float = 1.0
