@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import queue
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,7 +23,10 @@ from tasks.media.decoding import EntryReader, decode_entry
 from tasks.records import Entry, Shard
 
 MIN_ITEMS = 64  # fewer are done before a process that measures has started
+SAMPLE_S = 60.0  # for reading those; an item may hang, or its store not answer
 _SAMPLE_ENTRIES = 32  # of a shard, to see which shapes are frequent
+
+T = TypeVar("T")
 
 
 def choose_for_run(
@@ -59,7 +64,10 @@ def choose_for_run(
         max_retries=1,
         runtime_env={"env_vars": session.worker_environment(num_gpus=num_gpus)},
     )
-    answer: dict[str, Any] = session.get(remote.remote(job, first, items, workers, policy))
+    try:
+        answer: dict[str, Any] = session.get(remote.remote(job, first, items, workers, policy))
+    except ray.exceptions.WorkerCrashedError:  # by an item, maybe: the workers find out which
+        return Decision(reason="the process that measured died").to_json()
     return answer
 
 
@@ -85,7 +93,9 @@ def _measure(job: JobSpec, shard: Shard, items: int, workers: int, policy: Polic
         torch.set_num_threads(1)
     try:
         predictor = load_predictor(job)
-        found = [(predictor.piece(image), frames) for image, frames in _sample_images(job, shard)]
+        found = _within(SAMPLE_S, lambda: [(predictor.piece(i), frames) for i, frames in _sample_images(job, shard)])
+        if found is None:
+            return Decision(reason=f"a sample of the items could not be read within {SAMPLE_S:.0f} s").to_json()
         if not found:
             return Decision(reason="no readable item to measure on").to_json()
         seen = [prepared.bucket for prepared, frames in found for _ in range(frames)]
@@ -96,6 +106,26 @@ def _measure(job: JobSpec, shard: Shard, items: int, workers: int, policy: Polic
         ).to_json()
     finally:
         torch.set_num_threads(threads)
+
+
+def _within(seconds: float, function: Callable[[], T]) -> T | None:
+    """What a function gives, or None if it has not ended by then: nobody watches here over an item that hangs."""
+    answers: queue.SimpleQueue[T | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(function())
+        except Exception as error:  # noqa: BLE001 - raised below, where somebody waits
+            answers.put(error)
+
+    threading.Thread(target=ask, name="sample", daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        return None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _sample_images(job: JobSpec, shard: Shard) -> Iterator[tuple[Any, int]]:
