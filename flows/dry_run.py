@@ -34,7 +34,12 @@ def dry_run(product: Product, parameters: JobParameters) -> Summary:
     prepared = prepare_job(product, parameters, run_id=new_run_id(), device=needs.device, is_tried=False)
     with tempfile.TemporaryDirectory(prefix="visionmill-") as scratch:
         folder = Path(scratch)
-        inventory = take_inventory(parameters.source, folder=folder, images_root=parameters.images_root)
+        inventory = take_inventory(
+            parameters.source,
+            folder=folder,
+            images_root=parameters.images_root,
+            follow_links=parameters.follow_links,
+        )
         output = prepared.output
         if is_local(output.uri) and not Path(output.uri).exists():
             (folder / "nothing").mkdir()  # stands for an output that the job itself would make

@@ -119,6 +119,7 @@ def _carry_out(
             parameters.source,
             folder=Path(folder),
             images_root=parameters.images_root,
+            follow_links=parameters.follow_links,
         )
         page.log("%s: %d objects, %d bytes%s", parameters.source, inventory.num_objects, inventory.total_bytes,
                  "".join(f"; left out: {count} x {reason}" for reason, count in inventory.skipped.items()))  # fmt: skip

@@ -124,11 +124,15 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return self.list_telling(prefix, forget)
 
-    def list_telling(self, prefix: str, left_out: LeftOut) -> Iterator[ObjectInfo]:
-        """As :meth:`list`; ``left_out`` is told the key of what is no regular file (dead links, pipes), and why."""
+    def list_telling(self, prefix: str, left_out: LeftOut, *, stays_inside: bool = False) -> Iterator[ObjectInfo]:
+        """As :meth:`list`; ``left_out`` is told the key of what is no regular file (dead links, pipes), and why.
+
+        Args:
+            stays_inside: links that lead out of this store are left out, too.
+        """
         if not self._root.is_dir():
             raise BucketMissing(f"the folder {self.uri} does not exist", hint="Check the path, or create the folder.")
-        for key, stat in walk_files(self.uri, prefix, left_out):
+        for key, stat in walk_files(self.uri, prefix, left_out, stays_inside=stays_inside):
             yield ObjectInfo(key, stat.st_size, etag_of(stat))
 
     def delete(self, key: str) -> None:

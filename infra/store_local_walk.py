@@ -11,6 +11,7 @@ from infra.errors import AccessDenied
 from infra.store_keys import RESERVED_FOLDER
 
 LeftOut = Callable[[str, str], None]
+LEADS_OUT = "a link that leads out of the source (--follow-links takes it)"
 
 
 def forget(key: str, why: str) -> None:
@@ -22,7 +23,9 @@ def etag_of(stat: os.stat_result) -> str:
     return f"{stat.st_mtime_ns}-{stat.st_size}"
 
 
-def walk_files(root: str, prefix: str = "", left_out: LeftOut = forget) -> Iterator[tuple[str, os.stat_result]]:
+def walk_files(
+    root: str, prefix: str = "", left_out: LeftOut = forget, *, stays_inside: bool = False
+) -> Iterator[tuple[str, os.stat_result]]:
     """Every regular file below ``root`` whose key starts with ``prefix``, as (key, stat), in key order.
 
     Links are followed; a folder link that leads back to one of its own parents is skipped. Files and
@@ -30,6 +33,7 @@ def walk_files(root: str, prefix: str = "", left_out: LeftOut = forget) -> Itera
 
     Args:
         left_out: told the key of what is there and no regular file, and why.
+        stays_inside: leave out links that lead to a place that is not below ``root``, too.
 
     Raises:
         AccessDenied: a folder cannot be read (a listing that silently leaves out half a dataset would be worse).
@@ -37,11 +41,17 @@ def walk_files(root: str, prefix: str = "", left_out: LeftOut = forget) -> Itera
     start = prefix.rpartition("/")[0]
     folder = os.path.join(root, start) if start else root
     if os.path.isdir(folder) and ".." not in start.split("/"):
-        yield from _walk(folder, f"{start}/" if start else "", prefix, frozenset(), left_out)
+        within = os.path.join(os.path.realpath(root), "") if stays_inside else None
+        yield from _walk(folder, f"{start}/" if start else "", prefix, frozenset(), left_out, within)
 
 
 def _walk(
-    folder: str, base: str, prefix: str, parents: frozenset[tuple[int, int]], left_out: LeftOut
+    folder: str,
+    base: str,
+    prefix: str,
+    parents: frozenset[tuple[int, int]],
+    left_out: LeftOut,
+    within: str | None,
 ) -> Iterator[tuple[str, os.stat_result]]:
     try:
         here = os.stat(folder)
@@ -56,8 +66,11 @@ def _walk(
         if not (key.startswith(prefix) or prefix.startswith(key)):
             continue
         path = os.path.join(folder, name)
+        if within is not None and _leads_out(path.rstrip("/"), within):
+            left_out(key.rstrip("/"), LEADS_OUT)
+            continue
         if name.endswith("/"):
-            yield from _walk(path[:-1], key, prefix, parents | {identity}, left_out)
+            yield from _walk(path[:-1], key, prefix, parents | {identity}, left_out, within)
         elif key.startswith(prefix):
             try:
                 stat = os.stat(path)
@@ -71,6 +84,11 @@ def _walk(
                 yield key, stat
             else:
                 left_out(key, "no regular file (a pipe, socket or device)")
+
+
+def _leads_out(path: str, within: str) -> bool:
+    """Whether a path is a link to something that is there and not below ``within``."""
+    return os.path.islink(path) and os.path.exists(path) and not f"{os.path.realpath(path)}/".startswith(within)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

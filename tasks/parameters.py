@@ -152,6 +152,9 @@ class JobParameters(BaseModel):
         str | None,
         Field(min_length=1, description="Where the images of a COCO JSON lie. Default: found in the usual layouts."),
     ] = None
+    follow_links: Annotated[
+        bool, Field(description="Take links that lead out of the source folder, too; without they are left out.")
+    ] = False
     ray: Annotated[str | None, Field(description=RAY)] = None
     workers: Annotated[int | Literal["auto"], Field(description="Number of workers, or auto.")] = "auto"
     gpus_per_worker: Annotated[

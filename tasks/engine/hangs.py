@@ -65,7 +65,7 @@ class Hang:
 
 
 _MOVED_S = 0.05  # of processor time: less is spent by a thread that only looks whether it may go on
-_BUSY_SHARE = 0.1  # of a processor: less is spent by threads that keep a process in touch with others
+_BUSY_SHARE = 1 / 90  # of a processor: less is spent by a thread that only keeps a process in touch with others
 
 
 @dataclass(slots=True)
@@ -78,6 +78,7 @@ class _Step:
     moved_s: float  # when it last computed, or wanted to
     moved_cpu_s: float | None
     elsewhere_s: float = 0.0  # that others computed for it while it slept
+    others: Mapping[int, Usage] | None = None  # what those had used when it last moved
 
 
 class HangWatch:
@@ -89,6 +90,7 @@ class HangWatch:
         self._heard_s = self._active_s = now_s
         self._last: Heartbeat | None = None
         self._costs: Mapping[str, StepCost] = {}
+        self._others: Mapping[int, Usage] | None = None  # as of a step, while there is none
 
     def look(self, beat: Heartbeat | None, now_s: float, costs: Mapping[str, StepCost] | None = None) -> Hang | None:
         """What the worker hangs in, if it does.
@@ -115,10 +117,11 @@ class HangWatch:
         self._steps.clear()
 
     def _take(self, beat: Heartbeat, now_s: float) -> None:
-        before, self._last, since_s, self._heard_s = self._last, beat, now_s - self._heard_s, now_s
-        elsewhere = before is not None and _compute(before.elsewhere, beat.elsewhere, since_s)
-        if beat.working or beat.outage or elsewhere or before is None or before.items_done != beat.items_done:
-            self._active_s = now_s
+        before, self._last, self._heard_s = self._last, beat, now_s
+        is_active = beat.working or beat.outage or before is None or before.items_done != beat.items_done
+        if is_active or self._compute(self._others, beat):
+            self._active_s, self._others = now_s, beat.elsewhere
+        self._others = self._others or beat.elsewhere
         known, self._steps = self._steps, {}
         for working in beat.working:
             step = known.get(working.thread)
@@ -127,9 +130,11 @@ class HangWatch:
             elif beat.outage:
                 step.begun_s = step.moved_s = now_s
             elif _moves(working, step):
-                step.moved_s, step.moved_cpu_s = now_s, working.cpu_s
-            elif elsewhere:
-                step.moved_s, step.elsewhere_s = now_s, step.elsewhere_s + since_s
+                step.moved_s, step.moved_cpu_s, step.others = now_s, working.cpu_s, beat.elsewhere
+            elif self._compute(step.others, beat):
+                step.elsewhere_s += now_s - step.moved_s
+                step.moved_s, step.others = now_s, beat.elsewhere
+            step.others = step.others or beat.elsewhere
             self._steps[working.thread] = step
 
     def _hang_of(self, working: Working, now_s: float) -> Hang | None:
@@ -148,6 +153,15 @@ class HangWatch:
             return _hang(working, "hung in", quiet_s)
         return None
 
+    def _compute(self, before: Mapping[int, Usage] | None, beat: Heartbeat) -> bool:
+        """Whether a thread at no step, or a process below, has computed since: on a crowded machine it gets little."""
+        least_s = _BUSY_SHARE * self._limits.quiet_s
+        return any(
+            used.cpu_s is not None and known.cpu_s is not None and used.cpu_s - known.cpu_s > least_s
+            for number, used in (beat.elsewhere or {}).items()
+            if (known := (before or {}).get(number)) is not None
+        )
+
     def _somebody_computes(self, quiet: _Step, now_s: float) -> bool:
         """Whether another thread has been at one step since: it may hold what this one waits for."""
         return any(
@@ -162,19 +176,6 @@ def _moves(working: Working, step: _Step) -> bool:
     if working.cpu_s is None or step.moved_cpu_s is None:
         return False
     return working.cpu_s - step.moved_cpu_s > _MOVED_S
-
-
-def _compute(before: Mapping[int, Usage] | None, after: Mapping[int, Usage] | None, seconds: float) -> bool:
-    """Whether threads at no step, or processes below, computed in so many seconds, or wanted to all the while."""
-    if before is None or after is None:
-        return False
-    for number in before.keys() & after.keys():
-        (cpu_s, state), (cpu_after_s, state_after) = before[number], after[number]
-        if state in ("R", "D") and state_after in ("R", "D"):
-            return True
-        if cpu_s is not None and cpu_after_s is not None and cpu_after_s - cpu_s > _BUSY_SHARE * seconds:
-            return True
-    return False
 
 
 def _endless(working: Working, computed_s: float, cost: StepCost | None) -> Hang:

@@ -36,13 +36,16 @@ class Inventory:
     skipped_examples: dict[str, tuple[str, ...]]  # reason -> the first few names
 
 
-def take_inventory(source: str, *, folder: Path, images_root: str | None = None) -> Inventory:
+def take_inventory(
+    source: str, *, folder: Path, images_root: str | None = None, follow_links: bool = True
+) -> Inventory:
     """List ``source`` into ``folder/inventory.parquet``, in bounded memory.
 
     Args:
         source: what to list, see :mod:`tasks.ingest.sources`.
         folder: local work folder; created if need be. An older inventory in it is replaced once the new one is whole.
         images_root: where the images of a COCO file lie; default: its own folder.
+        follow_links: take links that lead out of a local folder, too.
 
     Raises:
         DatasetError: the source does not exist, is no source, or holds nothing to process.
@@ -54,7 +57,9 @@ def take_inventory(source: str, *, folder: Path, images_root: str | None = None)
     skipped = Skipped()
     try:
         with local_disk(folder):
-            batches = read_source(source, folder=folder, skipped=skipped, images_root=images_root)
+            batches = read_source(
+                source, folder=folder, skipped=skipped, images_root=images_root, follow_links=follow_links
+            )
             return _write(source, batches, skipped, path, scratch)
     finally:
         scratch.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ Pieces = Iterator[pa.RecordBatch | TarTask]
 
 
 def read_source(
-    source: str, *, folder: Path, skipped: Skipped, images_root: str | None = None
+    source: str, *, folder: Path, skipped: Skipped, images_root: str | None = None, follow_links: bool = True
 ) -> Iterator[pa.RecordBatch]:
     """Inventory batches (:data:`tasks.output.entries.INVENTORY_SCHEMA`) of everything that ``source`` names.
 
@@ -48,26 +48,27 @@ def read_source(
         folder: for scratch files, local.
         skipped: takes the counts of what is left out.
         images_root: where the images of a COCO file lie; default: its own folder.
+        follow_links: take links that lead out of a local folder, too.
 
     Raises:
         DatasetError: nothing is there, or it is nothing that can be a source.
         StoreError: bucket missing, access denied, storage unavailable.
     """
-    return with_members(_pieces(source, folder, skipped, images_root), skipped)
+    return with_members(_pieces(source, folder, skipped, images_root, follow_links), skipped)
 
 
 def find_source(source: str) -> None:
     """Look whether a source is there, without listing it; raises as :func:`read_source`."""
-    _pieces(source, Path(), Skipped(), None)
+    _pieces(source, Path(), Skipped(), None, True)
 
 
-def _pieces(source: str, folder: Path, skipped: Skipped, images_root: str | None) -> Pieces:
+def _pieces(source: str, folder: Path, skipped: Skipped, images_root: str | None, follow_links: bool) -> Pieces:
     if not source.strip():
         raise DatasetError("the source is empty", hint="Name a folder, a file, a glob or s3://bucket/prefix.")
     root, key = split_uri(source)
     if (below := _folder_prefix(root, key)) is not None:
         store, prefix = below
-        return _objects(store, _below(store, prefix, skipped), skipped)
+        return _objects(store, _below(store, prefix, skipped, follow_links), skipped)
     store = open_store(root)
     if (info := _lookup(store, key)) is not None:
         return _single(store, info, folder, skipped, images_root)
@@ -99,10 +100,11 @@ def _folder_prefix(root: str, key: str) -> tuple[Store, str] | None:
     return (store, prefix) if next(iter(store.list(prefix)), None) is not None else None
 
 
-def _below(store: Store, prefix: str, skipped: Skipped) -> Iterator[ObjectInfo]:
+def _below(store: Store, prefix: str, skipped: Skipped, follow_links: bool) -> Iterator[ObjectInfo]:
     """The objects of a folder; what is no regular file in a local one is counted."""
     if isinstance(store, LocalStore):
-        return store.list_telling(prefix, lambda key, why: skipped.add(why, [store.uri_of(key)], 1))
+        left_out = lambda key, why: skipped.add(why, [store.uri_of(key)], 1)  # noqa: E731
+        return store.list_telling(prefix, left_out, stays_inside=not follow_links)
     return store.list(prefix)
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from infra.errors import AccessDenied, BucketMissing, DatasetError, StoreUnavailable, UsageError, VisionmillError
 from infra.store import open_store
+from infra.store_local_walk import LEADS_OUT
+from tasks.ingest.inventory import take_inventory
 from tasks.records import Entry, etag_to_pin
 from tests.tasks.ingest.helpers import fill, listed, tar_of
 
@@ -236,6 +238,23 @@ def test_links_that_lead_nowhere_and_pipes_are_counted(tmp_path: Path) -> None:
         "a link to a folder that it lies in": 1,
         "no regular file (a pipe, socket or device)": 2,
     }
+
+
+def test_links_that_lead_out_of_the_source_are_followed_only_on_request(tmp_path: Path) -> None:
+    store = fill(str(tmp_path / "in"), {"a.jpg": b"1", "d/b.jpg": b"2"})
+    fill(str(tmp_path / "in-beside"), {"c.jpg": b"3"})
+    folder = tmp_path / "in"
+    (folder / "beside").symlink_to(tmp_path / "in-beside")
+    (folder / "c.jpg").symlink_to(tmp_path / "in-beside" / "c.jpg")
+    (folder / "twin").symlink_to(folder / "d")
+    (folder / "d" / "up").symlink_to(folder)
+    names = {}
+    for follow in (False, True):
+        inventory = take_inventory(store.uri, folder=tmp_path / "work", follow_links=follow)
+        uris = pq.read_table(inventory.path)["uri"].to_pylist()
+        names[follow] = {uri.removeprefix(f"{store.uri}/") for uri in uris}, inventory.skipped.get(LEADS_OUT, 0)
+    inside = {"a.jpg", "d/b.jpg", "twin/b.jpg"}
+    assert names == {False: (inside, 2), True: (inside | {"beside/c.jpg", "c.jpg"}, 0)}
 
 
 def test_the_inventory_replaces_an_older_one_only_when_it_is_whole(tmp_path: Path) -> None:
