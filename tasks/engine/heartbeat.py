@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,6 +136,7 @@ class HeartbeatWriter:
         self._done, self._last_done_s = 0, 0.0
         self._outages: dict[str, str] = {}
         self._write_header()
+        self._is_alone = catch_signals
         if catch_signals:
             self._last_words = (self.folder / "last_words").open("w")  # open while the process lives
             faulthandler.enable(self._last_words, all_threads=True)
@@ -208,7 +209,9 @@ class HeartbeatWriter:
 
     def read(self) -> Heartbeat | None:
         """The own heartbeat, as others see it."""
-        return read_heartbeat(self.folder)
+        beat = read_heartbeat(self.folder)
+        # The other threads of a process that is not the worker's own have their own business.
+        return beat if beat is None or self._is_alone else replace(beat, elsewhere=None)
 
     def close(self) -> None:
         """Stop recording and remove the files."""

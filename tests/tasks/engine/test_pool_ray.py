@@ -25,7 +25,7 @@ from tasks.engine.job import JobSpec
 from tasks.engine.pool import PoolSettings, run_pool, run_serial
 from tasks.engine.progress import Progress
 from tasks.output.layout import STATES_FOLDER
-from tests.tasks.engine.fakes import job_for, shards_of, write_video
+from tests.tasks.engine.fakes import COMPUTING_S, job_for, shards_of, write_video
 from tests.tasks.engine.test_clips import found_in
 from tests.tasks.engine.test_clips import plan_of as clips_plan
 from tests.tasks.engine.test_pool_serial import ListPlan, plan_of
@@ -172,6 +172,16 @@ def test_an_item_that_hangs_is_quarantined_with_its_stage_named(session: RaySess
     assert len(rows_in(plan.output)) == 8
     assert outcome.lost_workers
     assert all(lost.hung for lost in outcome.lost_workers)
+
+
+def test_an_item_whose_work_a_thread_or_a_process_does_is_an_item_like_any_other(
+    session: RaySession, tmp_path: Path
+) -> None:
+    acts = {2: "let a thread compute in infer", 5: "let a process compute in infer"}
+    plan = plan_of(tmp_path, 8, 4, acts)
+    settings = replace(QUICK, hangs=HangLimits(quiet_s=COMPUTING_S - 0.5))  # others are asked after 1 s of sleep
+    outcome = run_pool(plan, job_for(plan.output), session=session, workers=1, settings=settings)
+    assert (outcome.finished, outcome.ok, outcome.lost_workers) == (True, 8, [])
 
 
 def test_an_endless_loop_ends_once_it_took_clearly_longer_than_other_items(session: RaySession, tmp_path: Path) -> None:
