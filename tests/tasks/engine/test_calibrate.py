@@ -14,6 +14,12 @@ from tests.tasks.engine.fakes import FakePredictor, job_for
 from tests.tasks.engine.test_pool_serial import plan_of
 
 
+class InPieces(FakePredictor):
+    """The fake, as what is measured is one piece of an image."""
+
+    piece = FakePredictor.prepare
+
+
 def chosen(tmp_path: Path, acts: dict[int, str]) -> str:
     plan = plan_of(tmp_path, 64, 64, acts)
     job = job_for(plan.output, predictor_factory=None)
@@ -24,7 +30,7 @@ def chosen(tmp_path: Path, acts: dict[int, str]) -> str:
 
 def test_an_item_that_hangs_holds_up_no_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "SAMPLE_S", 0.5)
-    monkeypatch.setattr(calibrate, "load_predictor", lambda job: FakePredictor())
+    monkeypatch.setattr(calibrate, "load_predictor", lambda job: InPieces())
     began = time.monotonic()
     assert "could not be read within" in chosen(tmp_path, {4: "hang in prepare"})
     assert time.monotonic() - began < 10
@@ -36,7 +42,7 @@ def test_a_store_that_answers_nobody_ends_the_choice_as_it_ends_a_run(
     def silent(*_: object) -> None:
         raise StoreOutage("the store does not answer")
 
-    monkeypatch.setattr(calibrate, "load_predictor", lambda job: FakePredictor())
+    monkeypatch.setattr(calibrate, "load_predictor", lambda job: InPieces())
     monkeypatch.setattr(calibrate, "decode_entry", silent)
     with pytest.raises(StoreOutage):
         chosen(tmp_path, {})
