@@ -5,6 +5,7 @@ from __future__ import annotations
 from modelkit.importing.centernet import CENTERNET_RES, CENTERNET_RESDCN
 from modelkit.importing.cornernet import CORNERNET
 from modelkit.importing.key_table import KeyTable
+from modelkit.importing.princeton_hourglass import PRINCETON_HOURGLASS
 from modelkit.importing.pytorch_fcn import PYTORCH_FCN
 from modelkit.importing.pytorch_unet import PYTORCH_UNET
 from modelkit.importing.retinaface import RETINAFACE_MOBILENET, RETINAFACE_RESNET
@@ -54,6 +55,7 @@ TABLES: dict[str, KeyTable] = {
     "yolact_darknet53": YOLACT_DARKNET,
     "yolact_edge": YOLACT_EDGE,
     "yolact_edge_resnet50": YOLACT_EDGE,
+    "hourglass": PRINCETON_HOURGLASS,
     "retinaface": RETINAFACE_MOBILENET,
     "retinaface_resnet50": RETINAFACE_RESNET,
     "centernet": CENTERNET_RESDCN,

@@ -112,10 +112,8 @@ def prepare_objects(
 def gathered(found: Sequence[Landmarks], size_hw: SizeHW, points: int) -> Landmarks:
     """The objects of one image as one carrier, in their order; of ``points`` points each."""
     parts = [Landmarks.empty(size_hw, points), *found]
-    return Landmarks(
-        size_hw,
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("boxes_xyxy", "scores", "labels", "keypoints_xy", "keypoint_scores", "visibility")
-        ),
-    )
+    arrays = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("boxes_xyxy", "scores", "labels", "keypoints_xy", "keypoint_scores", "visibility")
+    }
+    return Landmarks(size_hw, **arrays)

@@ -74,9 +74,9 @@ def coordinate_landmarker(
     if mode not in ("linear", "soft_argmax"):
         raise ConfigError(f"mode must be 'linear' or 'soft_argmax', got {mode!r}")
     linear = mode == "linear"
-    parts = ({"name": "none"}, {"name": "coordinate_head"}) if linear else (neck, _HEATMAPS)
+    head = {"name": "coordinate_head"} if linear else _HEATMAPS
     return CoordinateLandmarker(
-        LandmarkNetwork(backbone, *parts, num_keypoints),
+        LandmarkNetwork(backbone, {"name": "none"} if linear else neck, head, num_keypoints),
         num_keypoints=num_keypoints,
         loss=loss,
         beta=None if linear else beta,
