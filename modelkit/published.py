@@ -15,7 +15,7 @@ from modelkit.carriers.classes import ClassInfo
 from modelkit.downloads import PublishedFile
 from modelkit.errors import UnknownNameError
 
-NO_CLASS = ("__background__", "N/A")  # among torchvision's categories
+NO_CLASS = ("__background__", "no person", "N/A")  # among torchvision's categories
 _LICENCE = "BSD-3-Clause (torchvision); trained on COCO, annotations CC BY 4.0"
 
 
@@ -77,6 +77,13 @@ _VOC = "COCO_WITH_VOC_LABELS_V1"
 PUBLISHED = (
     Published("maskrcnn_resnet50_fpn", "COCO_V1", "MaskRCNN_ResNet50_FPN_Weights.COCO_V1", _FROZEN),
     Published("fasterrcnn_resnet50_fpn", "COCO_V1", "FasterRCNN_ResNet50_FPN_Weights.COCO_V1", _FROZEN),
+    Published("keypointrcnn_resnet50_fpn", "COCO_V1", "KeypointRCNN_ResNet50_FPN_Weights.COCO_V1", _FROZEN),
+    Published(
+        "keypointrcnn_resnet50_fpn",
+        "COCO_LEGACY",
+        "KeypointRCNN_ResNet50_FPN_Weights.COCO_LEGACY",
+        {"backbone": {"norm": "frozen_batch"}},
+    ),
     Published("maskrcnn_resnet50_fpn_v2", "COCO_V1", "MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1"),
     Published("fasterrcnn_resnet50_fpn_v2", "COCO_V1", "FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1"),
     Published(

@@ -1,6 +1,7 @@
 """Detectors. Importing this package registers them."""
 
-from modelkit.detection.models import faster_rcnn, mask_rcnn
+from modelkit.detection.keypoints import KeypointHead, KeypointRCNN
+from modelkit.detection.models import faster_rcnn, keypoint_rcnn, mask_rcnn
 from modelkit.detection.pooling import PyramidRoIAlign
 from modelkit.detection.proposals import ProposalHead
 from modelkit.detection.roi_heads import BoxHead, MaskHead
@@ -10,6 +11,8 @@ from modelkit.detection.two_stage import Detections, TwoStageDetector
 __all__ = [
     "BoxHead",
     "Detections",
+    "KeypointHead",
+    "KeypointRCNN",
     "MaskHead",
     "ProposalHead",
     "ProposalSampler",
@@ -17,5 +20,6 @@ __all__ = [
     "Samples",
     "TwoStageDetector",
     "faster_rcnn",
+    "keypoint_rcnn",
     "mask_rcnn",
 ]

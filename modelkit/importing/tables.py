@@ -10,6 +10,7 @@ from modelkit.importing.pytorch_fcn import PYTORCH_FCN
 from modelkit.importing.pytorch_unet import PYTORCH_UNET
 from modelkit.importing.retinaface import RETINAFACE_MOBILENET, RETINAFACE_RESNET
 from modelkit.importing.torchvision_models import (
+    TORCHVISION_KEYPOINT_RCNN,
     TORCHVISION_RCNN,
     TORCHVISION_RESNET_RCNN,
     TORCHVISION_SEMANTIC,
@@ -22,6 +23,8 @@ from modelkit.importing.yolact import YOLACT_DARKNET, YOLACT_EDGE, YOLACT_RESNET
 TABLES: dict[str, KeyTable] = {
     "mask_rcnn": TORCHVISION_RCNN,
     "faster_rcnn": TORCHVISION_RCNN,
+    "keypoint_rcnn": TORCHVISION_KEYPOINT_RCNN,
+    "keypointrcnn_resnet50_fpn": TORCHVISION_KEYPOINT_RCNN,
     "maskrcnn_resnet50_fpn": TORCHVISION_RESNET_RCNN,
     "fasterrcnn_resnet50_fpn": TORCHVISION_RESNET_RCNN,
     "maskrcnn_resnet50_fpn_v2": TORCHVISION_RCNN,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from modelkit.carriers.classes import ClassInfo
+from modelkit.detection.keypoints import COCO_PERSON
 from modelkit.importing.key_table import KeyTable, State
 
 
@@ -20,6 +22,12 @@ def _infer_resnet_rcnn(state: State) -> dict[str, Any]:
     # A trained batch norm counts its batches; one that was frozen from the start keeps no count.
     frozen = not any(name.endswith("num_batches_tracked") for name in state)
     return {**_infer_rcnn(state), **({"backbone": {"norm": "frozen_batch"}} if frozen else {})}
+
+
+def _infer_keypoint_rcnn(state: State) -> dict[str, Any]:
+    points = state.get("roi_heads.keypoint_predictor.kps_score_lowres.bias")
+    heads = {} if points is None else {"heads": {"keypoint": {"num_keypoints": len(points)}}}
+    return {**_infer_resnet_rcnn(state), **heads}
 
 
 def _infer_semantic(state: State) -> dict[str, Any]:
@@ -38,8 +46,8 @@ _RCNN_RULES = (
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
     (r"^backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(weight|bias)$", r"neck.pyramid.\1_blocks.\2.0.\3"),
     (r"^backbone\.fpn\.", "neck.pyramid."),
-    (r"^roi_heads\.(box|mask)_head\.", r"roi_heads.\1.body."),
-    (r"^roi_heads\.(box|mask)_predictor\.", r"roi_heads.\1.predictor."),
+    (r"^roi_heads\.(box|mask|keypoint)_head\.", r"roi_heads.\1.body."),
+    (r"^roi_heads\.(box|mask|keypoint)_predictor\.", r"roi_heads.\1.predictor."),
 )
 _SEMANTIC_RULES = ((r"^(backbone|classifier|aux_classifier)\.", r"network.\1."),)
 
@@ -52,5 +60,12 @@ _SHORT_520 = {
 
 TORCHVISION_RCNN = KeyTable(_RCNN_RULES, infer=_infer_rcnn, config=TIGHTLY_PADDED)
 TORCHVISION_RESNET_RCNN = KeyTable(_RCNN_RULES, infer=_infer_resnet_rcnn, config=TIGHTLY_PADDED)
+TORCHVISION_KEYPOINT_RCNN = KeyTable(
+    _RCNN_RULES,
+    infer=_infer_keypoint_rcnn,
+    config=TIGHTLY_PADDED,
+    classes=(ClassInfo(1, "person"),),
+    keypoints=COCO_PERSON,
+)
 TORCHVISION_SEMANTIC = KeyTable(_SEMANTIC_RULES, infer=_infer_semantic, config=_SHORT_520)
 TORCHVISION_SEMANTIC_AUX = KeyTable(_SEMANTIC_RULES, infer=_infer_semantic_aux, config=_SHORT_520)

@@ -35,6 +35,13 @@ def small_mask_rcnn(**changes: Any) -> dict[str, Any]:
     return {**config, **changes}
 
 
+def small_keypoint_rcnn(**changes: Any) -> dict[str, Any]:
+    """Options of a small keypoint_rcnn of three points: ``small_mask_rcnn`` with another second head."""
+    config = small_mask_rcnn()
+    head = {"name": "keypoint_head", "num_keypoints": 3, "resolution": 7, "channels": [32], "canonical_scale": 56}
+    return {**config, "heads": {"box": config["heads"]["box"], "keypoint": head}, **changes}
+
+
 def small_panoptic(**changes: Any) -> dict[str, Any]:
     """Options of a small panoptic model: ``small_mask_rcnn`` with three things and two kinds of stuff."""
     config = small_mask_rcnn()

@@ -28,6 +28,7 @@ from tests.modelkit.builders import (
     rectangles,
     small_centernet,
     small_cornernet,
+    small_keypoint_rcnn,
     small_landmarker,
     small_mask_rcnn,
     small_panoptic,
@@ -46,6 +47,7 @@ _RCNN = {
     "heads": {"box": {"detections_per_image": 20}},
     "sampler": {"per_image": 16},
 }
+_ONE_SIZE = {**SMALL_TRANSFORM, "train_min_sizes": []}
 _ONE_STAGE = {"num_classes": 4, "transform": SMALL_TRANSFORM, "score_threshold": 0.0, "detections_per_image": 20}
 _SSD = {**_ONE_STAGE, "transform": {"min_size": 64, "max_size": 64}}
 _ELSEWHERE_IGNORED = {"ignore_boxes": torch.tensor([[-1000.0, -1000.0, 1000.0, 1000.0]])}
@@ -84,6 +86,11 @@ CASES = {
         Case("maskrcnn_resnet50_fpn_v2", _RCNN),
         Case("fasterrcnn_resnet50_fpn", _RCNN),
         Case("fasterrcnn_resnet50_fpn_v2", _RCNN),
+        Case("keypoint_rcnn", small_keypoint_rcnn()),
+        Case(
+            "keypointrcnn_resnet50_fpn",
+            {**_RCNN, "heads": {**_RCNN["heads"], "keypoint": {"channels": [64]}}, "transform": _ONE_SIZE},
+        ),
         Case("retinanet_resnet50_fpn", _ONE_STAGE),
         Case("retinanet_resnet50_fpn_v2", _ONE_STAGE),
         Case("fcos_resnet50_fpn", _ONE_STAGE),

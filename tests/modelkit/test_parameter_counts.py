@@ -27,6 +27,8 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("maskrcnn_resnet50_fpn_v2", {}, 46_359_409),
     ("fasterrcnn_resnet50_fpn", {}, 41_808_406),
     ("fasterrcnn_resnet50_fpn_v2", {}, 43_712_278),
+    ("keypointrcnn_resnet50_fpn", {}, 59_190_378),
+    ("keypointrcnn_resnet50_fpn", {"backbone": {"norm": "frozen_batch"}}, 59_137_258),
     ("lraspp_mobilenet_v3_large", {}, 3_221_538),
     ("deeplabv3_mobilenet_v3_large", {}, 11_029_328),
     ("deeplabv3_resnet50", {}, 42_004_074),
