@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def prepare_objects(
 def gathered(found: Sequence[Landmarks], size_hw: SizeHW, points: int) -> Landmarks:
     """The objects of one image as one carrier, in their order; of ``points`` points each."""
     parts = [Landmarks.empty(size_hw, points), *found]
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("boxes_xyxy", "scores", "labels", "keypoints_xy", "keypoint_scores", "visibility")
     }
