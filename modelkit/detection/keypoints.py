@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 
+from modelkit.base import VisionModel
 from modelkit.carriers.landmark_detections import LandmarkDetections
 from modelkit.carriers.landmarks import KeypointSet
 from modelkit.detection.pooling import PyramidRoIAlign
@@ -159,6 +160,7 @@ class KeypointRCNN(TwoStageDetector):
     """
 
     gives_soft_masks = False
+    traced = VisionModel.traced  # refused: each object's grid is enlarged to the size of its box
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
