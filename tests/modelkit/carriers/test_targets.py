@@ -82,8 +82,13 @@ moves = st.builds(
 )
 
 
+def known() -> dict[str, Field]:
+    """Every entry but a face's mesh, which cannot be mirrored and has tests of its own."""
+    return {name: field for name, field in FIELDS.items() if name != "meshes"}
+
+
 def test_the_sample_above_has_every_entry_that_is_known() -> None:
-    assert target().keys() == FIELDS.keys()
+    assert target().keys() == known().keys()
 
 
 @pytest.mark.parametrize(
@@ -247,6 +252,6 @@ def test_samples_disagreeing_about_left_and_right_and_pairs_of_frames_are_not_mi
 def test_a_pipeline_carries_every_entry() -> None:
     for seed in range(5):
         after = Pipeline(STRONG)(sample(), torch.Generator().manual_seed(seed)).target
-        assert after.keys() == FIELDS.keys()
-        per_object = [name for name, field in FIELDS.items() if field.per_object]
+        assert after.keys() == known().keys()
+        per_object = [name for name, field in known().items() if field.per_object]
         assert len({len(after[name]) for name in per_object}) == 1
