@@ -13,7 +13,7 @@ CUDA_LIBRARIES := ^(nvidia-|cuda-|triton)
 ALONE := ray or prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining experiment-parity experiment-kills train-demo-model ship-demo-model train-semantic train-panoptic train-yolact clean
+.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining experiment-parity experiment-photographs experiment-kills train-demo-model ship-demo-model train-semantic train-panoptic train-yolact clean
 
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
