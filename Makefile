@@ -78,8 +78,9 @@ experiment-parity: $(STAMP)  ## what users get beside torchvision, transformers 
 	@$(BIN)/python -m benchmarks.parity
 	@$(BIN)/python -m pytest -m reference -rP tests/modelkit/reference
 
-experiment-photographs: $(STAMP)  ## what training reaches on real pictures by default (DATA=folder of the sets; two hours, resumable)
+experiment-photographs: $(STAMP)  ## what training reaches on real pictures by default, and what the loop adds (DATA=folder of the sets; hours, resumable)
 	@$(BIN)/python -m benchmarks.photographs $(DATA) --note docs/benchmarks
+	@$(BIN)/python -m benchmarks.photographs_loop $(DATA) --note docs/benchmarks
 
 experiment-kills: $(STAMP)  ## whole jobs killed in every way, on a folder and on S3 (half an hour)
 	@$(BIN)/python -m benchmarks.kills

@@ -50,10 +50,10 @@ def record_of(data: Path, name: str, steps: int | None, work: Path) -> dict[str,
     output = work / name / f"steps-{steps or 'default'}"
     output.mkdir(parents=True, exist_ok=True)
     options = [] if steps is None else ["--steps", str(steps)]
-    trained, training_s = _measured(
+    trained, training_s = measured(
         output / "training_s", "train", str(learnt), str(output), *options, "--ray", "none", "--no-prefect"
     )
-    judgement, judging_s = _measured(output / "judging_s", "evaluate", trained["weights"], str(judged))
+    judgement, judging_s = measured(output / "judging_s", "evaluate", trained["weights"], str(judged))
     return {
         "set": name,
         "commit": current_commit(),
@@ -65,7 +65,7 @@ def record_of(data: Path, name: str, steps: int | None, work: Path) -> dict[str,
     }
 
 
-def _measured(file: Path, *command: str) -> tuple[dict[str, Any], float]:
+def measured(file: Path, *command: str) -> tuple[dict[str, Any], float]:
     """The summary of a command, and the seconds of a core that it has taken so far; ``file`` keeps these."""
     before = _children_s()
     environment = {**os.environ, **malloc_environment(), "OMP_NUM_THREADS": "1"}

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 _JUDGED_SHARE = 5  # one of so many pictures, where pictures have nothing to do with each other
 
@@ -23,6 +25,9 @@ class PictureSet:
         maps: its folder of label maps: "masks" of classes or "instances" of objects.
         group_of: file name without ending -> its group; all of a group is on one side.
         judged: group -> whether it is judged on; the others are learnt from.
+        divisions: the same for each division of the experiment with the loop, which has another test set each.
+        labelled_share: of what is not judged, in the experiment with the loop.
+        loop_side: pictures are reduced to this longer side there, pixels, so that a record takes less than an hour.
         figure: group and name of the figure in what ``visionmill evaluate`` reports.
         says: how it is divided, in words.
     """
@@ -31,36 +36,118 @@ class PictureSet:
     maps: str
     group_of: Callable[[str], str]
     judged: Callable[[str], bool]
+    divisions: Sequence[Callable[[str], bool]]
+    labelled_share: float
+    loop_side: int
     figure: tuple[str, str]
     says: str
 
 
+def _is_sequence(name: str) -> Callable[[str], bool]:
+    return lambda group: group == name
+
+
+def _is_fifth(which: int) -> Callable[[str], bool]:
+    return lambda group: int(hashlib.sha1(group.encode()).hexdigest(), 16) % _JUDGED_SHARE == which
+
+
 SETS: Mapping[str, PictureSet] = {
     "camvid": PictureSet(
-        "camvid_train", "masks", lambda stem: stem.rpartition("_")[0], lambda group: group == "0006R0",
-        ("semantic", "miou"), "learnt from sequences 0001TP and 0016E5, judged on sequence 0006R0",
+        folder="camvid_train",
+        maps="masks",
+        group_of=lambda stem: stem.rpartition("_")[0],
+        judged=_is_sequence("0006R0"),
+        divisions=[_is_sequence(name) for name in ("0006R0", "0001TP", "0016E5")],
+        labelled_share=1 / 8,
+        loop_side=320,
+        figure=("semantic", "miou"),
+        says="learnt from sequences 0001TP and 0016E5, judged on sequence 0006R0",
     ),
     "dsb2018": PictureSet(
-        "dsb2018", "instances", lambda stem: stem,
-        lambda group: int(hashlib.sha1(group.encode()).hexdigest(), 16) % _JUDGED_SHARE == 0,
-        ("counts", "accuracy50"), "judged on a fifth of the pictures, those whose names' digests divide by five",
+        folder="dsb2018",
+        maps="instances",
+        group_of=lambda stem: stem,
+        judged=_is_fifth(0),
+        divisions=[_is_fifth(which) for which in range(3)],
+        labelled_share=1 / 10,
+        loop_side=256,
+        figure=("counts", "accuracy50"),
+        says="judged on a fifth of the pictures, those whose names' digests divide by five",
     ),
-}  # fmt: skip
+}
 
 
 def divided(data: Path, name: str, work: Path) -> tuple[Path, Path]:
     """Folders of what is learnt from and of what is judged on; made anew each time, which costs nothing."""
     chosen = SETS[name]
-    source, parts = data / chosen.folder, (work / name / "learnt", work / name / "judged")
-    for part in parts:
+    learnt, judged = work / name / "learnt", work / name / "judged"
+    parts = {learnt: [], judged: []}  # type: dict[Path, list[str]]
+    for stem in _stems(data / chosen.folder):
+        parts[judged if chosen.judged(chosen.group_of(stem)) else learnt].append(stem)
+    for part, stems in parts.items():
+        _write(data / chosen.folder, chosen.maps, part, stems, side=None)
+    return learnt, judged
+
+
+def divided_for_loop(data: Path, name: str, division: int, work: Path) -> tuple[Path, Path, Path]:
+    """Folders of what is labelled, of what is not (its labels beside it, for audits) and of what is judged on.
+
+    Of each group that is not judged one piece is labelled: pictures of it that follow each other.
+    """
+    chosen = SETS[name]
+    stems, groups = _stems(data / chosen.folder), dict[str, list[str]]()
+    judged = [stem for stem in stems if chosen.divisions[division](chosen.group_of(stem))]
+    for stem in sorted(set(stems) - set(judged)):
+        groups.setdefault(chosen.group_of(stem), []).append(stem)
+    if max(map(len, groups.values())) == 1:  # pictures that have nothing to do with each other: any will do
+        rest = sorted(
+            (stem for each in groups.values() for stem in each), key=lambda stem: _digest(f"{division}{stem}")
+        )
+        groups = {"": rest}
+    labelled = set[str]()
+    for members in groups.values():
+        count = max(2, round(len(members) * chosen.labelled_share))
+        first = (division * len(members) // len(chosen.divisions)) % max(1, len(members) - count)
+        labelled |= set(members[first : first + count])
+    parts = {"labelled": sorted(labelled), "unlabelled": sorted(set(stems) - set(judged) - labelled), "judged": judged}
+    folder = work / name / f"division-{division}"
+    for part, chosen_stems in parts.items():
+        _write(data / chosen.folder, chosen.maps, folder / part, chosen_stems, side=chosen.loop_side)
+    return folder / "labelled", folder / "unlabelled", folder / "judged"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha1(text.encode()).hexdigest()
+
+
+def _stems(source: Path) -> list[str]:
+    return sorted(path.stem for path in (source / "images").iterdir())
+
+
+def _write(source: Path, maps: str, part: Path, stems: Sequence[str], *, side: int | None) -> None:
+    """Links to the files of some pictures, or PNGs of them reduced to a longer side; what is there already stays."""
+    if side is None:
         shutil.rmtree(part, ignore_errors=True)
-        for folder in ("images", chosen.maps):
-            (part / folder).mkdir(parents=True)
-        if (source / "classes.json").exists():
-            (part / "classes.json").symlink_to(source / "classes.json")
-    labels = {path.stem: path for path in (source / chosen.maps).iterdir()}
-    for image in sorted((source / "images").iterdir()):
-        part = parts[chosen.judged(chosen.group_of(image.stem))]
-        (part / "images" / image.name).symlink_to(image)
-        (part / chosen.maps / labels[image.stem].name).symlink_to(labels[image.stem])
-    return parts
+    for folder in ("images", maps):
+        (part / folder).mkdir(parents=True, exist_ok=True)
+        files = {path.stem: path for path in (source / folder).iterdir()}
+        for stem in stems:
+            place = part / folder / (files[stem].name if side is None else f"{stem}.png")
+            if side is None:
+                place.symlink_to(files[stem])
+            elif not place.exists():
+                _reduced(files[stem], side, nearest=folder == maps).save(place)
+    classes = part / "classes.json"
+    if (source / "classes.json").exists() and not classes.exists():
+        shutil.copy(source / "classes.json", classes)
+
+
+def _reduced(path: Path, side: int, *, nearest: bool) -> Image.Image:
+    """The picture with a longer side of at most ``side`` pixels; labels keep their values."""
+    with Image.open(path) as opened:
+        picture = opened if nearest else opened.convert("RGB")
+        factor = side / max(picture.size)
+        if factor >= 1:
+            return picture.copy()
+        size = (round(picture.width * factor), round(picture.height * factor))
+        return picture.resize(size, Image.Resampling.NEAREST if nearest else Image.Resampling.BOX)
