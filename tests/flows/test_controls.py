@@ -30,7 +30,7 @@ from infra.store import open_store
 from modelkit import Predictor, Weights, save_weights
 from modelkit.digitscape import Digitscape, SceneStyle, write_dataset
 from tasks.labels.label_sets import LabelSet
-from tasks.loop import candidates, judging, rounds
+from tasks.loop import candidates, judging, methods, rounds
 from tasks.loop.schemas import VERDICTS
 from tasks.output import tables
 from tasks.product import Judgement
@@ -38,7 +38,7 @@ from tasks.training.job import TrainingJob
 
 SIZE = (128, 128)
 STYLE = SceneStyle(digits=(7, 10), size_px=(24.0, 48.0), empty_share=0.0, overlap=0.1)
-AUDIT, RATE = "audit: lower bound of precision", "heartbeat: accepted rate"
+AUDIT = "audit: lower bound of precision"
 
 
 def disturb_masks(model: nn.Module) -> None:
@@ -124,14 +124,19 @@ class Loops:
         }
         return checked(RetrainParameters, **{**asked, **changes})
 
-    def failing(self, name: str, step: Steps = plain_steps, **changes: str) -> dict[str, float | None]:
-        """The criteria of the gate that do not hold, with their values."""
+    def outcome(self, name: str, step: Steps = plain_steps, **changes: str) -> dict[str, Any]:
+        """What the loop says of its only round."""
 
         def quick(title: str, function: Any, *args: Any, **kwargs: Any) -> Any:
             told = title.endswith((": compare models", ": write report"))  # what people are told is another matter
             return None if told else step(title, function, *args, **kwargs)
 
-        run_retrain(self.parameters(name, **changes), orchestrated=False, step=quick)
+        [outcome] = run_retrain(self.parameters(name, **changes), orchestrated=False, step=quick)["rounds"]
+        return dict(outcome)
+
+    def failing(self, name: str, step: Steps = plain_steps, **changes: str) -> dict[str, float | None]:
+        """The criteria of the gate that do not hold, with their values."""
+        self.outcome(name, step, **changes)
         rows = tables.read(open_store(str(self.folder / name)), VERDICTS).to_pylist()
         return {row["criterion"]: row["value"] for row in rows if row["round"] == 1 and not row["passed"]}
 
@@ -144,6 +149,7 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> Any:
             patch.setattr(module, "carry_out", made.carry_out)
         patch.setattr(rounds, "judge_on_gate", made.judge_on_gate)
         patch.setattr(rounds, "difference", made.difference)
+        patch.setattr(methods, "WATCHED_OBJECTS", 5)  # as many as a class has in so small a gate set
         for module in (rounds, judging):
             patch.setattr(module, "candidates_on", made.candidates_on)
         yield made
@@ -164,8 +170,8 @@ def test_unlabelled_images_of_another_domain_are_refused(loops: Loops, tmp_path:
 def test_a_teacher_of_poisoned_labels_labels_nothing(loops: Loops, monkeypatch: pytest.MonkeyPatch) -> None:
     """It names the next class, as it was taught; C, which it never saw, says otherwise, so no class is certified."""
     monkeypatch.setitem(loops.weights, "teacher", loops.saved("poisoned", turn_classes))
-    failing = loops.failing("poisoned", changed_steps({"divide data": poisoned}))
-    assert failing[RATE] is None and failing["audit: labels looked at"] is None
+    outcome = loops.outcome("poisoned", changed_steps({"divide data": poisoned}))
+    assert outcome["candidate"] is None and sum(outcome["accepted"].values()) == 0 and not outcome["gate"]["passed"]
 
 
 def test_copies_of_labelled_images_are_no_unlabelled_ones(loops: Loops, tmp_path: Path) -> None:
