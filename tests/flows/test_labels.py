@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from infra.errors import UsageError
 from infra.store import open_store
 from modelkit.digitscape import Digitscape, write_dataset
 from tasks.training.recipe import TrainingRecipe
@@ -69,11 +70,18 @@ def test_ids_from_0_go_through_training_and_come_back_in_the_export(
     assert [each["name"] for each in content["categories"]] == [str(k) for k in range(10)]
 
 
-def test_missing_images_are_told_before_a_model_is_loaded(labelled: Path, tmp_path: Path) -> None:
+def test_missing_images_are_told_before_a_model_is_loaded(
+    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*args: Any, **options: Any) -> Any:
+        raise UsageError("a model was loaded")
+
+    monkeypatch.setattr("tasks.evaluation.evaluate.evaluate_model", load)
     (labelled.parents[1] / "val").rename(tmp_path / "elsewhere")
-    words = ["evaluate", "no such model", str(labelled), "--allow-dropped"]
+    words = ["evaluate", "digitscape_mask_rcnn", str(labelled), "--allow-dropped"]
     assert f"{SCENES} of {SCENES} images that" in refused(1, *words)
-    assert "no such model" in refused(2, *words, "--images-root", str(tmp_path / "elsewhere"))
+    assert "a model was loaded" in refused(2, *words, "--images-root", str(tmp_path / "elsewhere"))
+    assert "no such model" in refused(2, "evaluate", "no such model", *words[2:]), "which costs nothing to see"
 
 
 def test_a_coco_file_is_a_source_wherever_its_images_lie(labelled: Path, tmp_path: Path) -> None:
