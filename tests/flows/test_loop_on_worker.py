@@ -58,7 +58,7 @@ def decide_by_hand(api: httpx.Client, found: dict[str, Any], store: Store, outpu
 def test_a_watch_starts_the_loop_a_worker_carries_it_out_and_the_next_watch_starts_nothing(
     prefect_api: str, services_dir: Path, tmp_path: Path
 ) -> None:
-    asked = {**tiny_loop(tmp_path), "steps": 5}
+    asked = tiny_loop(tmp_path)
     names = {"labelled": "VISIONMILL_LABELLED", "unlabelled": "VISIONMILL_UNLABELLED", "output": "VISIONMILL_LOOP"}
     places = {variable: asked.pop(name) for name, variable in names.items()}
     services.ensure_worker(state_dir=services_dir)

@@ -74,6 +74,21 @@ def test_a_server_that_the_user_named_keeps_its_own_log_in(monkeypatch: pytest.M
     assert services.page_of("/runs") == ("https://prefect.example/runs", "https://prefect.example/runs")
 
 
+REFUSED = ("Login", "Authentication failed")
+"""What a browser shows that is not logged in: the form, or on the way to it what the server answered."""
+
+
+def _settled(file: Path, folder: Path) -> str:
+    """What a browser shows in the end; in virtual time a view may still be fading into the next: then it looks again."""
+    own = ("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--virtual-time-budget=20000", "--dump-dom")
+    page = ""
+    for _ in range(4):
+        page = browse(file, folder, *own).stdout
+        if "<title>Prefect Server</title>" not in page or any(words in page for words in REFUSED):
+            break
+    return page
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_that_opens_the_file_is_logged_in_and_another_one_is_asked(
@@ -86,11 +101,10 @@ def test_a_browser_that_opens_the_file_is_logged_in_and_another_one_is_asked(
     seen = []
     for name, file in (("with", Path(opened.removeprefix("file://"))), ("without", without)):
         (tmp_path / name).mkdir()
-        own = ("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--virtual-time-budget=20000", "--dump-dom")
-        seen.append(browse(file, tmp_path / name, *own).stdout)
+        seen.append(_settled(file, tmp_path / name))
     titles = [text.partition("<title>")[2].partition("<")[0] for text in seen]
-    assert "Runs" in titles[0] and "Login" not in seen[0], seen[0]
-    assert "Runs" not in titles[1] and "Login" in seen[1], seen[1]
+    assert "Runs" in titles[0] and not any(words in seen[0] for words in REFUSED), seen[0]
+    assert "Runs" not in titles[1] and any(words in seen[1] for words in REFUSED), seen[1]
 
 
 def test_an_address_of_a_run_is_opened_where_it_points(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,7 +236,7 @@ def test_loading_by_path_name_and_seed(tmp_path: Path) -> None:
 
 
 def test_names_that_mean_nothing_are_explained() -> None:
-    with pytest.raises(UnknownNameError, match="known models: .*deeplabv3plus"):
+    with pytest.raises(UnknownNameError, match=r"known models: .*deeplabv3plus"):
         load("no_such_model")
     with pytest.raises(WeightsError, match="random:SEED"):
         load("mask_rcnn")

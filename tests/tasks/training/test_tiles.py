@@ -126,7 +126,7 @@ def test_a_derived_recipe_for_large_pictures_trains_on_windows_of_its_tiles_at_t
     assert transform["tile"] == [800, 100] and (transform["min_size"], transform["max_size"]) == (640, 640)
     [cut] = [each for each in values["labelled"]["augmentation"] if each["name"] == "random_crop"]
     assert cut["short_side"] == 640 and cut["height"] == cut["width"] == transform["train_min_sizes"][0]
-    anchors = [size for [size] in values["config"]["rpn"]["anchor_sizes"]]
+    anchors = [size for sizes in values["config"]["rpn"]["anchor_sizes"] for size in sizes]
     assert 20 * 0.8 <= min(anchors) < max(anchors) <= 2 * 20 * 0.8, "at the scale of the tiles: 16 pixels"
     semantic = find_kind("semantic").derived
     assert semantic is not None

@@ -25,7 +25,7 @@ def broken_job(folder: Path, workers: int) -> dict[str, Any]:
     for info in list(store.list("images/")):
         store.put(info.key, b"no picture")
     again = prepare_training(str(folder), job.recipe, job.labelled_set, num_workers=workers)
-    return {"job": again.to_json(), "place": "words of this test"}
+    return {"job": again.to_json(), "place": "words of this test", "logs": []}
 
 
 @pytest.fixture
