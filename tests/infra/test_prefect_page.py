@@ -79,7 +79,7 @@ REFUSED = ("Login", "Authentication failed")
 
 
 def _settled(file: Path, folder: Path) -> str:
-    """What a browser shows in the end; in virtual time a view may still be fading into the next: then it looks again."""
+    """What a browser shows in the end; in virtual time a view may still be fading into the next: it looks again."""
     own = ("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--virtual-time-budget=20000", "--dump-dom")
     page = ""
     for _ in range(4):
