@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from modelkit.base import Prediction, VisionModel
 from modelkit.carriers import Instances, SizeHW
+from modelkit.carriers.landmarks import Landmarks
 from modelkit.compile.execution import ExecutionChoice, ForwardFn
 from modelkit.errors import ModelkitError
 from modelkit.pictures import as_pixels
@@ -95,6 +96,14 @@ def marked_at_limit(found: Any, model: VisionModel, min_score: float) -> Any:
         return found
     objects = int((found.is_thing & (found.scores >= min_score)).sum())
     return replace(found, at_limit=limit) if objects >= limit else found
+
+
+def with_points_named(found: Any, weights: Weights) -> Any:
+    """A carrier of objects with points that says what its points are, where the weights' record does."""
+    names = weights.keypoints
+    if names is None or not isinstance(found, Landmarks) or found.keypoint_set is not None:
+        return found
+    return replace(found, keypoint_set=names) if found.keypoint_scores.shape[-1] == len(names) else found
 
 
 class Predictor:
@@ -274,7 +283,8 @@ class Predictor:
 
     def finish(self, raw: Prediction) -> Any:
         """One raw result as the carrier of its kind, in source pixels; pure, any thread."""
-        return marked_at_limit(raw.finish(self.min_score), self.model, self.min_score)
+        found = with_points_named(raw.finish(self.min_score), self.weights)
+        return marked_at_limit(found, self.model, self.min_score)
 
     def __call__(self, images: Sequence[Any], *, batch_size: int = 8) -> list[Any]:
         """Carriers of results (``Instances``, ...) for images of any sizes, in order.

@@ -70,7 +70,7 @@ def import_(
     """Turn a published checkpoint into safetensors + record; every tensor is checked, nothing is unpickled."""
     with long_work():
         import modelkit
-        from tasks.product import find_kind, find_product, kind_names
+        from tasks.product import products, stores
 
         parts, options = dict(map(_pair_of, part or ())), _json_of(config)
         record = modelkit.import_weights(name, file, destination, config=options, classes=classes, parts=parts)
@@ -78,9 +78,9 @@ def import_(
         f"imported {file.name} as {name}: {record.num_parameters:,} parameters, digest {record.digest[:12]}",
         style="green",
     )
-    if record.kind in kind_names():
-        verb = find_product(find_kind(record.kind).product).verb
-        say(f"use it:  visionmill {verb} SOURCE OUTPUT --model {destination}")
+    verbs = [each.verb for each in products().values() if stores(each, record.kind)]
+    if verbs:
+        say(f"use it:  visionmill {verbs[0]} SOURCE OUTPUT --model {destination}")
     else:
         say(f"use it:  modelkit.load({str(destination)!r}) in Python; no job stores what models of its kind find yet")
     return {"model": record.to_json(), "path": str(destination)}

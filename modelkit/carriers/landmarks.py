@@ -112,6 +112,7 @@ class Landmarks:
         visibility: (n, K) uint8, among ``ABSENT``, ``HIDDEN`` and ``VISIBLE``.
         surfaces: n, one for each object; None when the model gives none.
         track_ids: (n,) int64, unique in an image; None when nobody tracks.
+        keypoint_set: what the K points are, as the weights' record says; None where nobody said it.
 
     Raises:
         ValueError: when shapes do not agree, or a point is absent in one array and not in another.
@@ -126,6 +127,7 @@ class Landmarks:
     visibility: np.ndarray
     surfaces: Sequence[Surface] | None = None
     track_ids: np.ndarray | None = None
+    keypoint_set: KeypointSet | None = None
 
     def __post_init__(self) -> None:
         n, points = len(self.scores), self.keypoint_scores.shape[-1]
@@ -140,6 +142,8 @@ class Landmarks:
                 raise ValueError(f"{name} must have shape {shape} for {n} objects of {points} points, got {actual}")
         if self.surfaces is not None and len(self.surfaces) != n:
             raise ValueError(f"surfaces must be {n}, one for each object, got {len(self.surfaces)}")
+        if self.keypoint_set is not None and len(self.keypoint_set) != points:
+            raise ValueError(f"keypoint_set must name {points} points, got {len(self.keypoint_set)}")
         if not np.array_equal(np.isfinite(self.keypoints_xy).all(-1), self.visibility > ABSENT):
             raise ValueError("keypoints_xy must be NaN exactly where visibility says that a point is absent")
 
@@ -165,6 +169,7 @@ class Landmarks:
             visibility=self.visibility[places],
             surfaces=None if self.surfaces is None else [self.surfaces[k] for k in places.tolist()],
             track_ids=None if self.track_ids is None else self.track_ids[places],
+            keypoint_set=self.keypoint_set,
         )
 
     def at_least(self, min_score: float) -> Landmarks:

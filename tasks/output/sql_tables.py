@@ -13,6 +13,7 @@ _TYPES = {
     pa.string(): "VARCHAR",
     pa.binary(): "BLOB",
     pa.bool_(): "BOOLEAN",
+    pa.uint8(): "UTINYINT",
     pa.int32(): "INTEGER",
     pa.int64(): "BIGINT",
     pa.float32(): "FLOAT",
@@ -33,4 +34,7 @@ def sql_type(kind: pa.DataType) -> str:
         return f"{sql_type(kind.value_type)}[]"
     if pa.types.is_map(kind):
         return f"MAP({sql_type(kind.key_type)}, {sql_type(kind.item_type)})"
+    if pa.types.is_struct(kind):
+        fields = ", ".join(f'"{field.name}" {sql_type(field.type)}' for field in kind)
+        return f"STRUCT({fields})"
     return _TYPES[kind]

@@ -42,6 +42,25 @@ FROZEN["segments_measured.v1"] = [
     ("q_stability", "list<item: float>", True),
     ("q_tta", "list<item: float>", True),
 ]
+_PAIRS = "list<item: list<item: int32>>"
+FROZEN["landmarks.v1"] = [
+    *FROZEN["segments.v1"][:16],
+    ("labels", "list<item: int32>", True),
+    ("names", "list<item: string>", True),
+    ("scores", "list<item: float>", True),
+    ("boxes_xyxy", "list<item: list<item: float>>", True),
+    ("keypoints_xy", "list<item: list<item: list<item: float>>>", True),
+    ("keypoint_scores", "list<item: list<item: float>>", True),
+    ("visibility", "list<item: list<item: uint8>>", True),
+    ("surfaces", "list<item: binary>", True),
+    ("surface_origins_xy", _PAIRS, True),
+    ("track_ids", "list<item: int64>", True),
+    (
+        "keypoint_set",
+        f"struct<names: list<item: string>, flip_pairs: {_PAIRS}, skeleton: {_PAIRS}, sigmas: list<item: double>>",
+        True,
+    ),
+]
 ALL = [(name, schema_named(product.name, name)) for product in products().values() for name in product.schemas()]
 
 

@@ -1,4 +1,4 @@
-"""``visionmill models import`` of models whose product does not exist yet."""
+"""``visionmill models import`` of published weights: checked, written, and the command that takes them is told."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.flows.command import visionmill
 CONFIG = {"backbone": {"width": 0.1}, "neck": {"channels": 8}}
 
 
-def test_weights_that_no_job_can_use_yet_are_imported_all_the_same(tmp_path: Path) -> None:
+def test_imported_weights_know_their_points_and_the_command_that_takes_them(tmp_path: Path) -> None:
     torch.save(create_model("retinaface", **CONFIG).state_dict(), tmp_path / "faces.pth")
     options = ("--config", json.dumps(CONFIG), "--json")
     said = visionmill("models", "import", "retinaface", tmp_path / "faces.pth", tmp_path / "weights", *options)
-    assert "modelkit.load(" in said.stderr
+    assert f"visionmill landmark SOURCE OUTPUT --model {tmp_path / 'weights'}" in " ".join(said.stderr.split())
     assert said.summary["path"] == str(tmp_path / "weights")
     record = load_weights(tmp_path / "weights")[1]
     assert record.kind == "keypoints"

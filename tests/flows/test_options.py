@@ -48,7 +48,7 @@ def test_names_and_defaults_of_all_options_are_those_that_were_published() -> No
         (f"{LOOP} --tta vflip", "--tta: must be 'hflip', '0.75x' or '1.25x', got 'vflip'"),
         (
             f"{LOOP} --task instanc",
-            "--task: there is no kind of model 'instanc'; kinds: detection, instance, panoptic, ",
+            "--task: there is no kind of model 'instanc'; kinds: detection, instance, keypoints, panoptic, ",
         ),
         (f"{LOOP} --calibration none", "--calibration: must be 'holdout' or 'crossfit', got 'none'"),
         (f"{LOOP} --rounds 9", "9 rounds need as many looks at the gate set"),

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from modelkit import rle
 from modelkit.carriers import Instances
+from tasks.output.list_columns import boxes_array, list_array
 from tasks.products.segments.schema import QUALITIES
 
 
@@ -23,17 +24,17 @@ def columns(found: Sequence[Instances | None], class_names: Mapping[int, str]) -
     def lists(of: Callable[[Instances], np.ndarray], kind: pa.DataType) -> pa.Array:
         parts = [of(one) for one in found if one is not None]
         values = np.concatenate(parts) if parts else np.zeros(0)
-        return _list_array([None if one is None else len(one) for one in found], pa.array(values, kind))
+        return list_array([None if one is None else len(one) for one in found], pa.array(values, kind))
 
     labels = lists(lambda one: one.labels, pa.int32())
     names = [class_names.get(label, f"class {label}") for label in labels.values.to_pylist()]
     areas = [areas_of(one) for one in found if one is not None]
     return {
         "labels": labels,
-        "names": _list_array(_lengths(found), pa.array(names, pa.string())),
+        "names": list_array(_lengths(found), pa.array(names, pa.string())),
         "scores": lists(lambda one: one.scores, pa.float32()),
-        "boxes_xyxy": _list_array(_lengths(found), _boxes([one.boxes_xyxy for one in found if one is not None])),
-        "areas": _list_array(_lengths(found), pa.array(np.concatenate(areas) if areas else [], pa.int64())),
+        "boxes_xyxy": list_array(_lengths(found), boxes_array([one.boxes_xyxy for one in found if one is not None])),
+        "areas": list_array(_lengths(found), pa.array(np.concatenate(areas) if areas else [], pa.int64())),
         "rles": _rles(found),
         "is_thing": lists(lambda one: one.is_thing.astype(bool), pa.bool_()),
         "track_ids": _track_ids(found),
@@ -49,7 +50,7 @@ def _qualities(found: Sequence[Instances | None]) -> dict[str, pa.Array]:
         parts = [values for values in measured if values is not None]
         values = np.concatenate(parts) if parts else np.zeros(0)
         lengths = [None if values is None else len(values) for values in measured]
-        measured_columns[name] = _list_array(lengths, pa.array(values, pa.float32()))
+        measured_columns[name] = list_array(lengths, pa.array(values, pa.float32()))
     return measured_columns
 
 
@@ -57,17 +58,10 @@ def _lengths(found: Sequence[Instances | None]) -> list[int | None]:
     return [None if one is None else len(one) for one in found]
 
 
-def _boxes(parts: Sequence[np.ndarray]) -> pa.Array:
-    """(n, 4) arrays -> n lists of four."""
-    boxes = np.concatenate(parts).astype(np.float32) if parts else np.zeros((0, 4), np.float32)
-    offsets = np.arange(0, 4 * len(boxes) + 1, 4, dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, pa.array(boxes.reshape(-1)))
-
-
 def _rles(found: Sequence[Instances | None]) -> pa.Array:
     lengths = [None if one is None or one.rles is None else len(one) for one in found]
     masks = [mask for one in found if one is not None for mask in one.rles or ()]
-    return _list_array(lengths, pa.array(masks, pa.binary()))
+    return list_array(lengths, pa.array(masks, pa.binary()))
 
 
 def _track_ids(found: Sequence[Instances | None]) -> pa.Array:
@@ -75,15 +69,7 @@ def _track_ids(found: Sequence[Instances | None]) -> pa.Array:
     lengths = [None if one is None or one.track_ids is None else len(one) for one in found]
     parts = [one.track_ids for one in found if one is not None and one.track_ids is not None]
     ids = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-    return _list_array(lengths, pa.array(ids, pa.int64(), mask=ids < 0))
-
-
-def _list_array(lengths: Sequence[int | None], values: pa.Array) -> pa.Array:
-    """Lists of the given lengths over ``values``; None is a null list."""
-    offsets = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum([length or 0 for length in lengths], out=offsets[1:])
-    mask = pa.array([length is None for length in lengths], pa.bool_())
-    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=mask)
+    return list_array(lengths, pa.array(ids, pa.int64(), mask=ids < 0))
 
 
 def areas_of(found: Instances) -> np.ndarray:

@@ -13,9 +13,10 @@ from infra.store import open_store
 from tasks.loop.schemas import TABLES
 from tasks.output.schema import widest_schema
 from tasks.output.sql_tables import create_empty_table
+from tasks.product import products
 from tests.tasks.output.fake_output import FakeOutput, Item
 
-SCHEMAS = {"segments": widest_schema("segments"), **{name: table.schema for name, table in TABLES.items()}}
+SCHEMAS = {name: widest_schema(name) for name in products()} | {name: table.schema for name, table in TABLES.items()}
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMAS))
