@@ -1,4 +1,4 @@
-"""Label sets from COCO JSON: instances (polygons, run lengths, boxes); panoptic files are handed to their own reader.
+"""Label sets from COCO JSON: objects (polygons, run lengths, boxes, points); panoptic files have their own reader.
 
 Files are read array by array, so a file of gigabytes is never held whole. What the file states counts, as it does for
 pycocotools: ``bbox`` is the box and ``area`` the area, whatever the mask. Without them the mask tells both. An image
@@ -10,18 +10,28 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from infra.errors import DatasetError
 from infra.store import Store, open_store, resolve_name, split_uri
+from modelkit.carriers.landmarks import KeypointSet
 from tasks.ingest.json_stream import JsonBrokenError, iter_array
 from tasks.labels.class_map import ClassMap, FileClass, key_of, map_classes
 from tasks.labels.coco_panoptic import read_panoptic, track_numbers
 from tasks.labels.images import find_images_root
 from tasks.labels.label_sets import SOURCES, LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.labels.losses import NO_BOX, Losses
+from tasks.labels.points import (
+    BROKEN_POINTS,
+    OF_ANOTHER_SET,
+    Point,
+    box_around,
+    coco_points,
+    set_of_category,
+)
 from tasks.labels.shapes import BoxError, ShapeError, box_xyxy, coco_segmentation_to_rle
 
 Json = dict[str, Any]
@@ -62,12 +72,28 @@ def read_coco(
         folder = (masks_root or uri.removesuffix(".json")).rstrip("/")
         return read_panoptic(images, by_image, known, losses, folder)
     tracks = track_numbers(each for annotations in by_image.values() for each in annotations)
-    reader = _Reader(known, losses, tracks)
+    sets = file.point_sets()
+    points = _most_frequent(sets, known, by_image)
+    reader = _Reader(known, losses, tracks, sets, points)
     items = [
         replace(item, objects=tuple(reader.objects(by_image.get(image_id, []), item)))
         for image_id, item in images.items()
     ]
-    return make_label_set(items, known.classes, origin_format="coco", losses=losses, file_ids=known.file_ids)
+    return make_label_set(
+        items, known.classes, origin_format="coco", losses=losses, file_ids=known.file_ids, points=points
+    )
+
+
+def _most_frequent(
+    sets: Mapping[str, KeypointSet], known: ClassMap, by_image: Mapping[str, Sequence[Json]]
+) -> KeypointSet | None:
+    """The points of most objects of the classes that are asked for; of equals those of the first in the file."""
+    keys = (key_of(each["category_id"]) for annotations in by_image.values() for each in annotations
+            if each.get("keypoints") and "category_id" in each)  # fmt: skip
+    counts = Counter(sets[key].names for key in keys if key in sets and known.ids.get(key) is not None)
+    if not counts:
+        return None
+    return max(sets.values(), key=lambda each: counts[each.names])
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +125,11 @@ class _File:
         if not found:
             raise DatasetError(f"{self.uri} names no classes", hint="A COCO file has an array 'categories'.")
         return found
+
+    def point_sets(self) -> dict[str, KeypointSet]:
+        """What the points of each class are, by its key."""
+        found = {key_of(each["id"]): set_of_category(each) for each in self.array("categories") if "id" in each}
+        return {key: each for key, each in found.items() if each is not None}
 
     def images(self, images_root: str | None) -> dict[str, LabelledItem]:
         """By image id, items without objects."""
@@ -136,6 +167,8 @@ class _Reader:
     known: ClassMap
     losses: Losses
     tracks: Mapping[str, int]
+    sets: Mapping[str, KeypointSet]
+    points: KeypointSet | None
 
     def objects(self, annotations: Sequence[Json], item: LabelledItem) -> Iterator[LabelledObject]:
         for each in annotations:
@@ -164,8 +197,11 @@ class _Reader:
             if box is None:
                 raise
             self.losses.drop("mask that cannot be drawn (its box is kept)", f"{where}: {error}")
+        points = self._points(each, where)
         if mask is None and box is None:
-            raise KeyError("bbox")
+            if points is None:
+                raise KeyError("bbox")
+            box = box_around(points)
         track = each.get("track_id")
         return LabelledObject(
             label=label,
@@ -176,7 +212,22 @@ class _Reader:
             track_id=None if track is None else self.tracks[key_of(track)],
             source=_source(each),
             origin_id=str(each.get("id", "")),
+            keypoint_xyv=points,
         )
+
+    def _points(self, each: Json, where: str) -> tuple[Point, ...] | None:
+        """Those of the label set's own names; what cannot be read is counted, and costs the points alone."""
+        own = self.sets.get(key_of(each["category_id"]))
+        if not each.get("keypoints") or own is None or self.points is None:
+            return None
+        if own.names != self.points.names:
+            self.losses.leave_out(OF_ANOTHER_SET)
+            return None
+        try:
+            return coco_points(each["keypoints"], len(own))
+        except ShapeError as error:
+            self.losses.drop(BROKEN_POINTS, f"{where}: {error}")
+            return None
 
 
 def _source(each: Json) -> str:

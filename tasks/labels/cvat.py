@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 from infra.errors import DatasetError
 from infra.store import open_store, resolve_name, split_uri
+from modelkit.carriers.landmarks import KeypointSet
 from tasks.labels.class_map import ClassMap, FileClass, map_classes
+from tasks.labels.cvat_points import POINTS, SKELETON, points_of, set_of_document, sets_of
 from tasks.labels.images import find_images_root
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.labels.losses import NO_BOX, Losses
+from tasks.labels.points import OF_ANOTHER_SET, box_around
 from tasks.labels.shapes import (
     BoxError,
     ShapeError,
@@ -26,7 +29,7 @@ from tasks.labels.shapes import (
 
 Element = ElementTree.Element
 _SHAPES = ("polygon", "mask", "box", "ellipse")
-_NO_AREA = ("polyline", "points", "skeleton", "tag", "attribute")  # nothing of them can be segmented
+_NO_AREA = ("polyline", POINTS, "tag", "attribute")  # nothing of them can be segmented
 # CVAT's attribute says who drew the shape; an automatic one that a person kept stays the model's
 _SOURCES = {"manual": "human", "auto": "model", "semi-auto": "model_then_human", "consensus": "human"}
 
@@ -44,7 +47,7 @@ def read_cvat(
         uri: ``annotations.xml``.
         images_root: what image names are relative to; found by :func:`tasks.labels.images.find_images_root`.
         classes: use these, by name; without, the labels of the task have the ids 1, 2, ... in its own order, whether
-            they occur or not. A file without such a list has them in alphabetical order.
+            they occur or not, those of skeletons last. A file without such a list has them in alphabetical order.
         video_uri: of a video export, the video; else its name in the XML below the images' root.
 
     Returns:
@@ -55,21 +58,30 @@ def read_cvat(
     """
     root_uri, key = split_uri(uri)
     document = _parsed(open_store(root_uri).get(key), uri)
-    reader = _Reader(map_classes(_classes(document), classes), Losses())
+    points = set_of_document(document, _SHAPES)
+    others = [name for name, each in sets_of(document).items() if points is None or each.names != points.names]
+    numbered = points is not None and not any(each.tag in (*_SHAPES, SKELETON) for each in document.iter())
+    reader = _Reader(map_classes(_classes(document, numbered), classes), Losses(), points, others, numbered)
     names = [each.get("name", "") for each in document.iter("image")] or [document.findtext(".//source") or ""]
     folder = find_images_root(uri, names, images_root)
     items = [*_images(document, folder, reader), *_tracks(document, folder, reader, video_uri)]
-    return make_label_set(items, reader.known.classes, origin_format="cvat", losses=reader.losses)
+    return make_label_set(items, reader.known.classes, origin_format="cvat", losses=reader.losses, points=reader.points)
 
 
-def _classes(document: Element) -> list[FileClass]:
-    """The labels of the task, project or job that can have a shape of an area; else the names that occur."""
-    listed = [
-        label.findtext("name") or ""
-        for label in document.iterfind("./meta//labels/label")
-        if label.find("parent") is None and label.findtext("type") not in _NO_AREA
-    ]
-    occurring = sorted({shape.get("label", "") for shape in document.iter() if shape.tag in (*_SHAPES, "track")})
+def _classes(document: Element, numbered: bool) -> list[FileClass]:
+    """The labels of the task, project or job that objects can have; else the names that occur.
+
+    Those of skeletons come last, so that the others have the ids that they had before skeletons were read. With
+    ``numbered`` those of points are objects, too.
+    """
+    labels = [each for each in document.iterfind("./meta//labels/label") if each.find("parent") is None]
+    kinds = {each.findtext("name") or "": each.findtext("type") for each in labels}
+    listed = [name for name, kind in kinds.items() if kind not in (*_NO_AREA, SKELETON)]
+    listed += [name for name, kind in kinds.items() if kind == SKELETON]
+    if numbered:
+        listed += [name for name, kind in kinds.items() if kind == POINTS]
+    shown = (POINTS, "track") if numbered else (*_SHAPES, SKELETON, "track")
+    occurring = sorted({shape.get("label", "") for shape in document.iter() if shape.tag in shown})
     return [FileClass(name) for name in dict.fromkeys(listed or occurring) if name]
 
 
@@ -136,10 +148,20 @@ def _whole(text: str | None, default: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Shapes -> objects; what cannot be read is counted."""
+    """Shapes -> objects; what cannot be read is counted.
+
+    Args:
+        known, losses: classes and counts of the file.
+        points: of its objects; None where none has any.
+        others: labels of skeletons that have other points.
+        numbered: whether shapes of kind "points" are objects: where there are no others.
+    """
 
     known: ClassMap
     losses: Losses
+    points: KeypointSet | None = None
+    others: Sequence[str] = ()
+    numbered: bool = False
 
     def object(
         self, shape: Element, name: str, size_hw: tuple[int, int], where: str, track: tuple[int, Element] | None = None
@@ -151,9 +173,11 @@ class _Reader:
             size_hw: of the image. where: it is, for counts.
             track: place and element of its track.
         """
-        if shape.tag in _NO_AREA:
+        if shape.tag in _NO_AREA and not (shape.tag == POINTS and self.numbered):
             self.losses.leave_out(f"shape of kind {shape.tag}")
-        elif shape.tag not in _SHAPES:
+        elif shape.tag == SKELETON and name in self.others:
+            self.losses.leave_out(OF_ANOTHER_SET)
+        elif shape.tag not in (*_SHAPES, SKELETON, POINTS):
             self.losses.drop(f"shape of kind {shape.tag}", where)
         elif name not in self.known.ids:
             self.losses.drop("shape with an unknown label", f"{name!r}, {where}")
@@ -167,7 +191,12 @@ class _Reader:
         self, shape: Element, label: int, size_hw: tuple[int, int], where: str, track: tuple[int, Element] | None
     ) -> LabelledObject | None:
         try:
-            box, mask = _box(shape), _mask(shape, size_hw)
+            has_points = shape.tag in (SKELETON, POINTS)
+            points = points_of(shape, self.points) if has_points and self.points is not None else None
+            if has_points and points is None:
+                self.losses.leave_out(f"{shape.tag} without a point that is given")
+                return None
+            box, mask = (box_around(points or ()), None) if has_points else (_box(shape), _mask(shape, size_hw))
         except BoxError as error:
             self.losses.drop(NO_BOX, f"{where}: {error}")
             return None
@@ -182,6 +211,7 @@ class _Reader:
             track_id=None if track is None else _whole(track[1].get("id"), track[0]),
             source=_SOURCES.get(origin.get("source", "manual"), "human"),
             origin_id=origin.get("id", ""),
+            keypoint_xyv=points,
         )
 
 

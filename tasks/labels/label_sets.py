@@ -13,9 +13,11 @@ import pyarrow as pa
 
 from infra.errors import DatasetError, UsageError
 from modelkit import rle
+from modelkit.carriers.landmarks import KeypointSet
 from tasks.labels.class_map import FileId
 from tasks.labels.losses import Losses
-from tasks.labels.schema import LABELS
+from tasks.labels.points import Point
+from tasks.labels.schema import LABELS, LABELS_WITH_POINTS
 from tasks.output.layout import canonical_json
 from tasks.output.tables import content_digest, table_of
 
@@ -38,6 +40,7 @@ class LabelledObject:
         area: in pixels, as its origin states it; None takes the mask's or the box's.
         is_crowd: a region of many objects.
         source: who made it; an edit of a prediction is "model_then_human", never "human".
+        keypoint_xyv: x, y (source pixels) and v of each point of the label set; None where none is given.
     """
 
     label: int
@@ -48,6 +51,7 @@ class LabelledObject:
     track_id: int | None = None
     source: str = "human"
     origin_id: str = ""
+    keypoint_xyv: tuple[Point, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.rle is None and self.box_xyxy is None:
@@ -83,16 +87,18 @@ class LabelSet:
     """Human labels and what their class ids mean.
 
     Args:
-        table: ``labels.v1``, sorted by image_id, each item once.
+        table: ``labels.v2``, or ``labels.v3`` where objects have points; sorted by image_id, each item once.
         classes: in the order of their ids.
         losses: what the origin held and is not here.
         file_ids: class id -> what the origin called it, where any differs (see :mod:`tasks.labels.class_map`).
+        points: what the points of its objects are; None where none has any.
     """
 
     table: pa.Table
     classes: tuple[ClassInfo, ...]
     losses: Losses = field(default_factory=Losses)
     file_ids: Mapping[int, FileId] = field(default_factory=dict)
+    points: KeypointSet | None = None
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -117,6 +123,7 @@ class LabelSet:
             "sources": dict(sorted(Counter(chain.from_iterable(self.table["sources"].to_pylist())).items())),
             "classes": {str(each.id): each.name for each in self.classes},
             "file_ids": {str(label): file_id for label, file_id in self.file_ids.items()},
+            **({} if self.points is None else {"points": self.points.to_json()}),
             "left_out": dict(self.losses.left_out),
             "dropped": dict(self.losses.dropped),
             "first_dropped": dict(self.losses.first),
@@ -148,32 +155,39 @@ def make_label_set(
     origin_format: str,
     losses: Losses | None = None,
     file_ids: Mapping[int, FileId] | None = None,
+    points: KeypointSet | None = None,
 ) -> LabelSet:
     """Items as a label set, sorted and checked.
 
     Raises:
         DatasetError: no items, an item twice, an unknown class, or a mask that is not of its item's size.
+        ValueError: an object with points of another number than ``points`` names.
     """
     ordered = tuple(sorted(classes, key=lambda each: each.id))
     if len({each.id for each in ordered}) < len(ordered) or len({each.name for each in ordered}) < len(ordered):
         raise DatasetError("class ids and names must each be unique", hint="Merge or rename the doubled ones.")
     names = {each.id: each for each in ordered}
-    rows: dict[str, dict[str, object]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for item in items:
         if item.image_id in rows:
             raise DatasetError(f"{item.image_id} is labelled twice", hint="Merge its annotations, or leave one out.")
-        rows[item.image_id] = _row(item, names, origin_format)
+        rows[item.image_id] = _row(item, names, origin_format, 0 if points is None else len(points))
     if not rows:
         raise DatasetError("no labelled items", hint="Items count as labelled only when somebody finished them.")
-    table = table_of(LABELS, [rows[image_id] for image_id in sorted(rows)])
-    return LabelSet(table, ordered, losses or Losses(), dict(file_ids or {}))
+    found = [rows[image_id] for image_id in sorted(rows)]
+    if points is None or not any(each is not None for row in found for each in row["keypoint_xyv"]):
+        points, found = None, [{k: v for k, v in row.items() if k != "keypoint_xyv"} for row in found]
+    table = table_of(LABELS if points is None else LABELS_WITH_POINTS, found)
+    return LabelSet(table, ordered, losses or Losses(), dict(file_ids or {}), points)
 
 
-def _row(item: LabelledItem, classes: Mapping[int, ClassInfo], origin_format: str) -> dict[str, object]:
+def _row(item: LabelledItem, classes: Mapping[int, ClassInfo], origin_format: str, points: int) -> dict[str, Any]:
     height, width = item.size_hw
     for each in item.objects:
         if each.label not in classes:
             raise DatasetError(f"{item.image_id} holds the class {each.label}, which the class map does not have")
+        if points and each.keypoint_xyv is not None and len(each.keypoint_xyv) != points:
+            raise ValueError(f"an object of {item.image_id} has {len(each.keypoint_xyv)} points, not {points}")
     masks = [each.rle for each in item.objects if each.rle is not None]
     masks += [item.void_rle] if item.void_rle is not None else []
     for mask in masks:
@@ -200,6 +214,7 @@ def _row(item: LabelledItem, classes: Mapping[int, ClassInfo], origin_format: st
         "origin_ids": [each.origin_id for each in item.objects],
         "void_rle": item.void_rle,
         "origin_format": origin_format,
+        "keypoint_xyv": [each.keypoint_xyv for each in item.objects],
     }
 
 
@@ -240,7 +255,7 @@ def relabelled(
     lengths = [sum(ids[label] is not None for label in row) for row in old]
     offsets = pa.array([0, *accumulate(lengths)], pa.int32())
     changed = {"labels": left, "names": [names[label] for label in left]}
-    for each in LABELS.schema:
+    for each in table.schema:
         if pa.types.is_list(each.type):
             flat = table[each.name].combine_chunks().flatten().filter(kept)
             values = pa.array(changed.get(each.name, flat), each.type.value_type)
@@ -275,7 +290,7 @@ def of_people(labels: LabelSet) -> LabelSet:
 
 def regroup(labels: LabelSet, groups: Mapping[str, str]) -> LabelSet:
     """The label set with other groups: image_id -> group_id; items that are not named keep theirs."""
-    schema = LABELS.schema
+    schema = labels.table.schema
     ids = [groups.get(image_id, old) for image_id, old in
            zip(labels.table["image_id"].to_pylist(), labels.table["group_id"].to_pylist(), strict=True)]  # fmt: skip
     index = schema.get_field_index("group_id")

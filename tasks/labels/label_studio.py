@@ -10,15 +10,25 @@ from __future__ import annotations
 import io
 import json
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from infra.errors import DatasetError
 from infra.store import is_local, open_store, resolve_name, split_uri
+from modelkit.carriers.landmarks import KeypointSet
 from tasks.labels.class_map import ClassMap, FileClass, map_classes
 from tasks.labels.images import find_images_root
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
+from tasks.labels.label_studio_points import (
+    BROKEN_POINT,
+    ONLY_CLASS,
+    NamedPoint,
+    named_point,
+    set_of_regions,
+    with_points,
+)
+from tasks.labels.label_studio_points import KIND as POINT
 from tasks.labels.losses import NO_BOX, Losses
 from tasks.labels.shapes import (
     BoxError,
@@ -33,9 +43,9 @@ from tasks.media.images import decode_image
 
 Json = dict[str, Any]
 _SHAPES = ("rectangle", "polygon", "brush", "ellipse")
-# What hangs on a region or on the whole task, and points: nothing of these can be segmented.
+# What hangs on a region or on the whole task, and points without a name: nothing of these is an object.
 _NO_AREA = ("labels", "choices", "textarea", "rating", "number", "datetime", "taxonomy", "ranker", "relation",
-            "pairwise", "keypoint", "keypointlabels")  # fmt: skip
+            "pairwise", "keypoint")  # fmt: skip
 _UPLOADS = "data/upload/"
 _LOCAL_FILES = "/data/local-files/"
 
@@ -60,13 +70,15 @@ def read_label_studio(
     """
     tasks = _tasks(uri)
     losses = Losses()
-    known = map_classes([FileClass(name) for name in sorted(_names(tasks))], classes)
+    points, names_of_shapes = set_of_regions(_regions(tasks)), sorted(_names(tasks))
+    is_bare = points is not None and not names_of_shapes
+    known = map_classes([FileClass(name) for name in ([ONLY_CLASS] if is_bare else names_of_shapes)], classes)
     finished = [(task, found) for task in tasks if (found := _newest(task, losses)) is not None]
     names = [_name(task) for task, _ in finished]
     root = find_images_root(uri, [_path(name) for name in names if is_local(name)], images_root)
-    reader = _Reader(known, losses)
+    reader = _Reader(known, losses, points, known.ids.get(ONLY_CLASS) if is_bare else None)
     items = [reader.item(task, found, _uri(name, root)) for (task, found), name in zip(finished, names, strict=True)]
-    return make_label_set(items, known.classes, origin_format="label_studio", losses=losses)
+    return make_label_set(items, known.classes, origin_format="label_studio", losses=losses, points=points)
 
 
 def _tasks(uri: str) -> list[Json]:
@@ -92,10 +104,15 @@ def _newest(task: Json, losses: Losses) -> Json | None:
 
 def _names(tasks: Sequence[Json]) -> set[str]:
     """Labels of regions of all annotations and predictions, also those that do not count."""
-    results = [part for task in tasks for name in ("annotations", "predictions") for part in task.get(name) or ()]
-    regions = [region for part in results if isinstance(part, dict) for region in part.get("result") or ()]
     kinds = [*(f"{shape}labels" for shape in _SHAPES), "labels"]
-    return {str(name) for region in regions for kind in kinds for name in (region.get("value") or {}).get(kind) or ()}
+    return {str(name) for region in _regions(tasks) for kind in kinds
+            for name in (region.get("value") or {}).get(kind) or ()}  # fmt: skip
+
+
+def _regions(tasks: Sequence[Json]) -> list[Json]:
+    """Of all annotations and predictions."""
+    results = [part for task in tasks for name in ("annotations", "predictions") for part in task.get(name) or ()]
+    return [region for part in results if isinstance(part, dict) for region in part.get("result") or ()]
 
 
 def _name(task: Json) -> str:
@@ -140,6 +157,8 @@ class _Reader:
 
     known: ClassMap
     losses: Losses
+    points: KeypointSet | None = None
+    only_class: int | None = None
 
     def item(self, task: Json, annotation: Json, uri: str) -> LabelledItem:
         """One labelled image. Raises DatasetError when its regions are on images of different sizes."""
@@ -148,8 +167,22 @@ class _Reader:
         results = [part for part in task.get("predictions") or () if isinstance(part, dict)]
         predicted = {each.get("id"): each for part in results for each in part.get("result") or ()}
         labels = {each.get("id"): each["value"]["labels"] for each in regions if _value(each).get("labels")}
-        objects = [self.object(each, size_hw, labels, predicted, f"task {task.get('id')}") for each in regions]
-        return LabelledItem(uri, size_hw, tuple(each for each in objects if each is not None))
+        where = f"task {task.get('id')}"
+        shapes = [each for each in regions if each.get("type") != POINT]
+        found = [self.object(each, size_hw, labels, predicted, where) for each in shapes]
+        objects = [each for each in found if each is not None]
+        if self.points is not None:
+            points = [point for each in regions if each.get("type") == POINT
+                      for point in self._point(each, size_hw, _source(each, predicted), where)]  # fmt: skip
+            objects = with_points(objects, points, self.points, size_hw, self.losses, self.only_class)
+        return LabelledItem(uri, size_hw, tuple(objects))
+
+    def _point(self, region: Json, size_hw: tuple[int, int], source: str, task: str) -> Iterator[NamedPoint]:
+        where = f"region {region.get('id')} of {task}"
+        try:
+            yield named_point(region, size_hw, source, where)
+        except ShapeError as error:
+            self.losses.drop(BROKEN_POINT, f"{where}: {error}")
 
     def object(
         self,

@@ -56,3 +56,18 @@ LABELS = TableSpec(
         ]
     ),
 )
+
+LABELS_WITH_POINTS = TableSpec(
+    "labels",
+    3,
+    LABELS.schema.append(
+        required(
+            "keypoint_xyv",
+            pa.list_(pa.list_(pa.list_(pa.float64()))),
+            "x, y and v of each point, per object; (0, 0) is the top-left corner; v is 0 not given, 1 covered, 2 seen; "
+            "null: none is given",
+            unit="px",
+        )
+    ),
+)
+"""Of label sets in which an object has points; the others stay as they always were, and keep their ids."""

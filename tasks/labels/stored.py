@@ -1,7 +1,8 @@
 """Label sets as one Parquet object: the rows of ``labels.v2``, and in the footer what they are and their classes.
 
 The footer holds ``visionmill.schema`` (``labels.v2``; ``labels.v1``, whose areas were whole numbers, is read, too) and
-``visionmill.classes``, JSON [[id, name, is_thing], ...].
+``visionmill.classes``, JSON [[id, name, is_thing], ...]. Where objects have points the rows are ``labels.v3``, and
+``visionmill.points`` says what the points are, as ``KeypointSet.to_json`` does.
 """
 
 from __future__ import annotations
@@ -15,22 +16,27 @@ import pyarrow.parquet as pq
 from infra.errors import DatasetError
 from infra.store import Store, open_store, split_uri
 from modelkit import ClassInfo
+from modelkit.carriers.landmarks import KeypointSet
 from tasks.labels.class_map import FileClass, as_file_classes, map_classes
 from tasks.labels.label_sets import LabelSet, relabelled
-from tasks.labels.schema import LABELS
+from tasks.labels.schema import LABELS, LABELS_WITH_POINTS
 from tasks.labels.shapes import BoxError, box_xyxy
 from tasks.output.tables import SCHEMA_KEY, checked
 
 CLASSES_KEY = b"visionmill.classes"
+POINTS_KEY = b"visionmill.points"
 
 
-_READABLE = ("labels.v1", LABELS.schema_id)
+_READABLE = {"labels.v1": LABELS, LABELS.schema_id: LABELS, LABELS_WITH_POINTS.schema_id: LABELS_WITH_POINTS}
 
 
 def write_stored(labels: LabelSet, store: Store, key: str) -> None:
     """A label set as one Parquet object; equal label sets give equal bytes."""
     classes = json.dumps([[each.id, each.name, each.is_thing] for each in labels.classes])
-    metadata = {SCHEMA_KEY.decode(): LABELS.schema_id, CLASSES_KEY.decode(): classes}
+    schema = LABELS if labels.points is None else LABELS_WITH_POINTS
+    metadata = {SCHEMA_KEY.decode(): schema.schema_id, CLASSES_KEY.decode(): classes}
+    if labels.points is not None:
+        metadata[POINTS_KEY.decode()] = json.dumps(labels.points.to_json())
     sink = pa.BufferOutputStream()
     pq.write_table(labels.table.replace_schema_metadata(metadata), sink)
     store.put(key, sink.getvalue().to_pybytes())
@@ -50,10 +56,12 @@ def read_stored(uri: str, *, classes: Sequence[FileClass] | None = None) -> Labe
     try:
         table = pq.read_table(pa.BufferReader(open_store(root).get(key)))
         metadata = table.schema.metadata or {}
-        if metadata.get(SCHEMA_KEY, b"").decode() not in _READABLE:
+        schema = _READABLE.get(metadata.get(SCHEMA_KEY, b"").decode())
+        if schema is None:
             raise ValueError(f"it holds {metadata.get(SCHEMA_KEY, b'no schema of ours').decode()}")
         found = [ClassInfo(*each) for each in json.loads(metadata[CLASSES_KEY])]
-        labels = LabelSet(checked(LABELS, table.replace_schema_metadata(None)), tuple(found))
+        points = KeypointSet.from_json(json.loads(metadata[POINTS_KEY])) if schema is LABELS_WITH_POINTS else None
+        labels = LabelSet(checked(schema, table.replace_schema_metadata(None)), tuple(found), points=points)
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{uri} is no stored label set: {error}") from error
     _check_boxes(labels, uri)
