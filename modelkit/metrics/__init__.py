@@ -2,6 +2,19 @@
 
 from modelkit.metrics.counting import Accuracy, accuracy_of
 from modelkit.metrics.keypoints import COCO_PERSON_SIGMAS, object_keypoint_similarity
+from modelkit.metrics.landmarks import (
+    area_under_curve,
+    between,
+    box_diagonal,
+    failure_rate,
+    geodesic_point_similarity,
+    masked_point_similarity,
+    mean_errors,
+    object_diagonal,
+    pck,
+    point_errors,
+)
+from modelkit.metrics.oks import OksPrecision, oks_evaluator, oks_precision, oks_results
 from modelkit.metrics.panoptic import (
     ClassQuality,
     PanopticQuality,
@@ -16,13 +29,27 @@ __all__ = [
     "COCO_PERSON_SIGMAS",
     "Accuracy",
     "ClassQuality",
+    "OksPrecision",
     "PanopticQuality",
     "PanopticScores",
     "SemanticQuality",
     "SemanticScores",
     "accuracy_of",
+    "area_under_curve",
+    "between",
+    "box_diagonal",
     "count_id_switches",
+    "failure_rate",
+    "geodesic_point_similarity",
+    "masked_point_similarity",
+    "mean_errors",
+    "object_diagonal",
     "object_keypoint_similarity",
+    "oks_evaluator",
+    "oks_precision",
+    "oks_results",
     "panoptic_array",
+    "pck",
+    "point_errors",
     "video_panoptic_quality",
 ]
