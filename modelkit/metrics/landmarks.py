@@ -37,9 +37,9 @@ def between(first: Sequence[int], second: Sequence[int]) -> Normaliser:
     """
 
     def distance(true_xyv: np.ndarray, boxes_xyxy: np.ndarray) -> np.ndarray:
-        ends = [true_xyv[:, list(group)] for group in (first, second)]
-        known = np.logical_and(*((end[..., 2] > 0).all(1) for end in ends))
-        apart = ends[0][..., :2].mean(1) - ends[1][..., :2].mean(1)
+        start, end = (true_xyv[:, list(group)] for group in (first, second))
+        known = (start[..., 2] > 0).all(1) & (end[..., 2] > 0).all(1)
+        apart = start[..., :2].mean(1) - end[..., :2].mean(1)
         return _positive(np.where(known, np.hypot(apart[:, 0], apart[:, 1]), np.nan))
 
     return distance

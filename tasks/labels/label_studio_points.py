@@ -76,8 +76,7 @@ def with_points(
     """
     if only_class is not None and not objects:
         return list(_one_object(points, names, losses, only_class))
-    boxes = [rle.bbox(each.rle, size_hw) if each.box_xyxy is None and each.rle is not None else each.box_xyxy or ()
-             for each in objects]  # fmt: skip
+    boxes = [_box(each, size_hw) for each in objects]
     owned: dict[int, list[NamedPoint]] = {}
     for point in points:
         owner = _owner(point, objects, boxes)
@@ -86,6 +85,13 @@ def with_points(
         else:
             owned.setdefault(owner, []).append(point)
     return [replace(each, keypoint_xyv=_in_order(owned.get(k, ()), names, losses)) for k, each in enumerate(objects)]
+
+
+def _box(each: LabelledObject, size_hw: tuple[int, int]) -> list[float]:
+    if each.box_xyxy is not None:
+        return list(each.box_xyxy)
+    assert each.rle is not None  # an object has a box or a mask
+    return [float(value) for value in rle.bbox(each.rle, size_hw)]
 
 
 def _owner(point: NamedPoint, objects: Sequence[LabelledObject], boxes: Sequence[Sequence[float]]) -> int | None:
