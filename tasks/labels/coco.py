@@ -128,7 +128,11 @@ class _File:
 
     def point_sets(self) -> dict[str, KeypointSet]:
         """What the points of each class are, by its key."""
-        found = {key_of(each["id"]): set_of_category(each) for each in self.array("categories") if "id" in each}
+        found = {
+            key_of(each["id"]): set_of_category(each, each.get("keypoints") or ())
+            for each in self.array("categories")
+            if "id" in each
+        }
         return {key: each for key, each in found.items() if each is not None}
 
     def images(self, images_root: str | None) -> dict[str, LabelledItem]:

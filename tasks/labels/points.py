@@ -70,13 +70,13 @@ def _places(pairs: Iterable[tuple[str, str]], place: Mapping[str, int]) -> tuple
     return tuple((place[one], place[other]) for one, other in pairs if one in place and other in place)
 
 
-def set_of_category(category: Mapping[str, Any]) -> KeypointSet | None:
-    """The points of a COCO category: ``keypoints`` are names, ``skeleton`` pairs of their numbers, from 1 on.
+def set_of_category(category: Mapping[str, Any], names: Sequence[Any]) -> KeypointSet | None:
+    """The points of a COCO category: of their ``names``, ``skeleton`` has pairs of numbers, from 1 on.
 
-    Beside them, as our own exports write it: ``flip_pairs``, pairs of names, and ``sigmas``. None where the category
+    Beside it, as our own exports write it: ``flip_pairs``, pairs of names, and ``sigmas``. None where the category
     has no points, or two of one name.
     """
-    names = [str(name) for name in category.get("keypoints") or ()]
+    names = [str(name) for name in names]
     if not names:
         return None
     pairs = category.get("flip_pairs")
