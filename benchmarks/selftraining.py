@@ -31,7 +31,7 @@ from typing import Any
 from benchmarks.selftraining_data import PLANS, ensure_data, ensure_labels, recipe_of, truth_of
 from benchmarks.selftraining_notes import summarise
 from benchmarks.throughput import current_commit
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from flows.retrain import run_retrain
 from flows.steps import Steps, plain_steps
 from infra.problems import checked

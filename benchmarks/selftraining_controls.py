@@ -23,7 +23,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from benchmarks.selftraining_data import ensure_data, truth_of
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from flows.retrain import run_retrain
 from flows.steps import Steps, plain_steps
 from infra.errors import UsageError

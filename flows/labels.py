@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from flows.parameters import GroupParameters, LabelParameters, RetrainParameters
+from flows.loop_parameters import RetrainParameters
+from flows.parameters import GroupParameters, LabelParameters
 from modelkit import ClassInfo
 from tasks.labels.images import with_images_checked
 from tasks.labels.label_sets import LabelSet, of_people

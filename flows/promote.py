@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from prefect import flow
 
-from flows.parameters import PromoteParameters, RollbackParameters
+from flows.loop_parameters import PromoteParameters, RollbackParameters
 from flows.recording import without_secrets
 from flows.steps import Steps, orchestrated_steps
 from flows.summary import Summary

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from flows.parameters import LabelParameters, RetrainParameters, TrainParameters
+from flows.loop_parameters import RetrainParameters
+from flows.parameters import LabelParameters, TrainParameters
 from infra.errors import UsageError
 from infra.machine import may_have_gpu
 from infra.store import Store, is_local, open_store

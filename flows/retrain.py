@@ -17,7 +17,8 @@ from rich.console import Console
 
 from flows import page
 from flows.labels import labels_of, labels_to_teach
-from flows.parameters import LabelParameters, RetrainParameters
+from flows.loop_parameters import RetrainParameters
+from flows.parameters import LabelParameters
 from flows.progress import progress_shown
 from flows.recording import prepare_recording, without_secrets
 from flows.round_steps import Running
@@ -145,7 +146,7 @@ def divide(parameters: RetrainParameters, store: Store) -> LoopData:
 def name_of(parameters: RetrainParameters, data: LoopData) -> str:
     """Names a loop by what decides its outcome; see :mod:`tasks.loop.journal`."""
     elsewhere = {*LabelParameters.model_fields, *LookParameters.model_fields}
-    decisive = parameters.model_dump(exclude={"ray", "output", "require_approval", *elsewhere})
+    decisive = parameters.model_dump(exclude={"ray", "log", "output", "require_approval", *elsewhere})
     content = canonical_json([decisive | parameters.look_options(), data.manifest.manifest_sha256])
     return f"retrain-{hashlib.sha256(content).hexdigest()[:16]}"
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from flows.labels import labels_named, labels_of, labels_to_teach
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from flows.summary import Summary
 from infra.store import Store, is_local, open_store
 from tasks.ingest.inventory import take_inventory

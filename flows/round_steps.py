@@ -10,7 +10,7 @@ from rich.console import Console
 
 from flows.job import run_job
 from flows.labels import labels_named
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from flows.steps import Steps
 from flows.train import carry_out
 from infra.errors import VisionmillError
@@ -26,6 +26,7 @@ from tasks.loop.selection import Selection
 from tasks.loop.split_names import CALIBRATION, TRAIN
 from tasks.loop.thresholds import ThresholdSet
 from tasks.product import find_kind, find_product
+from tasks.training.run_log import LogTarget, log_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,17 @@ class Running:
     step: Steps
     console: Console | None
 
+    @property
+    def logs(self) -> list[LogTarget]:
+        """Where trainings log figures beside their own pages of curves."""
+        return [log_target(spec) for spec in self.parameters.log]
+
 
 def train_supervised(running: Running, labels: LabelSet, *, role: str) -> tuple[str, Weights]:
     """A model of round 0, remembered: the first teacher, a baseline, or a fold's."""
     loop = running.loop
     job = job_for(loop, labels, role=role)
-    uri, record = carry_out(job, running.parameters.ray)
+    uri, record = carry_out(job, running.parameters.ray, running.logs)
     remember_model(
         loop.store, job, uri, record, loop.data, role=role.partition("-")[0], run_id=loop.run_id, round_number=0
     )

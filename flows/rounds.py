@@ -176,7 +176,7 @@ def _teach(running: Running, chosen: Chosen, pseudo: str) -> tuple[TrainingJob, 
     teacher's weights would keep its mistakes."""
     loop, number = running.loop, chosen.number
     job = job_for(loop, loop.data.split(TRAIN), role="student", pseudo=pseudo)
-    uri, record = running.step(f"round {number}: train student", carry_out, job, running.parameters.ray)
+    uri, record = running.step(f"round {number}: train student", carry_out, job, running.parameters.ray, running.logs)
     remember_model(
         loop.store, job, uri, record, loop.data, role="student", run_id=loop.run_id, round_number=number,
         parent=chosen.start.teacher.model_id, train_set_id=chosen.train_set_id,

@@ -30,12 +30,12 @@ from tasks.evaluation.figures import to_json
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.stored import write_stored
 from tasks.loop.splits import fold_groups
-from tasks.product import Judgement, kind_names
+from tasks.product import Judgement
 from tasks.report.training_page import CURVES
 from tasks.training.examples import examples_of_labels, save_training_set
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.layout import curves_key, validation_key
-from tasks.training.presets import recipe_for
+from tasks.training.presets import is_named, recipe_for
 from tasks.training.run import train_here, train_on_ray
 from tasks.training.run_log import LogTarget, log_target
 
@@ -141,11 +141,11 @@ def divided(labels: LabelSet, share: float, parameters: TrainParameters) -> tupl
 
 
 def _validation_share(parameters: TrainParameters, labels: LabelSet) -> float:
-    """What was asked for; without, a tenth where the recipe is derived from labels that can spare it."""
+    """What was asked for; without, a tenth of labels that can spare it, but of a preset, which states all it does."""
     if parameters.validation is not None:
         return parameters.validation
-    is_derived = parameters.recipe is None or parameters.recipe in kind_names()
-    return VALIDATION_SHARE if is_derived and len(labels) >= LEAST_TO_DIVIDE else 0.0
+    spares = len(labels) >= LEAST_TO_DIVIDE and not is_named(parameters.recipe)
+    return VALIDATION_SHARE if spares else 0.0
 
 
 def _changes(parameters: TrainParameters) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import FlowRunFilterTags as Tags
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows.labels import labels_named, labels_of, labels_to_teach
-from flows.parameters import RetrainParameters, WatchParameters
+from flows.loop_parameters import RetrainParameters, WatchParameters
 from flows.recording import without_secrets
 from flows.steps import Steps, orchestrated_steps
 from flows.summary import Summary

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from flows.cli.console import Summary, command, say
-from flows.parameters import MoveParameters, PromoteParameters, RollbackParameters
+from flows.loop_parameters import MoveParameters, PromoteParameters, RollbackParameters
 
 M = TypeVar("M", bound=MoveParameters)
 

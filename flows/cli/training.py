@@ -8,13 +8,8 @@ import typer
 from rich.table import Table
 
 from flows.cli.console import JsonFlag, PrefectFlag, Summary, answers, command, long_work, people, say, table
-from flows.parameters import (
-    DigitscapeParameters,
-    EvaluateParameters,
-    InspectParameters,
-    RetrainParameters,
-    TrainParameters,
-)
+from flows.loop_parameters import RetrainParameters
+from flows.parameters import DigitscapeParameters, EvaluateParameters, InspectParameters, TrainParameters
 
 PlanFlag = Annotated[
     bool,

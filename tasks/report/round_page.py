@@ -28,6 +28,7 @@ from tasks.report.report import ReportPaths
 from tasks.report.report_samples import Gallery
 from tasks.report.round_data import DECISIONS, RoundFacts, Row, collect_round, list_rounds
 from tasks.report.round_samples import choose_and_draw, draw_disagreements
+from tasks.training.layout import RUNS_FOLDER, curves_key
 
 _PACKAGE = "tasks.report"
 _CURVE_COLOURS = {SUPERVISED: "var(--accent)", PSEUDO: "var(--good)"}
@@ -157,9 +158,17 @@ def render_round(
         charts=_charts(facts),
         decisions=DECISIONS,
         training=_training(facts),
+        curves={role: _curves_page(facts.output, row["weights_uri"]) for role, row in facts.models.items()},
         quoted_output=shlex.quote(facts.output),
         written_at=_now(),
     )
+
+
+def _curves_page(output: str, weights_uri: str) -> str | None:
+    """Address from the page of a round of the curves of a model that was trained in the same output."""
+    folder, _, _ = weights_uri.rpartition("/")
+    runs = f"{output.rstrip('/')}/{RUNS_FOLDER}"
+    return f"../../{curves_key(folder.removeprefix(runs))}" if folder.startswith(runs) else None
 
 
 def _charts(facts: RoundFacts) -> dict[str, Any]:

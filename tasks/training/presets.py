@@ -54,8 +54,8 @@ def make_recipe(
     Raises:
         UsageError: for an unknown preset, or a recipe that makes no sense.
     """
-    if preset.endswith(".json"):
-        recipe = _read(preset, steps)
+    if _is_file(preset):
+        recipe = _for_classes(_read(preset, steps), classes)
     elif preset in kind_names():
         recipe = _derived(preset, seen, classes, steps, size)
     else:
@@ -81,6 +81,15 @@ def recipe_for(
     return make_recipe(preset, labels.classes, steps=steps, seed=seed, seen=seen, **more), labels
 
 
+def is_named(preset: str | None) -> bool:
+    """Whether a preset is one by name, which states all it does: not derived from labels, and not from a file."""
+    return preset is not None and preset not in kind_names() and not _is_file(preset)
+
+
+def _is_file(preset: str) -> bool:
+    return preset.endswith(".json")
+
+
 def kind_of_labels(seen: Inspection) -> str:
     """The kind of model that labels are for. Raises UsageError where they suit none."""
     for name, kind in _in_order():
@@ -96,7 +105,7 @@ def kind_of_preset(preset: str) -> str:
     """What the model of a preset does; see :func:`make_recipe`. Raises UsageError for an unknown one."""
     if preset in kind_names():
         return preset
-    if preset.endswith(".json"):
+    if _is_file(preset):
         return _read(preset).kind
     for name, kind in kinds().items():
         if preset in kind.recipes:
@@ -163,6 +172,14 @@ def _completed(name: str, values: Mapping[str, Any], classes: Sequence[ClassInfo
     loop = LoopConfig(**{"ema_decay": ema_decay(steps or stated["steps"]), **stated})
     name = values.pop("name", name)
     return TrainingRecipe(name, architecture, config, tuple(dataclasses.astuple(c) for c in classes), loop, **values)
+
+
+def _for_classes(recipe: TrainingRecipe, classes: Sequence[ClassInfo]) -> TrainingRecipe:
+    """A recipe from a file for the labels' classes; where these are as many as its own its model stays as it is."""
+    counts = find_kind(recipe.kind).class_counts
+    if counts(classes) == counts(recipe.class_infos):
+        return recipe
+    return dataclasses.replace(recipe, config=recipe.config | dict(counts(classes)))
 
 
 def _read(uri: str, steps: int | None = None) -> TrainingRecipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from flows.retrain import run_retrain
 from infra.problems import checked
 

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from flows.retrain import run_retrain
 from infra.problems import checked
 from infra.store import Store, open_store

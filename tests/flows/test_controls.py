@@ -21,7 +21,7 @@ import modelkit
 from benchmarks.selftraining_controls import changed_steps, poisoned, shuffled, write_copies, write_on_their_heads
 from flows import round_steps
 from flows import rounds as round_flow
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from flows.retrain import run_retrain
 from flows.steps import Steps, plain_steps
 from infra.errors import UsageError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from flows.retrain import run_retrain
 from flows.steps import plain_steps
 from infra.errors import UsageError

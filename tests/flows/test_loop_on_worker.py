@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from flows import watch
-from flows.parameters import WatchParameters
+from flows.loop_parameters import WatchParameters
 from flows.steps import plain_steps
 from infra import services
 from infra.store import Store, open_store

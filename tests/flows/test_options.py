@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from flows.cli.app import make_app
 from flows.cli.options import options_of, parameters_from
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from infra.problems import checked
 from tests.flows.command import refused
 

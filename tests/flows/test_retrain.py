@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from flows import retrain
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from flows.steps import plain_steps
 from infra.errors import UsageError
 from infra.problems import checked
@@ -89,6 +90,7 @@ def test_one_round_from_labels_to_the_gate_goes_on_where_it_was_stopped(asked: d
 
         return step
 
+    asked = {**asked, "log": [f"tensorboard:{tmp_path / 'log'}"]}
     for name in ("select", "judge"):
         with pytest.raises(PulledPlugError, match=name):
             run(asked, stop_before(name))
@@ -132,6 +134,10 @@ def test_one_round_from_labels_to_the_gate_goes_on_where_it_was_stopped(asked: d
     page = f"report/rounds/{summary['run_id']}-0001.html"
     assert written == {"report/index.html", page}
     assert f"Round 1 of {asked['output'].rpartition('/')[2]}" in store.get(page).decode()
+    linked = re.findall(r'href="../../(training/runs/[^"]*curves.html)"', store.get(page).decode())
+    assert len(set(linked)) == 3 and all(b"<svg" in store.get(each) for each in linked), "each model has its curves"
+    logged = {path.parent.name.partition("-")[0] for path in (tmp_path / "log").rglob("events.*")}
+    assert logged == {"teacher", "student", "baseline"}
     exported = {info.key.rpartition("/")[2] for info in store.list(f"disagreements/{summary['run_id']}/round=0001/")}
     assert exported == {"label_studio.json", "cvat_champion.xml", "cvat_candidate.xml"}
 

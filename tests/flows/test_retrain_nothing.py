@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows.cli.training import round_in_words
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from flows.retrain import run_retrain
 from flows.retrain_plan import plan_retraining
 from infra.errors import UsageError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from flows.retrain import run_retrain
 from infra.errors import UsageError
 from infra.problems import checked

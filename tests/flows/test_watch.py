@@ -14,7 +14,7 @@ import yaml
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from flows import watch
-from flows.parameters import RetrainParameters, WatchParameters
+from flows.loop_parameters import RetrainParameters, WatchParameters
 from flows.steps import plain_steps
 from infra.errors import UsageError
 from infra.problems import checked

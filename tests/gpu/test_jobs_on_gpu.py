@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from flows import retrain
-from flows.parameters import RetrainParameters
+from flows.loop_parameters import RetrainParameters
 from flows.steps import plain_steps
 from infra import doctor
 from infra.problems import checked
