@@ -11,6 +11,7 @@ import pytest
 
 from flows.loop_parameters import RetrainParameters
 from flows.retrain import run_retrain
+from flows.retrain_plan import plan_retraining
 from infra.errors import UsageError
 from infra.problems import checked
 from infra.store import Store, open_store
@@ -49,6 +50,13 @@ def test_every_unlabelled_segment_is_a_candidate_and_names_its_rule(round_one: t
     assert all(count.max() == 1 for count in covered.values()), "segments of a map never overlap"
     assert {row["decision"] for row in rows} <= {"accept", "ignore"}
     assert sum(outcome["accepted"].values()) == sum(row["decision"] == "accept" for row in rows) > 0
+
+
+def test_stuff_of_few_images_is_watched_by_its_pixels(asked: dict[str, Any]) -> None:
+    classes = plan_retraining(checked(RetrainParameters, **asked))["classes"].values()
+    few = [each for each in classes if each["gate"]["objects"] < 30]
+    assert {each["watched"] for each in few} == {True, False}
+    assert all(each["watched"] is (each["gate"]["pixels"] >= 1000) for each in few)
 
 
 def test_things_and_stuff_are_certified_apart(round_one: tuple[dict[str, Any], Store]) -> None:

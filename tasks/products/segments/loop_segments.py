@@ -11,7 +11,7 @@ import pyarrow as pa
 from infra.errors import UsageError
 from modelkit import rle
 from tasks.labels.label_sets import LabelSet
-from tasks.loop.methods import Calibrated, CalibratedFor
+from tasks.loop.methods import Calibrated, CalibratedFor, LoopMethods
 from tasks.loop.selection import Decided, first_reason, floats
 from tasks.products.segments.loop_candidates import (
     MIN_AREA_PX,
@@ -23,6 +23,7 @@ from tasks.products.segments.loop_candidates import (
     taught,
 )
 from tasks.products.segments.loop_objects import MaskedMethods, calibrate_objects, object_loop
+from tasks.products.segments.loop_pixels import LEAST_TRUE_PIXELS, well_seen
 from tasks.training.examples import Example
 from tasks.training.recipe import TrainingRecipe
 
@@ -74,9 +75,14 @@ class SegmentMethods(MaskedMethods):
         things: class ids of things.
     """
 
+    least_truth = f"{LoopMethods.least_truth} or {LEAST_TRUE_PIXELS}"
+
     def __init__(self, things: Iterable[int]) -> None:
         super().__init__()
         self.things = frozenset(things)
+
+    def watched(self, gate: LabelSet) -> frozenset[str]:
+        return super().watched(gate) | well_seen(gate, gate.classes, None)
 
     def calibrate(
         self, candidates: pa.Table, calibration: LabelSet, labelled: LabelSet, by: CalibratedFor
