@@ -20,7 +20,7 @@ class Measured:
     """What some items took in one worker.
 
     Args:
-        items: how many were tried, failed ones too.
+        items: how many were tried, failed images too.
         seconds_per_item: of wall time, the model being loaded and warm.
         start_s: seconds that loading the model took.
     """
@@ -31,7 +31,7 @@ class Measured:
 
 
 def measure(job: JobSpec, shard: Shard, *, max_items: int = 32) -> Measured | None:
-    """Try some items of a shard; None where it has none.
+    """Try some items of a shard; None where it has none that can be looked at.
 
     The first goes ahead and is not counted: it pays for what is prepared once. After 10 s no further group is begun.
     """
@@ -46,7 +46,7 @@ def measure(job: JobSpec, shard: Shard, *, max_items: int = 32) -> Measured | No
         for group in (timed[:4], timed[4:]):
             if group and time.monotonic() - began < _ENOUGH_S:
                 items += _try(worker, shard, group)
-        return Measured(items, (time.monotonic() - began) / items, worker.start_s)
+        return Measured(items, (time.monotonic() - began) / items, worker.start_s) if items else None
     finally:
         worker.close()
 
@@ -65,7 +65,6 @@ def _pieces(entries: Iterable[Entry], stride: int, max_items: int) -> Iterator[E
 
 
 def _try(worker: Worker, shard: Shard, entries: list[Entry]) -> int:
-    """Carry entries out without committing anything; the number of their items, about."""
+    """Carry entries out without committing anything; the number of their items, which of videos only decoding tells."""
     tried = replace(shard, entries=tuple(entries), continues=None)
-    worker.process(Assignment(tried, attempt_id="estimate", kind="probe"))
-    return items_of(tried, worker.job.decode.stride)
+    return worker.process(Assignment(tried, attempt_id="estimate", kind="probe")).tried

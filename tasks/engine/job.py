@@ -173,6 +173,7 @@ class Outcome:
             while the worker had a shard.
         peak_bytes: most bytes in flight since the worker started.
         failures: failed and quarantined items by kind of error.
+        tried: images, and frames that could be looked at, of a probe.
     """
 
     receipt: Receipt | None
@@ -184,3 +185,4 @@ class Outcome:
     peak_bytes: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     part: bytes | None = None
+    tried: int = 0

@@ -96,8 +96,8 @@ class Worker:
             tasks = tasks_of(assignment, self._state_before(assignment), self._start)
             with self.pipeline.submit(tasks, one_by_one=assignment.one_by_one) as job:
                 if assignment.kind == "probe":
-                    job.results()
-                    return self._outcome(start)
+                    tried = sum(row.media == "image" or row.status == "ok" for row in job.results())
+                    return replace(self._outcome(start), tried=tried)
                 receipt, part, failures = self._committed(assignment, tasks, job)
             self._shards_done += 1
             return_free_memory()  # what this shard leaves in pieces would hardly fit the next one's frames

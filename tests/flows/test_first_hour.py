@@ -46,6 +46,13 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(store_uri: str) ->
     assert segment(source, output, "--dry-run")["outcome"] == "nothing_to_do"
 
 
+def test_a_dry_run_counts_the_frames_that_it_tried_and_none_that_a_short_video_lacks(tmp_path: Path) -> None:
+    put_scenes(open_store(str(tmp_path / "in")), 1)
+    open_store(str(tmp_path / "in")).put("video.avi", make_video("avi", "mpeg4", frames=6))
+    foreseen = segment(tmp_path / "in", tmp_path / "out", "--dry-run")
+    assert (foreseen["items"], foreseen["measured_items"]) == ({"to_do": 7}, 6), "the first goes ahead uncounted"
+
+
 def test_a_limit_takes_so_many_objects_and_later_runs_take_the_others(tmp_path: Path) -> None:
     write_scenes(tmp_path / "in", 5)
     output = tmp_path / "out"
