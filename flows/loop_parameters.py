@@ -164,7 +164,7 @@ class RetrainParameters(LookParameters, GroupParameters):
 class MoveParameters(BaseModel):
     """What every move of a champion is asked with."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     output: Annotated[str, ARGUMENT, Field(min_length=1, description="Output of a retraining: folder or s3:// prefix.")]
     approver: Annotated[
@@ -196,7 +196,7 @@ class RollbackParameters(MoveParameters):
 class WatchParameters(BaseModel):
     """Parameters of ``watch_for_retraining``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     retrain: Annotated[RetrainParameters, Field(description="The loop that is started when it is due.")]
     deployment: Annotated[

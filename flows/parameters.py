@@ -41,7 +41,7 @@ Logs = Annotated[
 class LabelParameters(BaseModel):
     """How files of labels are read, whichever a command is given."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     images_root: Annotated[
         str | None,
@@ -217,7 +217,7 @@ class TrainParameters(GroupParameters):
 class DigitscapeParameters(BaseModel):
     """What ``visionmill digitscape`` composes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     output: Annotated[
         str, ARGUMENT, Field(min_length=1, description="Folder or s3:// prefix that receives images and labels.")

@@ -12,13 +12,13 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from modelkit.brought import brought_models
 from modelkit.downloads import PublishedFile, cache_folder, fetch
 from modelkit.errors import ConfigError, UnknownNameError
 from modelkit.records import RECORD, TENSORS, Weights, find_files, read_record, shipped_folder, shipped_records
@@ -26,7 +26,6 @@ from modelkit.records import RECORD, TENSORS, Weights, find_files, read_record, 
 CATALOGUE = Path(__file__).with_name("catalogue.json")
 ENTRY_POINTS = "visionmill.models"
 """Installed packages name a module that registers their models as an entry point of this group."""
-_brought: list[str] = []
 _RANDOM = re.compile(r"random:(\d+)")
 
 
@@ -118,27 +117,6 @@ def describe(name_or_path: str | Path, *, weights: str | Path | None = None) -> 
     return resolve(name, chosen, None)[1]
 
 
-def bring_models(module: str) -> None:
-    """Name a module that registers models, to be imported when models are first looked up; as entry points do."""
-    if module not in _brought:
-        _brought.append(module)
-
-
-def brought_models() -> tuple[str, ...]:
-    """Modules that were named so."""
-    return tuple(_brought)
-
-
-@contextmanager
-def temporary_models() -> Iterator[None]:
-    """Forget, on leaving, the modules that were named inside."""
-    before = list(_brought)
-    try:
-        yield
-    finally:
-        _brought[:] = before
-
-
 def is_video_model(record: Weights) -> bool:
     """Whether the model of a record carries a state from frame to frame; nothing is allocated (meta device)."""
     known = catalogue().get(record.architecture)
@@ -227,4 +205,4 @@ def _names() -> tuple[list[str], list[str]]:
 
 def _needs_registry() -> bool:
     """Whether there may be models that the catalogue does not know."""
-    return "modelkit.registry" in sys.modules or bool(_brought) or bool(entry_points(group=ENTRY_POINTS))
+    return "modelkit.registry" in sys.modules or bool(brought_models()) or bool(entry_points(group=ENTRY_POINTS))

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from modelkit.base import VisionModel
-from modelkit.catalogue import ENTRY_POINTS, brought_models
+from modelkit.brought import brought_models
+from modelkit.catalogue import ENTRY_POINTS
 from modelkit.errors import ConfigError, DuplicateNameError, UnknownNameError
 
 if TYPE_CHECKING:

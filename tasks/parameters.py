@@ -67,7 +67,7 @@ def refuse_secrets(uri: str) -> str:
 class LookParameters(BaseModel):
     """How a model looks at images, for every command that has one look; the names are those of ``modelkit.load``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     detections: Annotated[
         int | None,
@@ -124,7 +124,7 @@ class JobParameters(BaseModel):
     fields where they are marked (``CHANGES_ROWS``).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, str_strip_whitespace=False)
 
     source: Annotated[
         str,

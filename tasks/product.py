@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.by_name import Lazy
 from infra.errors import UsageError, VisionmillError
-from modelkit.catalogue import bring_models, temporary_models
+from modelkit.brought import bring_models, temporary_models
 
 if TYPE_CHECKING:  # types only: this module is imported by every command and must cost nothing
     import duckdb
