@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -25,6 +25,7 @@ from infra.errors import (
     StoreUnavailable,
 )
 from infra.store_keys import RESERVED_FOLDER, check_key
+from infra.store_local_private import in_folder, lock, tidy
 from infra.store_local_walk import LeftOut, etag_of, forget, walk_files
 from infra.store_probe import probe_store
 from infra.store_types import ObjectInfo, StoreCapabilities, Waiting
@@ -45,7 +46,7 @@ class LocalStore:
         self._waiting = waiting
         self.uri = root.rstrip("/") or "/"
         self._root = Path(self.uri)
-        self._swept = False
+        self._swept = self._has_written = False
         self._sweep_lock = threading.Lock()
 
     def __reduce__(self) -> NoReturn:
@@ -162,7 +163,7 @@ class LocalStore:
 
     def _publish(self, scratch: Path, target: Path) -> bool:
         try:
-            _in_folder(target, lambda: os.link(scratch, target))
+            in_folder(target, lambda: os.link(scratch, target))
         except FileExistsError:
             return False
         except OSError as error:
@@ -172,7 +173,7 @@ class LocalStore:
             with self._locked():
                 if target.exists():
                     return False
-                _in_folder(target, lambda: os.replace(scratch, target))
+                in_folder(target, lambda: os.replace(scratch, target))
         _sync_folder(target.parent)
         return True
 
@@ -180,7 +181,7 @@ class LocalStore:
         scratch = self._scratch(lambda out: _write_all(out, data))
         try:
             etag = _distinct_etag(scratch, previous)
-            _in_folder(target, lambda: os.replace(scratch, target))
+            in_folder(target, lambda: os.replace(scratch, target))
         finally:
             scratch.unlink(missing_ok=True)
         _sync_folder(target.parent)
@@ -188,12 +189,12 @@ class LocalStore:
 
     def _scratch(self, write: Callable[[BinaryIO], None]) -> Path:
         """A finished, synced file in the hidden scratch folder, with a nanosecond time stamp of its own."""
-        folder = self._root / RESERVED_FOLDER / "scratch"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._sweep(folder)
-        scratch = folder / f"{uuid.uuid4().hex}.partial"
+        self._tidy_later()
+        scratch = self._root / RESERVED_FOLDER / "scratch" / f"{uuid.uuid4().hex}.partial"
+        file = in_folder(scratch, lambda: scratch.open("xb"))
         try:
-            with scratch.open("xb") as out:
+            with file as out:
+                self._sweep(scratch.parent)
                 write(out)
                 out.flush()
                 os.fsync(out.fileno())
@@ -229,14 +230,18 @@ class LocalStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One writer of this root at a time, across threads and processes (each call opens the lock file anew)."""
-        folder = self._root / RESERVED_FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        self._tidy_later()
+        handle = lock(self._root / RESERVED_FOLDER / "lock")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)
+
+    def _tidy_later(self) -> None:
+        """When nobody needs this store any more, at the latest when the process ends, its private folder goes."""
+        if not self._has_written:
+            self._has_written = True
+            weakref.finalize(self, tidy, self._root / RESERVED_FOLDER)
 
     # --- names and errors ---------------------------------------------------------------------------------------
 
@@ -271,17 +276,6 @@ class LocalStore:
 
 def _write_all(out: BinaryIO, data: bytes) -> None:
     out.write(data)
-
-
-def _in_folder(target: Path, publish: Callable[[], None]) -> None:
-    """Run ``publish`` with the target's folder present; a delete in another process may prune it in between."""
-    for _ in range(100):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return publish()
-        except FileNotFoundError:
-            continue
-    publish()
 
 
 def _distinct_etag(scratch: Path, previous: str | None) -> str:
