@@ -37,6 +37,10 @@ from tasks.products.segments.export_images import image_files, put_images
 
 INSET = 0.05
 """Pixels from the crack: survives seven digits and float32 in pictures of 10,000 px, and COCO's grid of a fifth."""
+_SAME_IMAGES = (
+    "# val is train, as trainers ask for one and a job divides nothing: figures on it say how well these labels are",
+    "# repeated, not how good a model is. To measure that, let val name images with labels that people made.",
+)
 _ITEMS = """
 SELECT uri, media, frame, shard_id, width, height, labels, boxes_xyxy, rles
 FROM items WHERE status = 'ok' ORDER BY uri, frame
@@ -116,8 +120,11 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def data_yaml(names: Sequence[str], model: str = "", *, images: bool = False) -> str:
-    """What trainers read first. Strings are written as JSON, which YAML includes, so no name can break the file."""
+    """What trainers read first. Strings are written as JSON, which YAML includes, so no name can break the file.
+
+    It names no ``path``: Ultralytics looks for the images beside this file then, and for "." where it was called from.
+    """
     lines = [] if images else ["# labels only: put the images beside them, in images/, under the names in images.csv"]
     lines += ["source: model", f"model: {json.dumps(model)}"]  # so that nobody takes them for people's
-    lines += ["path: .", "train: images", "val: images", f"nc: {len(names)}", "names:"]
+    lines += [*_SAME_IMAGES, "train: images", "val: images", f"nc: {len(names)}", "names:"]
     return "\n".join(lines + [f"  {number}: {json.dumps(name)}" for number, name in enumerate(names)]) + "\n"

@@ -190,6 +190,8 @@ def test_exports_say_that_a_model_made_them_and_which(filled: FakeOutput, tmp_pa
     assert {each["source"] for each in content["annotations"]} == {"model"}
     for said in (content["info"], described):
         assert said["source"] == "model" and said["model"] == filled.version.model
+    assert described["train"] == described["val"] == "images" and "path" not in described, "beside the file, wherever"
+    assert "not how good a model is" in (tmp_path / "yolo/data.yaml").read_text()
 
 
 def test_categories_have_the_ids_of_the_labels_that_the_model_learnt_from(filled: FakeOutput, tmp_path: Path) -> None:
