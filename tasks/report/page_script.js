@@ -92,6 +92,10 @@
     all("#pictures-body figure").forEach((figure) => {
       figure.hidden = !fits(want, figure.dataset.uri, figure.dataset.status, JSON.parse(figure.dataset.facets));
     });
+    all("#pictures-body .group").forEach((group) => {
+      group.hidden = all("figure", group).every((figure) => figure.hidden);
+      if (group.hidden) find("video", group)?.pause();
+    });
     const visible = all("#pictures-body figure").filter((figure) => !figure.hidden).length;
     find("#picture-count").textContent = `${visible} pictures`;
     drawList(data.rows.map(rowOf).filter((row) => fits(want, row.uri, row.status, row.facets)));
@@ -132,6 +136,7 @@
     });
     stage.replaceChildren(inner);
     find("[data-do=masks]", viewer).disabled = !find(".layer", inner);
+    find("[data-do=masks]", viewer).setAttribute("aria-pressed", masks);
     find(".said", viewer).replaceChildren(
       make("strong", figure.dataset.uri + (Number(figure.dataset.frame) ? `, frame ${figure.dataset.frame}` : "")), " ",
       make("span", find(".what, .why", figure)?.textContent ?? "", "muted"), " ",

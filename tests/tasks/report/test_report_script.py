@@ -33,14 +33,20 @@ const said = () => one('#viewer .said strong').textContent;
 """
 
 
-def run_in(page_uri: str, folder: Path, steps: str) -> Any:
-    """What an expression list, run in a copy of the page after its own script, leaves in ``out``."""
+def run_in(page_uri: str, folder: Path, steps: str, *, clock_s: float = 1.0) -> Any:
+    """What an expression list, run in a copy of the page after its own script, leaves in ``out``.
+
+    Args:
+        clock_s: how far the page's clock runs, which waits for nobody but for what is loaded.
+    """
     text = (Path(page_uri)).read_text()
     policy = 'http-equiv="Content-Security-Policy"'
     script = f"<script>{HELPERS}const out = {{}}; {steps}; document.body.dataset.out = JSON.stringify(out)</script>"
     page = folder / "tried.html"
     page.write_text(text.replace(policy, 'name="was-policy"').replace("</body>", f"{script}</body>"))
-    dom = browse(page, folder, "--window-size=1280,900", "--dump-dom").stdout
+    dom = browse(
+        page, folder, "--window-size=1280,900", f"--virtual-time-budget={1000 * clock_s:.0f}", "--dump-dom"
+    ).stdout
     found = re.search(r'data-out="([^"]*)"', dom)
     assert found, "the steps ran to their end"
     return json.loads(found[1].replace("&quot;", '"').replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
@@ -119,6 +125,74 @@ def test_a_picture_is_enlarged_zoomed_and_bared_and_the_next_is_a_key_away(
     assert uri in out["last"] and "SELECT * FROM items WHERE uri = " in query and pictured.store.uri in query
     assert out["frame"].endswith("clip.mp4, frame 2") and out["nextFrame"].endswith("frame 3")
     assert out["video"] == "data:video/mp4;base64,"
+
+
+@pytest.mark.browser
+@needs_browser
+def test_every_button_of_the_enlarged_picture_does_what_it_says(pictured: FakeOutput, tmp_path: Path) -> None:
+    page = write_report(pictured.store.uri).index_uri
+    out = run_in(
+        page, tmp_path, """
+        const button = (name) => one(`[data-do=${name}]`), links = every('.gallery figure .frame > a:not(.close)');
+        const at = () => [button('zoom').textContent, one('.stage div').style.transform];
+        links[0].click(); out.first = said();
+        button('next').click(); out.next = said(); button('previous').click(); out.previous = said();
+        button('larger').click(); out.larger = at();
+        one('.stage').dispatchEvent(new PointerEvent('pointermove', {buttons: 1, movementX: 9, movementY: -4}));
+        out.moved = at(); button('smaller').click(); out.smaller = at();
+        one('.stage').dispatchEvent(new WheelEvent('wheel', {deltaY: -1})); out.wheel = at();
+        button('zoom').click(); out.whole = at();
+        button('masks').click(); out.bare = [every('#viewer .layer')[0].hidden, button('masks').ariaPressed];
+        button('next').click(); out.staysBare = every('#viewer .layer').every((e) => e.hidden);
+        button('masks').click(); out.masks = [every('#viewer .layer')[0].hidden, button('masks').ariaPressed];
+        out.canPlay = !button('play').hidden; button('close').click(); out.closed = !one('#viewer').open;
+        """,
+    )  # fmt: skip
+    assert out["first"] == out["previous"] != out["next"]
+    assert out["larger"] == ["150 %", "translate(0px, 0px) scale(1.5)"]
+    assert out["moved"] == ["150 %", "translate(9px, -4px) scale(1.5)"]
+    assert out["smaller"] == ["100 %", "translate(0px, 0px) scale(1)"] == out["whole"] and out["wheel"][0] == "120 %"
+    assert out["bare"] == [True, "false"] and out["staysBare"] and out["masks"] == [False, "true"]
+    assert out["closed"] and not out["canPlay"], "one picture after another is for the frames of a video"
+
+
+@pytest.mark.browser
+@needs_browser
+def test_a_video_with_its_tracks_is_played_and_its_frames_are_shown_in_turn(
+    pictured: FakeOutput, tmp_path: Path
+) -> None:
+    page = write_report(pictured.store.uri).index_uri
+    out = run_in(
+        page, tmp_path, """
+        const wait = (s) => new Promise((done) => setTimeout(done, 1000 * s)), save = () => {
+          document.body.dataset.out = JSON.stringify(out); };
+        (async () => {
+          const video = one('video'); await video.play();
+          for (let n = 0; n < 2000 && !video.currentTime; n++) await wait(.02);
+          out.video = [video.videoWidth > 0, video.currentTime > 0, video.error === null, video.loop]; save();
+          every('.strip figure .frame > a:not(.close)')[7].click(); out.last = said();
+          one('[data-do=play]').click(); await wait(.3); out.next = said(); save();
+          one('[data-do=play]').click(); out.paused = said(); await wait(.5); out.still = said(); save();
+        })();
+        """,
+        clock_s=60.0,
+    )  # fmt: skip
+    assert out["video"] == [True, True, True, True]
+    assert out["last"].endswith("frame 7") and out["next"].endswith("clip.mp4") and out["paused"] == out["still"]
+
+
+@pytest.mark.browser
+@needs_browser
+def test_headings_and_videos_of_which_nothing_fits_the_filter_go_too(pictured: FakeOutput, tmp_path: Path) -> None:
+    page = write_report(pictured.store.uri).index_uri
+    out = run_in(
+        page, tmp_path, """
+        const state = () => [seen('#pictures-body h3').map((e) => e.textContent), seen('#pictures-body video').length];
+        out.all = state(); set('status', 'failed'); out.failed = state(); set('status', ''); out.again = state();
+        """,
+    )  # fmt: skip
+    assert len(out["all"][0]) > 2 and out["all"][1] == 1 and out["again"] == out["all"]
+    assert out["failed"] == [["Failed"], 0]
 
 
 @pytest.mark.browser
