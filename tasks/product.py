@@ -117,6 +117,7 @@ class Product(Lazy):
         models: module that registers models of the product's own, imported when models are first looked up; "" where
             modelkit or an entry point brings them.
         options: parameters -> keywords of ``modelkit.load``.
+        predictor: parameters -> ``tasks.engine.job.PredictorSpec`` of who looks at items, or None: the model alone.
         check: a table of ok rows -> one line per thing that cannot be.
         categories: column paths with a dictionary. encodings: column path -> Parquet encoding.
         views: name -> SELECT over ``items``, which has the columns of all schemas (null where a version has none).
@@ -141,6 +142,7 @@ class Product(Lazy):
     kinds: Mapping[str, str | None] = field(default_factory=dict)
     models: str = ""
     options: Callable[[Any], dict[str, Any]] | None = None
+    predictor: Callable[[Any], Any] | None = None
     check: Callable[[pa.Table], Iterator[str]] | None = None
     categories: tuple[str, ...] = ()
     encodings: Mapping[str, str] = field(default_factory=dict)

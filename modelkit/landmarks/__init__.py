@@ -6,19 +6,25 @@ from modelkit.landmarks.hourglass import StackedHourglass
 from modelkit.landmarks.landmarker import CoordinateLandmarker, HeatmapLandmarker
 from modelkit.landmarks.models import coordinate_landmarker, heatmap_landmarker, hourglass
 from modelkit.landmarks.networks import CoordinateHead, DeconvolutionNeck, HeatmapHead
+from modelkit.landmarks.top_down import DetectingPredictor, FoundBoxes, TopDownPredictor, is_top_down, labels_of
 
 __all__ = [
     "CoordinateHead",
     "CoordinateLandmarker",
     "CropGeometry",
     "DeconvolutionNeck",
+    "DetectingPredictor",
+    "FoundBoxes",
     "HeatmapCodec",
     "HeatmapHead",
     "HeatmapLandmarker",
     "StackedHourglass",
+    "TopDownPredictor",
     "coordinate_landmarker",
     "gathered",
     "heatmap_landmarker",
     "hourglass",
+    "is_top_down",
+    "labels_of",
     "prepare_objects",
 ]

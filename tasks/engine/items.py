@@ -8,6 +8,8 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from infra.machine import return_free_memory
 from tasks.engine.batches import BatchLimits, Group, forward
 from tasks.engine.byte_budget import LARGE_BYTES, Shares
@@ -296,9 +298,17 @@ class ItemStages:
                 item.frame.failure or ItemFailure("decode", "NoPixels", "no pixels")
             )
         try:
-            return replace(item, frame=slim, prepared=self._predictor.prepare(image))
+            return replace(item, frame=slim, prepared=self._prepared(item, image))
         except Exception as error:  # noqa: BLE001 - whatever a model throws becomes the row of an item
             return replace(item, frame=slim).failed(ItemFailure.of("infer", error))
+
+    def _prepared(self, item: Item, image: np.ndarray) -> Any:
+        """By ``prepare``, or by ``prepare_item`` of a predictor that knows more of an item than its pixels."""
+        prepare = getattr(self._predictor, "prepare_item", None)
+        if prepare is None:
+            return self._predictor.prepare(image)
+        entry = item.task.entry
+        return prepare(image, uri=entry.uri, etag=entry.etag, frame=item.frame.frame)
 
     def _infer(self, items: list[Item]) -> list[Item]:
         clip, prepared = items[0].task.clip, [item.prepared for item in items]

@@ -16,19 +16,22 @@ DEFAULT_MEMORY_BYTES = 512 << 20
 
 @dataclass(frozen=True, slots=True)
 class PredictorSpec:
-    """Another predictor for workers than the one of ``modelkit.load``; all of it is part of the version.
+    """Another predictor for workers than the one of ``modelkit.load``; all of it but places is part of the version.
 
     Args:
         factory: see ``JobSpec.predictor_factory``.
         options: plain JSON for the factory, which finds it in ``JobSpec.predictor_options``.
         schema: id of the product's schema that its results fill; None: the one of plain jobs.
         known_as: what versions call it, where the factory has moved since there are outputs of it.
+        places: further options that say where things are found which ``options`` know by digest or version: they may
+            lie elsewhere the next time, and make the same rows.
     """
 
     factory: str
     options: Mapping[str, Any] = field(default_factory=dict)
     schema: str | None = None
     known_as: str | None = None
+    places: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

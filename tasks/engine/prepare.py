@@ -61,7 +61,7 @@ def prepare_job(
     Args:
         product: what the job writes.
         parameters: an instance of its ``parameters``.
-        predictor: another one than ``modelkit.load`` makes; part of the version, too.
+        predictor: another one than ``modelkit.load`` makes; part of the version, too. None: the product's own, if any.
         is_tried: whether the output is tried out; a dry run writes nothing, not even that.
 
     Raises:
@@ -70,6 +70,8 @@ def prepare_job(
     """
     decode = parameters.decode_options()
     record = describe_model(parameters.model, parameters.weights, product)
+    if predictor is None and product.predictor is not None:
+        predictor = product.predictor(parameters)
     if predictor is None and is_own_model(parameters.model):
         factory: str | None = parameters.model
     else:
@@ -104,7 +106,7 @@ def prepare_job(
         carries_state=factory != parameters.model and modelkit.is_video_model(record),
         driver_commits=not capabilities.conditional_create,
         predictor_factory=factory,
-        predictor_options={} if predictor is None else dict(predictor.options),
+        predictor_options={} if predictor is None else {**predictor.options, **predictor.places},
     )
     return PreparedJob(job, record, store, capabilities)
 

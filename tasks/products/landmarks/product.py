@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from infra.by_name import lazily
-from tasks.product import Product
+from tasks.product import Exporter, Product
 from tasks.products.landmarks.parameters import LandmarkParameters
 from tasks.products.landmarks.views import KEYPOINTS, OBJECTS, THINGS
 
@@ -18,6 +18,7 @@ PRODUCT = Product(
     schemas=lazily(f"{_HERE}.schema:schemas"),
     parameters=LandmarkParameters,
     options=lazily(f"{_HERE}.parameters:model_options"),
+    predictor=lazily(f"{_HERE}.predictors:predictor_of"),
     kinds={"keypoints": None},
     columns=lazily(f"{_HERE}.rows:columns"),
     check=lazily(f"{_HERE}.checks:check"),
@@ -45,4 +46,23 @@ PRODUCT = Product(
         "keypoint_oks(points, true_points, area, sigmas)",
     ),
     query="SELECT name, count(*) AS n, avg(score) AS score FROM keypoints WHERE visible GROUP BY name ORDER BY score",
+    exporters={
+        "coco": Exporter(
+            "COCO's keypoint JSON, with scores", lazily(f"{_HERE}.export_coco:write_coco"), "person_keypoints.json"
+        ),
+        "csv": Exporter("a row per keypoint", lazily(f"{_HERE}.export_csv:write_csv"), "keypoints.csv"),
+        "label_studio": Exporter(
+            "tasks for Label Studio, with rectangles and keypoints as predictions",
+            lazily(f"{_HERE}.export_label_studio:write_label_studio"),
+            "label_studio.json",
+        ),
+        "images": Exporter(
+            "pictures with what was found drawn upon them", lazily(f"{_HERE}.export_annotated:write_images")
+        ),
+        "video": Exporter(
+            "an MP4 per video with what was found drawn upon it", lazily(f"{_HERE}.export_annotated:write_videos")
+        ),
+    },
+    overlay=lazily(f"{_HERE}.overlay:overlay"),
+    panels=lazily(f"{_HERE}.panels:panels"),
 )

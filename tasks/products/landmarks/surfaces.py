@@ -24,7 +24,7 @@ def surface_from_png(data: bytes, origin_xy: tuple[int, int]) -> Surface:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             pixels = np.array(picture)
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"a surface of {len(data)} bytes is no PNG: {error}") from error
+        raise ValueError(f"a surface of {len(data)} bytes is no PNG") from error
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"a surface must be an RGB PNG of 8 bits, got {pixels.shape} {pixels.dtype}")
     return Surface(origin_xy, pixels[..., 0], np.moveaxis(pixels[..., 1:], -1, 0))

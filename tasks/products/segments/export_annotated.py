@@ -1,88 +1,18 @@
-"""What was found, drawn: a JPEG for each image and frame, or an MP4 for each video.
-
-Colours are those of the report: one per class, and where there are tracks one per track, for ever the same.
-"""
+"""What was found, drawn as the report draws it: a JPEG for each image and frame, or an MP4 for each video."""
 
 from __future__ import annotations
 
-import tempfile
-from itertools import chain, groupby
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-
-from infra.errors import UsageError
 from infra.store import Store
-from tasks.media.clip_file import ClipFile
-from tasks.media.decoding import EntryReader
 from tasks.output.views import Views
-from tasks.products.segments.export_files import ItemNames, Missing, Puts, batches
-from tasks.products.segments.export_images import encoded, pictures
 from tasks.products.segments.overlay import overlay
-from tasks.records import ItemFailure
-
-LONG_SIDE_PX = (640, 1920)
-"""Pictures are drawn at their own size within these: below, outlines would hide what they are about."""
-_ITEMS = "SELECT * FROM items WHERE status = 'ok' {which} ORDER BY uri, frame"
-Row = dict[str, Any]
+from tasks.report import export_annotated
 
 
 def write_images(views: Views, store: Store) -> tuple[int, int]:
-    """Write ``a/b.jpg`` for an image and ``a/clip.mp4/000012.jpg`` for a frame; returns (instances, files).
-
-    Raises:
-        DatasetError: an image cannot be read any more; everything else is there by then.
-    """
-    names, reader, missing = ItemNames(views), EntryReader(), Missing("")
-    instances = 0
-    with Puts(store) as puts:
-        for rows in batches(views, _ITEMS.format(which="")):
-            for row, found in pictures(views, rows, reader):
-                if isinstance(found, ItemFailure):
-                    missing.add(row, found.error)
-                else:
-                    puts.put(f"{names.of(row)}.jpg", encoded(_drawn(found, row), "JPEG"))
-                    instances += len(row["labels"])
-    missing.tell()
-    return instances, puts.count
+    """See :func:`tasks.report.export_annotated.write_images`; returns (instances, files)."""
+    return export_annotated.write_images(views, store, overlay)
 
 
 def write_videos(views: Views, store: Store) -> tuple[int, int]:
-    """Write ``a/clip.mp4`` for a video, its frames shown when they were; returns (instances, files).
-
-    Frames without a result are not there: the one before them stays.
-
-    Raises:
-        UsageError: nothing of it is a video.
-        DatasetError: a frame cannot be read any more; everything else is there by then.
-    """
-    names, reader, missing = ItemNames(views), EntryReader(), Missing("")
-    rows = (pictures(views, batch, reader) for batch in batches(views, _ITEMS.format(which="AND media = 'video'")))
-    instances = files = 0
-    with tempfile.TemporaryDirectory(prefix="visionmill-video-") as folder:
-        for _, frames in groupby(chain.from_iterable(rows), key=lambda one: one[0]["uri"]):
-            path, name = Path(folder) / "clip.mp4", ""
-            clip = ClipFile(path)
-            for row, found in frames:
-                name = name or str(Path(names.of(row)).parent)
-                if isinstance(found, ItemFailure):
-                    missing.add(row, found.error)
-                    continue
-                clip.add(_drawn(found, row), row["pts_s"])
-                instances += len(row["labels"])
-            if clip.close():
-                store.put_file_if_absent(f"{name.rpartition('.')[0] or name}.mp4", path)
-                files += 1
-                path.unlink()
-    missing.tell()
-    if not files:
-        raise UsageError("there is no video among the results", hint="export --to images draws images")
-    return instances, files
-
-
-def _drawn(image_rgb_hwc_u8: np.ndarray, row: Row) -> np.ndarray:
-    """(H, W, 3) uint8; of videos without scores, which would flicker."""
-    least, most = LONG_SIDE_PX
-    long_side_px = max(least, min(most, max(image_rgb_hwc_u8.shape[:2])))
-    return overlay(image_rgb_hwc_u8, row, in_strip=row["media"] == "video", long_side_px=long_side_px)
+    """See :func:`tasks.report.export_annotated.write_videos`; returns (instances, files)."""
+    return export_annotated.write_videos(views, store, overlay)

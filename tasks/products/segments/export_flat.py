@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from infra.store import Store
 from tasks.output.views import Views
-from tasks.products.segments.export_files import stream
+from tasks.report.export_files import stream
 
 BUFFER_BYTES = 128 << 20
 _BATCH_ROWS = 20_000

@@ -32,10 +32,10 @@ from infra.store import Store
 from modelkit.rle import decode
 from tasks.media.decoding import EntryReader
 from tasks.output.views import Views
-from tasks.products.segments.classes import classes_of
-from tasks.products.segments.export_files import ItemNames, Missing, Puts, batches
-from tasks.products.segments.export_images import image_files, put_images
+from tasks.report.classes import classes_of
 from tasks.report.drawing import Colour, colour_of, stuff_colour_of
+from tasks.report.export_files import ItemNames, Missing, Puts, batches
+from tasks.report.export_images import image_files, put_images
 
 _MOST_INSTANCES = 65_535
 _ITEMS = """

@@ -31,9 +31,9 @@ from infra.store import Store
 from modelkit.rle import to_polygons
 from tasks.media.decoding import EntryReader
 from tasks.output.views import Views
-from tasks.products.segments.classes import classes_of, model_of
-from tasks.products.segments.export_files import ItemNames, Missing, Puts, batches
-from tasks.products.segments.export_images import image_files, put_images
+from tasks.report.classes import classes_of, model_of
+from tasks.report.export_files import ItemNames, Missing, Puts, batches
+from tasks.report.export_images import image_files, put_images
 
 INSET = 0.05
 """Pixels from the crack: survives seven digits and float32 in pictures of 10,000 px, and COCO's grid of a fifth."""

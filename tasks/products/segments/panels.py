@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from tasks.output.views import Views
-from tasks.products.segments.classes import known_classes
 from tasks.report import charts
+from tasks.report.classes import known_classes
 from tasks.report.drawing import colour_of, stuff_colour_of
 from tasks.report.page import page_template
 from tasks.report.panels import Card, Panels, Ranking, Section, Tile
+from tasks.report.things import facets, rows_of, summary_of, things_per_item
 
 SCORE_BINS = 20
 MAX_CLASSES = 20
@@ -82,7 +80,7 @@ def panels(views: Views) -> Panels:
 
 def collect(views: Views) -> Facts:
     """Ask everything; queries read narrow columns and give bounded answers."""
-    [(instances, ok_items, empty_items)] = _rows(
+    [(instances, ok_items, empty_items)] = rows_of(
         views,
         "SELECT coalesce(sum(len(labels)), 0), count(*) FILTER (status = 'ok'),"
         " count(*) FILTER (status = 'ok' AND len(labels) = 0) FROM items",
@@ -91,10 +89,10 @@ def collect(views: Views) -> Facts:
         instances=int(instances),
         ok_items=ok_items,
         empty_items=empty_items,
-        num_classes=_rows(views, "SELECT count(DISTINCT label) FROM instances")[0][0],
+        num_classes=rows_of(views, "SELECT count(DISTINCT label) FROM instances")[0][0],
         num_known=len(known_classes(views)),
         classes=_classes(views),
-        per_item=_per_item(views),
+        per_item=things_per_item(views),
         sizes=_sizes(views),
     )
 
@@ -137,37 +135,13 @@ def _classes_section(facts: Facts) -> Markup:
     return Markup(text)  # the template escapes what comes from data
 
 
-def facets(row: Mapping[str, Any]) -> dict[str, float]:
-    """Class -> its best score in an item."""
-    best: dict[str, float] = {}
-    for name, score in zip(row["names"] or (), row["scores"] or (), strict=True):
-        best[str(name)] = max(score, best.get(str(name), 0.0))
-    return best
-
-
-def summary_of(row: Mapping[str, Any]) -> str:
-    """``3 × disc, 1 × box; mean score 0.82``."""
-    names: dict[str, int] = {}
-    for name in row["names"] or ():
-        names[name] = names.get(name, 0) + 1
-    if not names:
-        return "nothing found"
-    listed = sorted(names.items(), key=lambda pair: (-pair[1], pair[0]))
-    said = ", ".join(f"{count} × {name}" for name, count in listed[:4]) + (", ..." if len(listed) > 4 else "")
-    return f"{said}; mean score {np.mean(row['scores']):.2f}"
-
-
-def _rows(views: Views, sql: str) -> list[tuple[Any, ...]]:
-    return views.connection.execute(sql).fetchall()
-
-
 def _classes(views: Views) -> tuple[ClassFacts, ...]:
     """The most frequent classes with their score histograms, in one pass over labels, names and scores."""
     bins = ", ".join(
         f"count(*) FILTER (least(CAST(floor(score * {SCORE_BINS}) AS INTEGER), {SCORE_BINS - 1}) = {index})"
         for index in range(SCORE_BINS)
     )
-    found = _rows(
+    found = rows_of(
         views,
         "SELECT label, coalesce(any_value(name), 'class ' || label), bool_or(is_thing), count(*) AS n,"
         f" count(DISTINCT (uri, frame)), avg(score), [{bins}]"
@@ -179,28 +153,10 @@ def _classes(views: Views) -> tuple[ClassFacts, ...]:
     )
 
 
-def _per_item(views: Views) -> tuple[tuple[str, int], ...]:
-    ranges = [(0, 0), (1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32), (33, 64), (65, None)]
-    return _in_ranges(views, ranges, "len(labels)", "items WHERE status = 'ok'")
-
-
-def _in_ranges(
-    views: Views, ranges: Sequence[tuple[int, int | None]], value: str, source: str
-) -> tuple[tuple[str, int], ...]:
-    counts = ", ".join(
-        f"count(*) FILTER ({value} >= {low}" + (")" if high is None else f" AND {value} <= {high})")
-        for low, high in ranges
-    )
-    row = _rows(views, f"SELECT {counts} FROM {source}")[0]
-    names = [f"{low}+" if high is None else str(low) if low == high else f"{low}-{high}" for low, high in ranges]
-    last = max((index for index, count in enumerate(row) if count), default=-1)
-    return tuple(zip(names, row, strict=True))[: last + 1]
-
-
 def _sizes(views: Views) -> tuple[tuple[str, int], ...]:
     """By the share of the image that the mask covers: comparable between resolutions."""
     edges = [0.0, 0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 1.01]
     names = ["< 0.1 %", "0.1-0.5 %", "0.5-2 %", "2-5 %", "5-10 %", "10-25 %", "> 25 %"]
     counts = ", ".join(f"count(*) FILTER (share >= {low} AND share < {high})" for low, high in pairwise(edges))
-    row = _rows(views, f"SELECT {counts} FROM (SELECT area / (width::DOUBLE * height) AS share FROM instances)")[0]
+    row = rows_of(views, f"SELECT {counts} FROM (SELECT area / (width::DOUBLE * height) AS share FROM instances)")[0]
     return tuple(zip(names, row, strict=True)) if any(row) else ()

@@ -10,9 +10,15 @@ from tasks.output.views import Views
 
 
 def classes_of(views: Views) -> dict[int, str]:
-    """Class id -> name, ascending: what the newest version's parts say the model knows, and all that was found."""
+    """Class id -> name, ascending: what the newest version's parts say the model knows, and all that was found.
+
+    The product's view of things has ``label`` and ``name``.
+    """
+    assert views.product is not None, "an output without a product has no classes"
+    assert views.product.things is not None, f"{views.product.name} has no things, so it has no classes"
     rows = views.connection.sql(
-        "SELECT label, any_value(name) FROM instances WHERE label IS NOT NULL GROUP BY label ORDER BY label"
+        f"SELECT label, any_value(name) FROM {views.product.things.view} WHERE label IS NOT NULL"
+        " GROUP BY label ORDER BY label"
     ).fetchall()
     found = {int(label): str(name) if name is not None else f"class {label}" for label, name in rows}
     return dict(sorted((found | known_classes(views)).items()))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 
 from infra.errors import DatasetError
 from infra.store import Store
@@ -16,6 +19,7 @@ from tasks.output.naming import common_root, relative_name, without_extension
 from tasks.output.views import Views
 
 _BATCH_ROWS = 500
+_CSV_BATCH_ROWS = 20_000
 _PUT_THREADS = 16
 
 
@@ -39,6 +43,23 @@ def batches(views: Views, sql: str) -> Iterator[list[dict[str, Any]]]:
     """The rows of a query, some hundreds at a time."""
     for batch in stream(views, sql, _BATCH_ROWS):
         yield batch.to_pylist()
+
+
+def write_rows(views: Views, store: Store, key: str, sql: str) -> int:
+    """Write the rows of a query as one CSV file; returns their number.
+
+    UTF-8 with a line of names; text stands in quotes, what is unknown is empty.
+    """
+    rows = 0
+    with tempfile.TemporaryDirectory(prefix="visionmill-csv-") as folder:
+        path = Path(folder) / "rows.csv"
+        reader = stream(views, sql, _CSV_BATCH_ROWS)
+        with pa_csv.CSVWriter(path, reader.schema) as out:
+            for batch in reader:
+                out.write_batch(batch)
+                rows += batch.num_rows
+        store.put_file_if_absent(key, path)
+    return rows
 
 
 class ItemNames:

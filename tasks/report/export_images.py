@@ -14,8 +14,8 @@ from PIL import Image
 from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
 from tasks.media.endings import ending_of
 from tasks.output.views import Views
-from tasks.products.segments.export_files import ItemNames, Missing, Puts
 from tasks.records import Entry, ItemFailure
+from tasks.report.export_files import ItemNames, Missing, Puts
 from tasks.report.planned import decoding_of, entries_of
 
 Row = dict[str, Any]

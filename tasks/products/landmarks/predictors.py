@@ -1,0 +1,129 @@
+"""Predictors of top-down models for jobs: with a detector in the same worker, or on the boxes of an earlier output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from infra.errors import UsageError, VersionMismatch
+from infra.store import open_store
+from tasks.engine.job import JobSpec, PredictorSpec
+from tasks.engine.model_source import local_model
+from tasks.engine.predictors import load_predictor
+from tasks.engine.prepare import describe_model
+from tasks.output.views import views_of
+from tasks.products.landmarks.boxes import EarlierBoxes
+from tasks.products.landmarks.parameters import LandmarkParameters
+
+if TYPE_CHECKING:  # torch: seconds that a driver need not wait
+    from modelkit import Predictor, Weights
+
+
+def predictor_of(parameters: LandmarkParameters) -> PredictorSpec | None:
+    """Who looks at images instead of the model alone; None where no boxes of others are wanted.
+
+    What decides the rows is part of their version: the detector's digest, or the version of the earlier output.
+
+    Raises:
+        UsageError: a detector that there is not, or an output without boxes.
+    """
+    if parameters.detector is None and parameters.boxes is None:
+        return None
+    _check_top_down(parameters)
+    options: dict[str, Any] = {"box_score": parameters.box_score, "box_classes": sorted(parameters.box_classes)}
+    if parameters.detector is not None:
+        record = describe_model(parameters.detector, None)
+        _check_detector(record, parameters)
+        options |= {"detector": record.rows_digest}
+        return _spec("detecting_predictor", options, {"detector_from": parameters.detector})
+    assert parameters.boxes is not None
+    options |= {"boxes": newest_version(parameters.boxes)}
+    return _spec("boxed_predictor", options, {"boxes_from": open_store(parameters.boxes).uri})
+
+
+def _spec(factory: str, options: dict[str, Any], places: dict[str, Any]) -> PredictorSpec:
+    return PredictorSpec(f"{__name__}:{factory}", options, places=places)
+
+
+def _check_top_down(parameters: LandmarkParameters) -> None:
+    from modelkit.landmarks import is_top_down
+
+    record = describe_model(parameters.model, parameters.weights)
+    if not is_top_down(record):
+        raise UsageError(
+            f"{record.name} finds its objects itself: it looks at no boxes of others",
+            hint="leave out --detector and --boxes, or name a top-down model: `visionmill models list`",
+        )
+
+
+def _check_detector(record: Weights, parameters: LandmarkParameters) -> None:
+    from modelkit import ModelkitError, is_video_model
+    from modelkit.landmarks import labels_of
+
+    if is_video_model(record):
+        raise UsageError(
+            f"{record.name} has a memory: it cannot detect for another model",
+            hint="run it by itself first, and give its output as --boxes",
+        )
+    try:
+        labels_of(record.classes, parameters.box_classes)
+    except ModelkitError as error:
+        raise UsageError(str(error), hint="name classes of the detector: --box-class") from error
+
+
+def newest_version(output_uri: str) -> str:
+    """The fingerprint of the newest version of an output whose rows have boxes.
+
+    Raises:
+        UsageError: it has none.
+    """
+    views = views_of(open_store(output_uri))
+    views.connection.close()
+    if views.listing.newest is None or views.product is None or not views.listing.newest.parts:
+        raise UsageError(
+            f"{output_uri} holds no rows whose boxes could be looked at", hint="run the detector's job first"
+        )
+    lists = {field.name for schema in views.product.schemas().values() for field in schema}
+    if not {"boxes_xyxy", "scores", "labels"} <= lists:
+        raise UsageError(
+            f"rows of {views.product.name} have no boxes", hint="name the output of a job that finds objects"
+        )
+    return views.listing.newest.fingerprint
+
+
+def detecting_predictor(job: JobSpec) -> Predictor:
+    """What workers call; see ``JobSpec.predictor_factory``."""
+    from modelkit import load
+    from modelkit.landmarks import DetectingPredictor
+
+    options = job.predictor_options
+    detector = load(local_model(options["detector_from"]), device=job.device, min_score=options["box_score"])
+    if detector.rows_digest != options["detector"]:
+        raise VersionMismatch(
+            f"the detector {options['detector_from']} has the digest {detector.rows_digest[:12]} here,"
+            f" but the job is for {options['detector'][:12]}",
+            hint="Every machine must see the same weights and record: name them by URI, or copy both files to all.",
+        )
+    return DetectingPredictor(load_predictor(job), detector, **_choice(job))
+
+
+def boxed_predictor(job: JobSpec) -> Predictor:
+    """What workers call; see ``JobSpec.predictor_factory``."""
+    from modelkit.landmarks import FoundBoxes, TopDownPredictor
+
+    options = job.predictor_options
+    earlier = EarlierBoxes(options["boxes_from"], options["boxes"])
+
+    class BoxedPredictor(TopDownPredictor):
+        """Looks at the boxes that an earlier job found in the same item."""
+
+        def prepare_item(self, image: np.ndarray, *, uri: str, etag: str, frame: int) -> Any:
+            """See ``tasks.engine.items``."""
+            return self.prepare_boxes(image, FoundBoxes(*earlier.of(uri, etag, frame)))
+
+    return BoxedPredictor(load_predictor(job), earlier.classes, **_choice(job))
+
+
+def _choice(job: JobSpec) -> dict[str, Any]:
+    return {name: job.predictor_options[name] for name in ("box_score", "box_classes")}
