@@ -47,7 +47,7 @@ def _spec(factory: str, options: dict[str, Any], places: dict[str, Any]) -> Pred
 
 
 def _check_top_down(parameters: LandmarkParameters) -> None:
-    from modelkit.landmarks import is_top_down
+    from modelkit.landmarks import is_top_down  # torch: seconds that jobs without boxes need not wait
 
     record = describe_model(parameters.model, parameters.weights)
     if not is_top_down(record):
@@ -58,8 +58,8 @@ def _check_top_down(parameters: LandmarkParameters) -> None:
 
 
 def _check_detector(record: Weights, parameters: LandmarkParameters) -> None:
-    from modelkit import ModelkitError, is_video_model
-    from modelkit.landmarks import labels_of
+    from modelkit import ModelkitError, is_video_model  # torch, as above
+    from modelkit.landmarks import labels_of  # likewise
 
     if is_video_model(record):
         raise UsageError(
@@ -94,8 +94,8 @@ def newest_version(output_uri: str) -> str:
 
 def detecting_predictor(job: JobSpec) -> Predictor:
     """What workers call; see ``JobSpec.predictor_factory``."""
-    from modelkit import load
-    from modelkit.landmarks import DetectingPredictor
+    from modelkit import load  # a worker's, where torch is loaded anyhow
+    from modelkit.landmarks import DetectingPredictor  # likewise
 
     options = job.predictor_options
     detector = load(local_model(options["detector_from"]), device=job.device, min_score=options["box_score"])
@@ -110,7 +110,7 @@ def detecting_predictor(job: JobSpec) -> Predictor:
 
 def boxed_predictor(job: JobSpec) -> Predictor:
     """What workers call; see ``JobSpec.predictor_factory``."""
-    from modelkit.landmarks import FoundBoxes, TopDownPredictor
+    from modelkit.landmarks import FoundBoxes, TopDownPredictor  # a worker's, where torch is loaded anyhow
 
     options = job.predictor_options
     earlier = EarlierBoxes(options["boxes_from"], options["boxes"])
