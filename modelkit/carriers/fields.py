@@ -170,9 +170,43 @@ class Keypoints(Field):
         return moved[:, _roles(value.shape[1], warp.flip_pairs)] if warp.mirrors else moved
 
     def within(self, value: Tensor, area: Tensor) -> Tensor:
-        size_hw = (area.shape[0], area.shape[1])
-        x, y = (value[..., k].floor().long().clamp(0, size_hw[1 - k] - 1) for k in (0, 1))
-        return _labelled_where(value, area[y, x] & _on_canvas(value, size_hw))
+        return _labelled_where(value, _shown(value, area))
+
+
+class PartMaps(Masks):
+    """(n, H, W) uint8: which coarse part of its object a pixel shows, 0 where the object is not; cannot be mirrored."""
+
+    def warped(self, value: Tensor, warp: Warp) -> Tensor:
+        _refuse_mirrors(warp)
+        return super().warped(value, warp)
+
+
+class SurfacePoints(Field):
+    """(n, P, 5) float of x, y, part, u and v: labelled points of each object's surface (Gueler et al. 2018).
+
+    Parts are numbered from 1, 0 is labelled as background, -1 says that there is no point; u and v, in [0, 1], are
+    coordinates on the part. Points that leave the image or are covered go. They cannot be mirrored.
+    """
+
+    def resized(self, value: Tensor, resize: Resize) -> Tensor:
+        return _with_places(value, scale_points(value[..., :2], resize.from_hw, resize.to_hw))
+
+    def warped(self, value: Tensor, warp: Warp) -> Tensor:
+        _refuse_mirrors(warp)
+        moved = _with_places(value, warp_points(value[..., :2].double(), warp.matrix).to(value.dtype))
+        return _on_parts_where(moved, _on_canvas(moved, warp.to_hw))
+
+    def within(self, value: Tensor, area: Tensor) -> Tensor:
+        return _on_parts_where(value, _shown(value, area))
+
+    def mixed(self, below: Tensor, above: Tensor, where: Tensor) -> Tensor:
+        return join_points([below, above])
+
+
+def join_points(points: Sequence[Tensor]) -> Tensor:
+    """Surface points (n_i, P_i, 5) of several images in one tensor (sum n_i, P, 5); P is the largest, at least 1."""
+    most = max([1, *(each.shape[1] for each in points)])
+    return torch.cat([F.pad(each, (0, 0, 0, most - each.shape[1]), value=-1.0) for each in points])
 
 
 class PixelMap(Field):
@@ -250,6 +284,26 @@ def _on_canvas(keypoints: Tensor, size_hw: SizeHW) -> Tensor:
     """(n, K) bool."""
     places = keypoints[..., :2]
     return ((places >= 0) & (places < places.new_tensor([size_hw[1], size_hw[0]]))).all(-1)
+
+
+def _shown(keypoints: Tensor, area: Tensor) -> Tensor:
+    """(n, K) bool: the point lies in a pixel of ``area``, (H, W) bool."""
+    size_hw = (area.shape[0], area.shape[1])
+    x, y = (keypoints[..., k].floor().long().clamp(0, size_hw[1 - k] - 1) for k in (0, 1))
+    return area[y, x] & _on_canvas(keypoints, size_hw)
+
+
+def _on_parts_where(points: Tensor, stays: Tensor) -> Tensor:
+    """The same with part -1 where ``stays``, (n, P) bool, is False."""
+    part = torch.where(stays[..., None], points[..., 2:3], -1.0)
+    return torch.cat([points[..., :2], part, points[..., 3:]], -1)
+
+
+def _refuse_mirrors(warp: Warp) -> None:
+    if warp.mirrors:
+        raise TargetError(
+            "a surface was mirrored, and nobody says which of its parts and coordinates change places; do not flip"
+        )
 
 
 def _labelled_where(keypoints: Tensor, stays: Tensor) -> Tensor:

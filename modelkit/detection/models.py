@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelkit.detection.keypoints import KeypointRCNN
+from modelkit.detection.surfaces import DensePoseRCNN
 from modelkit.detection.two_stage import TwoStageDetector
 from modelkit.registry import Config, register_model, register_variant
 from modelkit.transform import ImageTransform
@@ -17,6 +18,7 @@ _RPN = {"name": "rpn"}
 _BOX = {"box": {"name": "box_head"}}
 _BOX_AND_MASK = {"box": {"name": "box_head"}, "mask": {"name": "mask_head"}}
 _BOX_AND_KEYPOINTS = {"box": {"name": "box_head"}, "keypoint": {"name": "keypoint_head"}}
+_BOX_AND_SURFACE = {"box": {"name": "box_head"}, "surface": {"name": "surface_head"}}
 _SAMPLER = {"iou_threshold": 0.5, "per_image": 512, "positive_fraction": 0.25}
 _TRANSFORM = ImageTransform().to_config()
 _NO_WEIGHTS: dict[str, float] = {}
@@ -86,6 +88,31 @@ def keypoint_rcnn(
 ) -> KeypointRCNN:
     """Keypoint R-CNN (He et al. 2017): boxes, each with the points of ``heads.keypoint.num_keypoints``."""
     return KeypointRCNN(
+        num_classes=num_classes,
+        backbone=backbone,
+        neck=neck,
+        rpn=rpn,
+        heads=heads,
+        transform=transform,
+        sampler=sampler,
+        loss_weights=loss_weights,
+    )
+
+
+@register_model("densepose_rcnn", architecture="DensePoseRCNN", kind="keypoints", parts=_PARTS)
+def densepose_rcnn(
+    *,
+    num_classes: int = 2,
+    backbone: Config = _RESNET50,
+    neck: Config = _FPN,
+    rpn: Config = _RPN,
+    heads: Mapping[str, Config] = _BOX_AND_SURFACE,
+    transform: Config = _TRANSFORM,
+    sampler: Mapping[str, Any] = _SAMPLER,
+    loss_weights: Mapping[str, float] = _NO_WEIGHTS,
+) -> DensePoseRCNN:
+    """DensePose R-CNN (Gueler et al. 2018), with detectron2's decoder: boxes, each with parts and coordinates."""
+    return DensePoseRCNN(
         num_classes=num_classes,
         backbone=backbone,
         neck=neck,

@@ -46,6 +46,10 @@ class Samples:
         if teaching is not None:
             taught = self.weights(teaching).split([len(labels) for labels in self.labels])
             keep = [here & (weights > 0) for here, weights in zip(keep, taught, strict=True)]
+        return self.kept(keep)
+
+    def kept(self, keep: Sequence[Tensor]) -> Samples:
+        """Some of the samples: one mask (s,) bool for each image."""
         return Samples(
             [boxes[k] for boxes, k in zip(self.boxes, keep, strict=True)],
             [labels[k] for labels, k in zip(self.labels, keep, strict=True)],

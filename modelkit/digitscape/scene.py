@@ -88,3 +88,22 @@ class Scene:
         """
         numbers = np.concatenate([[0], self.track_ids + 1])
         return self.semantic_map.astype(np.int64) * divisor + numbers[self.instance_map]
+
+    def surface_points(self, count: int, seed: int = 0) -> np.ndarray:
+        """(n, count, 5) float32 of x, y, part, u and v: pixels of each digit drawn at random, as targets hold them.
+
+        The part is the digit's class, u and v are those of ``uv``; (0, 0) is the corner of the first pixel here. A
+        digit of fewer pixels has all of them, and parts of -1 behind.
+
+        Raises:
+            DigitscapeError: for a scene without dense truth.
+        """
+        if self.uv is None:
+            raise DigitscapeError("surface points need a scene with dense truth: Digitscape(..., dense=True)")
+        rng, points = np.random.default_rng(seed), np.full((len(self), count, 5), -1, np.float32)
+        for row, label, mask in zip(points, self.labels, self.masks, strict=True):
+            places = np.argwhere(mask)
+            rows, columns = rng.permutation(places)[:count].T
+            found = np.stack([columns + 0.5, rows + 0.5, np.full(len(rows), label), *self.uv[rows, columns].T], 1)
+            row[: len(rows)] = found
+        return points

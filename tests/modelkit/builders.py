@@ -42,6 +42,19 @@ def small_keypoint_rcnn(**changes: Any) -> dict[str, Any]:
     return {**config, "heads": {"box": config["heads"]["box"], "keypoint": head}, **changes}
 
 
+def small_densepose_rcnn(**changes: Any) -> dict[str, Any]:
+    """Options of a small densepose_rcnn of three parts: ``small_mask_rcnn`` with another second head."""
+    config = small_mask_rcnn()
+    head = {
+        "name": "surface_head",
+        "num_parts": 3,
+        "decoder": {"name": "semantic_fpn", "channels": 32, "norm": None},
+        "resolution": 7,
+        "channels": [32],
+    }
+    return {**config, "heads": {"box": config["heads"]["box"], "surface": head}, **changes}
+
+
 def small_panoptic(**changes: Any) -> dict[str, Any]:
     """Options of a small panoptic model: ``small_mask_rcnn`` with three things and two kinds of stuff."""
     config = small_mask_rcnn()
@@ -158,6 +171,14 @@ def points_in(boxes: Tensor, count: int) -> Tensor:
     share = (torch.arange(count) + 0.5)[:, None] / max(count, 1)
     places = boxes[:, None, :2] + share * (boxes[:, None, 2:] - boxes[:, None, :2])
     return torch.cat([places, torch.full((len(boxes), count, 1), 2.0)], -1)
+
+
+def surface_points_in(boxes: Tensor, part: int) -> Tensor:
+    """Surface points (n, 9, 5) of one part on a lattice in each box (n, 4); u and v are shares of the box's sides."""
+    share = (torch.arange(3) + 0.5) / 3
+    uv = torch.stack(torch.meshgrid(share, share, indexing="xy"), -1).reshape(1, 9, 2).expand(len(boxes), -1, -1)
+    places = boxes[:, None, :2] + uv * (boxes[:, None, 2:] - boxes[:, None, :2])
+    return torch.cat([places, torch.full((len(boxes), 9, 1), float(part)), uv], -1)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

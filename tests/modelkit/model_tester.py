@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tests.modelkit.builders import (
     rectangles,
     small_centernet,
     small_cornernet,
+    small_densepose_rcnn,
     small_keypoint_rcnn,
     small_landmarker,
     small_mask_rcnn,
@@ -35,6 +36,7 @@ from tests.modelkit.builders import (
     small_retinaface,
     small_vpsnet,
     small_yolact,
+    surface_points_in,
 )
 
 STORED = Path(__file__).parent / "stored_outputs.json"
@@ -91,6 +93,7 @@ CASES = {
             "keypointrcnn_resnet50_fpn",
             {**_RCNN, "heads": {**_RCNN["heads"], "keypoint": {"channels": [64]}}, "transform": _ONE_SIZE},
         ),
+        Case("densepose_rcnn", small_densepose_rcnn()),
         Case("retinanet_resnet50_fpn", _ONE_STAGE),
         Case("retinanet_resnet50_fpn_v2", _ONE_STAGE),
         Case("fcos_resnet50_fpn", _ONE_STAGE),
@@ -165,8 +168,10 @@ class ModelTester:
         return [as_tensor(picture(64, 80, seed)) for seed in (1, 2)]
 
     def target(self, boxes: list[list[float]], labels: list[int]) -> dict[str, Tensor]:
-        """Rectangles in a picture of 64 x 80 pixels, with as many points as the model finds."""
+        """Rectangles in a picture of 64 x 80 pixels, with as many points as the model finds, and its surfaces."""
         target = rectangles(64, 80, boxes, labels)
+        if hasattr(self.model, "num_parts"):
+            target["surface_points"] = surface_points_in(target["boxes"], 1)
         points = int(getattr(self.model, "num_keypoints", 0))
         return {**target, "keypoints": points_in(target["boxes"], points)} if points else target
 
@@ -318,6 +323,9 @@ def assert_equal_carriers(first: Any, second: Any) -> None:
         a, b = getattr(first, each.name), getattr(second, each.name)
         if isinstance(a, np.ndarray):
             np.testing.assert_array_equal(a, b, err_msg=each.name)
+        elif isinstance(a, list) and a and is_dataclass(a[0]):
+            for one, other in zip(a, b, strict=True):
+                assert_equal_carriers(one, other)
         else:
             assert a == b, each.name
 

@@ -29,6 +29,13 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("fasterrcnn_resnet50_fpn_v2", {}, 43_712_278),
     ("keypointrcnn_resnet50_fpn", {}, 59_190_378),
     ("keypointrcnn_resnet50_fpn", {"backbone": {"norm": "frozen_batch"}}, 59_137_258),
+    # Faster R-CNN of two classes, and detectron2's DensePose: convolutions, predictor, decoder
+    ("densepose_rcnn", {}, 41_352_281 + 17_698_816 + 630_861 + 4_196_352),
+    (
+        "densepose_rcnn",
+        {"heads": {"surface": {"coarse_channels": 15, "decoder": None}}},
+        41_352_281 + 17_698_816 + 737_370,
+    ),
     ("lraspp_mobilenet_v3_large", {}, 3_221_538),
     ("deeplabv3_mobilenet_v3_large", {}, 11_029_328),
     ("deeplabv3_resnet50", {}, 42_004_074),
