@@ -111,7 +111,7 @@ class Landmarks:
         keypoint_scores: (n, K) float32 in [0, 1], 0 where a point is absent.
         visibility: (n, K) uint8, among ``ABSENT``, ``HIDDEN`` and ``VISIBLE``.
         surfaces: n, one for each object; None when the model gives none.
-        track_ids: (n,) int64, unique in an image; None when nobody tracks.
+        track_ids: (n,) int64, unique in an image but for -1, of objects that are no track's; None when nobody tracks.
         keypoint_set: what the K points are, as the weights' record says; None where nobody said it.
 
     Raises:

@@ -6,7 +6,9 @@ from modelkit.landmarks.hourglass import StackedHourglass
 from modelkit.landmarks.landmarker import CoordinateLandmarker, HeatmapLandmarker
 from modelkit.landmarks.models import coordinate_landmarker, heatmap_landmarker, hourglass
 from modelkit.landmarks.networks import CoordinateHead, DeconvolutionNeck, HeatmapHead
+from modelkit.landmarks.one_euro import OneEuro
 from modelkit.landmarks.top_down import DetectingPredictor, FoundBoxes, TopDownPredictor, is_top_down, labels_of
+from modelkit.landmarks.tracking import Tracking, TrackingPredictor
 
 __all__ = [
     "CoordinateHead",
@@ -18,8 +20,11 @@ __all__ = [
     "HeatmapCodec",
     "HeatmapHead",
     "HeatmapLandmarker",
+    "OneEuro",
     "StackedHourglass",
     "TopDownPredictor",
+    "Tracking",
+    "TrackingPredictor",
     "coordinate_landmarker",
     "gathered",
     "heatmap_landmarker",

@@ -17,12 +17,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from infra.errors import ObjectGone, StoreError, StoreUnavailable
 from infra.store import Store
-from tasks.media.decoding import DecodeOptions, EntryReader, decode_entry
+from tasks.media.decoding import DecodeOptions, EntryReader, Frame, decode_entry
 from tasks.output.encoding import PartFacts
 from tasks.output.layout import part_key, state_key, states_prefix
 from tasks.output.store_files import open_parquet
@@ -110,8 +109,8 @@ class Handover:
                 self._store.delete(info.key)
 
 
-def images_before(entry: Entry, reader: EntryReader, decode: DecodeOptions) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 of a clip before those of ``entry``, as far as they can be decoded.
+def frames_before(entry: Entry, reader: EntryReader, decode: DecodeOptions) -> Iterator[Frame]:
+    """The frames of a clip before those of ``entry``, as far as they can be decoded.
 
     Raises:
         StoreError: they cannot be read now.
@@ -121,4 +120,4 @@ def images_before(entry: Entry, reader: EntryReader, decode: DecodeOptions) -> I
         if frame.failure is not None and frame.failure.stage == "fetch":  # not what was seen the first time
             raise StoreUnavailable(frame.failure.error)
         if frame.image_rgb_hwc_u8 is not None:
-            yield frame.image_rgb_hwc_u8
+            yield frame

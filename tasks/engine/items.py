@@ -175,6 +175,14 @@ def item_bytes(item: Item) -> int:
     return held_bytes(item.raw)
 
 
+def prepared_item(predictor: Any, image_rgb_hwc_u8: np.ndarray, entry: Entry, frame: Frame) -> Any:
+    """By ``prepare``, or by ``prepare_item`` of a predictor that knows more of an item than its pixels."""
+    prepare = getattr(predictor, "prepare_item", None)
+    if prepare is None:
+        return predictor.prepare(image_rgb_hwc_u8)
+    return prepare(image_rgb_hwc_u8, uri=entry.uri, etag=entry.etag, frame=frame.frame)
+
+
 def held_bytes(value: Any) -> int:
     """Bytes of the arrays and tensors in a result, one level of fields deep."""
     if value is None:
@@ -298,17 +306,9 @@ class ItemStages:
                 item.frame.failure or ItemFailure("decode", "NoPixels", "no pixels")
             )
         try:
-            return replace(item, frame=slim, prepared=self._prepared(item, image))
+            return replace(item, frame=slim, prepared=prepared_item(self._predictor, image, item.task.entry, slim))
         except Exception as error:  # noqa: BLE001 - whatever a model throws becomes the row of an item
             return replace(item, frame=slim).failed(ItemFailure.of("infer", error))
-
-    def _prepared(self, item: Item, image: np.ndarray) -> Any:
-        """By ``prepare``, or by ``prepare_item`` of a predictor that knows more of an item than its pixels."""
-        prepare = getattr(self._predictor, "prepare_item", None)
-        if prepare is None:
-            return self._predictor.prepare(image)
-        entry = item.task.entry
-        return prepare(image, uri=entry.uri, etag=entry.etag, frame=item.frame.frame)
 
     def _infer(self, items: list[Item]) -> list[Item]:
         clip, prepared = items[0].task.clip, [item.prepared for item in items]

@@ -25,6 +25,7 @@ class PredictorSpec:
         known_as: what versions call it, where the factory has moved since there are outputs of it.
         places: further options that say where things are found which ``options`` know by digest or version: they may
             lie elsewhere the next time, and make the same rows.
+        carries_state: it has a memory of a clip's frames, whatever its model has.
     """
 
     factory: str
@@ -32,6 +33,7 @@ class PredictorSpec:
     schema: str | None = None
     known_as: str | None = None
     places: Mapping[str, Any] = field(default_factory=dict)
+    carries_state: bool = False
 
     @property
     def name(self) -> str:

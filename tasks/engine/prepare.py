@@ -103,7 +103,8 @@ def prepare_job(
         item_s=None if parameters.item_minutes is None else 60.0 * parameters.item_minutes,
         outage_s=60.0 * parameters.outage_minutes,
         max_consecutive_failures=parameters.max_consecutive_failures,
-        carries_state=factory != parameters.model and modelkit.is_video_model(record),
+        carries_state=(predictor is not None and predictor.carries_state)
+        or (factory != parameters.model and modelkit.is_video_model(record)),
         driver_commits=not capabilities.conditional_create,
         predictor_factory=factory,
         predictor_options={} if predictor is None else {**predictor.options, **predictor.places},

@@ -22,11 +22,11 @@ import psutil
 from infra.machine import return_free_memory
 from infra.outage import Patience
 from infra.store import Store, open_store
-from tasks.engine.clips import Clip, Handover, images_before, is_continued, runs_of
+from tasks.engine.clips import Clip, Handover, frames_before, is_continued, runs_of
 from tasks.engine.execution import run_as_decided
 from tasks.engine.file_writer import FileWriter
 from tasks.engine.heartbeat import Heartbeat, HeartbeatWriter, Mark
-from tasks.engine.items import ItemStages, Task, completed, size_of
+from tasks.engine.items import ItemStages, Task, completed, prepared_item, size_of
 from tasks.engine.job import Assignment, JobSpec, Outcome
 from tasks.engine.pipeline import Job, Pipeline
 from tasks.engine.predictors import predictor_of, take_one_thread
@@ -146,9 +146,10 @@ class Worker:
         """
         entry, clip = shard.entries[0], Clip(self._start())
         logger.warning("the state before frame %d of %s is lost: it is made again", entry.first_frame, entry.uri)
-        for image in images_before(entry, self._reader, self.job.decode):
+        for frame in frames_before(entry, self._reader, self.job.decode):
+            assert frame.image_rgb_hwc_u8 is not None
             with self.beats.working("infer", [Mark(shard.shard_id, 0)]), self._stages.model_in_use, suppress(Exception):
-                clip.step(self._predictor, self._predictor.prepare(image))
+                clip.step(self._predictor, prepared_item(self._predictor, frame.image_rgb_hwc_u8, entry, frame))
         return clip.state
 
     def _hand_over(self, assignment: Assignment, tasks: Sequence[Task]) -> None:

@@ -28,6 +28,8 @@ def columns_markdown(fields: Iterable[pa.Field]) -> str:
 def _readable(kind: pa.DataType) -> str:
     if pa.types.is_list(kind):
         return f"list of {_readable(kind.value_type)}"
+    if pa.types.is_struct(kind):
+        return f"record of {', '.join(f'{field.name} ({_readable(field.type)})' for field in kind)}"
     if pa.types.is_timestamp(kind):
         return "time (UTC, µs)"
     return {"double": "float64", "float": "float32", "string": "text", "binary": "bytes"}.get(str(kind), str(kind))

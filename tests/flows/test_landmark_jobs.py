@@ -110,6 +110,28 @@ def test_what_a_model_finds_is_drawn_reported_and_exported(source: Path, tmp_pat
     assert [path.name for path in (tmp_path / "clips").glob("*.mp4")] == ["clip.mp4"]
 
 
+def test_objects_keep_their_ids_through_a_video_that_is_cut_between_shards(tmp_path: Path) -> None:
+    small("retinaface")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "clip.mp4").write_bytes(make_video("mp4", "libx264", frames=6, size_hw=(48, 64)))
+    write_scenes(tmp_path / "in", 1)
+    rows = {}
+    for name, options in (("cut", ("--shard-items", "2")), ("whole", ()), ("smooth", ("--smooth", "0.05"))):
+        done = landmarked(tmp_path / "in", tmp_path / name, "--track", *options).summary
+        assert done["items"]["ok"] == 7
+        sql = "SELECT frame, keypoints_xy, scores, track_ids FROM items WHERE media = 'video' ORDER BY frame"
+        rows[name] = ask(tmp_path / name, sql)
+        assert visionmill("verify", tmp_path / name, "--deep", "--json").summary["problems"] == []
+        assert ask(tmp_path / name, "SELECT track_ids FROM items WHERE media = 'image'") == [{"track_ids": None}]
+    assert rows["cut"] == rows["whole"], "what a shard leaves is what the next one starts from"
+    assert [row["scores"] for row in rows["smooth"]] == [row["scores"] for row in rows["whole"]]
+    assert rows["smooth"][0]["keypoints_xy"] == rows["whole"][0]["keypoints_xy"]
+    [told] = ask(tmp_path / "whole", "SELECT max(n) AS longest FROM (SELECT count(*) AS n FROM objects"
+                 " WHERE track_id IS NOT NULL GROUP BY uri, track_id)")  # fmt: skip
+    assert told["longest"] > 2, "more frames than a shard has"
+    assert "give track, too" in refused(2, "landmark", tmp_path / "in", tmp_path / "x", "--smooth", "0.1")
+
+
 class TestTopDown:
     """A landmarker and an untrained detector, which finds boxes all the same."""
 

@@ -74,7 +74,7 @@ def panels(views: Views) -> Panels:
         sections=tuple(sections),
         found="len(labels) > 0",
         rankings=_RANKINGS,
-        tracks="coalesce(track_ids, [])",
+        tracks="list_filter(coalesce(track_ids, []), lambda track: track IS NOT NULL)",
         facet_columns=("names", "scores"),
         facets=facets,
         amount="len(labels)",

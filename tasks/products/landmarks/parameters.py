@@ -50,15 +50,33 @@ class LandmarkParameters(LookParameters, JobParameters):
         Field(description="Class of boxes that are looked at; may be repeated. Default: all classes."),
     ] = ()
 
+    track: Annotated[  # rows, if set
+        bool, Field(description="Follow objects through videos: an object keeps its id from frame to frame.")
+    ] = False
+    smooth: Annotated[  # rows, if set
+        float | None,
+        Field(
+            gt=0,
+            le=10,
+            description="With --track: smooth points by a one-euro filter; cycles a frame that pass where a point "
+            "rests, such as 0.05. Default: points stay as they are found.",
+        ),
+    ] = None
+    smooth_beta: Annotated[  # rows, if smoothed
+        float, Field(ge=0, description="Cycles a frame more for each size of its object that a point goes in a frame.")
+    ] = 5.0
+
     @field_validator("detector", "boxes")
     @classmethod
     def _no_secrets(cls, value: str | None) -> str | None:
         return value if value is None else refuse_secrets(value)
 
     @model_validator(mode="after")
-    def _one_source_of_boxes(self) -> Self:
+    def _goes_together(self) -> Self:
         if self.detector is not None and self.boxes is not None:
             raise ValueError("boxes come from a detector or from an earlier output: give detector or boxes, not both")
+        if self.smooth is not None and not self.track:
+            raise ValueError("smooth is for objects that are followed: give track, too")
         return self
 
 

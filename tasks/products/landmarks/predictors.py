@@ -1,4 +1,4 @@
-"""Predictors of top-down models for jobs: with a detector in the same worker, or on the boxes of an earlier output."""
+"""Predictors of landmark jobs that are more than a model: boxes from elsewhere, objects that are followed in videos."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from tasks.products.landmarks.parameters import LandmarkParameters
 
 if TYPE_CHECKING:  # torch: seconds that a driver need not wait
     from modelkit import Predictor, Weights
+    from modelkit.landmarks import TopDownPredictor
 
 
 def predictor_of(parameters: LandmarkParameters) -> PredictorSpec | None:
-    """Who looks at images instead of the model alone; None where no boxes of others are wanted.
+    """Who looks at items instead of the model alone; None where nothing but the model is wanted.
 
     What decides the rows is part of their version: the detector's digest, or the version of the earlier output.
 
     Raises:
         UsageError: a detector that there is not, or an output without boxes.
     """
-    if parameters.detector is None and parameters.boxes is None:
-        return None
-    _check_top_down(parameters)
-    options: dict[str, Any] = {"box_score": parameters.box_score, "box_classes": sorted(parameters.box_classes)}
+    options: dict[str, Any] = {}
+    places: dict[str, Any] = {}
+    if parameters.detector is not None or parameters.boxes is not None:
+        _check_top_down(parameters)
+        options |= {"box_score": parameters.box_score, "box_classes": sorted(parameters.box_classes)}
     if parameters.detector is not None:
         record = describe_model(parameters.detector, None)
         _check_detector(record, parameters)
-        options |= {"detector": record.rows_digest}
-        return _spec("detecting_predictor", options, {"detector_from": parameters.detector})
-    assert parameters.boxes is not None
-    options |= {"boxes": newest_version(parameters.boxes)}
-    return _spec("boxed_predictor", options, {"boxes_from": open_store(parameters.boxes).uri})
-
-
-def _spec(factory: str, options: dict[str, Any], places: dict[str, Any]) -> PredictorSpec:
-    return PredictorSpec(f"{__name__}:{factory}", options, places=places)
+        options["detector"], places["detector_from"] = record.rows_digest, parameters.detector
+    if parameters.boxes is not None:
+        options["boxes"], places["boxes_from"] = newest_version(parameters.boxes), open_store(parameters.boxes).uri
+    if parameters.track:
+        options["track"] = {"smooth": parameters.smooth, "beta": parameters.smooth_beta}
+    if not options:
+        return None
+    return PredictorSpec(f"{__name__}:predictor", options, places=places, carries_state=parameters.track)
 
 
 def _check_top_down(parameters: LandmarkParameters) -> None:
@@ -92,8 +93,19 @@ def newest_version(output_uri: str) -> str:
     return views.listing.newest.fingerprint
 
 
-def detecting_predictor(job: JobSpec) -> Predictor:
+def predictor(job: JobSpec) -> Predictor:
     """What workers call; see ``JobSpec.predictor_factory``."""
+    options, found = job.predictor_options, load_predictor(job)
+    if "detector" in options:
+        found = _with_detector(job, found)
+    if "boxes" in options:
+        found = _with_boxes(job, found)
+    if "track" in options:
+        found = _tracking(found, **options["track"])
+    return found
+
+
+def _with_detector(job: JobSpec, landmarker: Predictor) -> TopDownPredictor:
     from modelkit import load  # a worker's, where torch is loaded anyhow
     from modelkit.landmarks import DetectingPredictor  # likewise
 
@@ -105,15 +117,13 @@ def detecting_predictor(job: JobSpec) -> Predictor:
             f" but the job is for {options['detector'][:12]}",
             hint="Every machine must see the same weights and record: name them by URI, or copy both files to all.",
         )
-    return DetectingPredictor(load_predictor(job), detector, **_choice(job))
+    return DetectingPredictor(landmarker, detector, **_choice(job))
 
 
-def boxed_predictor(job: JobSpec) -> Predictor:
-    """What workers call; see ``JobSpec.predictor_factory``."""
+def _with_boxes(job: JobSpec, landmarker: Predictor) -> TopDownPredictor:
     from modelkit.landmarks import FoundBoxes, TopDownPredictor  # a worker's, where torch is loaded anyhow
 
-    options = job.predictor_options
-    earlier = EarlierBoxes(options["boxes_from"], options["boxes"])
+    earlier = EarlierBoxes(job.predictor_options["boxes_from"], job.predictor_options["boxes"])
 
     class BoxedPredictor(TopDownPredictor):
         """Looks at the boxes that an earlier job found in the same item."""
@@ -122,8 +132,15 @@ def boxed_predictor(job: JobSpec) -> Predictor:
             """See ``tasks.engine.items``."""
             return self.prepare_boxes(image, FoundBoxes(*earlier.of(uri, etag, frame)))
 
-    return BoxedPredictor(load_predictor(job), earlier.classes, **_choice(job))
+    return BoxedPredictor(landmarker, earlier.classes, **_choice(job))
 
 
 def _choice(job: JobSpec) -> dict[str, Any]:
     return {name: job.predictor_options[name] for name in ("box_score", "box_classes")}
+
+
+def _tracking(found: Predictor, smooth: float | None, beta: float) -> Predictor:
+    from modelkit.landmarks import OneEuro, Tracking, TrackingPredictor  # a worker's, where torch is loaded anyhow
+
+    smoothing = None if smooth is None else OneEuro(min_cutoff=smooth, beta=beta)
+    return TrackingPredictor(found, Tracking(smoothing=smoothing))

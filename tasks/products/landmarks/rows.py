@@ -79,9 +79,11 @@ def _surfaces(found: Found) -> dict[str, pa.Array]:
 
 
 def _track_ids(found: Found) -> pa.Array:
+    """Negative ids (of objects that are no track's) become null."""
     lengths = [None if one is None or one.track_ids is None else len(one) for one in found]
     parts = [one.track_ids for one in found if one is not None and one.track_ids is not None]
-    return list_array(lengths, pa.array(np.concatenate(parts) if parts else np.zeros(0), pa.int64()))
+    ids = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    return list_array(lengths, pa.array(ids, pa.int64(), mask=ids < 0))
 
 
 def _set_of(one: Landmarks) -> dict[str, Any] | None:

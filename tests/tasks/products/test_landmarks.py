@@ -21,7 +21,8 @@ from pycocotools.cocoeval import COCOeval
 from infra.store import Store, open_store
 from modelkit.carriers.landmarks import Landmarks
 from modelkit.metrics.keypoints import object_keypoint_similarity
-from tasks.output.views import views_of
+from tasks.output.schema_docs import renewed
+from tasks.output.views import describe_views, views_of
 from tasks.products.landmarks.checks import check
 from tasks.products.landmarks.overlay import LEFT, MIDDLE, RIGHT, overlay, surface_colours
 from tasks.products.landmarks.panels import collect
@@ -225,6 +226,31 @@ class TestExports:
     def test_least_scores_narrow_objects_and_their_points_alike(self, output: Store, tmp_path: Path) -> None:
         assert export(output.uri, "csv", str(tmp_path / "sure.csv"), min_score=0.8).num_found == 3
         assert len(pd.read_csv(tmp_path / "sure.csv")) == 9
+
+
+class TestDocs:
+    """docs/landmarks.md: its columns are the schema's, its queries run, its views are as it says."""
+
+    TEXT = (Path(__file__).parents[3] / "docs" / "landmarks.md").read_text()
+
+    def test_the_columns_are_those_of_the_schema(self) -> None:
+        assert renewed(self.TEXT) == self.TEXT, "run: python -m tasks.output.schema_docs docs/landmarks.md"
+
+    def test_every_query_runs(self, connection: duckdb.DuckDBPyConnection) -> None:
+        queries = re.findall(r"```sql\n(.*?)```", self.TEXT, re.DOTALL)
+        assert len(queries) == 5
+        answers = [rows(connection, query) for query in queries]
+        assert [len(each) for each in answers[1:2] + answers[3:]] == [3, 1, 1]
+        assert answers[3][0][3] == pytest.approx(np.hypot(20, 10) / 0.1), (
+            "the nose goes from A to B in a tenth of a second"
+        )
+
+    def test_the_views_are_described_as_they_are(self, output: Store) -> None:
+        views = describe_views(views_of(output))
+        for name in ("objects", "keypoints"):
+            described = re.search(rf"^\| `{name}` \|.*\| `(.*?)` \|$", self.TEXT, re.MULTILINE)
+            assert described is not None
+            assert described[1].split(", ") == views[name]
 
 
 class TestPictures:
