@@ -45,7 +45,7 @@ class OneEuro:
         """
         is_new = ~np.isfinite(before).all(-1, keepdims=True)
         moved = np.where(is_new | ~np.isfinite(points), 0.0, points - before) / (size * frames)
-        speed = np.where(is_new, 0.0, _blend(moved, speed, _alpha(np.float64(self.speed_cutoff), frames)))
+        speed = np.where(is_new, 0.0, _blend(moved, speed, _alpha(np.array(self.speed_cutoff), frames)))
         cutoff = self.min_cutoff + self.beta * np.linalg.norm(speed, axis=-1, keepdims=True)
         return np.where(is_new, points, _blend(points, before, _alpha(cutoff, frames))), speed
 
