@@ -272,7 +272,10 @@ def _source(region: Json, predicted: Mapping[Any, Json]) -> str:
         return "model_then_human"
     if origin != "prediction":
         return "human"
-    before = predicted.get(region.get("parentID") or region.get("id"))
+    before = predicted.get(region.get("id"))
+    if before is None:  # of a point, the parent is the object that it lies on: no other form of the same
+        parent = predicted.get(region.get("parentID"))
+        before = parent if parent is not None and parent.get("type") == region.get("type") else None
     if before is not None and before.get("value") != region.get("value"):
         return "model_then_human"
     return "model"

@@ -20,8 +20,9 @@ def write_coco(views: Views, store: Store, key: str) -> int:
     """Write one JSON file and return the number of annotations; see :func:`tasks.report.coco_file.write_coco_file`.
 
     ``categories`` hold the names of ``keypoints`` and ``skeleton`` (pairs that count from 1, as COCO has them), and as
-    an extra ``flip_pairs``. ``annotations`` hold keypoints (x, y, v; 0, 0, 0 where one is absent), num_keypoints, bbox
-    (xywh), area (of the box), score, iscrowd 0, and as extras keypoint_scores, source ("model") and track_id.
+    extras ``flip_pairs`` (of names) and ``sigmas``. ``annotations`` hold keypoints (x, y, v; 0, 0, 0 where one is
+    absent), num_keypoints, bbox (xywh), area (of the box), score, iscrowd 0, and as extras keypoint_scores, source
+    ("model") and track_id.
     """
     return write_coco_file(views, store, key, columns=_COLUMNS, annotations_of=_annotations, category=_category(views))
 
@@ -32,8 +33,13 @@ def _category(views: Views) -> dict[str, Any]:
     said = found[0][0]
     if said is None:
         return {}
-    one_based = {name: [[a + 1, b + 1] for a, b in said[name]] for name in ("skeleton", "flip_pairs")}
-    return {"keypoints": said["names"], **one_based}
+    names = said["names"]
+    return {
+        "keypoints": names,
+        "skeleton": [[start + 1, end + 1] for start, end in said["skeleton"]],
+        "flip_pairs": [[names[left], names[right]] for left, right in said["flip_pairs"]],
+        "sigmas": said["sigmas"],
+    }
 
 
 def _annotations(row: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:

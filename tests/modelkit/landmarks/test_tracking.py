@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from modelkit.carriers.landmarks import Landmarks
+from modelkit.digitscape import Digitscape
 from modelkit.landmarks import OneEuro
 from modelkit.landmarks.tracking import NO_TRACK, Tracking, Tracks, follow
 from modelkit.video import VideoState
@@ -101,6 +102,33 @@ def test_the_filter_halves_jitter_at_rest_and_lags_little_in_motion() -> None:
     assert -0.035 * SIZE < smooth.mean() < -0.015 * SIZE, "behind the motion, by less than a frame of it"
     [one] = followed([people([(200, 200)])], how)
     assert (one.keypoints_xy == people([(200, 200)]).keypoints_xy).all(), "the first frame is as it was found"
+
+
+def test_digits_of_clips_keep_their_ids_though_some_are_missed_and_their_points_are_noisy() -> None:
+    rng, clips = np.random.default_rng(0), Digitscape("test", size_hw=(120, 160), seed=5)
+    jitter: dict[str, list[float]] = {"found": [], "filtered": []}
+    switches = objects = 0
+    for number in range(2):
+        tracks, ids, errors = Tracks.none(5), dict[int, int](), dict[int, tuple[np.ndarray, np.ndarray]]()
+        for scene in clips.clip(number, 30):
+            seen = np.flatnonzero((scene.visibility > 0.3) & (rng.random(len(scene)) > 0.1))
+            true = scene.landmarks[seen, :, :2] + 0.5
+            noisy = (true + rng.normal(0, 1, true.shape)).astype(np.float32)
+            ones, boxes = np.ones(noisy.shape[:2], np.float32), scene.boxes_xyxy[seen]
+            frame = Landmarks(
+                scene.size_hw, boxes, ones[:, 0], scene.labels[seen], noisy, ones, (2 * ones).astype(np.uint8)
+            )
+            filtered, tracks = follow(frame, tracks, Tracking(smoothing=OneEuro()))
+            assert filtered.track_ids is not None
+            for k, digit in enumerate(scene.track_ids[seen].tolist()):
+                switches += ids.get(digit, filtered.track_ids[k]) != filtered.track_ids[k]
+                ids[digit], objects = filtered.track_ids[k], objects + 1
+                now = noisy[k] - true[k], filtered.keypoints_xy[k] - true[k]
+                for name, error, before in zip(jitter, now, errors.get(digit, now), strict=True):
+                    jitter[name].append(float(np.linalg.norm(error - before, axis=1).mean()))
+                errors[digit] = now
+    assert objects > 100 and switches <= 0.01 * objects
+    assert np.mean(jitter["filtered"]) < 0.75 * np.mean(jitter["found"])
 
 
 def test_the_filter_is_the_papers_algorithm() -> None:

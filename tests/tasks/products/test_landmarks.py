@@ -21,6 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from infra.store import Store, open_store
 from modelkit.carriers.landmarks import Landmarks
 from modelkit.metrics.keypoints import object_keypoint_similarity
+from tasks.labels.reading import read_label_set
 from tasks.output.schema_docs import renewed
 from tasks.output.views import describe_views, views_of
 from tasks.products.landmarks.checks import check
@@ -191,6 +192,7 @@ class TestExports:
         [category] = coco.loadCats([1])
         assert category["keypoints"] == list(POINTS.names)
         assert category["skeleton"] == [[1, 2], [1, 3]]
+        assert category["flip_pairs"] == [["left_hand", "right_hand"]]
         second = coco.anns[2]
         assert second["keypoints"] == [39.5, 29.5, 2, 43.5, 29.5, 1, 0, 0, 0]
         assert (second["num_keypoints"], second["bbox"], second["area"]) == (2, [30, 20, 20, 20], 400)
@@ -222,6 +224,32 @@ class TestExports:
         assert (nose["parentID"], nose["value"]["keypointlabels"]) == (box["id"], ["nose"])
         assert (nose["value"]["x"], nose["value"]["y"]) == pytest.approx((100 * 20 / 64, 100 * 20 / 48))
         assert tasks[2]["data"] == {"image": "s3://pictures/c.mp4", "frame": 0}
+
+    def test_what_is_exported_is_read_as_labels_again(self, output: Store, tmp_path: Path) -> None:
+        """As COCO, and as a person's annotations who took all of Label Studio's predictions over, but for one point."""
+        export(output.uri, "coco", str(tmp_path / "keypoints.json"), where="uri LIKE '%a.jpg'")
+        export(output.uri, "label_studio", str(tmp_path / "tasks.json"), where="uri LIKE '%a.jpg'")
+        tasks = json.loads((tmp_path / "tasks.json").read_text())
+        for number, task in enumerate(tasks):
+            regions = json.loads(json.dumps(task["predictions"][0]["result"]))
+            for region in regions[1:2]:  # the first one's nose
+                region["value"]["x"] += 1
+                region["origin"] = "prediction-changed"
+            task |= {"id": number, "annotations": [{"id": number, "result": regions}]}
+        (tmp_path / "taken.json").write_text(json.dumps(tasks))
+        by_coco, by_people = (
+            read_label_set(str(tmp_path / name), allow_dropped=True) for name in ("keypoints.json", "taken.json")
+        )
+        assert by_coco.points == POINTS
+        wanted = [[[*xy, v] for xy, v in zip(A, (2, 1, 2), strict=True)], [[40, 30, 2], [44, 30, 1], [0, 0, 0]]]
+        [found, *_] = by_coco.table["keypoint_xyv"].to_pylist()
+        assert np.allclose(found, wanted)
+        assert by_people.points is not None and by_people.points.names == ("left_hand", "nose", "right_hand")
+        [first, second] = by_people.table["keypoint_xyv"].to_pylist()[0]
+        assert np.allclose(np.array(first)[:, :2], [A[1], (A[0][0] + 0.64, A[0][1]), A[2]])
+        assert np.allclose(second, [[44, 30, 2], [40, 30, 2], [0, 0, 0]])
+        [sources, *_] = by_people.table["sources"].to_pylist()
+        assert sources[1] == "model", "nobody has changed it"
 
     def test_least_scores_narrow_objects_and_their_points_alike(self, output: Store, tmp_path: Path) -> None:
         assert export(output.uri, "csv", str(tmp_path / "sure.csv"), min_score=0.8).num_found == 3
