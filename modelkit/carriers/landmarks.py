@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,25 @@ from modelkit.carriers import SizeHW
 
 ABSENT, HIDDEN, VISIBLE = 0, 1, 2
 """COCO's v: the point is not given, given though something covers it, given and seen."""
+
+_OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+
+def mirrored_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """(left, right) indices of points whose names differ in that word alone: left_eye and right_eye, LEar and REar."""
+    words = [tuple(word.lower() for word in _WORDS.findall(name)) for name in names]
+    place = {each: k for k, each in enumerate(words)}
+    mirrored = [tuple(_OTHER_SIDE.get(word, word) for word in each) for each in words]
+    return tuple(
+        (k, place[other])
+        for k, (each, other) in enumerate(zip(words, mirrored, strict=True))
+        if other != each and other in place and _is_left(each)
+    )
+
+
+def _is_left(words: Sequence[str]) -> bool:
+    return next(word for word in words if word in _OTHER_SIDE) in ("left", "l")
 
 
 @dataclass(frozen=True, slots=True)

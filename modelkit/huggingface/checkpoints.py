@@ -1,6 +1,7 @@
-"""Segmentation models of Hugging Face transformers, from a local folder or the hub: ``modelkit.load("hf:LOCATION")``.
+"""Models of Hugging Face transformers, from a local folder or the hub: ``modelkit.load("hf:LOCATION")``.
 
-SegFormer gives semantic maps; Mask2Former, MaskFormer and DETR give semantic maps, instances or panoptic segments.
+SegFormer gives semantic maps; Mask2Former, MaskFormer and DETR give semantic maps, instances or panoptic segments;
+ViTPose gives points on objects that somebody else found.
 Needs the extra ``visionmill[hf]``. Code that comes with a checkpoint is never run, and only safetensors are read.
 Images are prepared, and outputs read, as transformers' own processors do it.
 
@@ -13,15 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modelkit.base import VisionModel
 from modelkit.carriers.classes import ClassInfo
+from modelkit.carriers.landmarks import KeypointSet
 from modelkit.errors import ConfigError, WeightsError, WeightsUnavailableError
 from modelkit.huggingface.label_sets import known_set, things_among
 from modelkit.huggingface.network import HuggingFaceNetwork, transformers_module
+from modelkit.huggingface.poses import points_of, pose_options
 from modelkit.records import Tolerates, Weights
 from modelkit.registry import create_model
 from modelkit.transform import ImageTransform
@@ -34,6 +37,7 @@ _ARCHITECTURES = {
     "Mask2FormerForUniversalSegmentation": ("semantic", "instance", "panoptic"),
     "MaskFormerForInstanceSegmentation": ("semantic", "instance", "panoptic"),
     "DetrForSegmentation": ("semantic", "instance", "panoptic"),
+    "VitPoseForPoseEstimation": ("keypoints",),
 }
 # Of image processors: values that are understood, the usual one first.
 _BICUBIC = (3, "bicubic")
@@ -67,19 +71,23 @@ def load_huggingface(name: str) -> tuple[VisionModel, Weights]:
     builder = getattr(transformers, architecture)
     theirs = _fetch(name, lambda: builder.from_pretrained(location, trust_remote_code=False, use_safetensors=True))
     processor = _fetch(name, lambda: transformers.AutoImageProcessor.from_pretrained(location, trust_remote_code=False))
-    things = {} if kind == "semantic" else {"things": things_among(names, plain.get("label_ids_to_fuse"))}
-    model = create_model(
-        f"huggingface_{kind}",
-        architecture=architecture,
-        config=plain,
-        num_classes=len(names),
-        transform=transform_of(processor.to_dict()),
-        **things,
-    )
+    points = points_of(names, plain) if kind == "keypoints" else None
+    if points is not None:
+        options = pose_options(processor.to_dict(), points)
+    else:
+        options = _segmentation_options(processor.to_dict(), kind, names, plain.get("label_ids_to_fuse"))
+    model = create_model(f"huggingface_{kind}", architecture=architecture, config=plain, **options)
     network = model.network
     assert isinstance(network, HuggingFaceNetwork)
     network.model.load_state_dict(theirs.state_dict())
-    return model.eval(), _record(model, kind, architecture, location, names)
+    return model.eval(), _record(model, kind, architecture, location, names, points)
+
+
+def _segmentation_options(
+    processor: Mapping[str, Any], kind: str, names: Mapping[int, str], fused: Sequence[int] | None
+) -> dict[str, Any]:
+    things = {} if kind == "semantic" else {"things": things_among(names, fused)}
+    return {"num_classes": len(names), "transform": transform_of(processor), **things}
 
 
 def _split(name: str) -> tuple[str | None, str]:
@@ -109,7 +117,7 @@ def _kind_of(
     """What the model does: as asked for, or as the checkpoint says; never a guess."""
     possible = _ARCHITECTURES[architecture]
     if wanted is not None and wanted not in possible:
-        raise ConfigError(f"{architecture} gives {' or '.join(possible)} segmentation, not {wanted}")
+        raise ConfigError(f"{architecture} gives {' or '.join(possible)}, not {wanted}")
     known = known_set(names)
     named = re.findall("|".join(possible), Path(location).name.lower())
     said = (wanted, config.get("task"), *named[-1:], known and known.kind, *(possible if len(possible) == 1 else ()))
@@ -170,19 +178,29 @@ def _size_rule(processor: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _record(model: VisionModel, kind: str, architecture: str, location: str, names: Mapping[int, str]) -> Weights:
-    things = {each.id for each in model.anonymous_classes() if each.is_thing}
+def _record(
+    model: VisionModel,
+    kind: str,
+    architecture: str,
+    location: str,
+    names: Mapping[int, str],
+    points: KeypointSet | None,
+) -> Weights:
+    numbered = model.anonymous_classes()
+    things = {each.id for each in numbered if each.is_thing}
+    named = tuple(ClassInfo(label, name, label in things) for label, name in sorted(names.items()))
     source = Path(location).name if Path(location).exists() else location
     return Weights(
         name=f"hf-{source.replace('/', '-')}-{kind}",
         architecture=model.config["name"],
         config={key: value for key, value in model.config.items() if key != "name"},
         kind=kind,
-        classes=tuple(ClassInfo(label, name, label in things) for label, name in sorted(names.items())),
+        classes=named if points is None else numbered,  # the names are those of the points
         preprocessing=describe_preprocessing(model),
         digest=hashlib.sha256(serialise(model.state_dict())).hexdigest(),
         num_parameters=num_parameters(model),
         lineage={"kind": "huggingface", "architecture": architecture, "location": source},
         licence="see the model's card",
         tolerates=Tolerates(),
+        keypoints=points,
     )

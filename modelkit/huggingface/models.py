@@ -9,6 +9,7 @@ from modelkit.errors import ConfigError
 from modelkit.huggingface.checkpoints import PREFIX, load_huggingface
 from modelkit.huggingface.label_sets import things_of
 from modelkit.huggingface.network import HuggingFaceNetwork
+from modelkit.huggingface.poses import MARGIN, PoseModel, PoseNetwork
 from modelkit.huggingface.queries import QuerySegmentor
 from modelkit.huggingface.query_masks import QueryDisjoint, QueryInstances, QueryMasks, QueryPanoptic, QuerySemantic
 from modelkit.registry import Config, register_model, register_source
@@ -64,6 +65,28 @@ def huggingface_panoptic(
 ) -> QuerySegmentor:
     """The same three: at most one segment for every pixel."""
     return _queries(QueryPanoptic, architecture, config, num_classes, transform, things, min_score)
+
+
+@register_model("huggingface_keypoints", architecture="PoseModel", kind="keypoints", listed=False)
+def huggingface_keypoints(
+    *,
+    architecture: str,
+    config: Config,
+    num_keypoints: int,
+    transform: Config,
+    margin: float = MARGIN,
+    flip_pairs: Sequence[Sequence[int]] = (),
+    flip_test: bool = False,
+) -> PoseModel:
+    """ViTPose: the points of one object at a time."""
+    return PoseModel(
+        network=PoseNetwork(architecture, config),
+        num_keypoints=num_keypoints,
+        transform=transform,
+        margin=margin,
+        flip_pairs=flip_pairs,
+        flip_test=flip_test,
+    )
 
 
 def _queries(

@@ -92,12 +92,12 @@ def prepare_objects(
         scores: (n,) of who found them; default: 1.
         labels: (n,) of who found them; default: 1.
     """
-    pixels, network_hw = as_pixels(image), predictor.model.transform.padded_hw([(1, 1)])
+    model: Any = predictor.model  # a TopDownModel, whose module needs this one
+    pixels, network_hw = as_pixels(image), model.network_hw
     boxes = torch.as_tensor(np.asarray(boxes_xyxy, np.float32)).reshape(-1, 4)
-    windows = crop_windows(boxes, network_hw, float(predictor.model.config["margin"]))
-    grey = torch.tensor(predictor.model.transform.mean)[:, None, None] * 255
+    windows = model.windows(boxes)
     planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1).float()
-    crops = (cut(planes - grey, windows, network_hw) + grey).round().clamp(0, 255).to(torch.uint8)
+    crops = model.cut(planes, windows)
     source_hw = (pixels.shape[0], pixels.shape[1])
     ones = np.ones(len(boxes))
     found = zip(ones if scores is None else scores, ones if labels is None else labels, strict=True)

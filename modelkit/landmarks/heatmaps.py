@@ -87,8 +87,8 @@ def quarter_points(heatmaps: Tensor) -> Tensor:
     """A quarter of a cell from the peak's middle towards its higher neighbour, two cells or more from the border."""
     cells, _ = peaks(heatmaps)
     step = torch.stack(
-        [_at(heatmaps, cells, 1, 0) - _at(heatmaps, cells, -1, 0), _at(heatmaps, cells, 0, 1)
-         - _at(heatmaps, cells, 0, -1)], -1,
+        [beside(heatmaps, cells, 1, 0) - beside(heatmaps, cells, -1, 0), beside(heatmaps, cells, 0, 1)
+         - beside(heatmaps, cells, 0, -1)], -1,
     )  # fmt: skip
     return cells + 0.5 + torch.where(_inside(cells, heatmaps, 1), 0.25 * step.sign(), 0.0)
 
@@ -104,7 +104,7 @@ def dark_points(heatmaps: Tensor, blur: int = 0) -> Tensor:
     """
     cells, _ = peaks(heatmaps)
     log = (blurred(heatmaps, blur) if blur else heatmaps).clamp(min=_SMALLEST).log()
-    at: Callable[[int, int], Tensor] = lambda right, down: _at(log, cells, right, down)  # noqa: E731
+    at: Callable[[int, int], Tensor] = lambda right, down: beside(log, cells, right, down)  # noqa: E731
     dx, dy = 0.5 * (at(1, 0) - at(-1, 0)), 0.5 * (at(0, 1) - at(0, -1))
     dxx, dyy = (0.25 * (at(2 * x, 2 * y) - 2 * at(0, 0) + at(-2 * x, -2 * y)) for x, y in ((1, 0), (0, 1)))
     dxy = 0.25 * (at(1, 1) - at(-1, 1) - at(1, -1) + at(-1, -1))
@@ -149,7 +149,7 @@ def blurred(heatmaps: Tensor, cells: int) -> Tensor:
     return smooth * before / after.clamp(min=_SMALLEST)
 
 
-def _at(maps: Tensor, cells: Tensor, right: int, down: int) -> Tensor:
+def beside(maps: Tensor, cells: Tensor, right: int, down: int) -> Tensor:
     """(N, K) values beside cells (N, K, 2); beyond the border those of the border."""
     height, width = _size(maps)
     column = (cells[..., 0] + right).clamp(0, width - 1)

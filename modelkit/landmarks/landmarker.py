@@ -86,6 +86,15 @@ class TopDownModel(VisionModel):
         """Of a crop."""
         return self.transform.padded_hw([(1, 1)])
 
+    def windows(self, boxes_xyxy: Tensor) -> Tensor:
+        """What it is shown of an image for the boxes (n, 4) of objects: (n, 4), may reach beyond the image."""
+        return crop_windows(boxes_xyxy, self.network_hw, self.margin)
+
+    def cut(self, pixels: Tensor, windows_xyxy: Tensor) -> Tensor:
+        """Windows (n, 4) of pixels (3, H, W) float, 0 to 255, as it is shown them: (n, 3, h, w) uint8."""
+        grey = pixels.new_tensor(self.transform.mean)[:, None, None] * 255  # what lies beyond the image
+        return (cut(pixels - grey, windows_xyxy, self.network_hw) + grey).round().clamp(0, 255).to(torch.uint8)
+
     def anonymous_keypoints(self) -> KeypointSet:
         """Numbered names, with the pairs that change places in a mirror."""
         return KeypointSet(KeypointSet.numbered(self.num_keypoints).names, self.flip_pairs)

@@ -8,11 +8,10 @@ the centres of pixels (COCO) add half a pixel.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from modelkit.carriers.landmarks import ABSENT, HIDDEN, VISIBLE, KeypointSet
+from modelkit.carriers.landmarks import ABSENT, HIDDEN, VISIBLE, KeypointSet, mirrored_pairs
 from tasks.labels.shapes import ShapeError
 
 Point = tuple[float, float, float]
@@ -21,25 +20,6 @@ Point = tuple[float, float, float]
 NOT_GIVEN: Point = (0.0, 0.0, float(ABSENT))
 OF_ANOTHER_SET = "points of a class whose points are others than those of most objects"
 BROKEN_POINTS = "points that are not x, y and v for each name (the object is kept)"
-
-_OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-
-
-def mirrored_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """(left, right) indices of points whose names differ in that word alone: left_eye and right_eye, LEar and REar."""
-    words = [tuple(word.lower() for word in _WORDS.findall(name)) for name in names]
-    place = {each: k for k, each in enumerate(words)}
-    mirrored = [tuple(_OTHER_SIDE.get(word, word) for word in each) for each in words]
-    return tuple(
-        (k, place[other])
-        for k, (each, other) in enumerate(zip(words, mirrored, strict=True))
-        if other != each and other in place and _is_left(each)
-    )
-
-
-def _is_left(words: Sequence[str]) -> bool:
-    return next(word for word in words if word in _OTHER_SIDE) in ("left", "l")
 
 
 def point_set(

@@ -168,7 +168,7 @@ def test_a_checkpoint_that_does_not_say_what_it_does_has_to_be_asked(tmp_path: P
 def test_what_it_cannot_load_is_refused_by_name(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     location, _ = saved(tmp_path / "segformer", "SegformerForSemanticSegmentation")
-    with pytest.raises(ConfigError, match="semantic segmentation, not panoptic"):
+    with pytest.raises(ConfigError, match="gives semantic, not panoptic"):
         load(f"hf:panoptic:{location}")
     (tmp_path / "bert").mkdir()
     transformers.BertConfig(architectures=["BertModel"]).save_pretrained(tmp_path / "bert")

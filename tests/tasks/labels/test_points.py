@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from infra.store import open_store
-from modelkit.carriers.landmarks import KeypointSet
+from modelkit.carriers.landmarks import KeypointSet, mirrored_pairs
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set, of_people, relabelled
-from tasks.labels.points import mirrored_pairs, point_set
+from tasks.labels.points import point_set
 from tasks.labels.reading import read_label_set
 from tasks.labels.stored import write_stored
 from tests.tasks.loop.scenes import CLASSES
