@@ -205,4 +205,5 @@ def joined(found: Sequence[LandmarkDetections], size_hw: SizeHW, points: int) ->
         return torch.cat([getattr(each, name) for each in found])[order]
 
     names = ("boxes_xyxy", "scores", "labels", "keypoints_xy", "keypoint_scores")
-    return LandmarkDetections(size_hw, *(all_of(name) for name in names))
+    arrays: dict[str, Any] = {name: all_of(name) for name in names}
+    return LandmarkDetections(size_hw, **arrays)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from modelkit.detection.surface_charts import (
     point_losses,
     values_at,
 )
-from modelkit.detection.surfaces import SurfaceHead
+from modelkit.detection.surfaces import DensePoseRCNN, SurfaceHead
 from modelkit.digitscape import Digitscape, DigitscapeError, Scene, SceneStyle
 from modelkit.metrics import geodesic_point_similarity
 from modelkit.registry import build
@@ -72,7 +72,7 @@ class Chart(nn.Module):
         total: Any = 0
         for name, steps in self.scales.items():
             x = features[name]
-            for step in steps:  # type: ignore[union-attr]  # a list of modules
+            for step in cast(nn.ModuleList, steps):
                 x = step(x).relu()
                 if name != "p2":
                     x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
@@ -92,6 +92,7 @@ def test_with_equal_weights_the_head_is_detectron2s(coarse: int) -> None:
     ours = SurfaceHead(neck, 2, coarse_channels=coarse, decoder={"name": "semantic_fpn", "channels": 16, "norm": None},
                        channels=[24] * 8, resolution=8)  # fmt: skip
     theirs = Chart(coarse, 25, 16, 24, 8)
+    assert ours.decoder is not None
     parameters = list(ours.decoder.parameters()), list(ours.body.parameters()), list(ours.predictor.parameters())
     copied = [each for part in parameters for each in part]
     assert [each.shape for each in theirs.parameters()] == [each.shape for each in copied]
@@ -127,8 +128,9 @@ def test_losses_of_guessing_and_of_points_outside() -> None:
     assert float(losses["loss_u"].detach()) == pytest.approx(0.125)  # smooth L1: half of the square below 1
     assert float(losses["loss_v"].detach()) == pytest.approx(2.0)  # and the distance less a half above
     sum(losses.values(), torch.zeros(())).backward()
-    assert all(bool(raw[name].grad[0].any()) and not raw[name].grad[1].any() for name in (PARTS, U, V))
-    assert not raw[U].grad[0, [0, 2, 3]].any(), "only the true part's coordinates learn"
+    learnt = {name: cast(Tensor, raw[name].grad) for name in (PARTS, U, V)}
+    assert all(bool(gradient[0].any()) and not gradient[1].any() for gradient in learnt.values())
+    assert not learnt[U][0, [0, 2, 3]].any(), "only the true part's coordinates learn"
 
 
 def test_background_teaches_the_parts_alone_and_a_missing_point_nothing() -> None:
@@ -238,7 +240,8 @@ def test_without_a_decoder_regions_are_pooled_from_the_pyramid() -> None:
     config["heads"]["surface"]["decoder"] = None
     model = create_model("densepose_rcnn", **config).eval()
     raw = model.dense(model.transform.batch([as_tensor(picture(64, 80))])[0])
-    assert "surface_map" not in raw and model.roi_heads["surface"].levels == ["p2", "p3", "p4", "p5"]
+    assert isinstance(model, DensePoseRCNN) and model.surface_head.levels == ["p2", "p3", "p4", "p5"]
+    assert "surface_map" not in raw
     assert isinstance(model.predict([as_tensor(picture(64, 80))])[0].finish(), Landmarks)
 
 
@@ -253,7 +256,7 @@ def digits() -> Scene:
 def test_points_of_a_scene_are_its_pixels() -> None:
     scene = digits()
     points = scene.surface_points(5000, seed=1)
-    assert points.shape == (2, 5000, 5)
+    assert points.shape == (2, 5000, 5) and scene.uv is not None
     for found, mask, label in zip(points, scene.masks, scene.labels, strict=True):
         found = found[found[:, 2] >= 0]
         assert len(found) == mask.sum() and (found[:, 2] == label).all()
@@ -295,7 +298,7 @@ def test_it_learns_which_point_of_a_digit_each_pixel_shows() -> None:
     """At all pixels of a scene learnt by heart: parts are right, coordinates within a twentieth, GPS is above .95."""
     scene = digits()
     found = learnt_by_heart(scene)
-    assert sorted(found.labels.tolist()) == sorted(scene.labels.tolist())
+    assert found.surfaces is not None and sorted(found.labels.tolist()) == sorted(scene.labels.tolist())
     for label, points in zip(scene.labels, scene.surface_points(5000), strict=True):
         points = points[points[:, 2] >= 0]
         parts, uv = uv_at(found.surfaces[int(np.argmax(found.labels == label))], *points[:, :2].astype(int).T)
