@@ -21,7 +21,8 @@ help:  ## what there is
 setup: $(STAMP)  ## virtual environment with the locked dependencies (TORCH=cpu: without CUDA; TORCH=auto: as this machine has it)
 
 # Bytecode is compiled once, here: where the environment forbids Python to keep it, every process that imports torch,
-# Ray or Prefect would compile thousands of files again (torchvision: 7.5 s instead of 3.2).
+# Ray or Prefect would compile thousands of files again (torchvision: 7.5 s instead of 3.2). In a pipe the installer shows
+# no bars: a line every ten seconds says that it goes on.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "visionmill needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -32,7 +33,10 @@ $(STAMP): requirements.lock pyproject.toml
 		echo "CUDA's libraries are 2.3 GiB and 4.1 GB of it: a machine without a GPU does without them by make setup TORCH=cpu"; \
 	else grep -Ev '$(CUDA_LIBRARIES)' requirements.lock > $(VENV)/requirements.txt; \
 		echo "installing into $(VENV): builds of torch for '$(TORCH)' (from torch's own index), 0.6 GiB to download beside them"; fi
-	@$(BIN)/uv pip install --compile-bytecode $(if $(TORCH),--torch-backend=$(TORCH)) --python $(BIN)/python --requirement $(VENV)/requirements.txt
+	@if [ ! -t 2 ]; then (while sleep 10 >/dev/null 2>&1; do \
+		echo "still installing: $$(du -sh $(VENV) 2>/dev/null | cut -f1) on disk so far" >&2; done) & beat=$$!; fi; \
+	$(BIN)/uv pip install --compile-bytecode $(if $(TORCH),--torch-backend=$(TORCH)) --python $(BIN)/python --requirement $(VENV)/requirements.txt; \
+	code=$$?; [ -z "$$beat" ] || kill $$beat; exit $$code
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

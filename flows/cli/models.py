@@ -95,10 +95,14 @@ def export(
     size: Annotated[str, typer.Option(metavar="HxW", help=_SIZE_HELP)] = "480x640",
 ) -> Summary:
     """A model as one graph: an image of any size in (uint8 RGB), results in pixels of that image out."""
-    import modelkit
-    from tasks.engine.model_source import local_model
+    with long_work():
+        import modelkit
+        from infra.telling import tell
+        from tasks.engine.model_source import local_model
 
-    done = modelkit.export_model(modelkit.load(local_model(model)), file, to, _size_of(size))
+        loaded = modelkit.load(local_model(model))
+        tell(f"tracing {model}")
+        done = modelkit.export_model(loaded, file, to, _size_of(size))
     rows, columns = done.network_hw
     outputs = ", ".join(f"{name} {shape}" for name, shape in done.outputs.items())
     say(f"{done.path}: {outputs}; the network's input is {rows}x{columns}", style="green")

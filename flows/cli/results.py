@@ -52,11 +52,14 @@ def query(
     as_json: JsonFlag = False,
 ) -> Summary:
     """Ask the results in SQL (DuckDB)."""
-    from tasks.output.query import run_query
-
     if format not in FORMATS:
         raise UsageError(f"unknown format {format!r}", hint=f"one of {', '.join(FORMATS)}")
-    rows = run_query(output, sql, product=product)
+    with long_work():
+        from infra.telling import tell
+        from tasks.output.query import run_query
+
+        tell(f"asking {output}")
+        rows = run_query(output, sql, product=product)
     records = [_readable(row) for row in rows.to_pylist()] if as_json or format == "json" else []
     if as_json:
         _print_table(rows, max_rows, to_people=True)
@@ -125,8 +128,8 @@ def report(
     """Write report/index.html into the output of a job or of `retrain`: numbers, reasons, pictures."""
     from flows.refusals import refuse_no_results
 
-    refuse_no_results(output, product)
     with long_work():
+        refuse_no_results(output, product)
         from infra.telling import tell
         from tasks.report.report import write_report
         from tasks.report.round_page import has_rounds, write_loop_report
@@ -182,8 +185,8 @@ def verify(
     """Recount: every planned item has exactly one row in its shard, every footer is true. Exit code 1 if not."""
     from flows.refusals import refuse_no_results
 
-    refuse_no_results(output, product)
     with long_work():
+        refuse_no_results(output, product)
         from tasks.report.verify import verify as verify_results
 
         found = verify_results(output, deep=deep, product=product)

@@ -54,9 +54,12 @@ def ui(
 @command
 def down() -> Summary:
     """Stop the local services. What they stored stays."""
-    from infra import services
+    with long_work():
+        from infra import services
+        from infra.telling import tell
 
-    stopped = services.down()
+        tell("stopping the services")
+        stopped = services.down()
     say(f"stopped: {', '.join(stopped) or 'nothing was running'}", style="green")
     return {"stopped": list(stopped)}
 
@@ -99,9 +102,12 @@ def doctor(
     ] = False,
 ) -> Summary:
     """Look this machine over: versions that work together, loopback, compiler, disk, storage. Exit code 1 if unfit."""
-    from infra.doctor import checks
+    with long_work():
+        from infra.doctor import checks
+        from infra.telling import tell
 
-    found = checks(output, deep=deep)
+        tell("looking the machine over")
+        found = checks(output, deep=deep)
     for check in found:
         mark, style = {True: ("ok  ", "green"), False: ("FAIL", "red"), None: ("note", "yellow")}[check.ok]
         say(f"{mark} {check.name}: {check.detail}", style=style)

@@ -78,6 +78,7 @@ def verify(output: str, *, deep: bool = False, product: str | None = None) -> Ve
         UsageError: the place holds no output of a job, or nothing of the product.
         StoreError: the output cannot be listed. What is wrong inside of it is in the report, not raised.
     """
+    tell(f"reading the plans of {output}")
     store, tally = open_store(output), _Tally()
     held = held_products(store) if product is None else []
     has_rounds = product is None and bool(list_tables(store).get(ROUNDS.name))

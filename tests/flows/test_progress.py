@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from flows import progress
 from flows.progress import line_of, progress_shown, run_listener
+from infra.store import open_store
 from infra.telling import Word, duration, tell
 from tasks.engine.progress import Progress
+from tests.flows.command import visionmill
+from tests.tasks.output.fake_output import FakeOutput, Item
 
 
 def moment(**changes: object) -> Progress:
@@ -104,3 +108,28 @@ def test_a_run_has_one_rate_and_says_what_goes_wrong(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("seconds", "said"), [(8.4, "8 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
 def test_durations_in_words(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["query", "OUT", "SELECT count(*) FROM range(100000000) a, items"], "asking "),
+        (["verify", "OUT"], "recounting"),
+        (["export", "OUT", "TMP/c.json", "--to", "coco"], "exporting"),
+        (["report", "OUT"], "writing the report"),
+        (["doctor"], "looking the machine over"),
+        (["down"], "stopping the services"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_commands_that_may_last_say_what_they_do_on_stderr_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], told: str
+) -> None:
+    output = FakeOutput(open_store(str(tmp_path / "out")))
+    output.commit([Item(f"{n}.jpg", num_instances=2) for n in range(20)])
+    for name in ("LINE_INTERVAL_S", "_FIRST_LINE_S", "_TICK_S"):
+        monkeypatch.setattr(progress, name, 0.001)
+    monkeypatch.setenv("VISIONMILL_STATE_DIR", str(tmp_path / "state"))
+    said = visionmill(*(word.replace("OUT", output.store.uri).replace("TMP", str(tmp_path)) for word in words))
+    assert any(line.startswith(told) for line in said.stderr.splitlines()), said.stderr
+    assert told not in said.stdout
