@@ -11,6 +11,7 @@ import argparse
 import datetime as dt
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -103,7 +104,7 @@ class Job:
         said = self.log.read()
         summary: dict[str, Any] = json.loads(out.splitlines()[-1]) if out else {}
         words = summary.get("error") or summary.get("message") or summary.get("outcome", "")
-        seen.ends.append(f"{self.process.returncode}: {words}")
+        seen.ends.append(f"{self.process.returncode}: {_as_on_any_machine(words)}")
         if self.process.returncode not in exit_codes:
             seen.problems.append(f"exit code {self.process.returncode}: {said[-500:]}")
         if "Traceback" in said or said.count("error:") > 1 or (self.process.returncode and not words):
@@ -261,6 +262,13 @@ def canary(source: str, folder: Path) -> Seen:
     seen.problems += [f"found in {name}" for name in sorted(found)]
     seen.seconds = time.monotonic() - began
     return seen
+
+
+def _as_on_any_machine(words: str) -> str:
+    """A message without this machine's scratch folder, process ids and instants: a note counts those that are alike."""
+    words = re.sub(re.escape(tempfile.gettempdir()) + r"/vmk\w+", "", words)
+    words = re.sub(r"(pid |raylet \()\d+", r"\1...", words)
+    return re.sub(r"\d{8}T\d{6}Z-\w+|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S*", "...", words)
 
 
 def look_for(secret: str, place: Path) -> tuple[int, set[str]]:
