@@ -57,6 +57,7 @@ def test_a_quick_door_stays_quick(
     said = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120)
     code, modules, _ = json.loads(said.stdout.splitlines()[-1])
     assert (code, HEAVY & set(modules) - allowed) == (exit_code, set()), said.stderr
+    assert "--help" not in command or "numpy" not in modules, "what the options are is told without arrays"
 
 
 PUBLISHED = "maskrcnn_resnet50_fpn_v2"
