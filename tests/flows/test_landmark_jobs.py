@@ -14,6 +14,7 @@ from modelkit.landmarks import DetectingPredictor, FoundBoxes, TopDownPredictor
 from modelkit.registry import find_model, register_variant, temporary_registrations
 from modelkit.weights import random_weights
 from tasks.product import find_product, stores
+from tasks.products.landmarks.surfaces import surface_from_png
 from tests.flows.command import Said, ask, refused, segment, visionmill
 from tests.flows.scenes import SIZE_HW, write_scenes
 from tests.modelkit.model_tester import CASES
@@ -23,7 +24,7 @@ NUM_FRAMES = 2
 SERIAL = ("--ray", "none", "--no-prefect", "--no-report", "--compile", "off")
 UNTRAINED = ("--model", "small", "--weights", "random:0", "--score-threshold", "0")
 FAMILIES = ("retinaface", "centernet_pose", "cornernet", "heatmap_landmarker", "coordinate_landmarker", "hourglass",
-            "keypoint_rcnn", "keypointrcnn_resnet50_fpn")  # fmt: skip
+            "keypoint_rcnn", "keypointrcnn_resnet50_fpn", "densepose_rcnn")  # fmt: skip
 DETECTOR = "ssdlite320_mobilenet_v3_large"
 
 
@@ -79,7 +80,11 @@ def test_every_family_runs_through_the_job_and_its_rows_keep_the_rules(name: str
         said = row["keypoint_set"]
         assert (said is None) == (points == 0)
         assert said is None or len(said["names"]) == points
-        assert row["surfaces"] is None and row["track_ids"] is None
+        assert row["track_ids"] is None
+        assert (row["surfaces"] is not None) == (name == "densepose_rcnn")
+        for data, (x, y) in zip(row["surfaces"] or (), row["surface_origins_xy"] or (), strict=True):
+            surface = surface_from_png(bytes.fromhex(data), (x, y))
+            assert x + surface.parts.shape[1] <= row["width"] and y + len(surface.parts) <= row["height"]
     [counted] = ask(tmp_path / "out", "SELECT count(*) AS n, count(DISTINCT name) AS names FROM keypoints")
     assert counted == {"n": points * sum(len(row["labels"]) for row in rows), "names": points}
 

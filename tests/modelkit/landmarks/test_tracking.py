@@ -105,12 +105,12 @@ def test_the_filter_halves_jitter_at_rest_and_lags_little_in_motion() -> None:
 
 
 def test_digits_of_clips_keep_their_ids_though_some_are_missed_and_their_points_are_noisy() -> None:
-    rng, clips = np.random.default_rng(0), Digitscape("test", size_hw=(120, 160), seed=5)
+    rng, clips = np.random.default_rng(0), Digitscape("test", size_hw=(96, 128), seed=5)
     jitter: dict[str, list[float]] = {"found": [], "filtered": []}
     switches = objects = 0
-    for number in range(2):
+    for number in range(1):
         tracks, ids, errors = Tracks.none(5), dict[int, int](), dict[int, tuple[np.ndarray, np.ndarray]]()
-        for scene in clips.clip(number, 30):
+        for scene in clips.clip(number, 25):
             seen = np.flatnonzero((scene.visibility > 0.3) & (rng.random(len(scene)) > 0.1))
             true = scene.landmarks[seen, :, :2] + 0.5
             noisy = (true + rng.normal(0, 1, true.shape)).astype(np.float32)
@@ -127,7 +127,7 @@ def test_digits_of_clips_keep_their_ids_though_some_are_missed_and_their_points_
                 for name, error, before in zip(jitter, now, errors.get(digit, now), strict=True):
                     jitter[name].append(float(np.linalg.norm(error - before, axis=1).mean()))
                 errors[digit] = now
-    assert objects > 100 and switches <= 0.01 * objects
+    assert objects > 40 and switches <= 0.01 * objects
     assert np.mean(jitter["filtered"]) < 0.75 * np.mean(jitter["found"])
 
 
