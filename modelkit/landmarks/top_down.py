@@ -21,9 +21,11 @@ from modelkit.carriers.landmark_detections import LandmarkDetections
 from modelkit.errors import ConfigError
 from modelkit.landmarks.crops import prepare_objects
 from modelkit.landmarks.landmarker import TopDownModel
+from modelkit.pictures import as_pixels
 from modelkit.predictor import Predictor, Prepared
 from modelkit.records import Weights
 from modelkit.registry import create_model
+from modelkit.transform import Geometry
 
 OBJECTS_PER_BATCH = 32
 
@@ -110,14 +112,14 @@ class TopDownPredictor(Predictor):
         )
         self.rows_digest, self.num_keypoints = landmarker.rows_digest, landmarker.model.num_keypoints
         self.box_score, self.objects_per_batch = box_score, objects_per_batch
-        self._labels = labels_of(classes, box_classes)
+        self._labels, self._network_hw = labels_of(classes, box_classes), landmarker.model.network_hw
 
     def prepare_boxes(self, image: Any, boxes: FoundBoxes) -> PreparedObjects:
         """An image (as ``prepare`` takes it) whose objects are known."""
-        kept = boxes.kept(self.box_score, self._labels)
-        whole = super().prepare(image)
-        objects = prepare_objects(self, image, kept.boxes_xyxy, kept.scores, kept.labels)
-        return PreparedObjects(np.zeros((0, 0, 3), np.uint8), whole.geometry, tuple(objects))
+        kept, pixels = boxes.kept(self.box_score, self._labels), as_pixels(image)
+        objects = prepare_objects(self, pixels, kept.boxes_xyxy, kept.scores, kept.labels)
+        geometry = Geometry((pixels.shape[0], pixels.shape[1]), self._network_hw, self._network_hw)
+        return PreparedObjects(np.zeros((0, 0, 3), np.uint8), geometry, tuple(objects))
 
     @torch.inference_mode()
     def infer(self, prepared: Sequence[Prepared]) -> list[Prediction]:
@@ -156,7 +158,7 @@ class DetectingPredictor(TopDownPredictor):
     def prepare(self, image: Any) -> PreparedScene:
         """The image as the detector wants it; the image itself is kept, objects are cut out of it later."""
         seen = self.detector.prepare(image)
-        return PreparedScene(seen.pixels, seen.geometry, np.asarray(image))
+        return PreparedScene(seen.pixels, seen.geometry, as_pixels(image))
 
     @torch.inference_mode()
     def infer(self, prepared: Sequence[Prepared]) -> list[Prediction]:
