@@ -241,7 +241,7 @@ class TestExports:
             read_label_set(str(tmp_path / name), allow_dropped=True) for name in ("keypoints.json", "taken.json")
         )
         assert by_coco.points == POINTS
-        wanted = [[[*xy, v] for xy, v in zip(A, (2, 1, 2), strict=True)], [[40, 30, 2], [44, 30, 1], [0, 0, 0]]]
+        wanted: Any = [[[*xy, v] for xy, v in zip(A, (2, 1, 2), strict=True)], [[40, 30, 2], [44, 30, 1], [0, 0, 0]]]
         [found, *_] = by_coco.table["keypoint_xyv"].to_pylist()
         assert np.allclose(found, wanted)
         assert by_people.points is not None and by_people.points.names == ("left_hand", "nose", "right_hand")
