@@ -16,7 +16,7 @@ import functools
 import importlib
 import logging
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -262,6 +262,10 @@ class Kind:
             recipe is named, the first of a product's kinds that they suit is trained.
         derived: (the same, "small" or "usual") -> values of a recipe for these labels, which says how large its model
             is; None where no recipe can be derived.
+        fitted: (the same, a whole recipe as plain JSON) -> values that labels give any recipe of the kind, whoever
+            wrote it, such as how many points objects have; None: the classes say it all.
+        pieces_of: model -> (picture as ``Example`` -> what of it is learnt from one by one); None: the picture itself,
+            or its tiles.
         remarks: (the same, recipe) -> sentences on how the two fit, for ``visionmill inspect``.
         numbered: classes -> old id -> the id that models of the kind know it by, where they want an order; None: any.
         words: figure -> its name as people write it, where ``tasks.evaluation.figures`` would not guess it.
@@ -277,6 +281,8 @@ class Kind:
     class_counts: Callable[[Sequence[ClassInfo]], dict[str, int]]
     suits: Callable[[Any], bool] = lambda seen: False
     derived: Callable[[Any, str], Mapping[str, Any]] | None = None
+    fitted: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] | None = None
+    pieces_of: Callable[[VisionModel], Callable[[Any], Iterable[Any]]] | None = None
     remarks: Callable[[Any, Any], Sequence[str]] = lambda seen, recipe: ()
     numbered: Callable[[Sequence[ClassInfo]], Mapping[int, int]] | None = None
     words: Mapping[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from modelkit.augmentation.draws import chance, choice, integer, uniform
 from modelkit.augmentation.geometry import warp
 from modelkit.augmentation.sample import Sample
 from modelkit.carriers.fields import GREY
+from modelkit.carriers.geometry import warp_points
 from modelkit.errors import ConfigError
 
 
@@ -127,6 +128,49 @@ class StacGeometric:
             slope = float(torch.tan(torch.deg2rad(torch.tensor(first * self.shear_deg, dtype=torch.float64))))
             matrix = geometry.shear(slope, 0.0) if second < 0 else geometry.shear(0.0, slope)
         return warp(sample, geometry.about_centre(matrix, sample.size_hw))
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectJitter:
+    """What a top-down model sees of objects, varied: turned, larger or smaller, beside the middle of the crop.
+
+    The picture is turned about the middle of the first box. Boxes then have the sides that they had, about their moved
+    middles, where a turned box would be enclosed by a larger one and its object seem smaller than it ever is in use;
+    and are changed in size and place themselves, since crops follow them.
+
+    Args:
+        rotate_deg: largest rotation. rotated: probability of one.
+        scale: the factor on a box's sides is drawn from 1 / (1 + scale) .. 1 + scale, evenly on a logarithmic scale.
+        shift: largest shift of a box, share of its sides.
+    """
+
+    rotate_deg: float = 30.0
+    rotated: float = 0.6
+    scale: float = 0.25
+    shift: float = 0.06
+
+    def __post_init__(self) -> None:
+        if min(self.rotate_deg, self.rotated, self.scale, self.shift) < 0:
+            raise ConfigError("object jitter needs values of at least 0")
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
+        """See the class."""
+        turn, turns = uniform(generator, -1.0, 1.0) * self.rotate_deg, chance(generator, self.rotated)
+        factor = math.exp(uniform(generator, -1.0, 1.0) * math.log1p(self.scale))
+        shift = torch.tensor([uniform(generator, -1.0, 1.0) * self.shift for _ in range(2)])
+        boxes = sample.target["boxes"]
+        if not len(boxes):
+            return sample
+        middles, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        if turns and turn:
+            x, y = middles[0].tolist()
+            matrix = geometry.translation(x, y) @ geometry.rotation(turn) @ geometry.translation(-x, -y)
+            sample = warp(sample, matrix, min_visible=0.0)
+            if len(sample.target["boxes"]) != len(boxes):  # some left the picture; the others' boxes enclose them
+                return sample
+            middles = warp_points(middles.double(), matrix).to(boxes)
+        middles, half = middles + shift * sides, sides * factor / 2
+        return sample.with_target(boxes=torch.cat([middles - half, middles + half], 1))
 
 
 @dataclass(frozen=True, slots=True)

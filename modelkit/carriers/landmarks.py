@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from modelkit.carriers import SizeHW
+from modelkit.carriers.faces68 import FLIP_PAIRS, is_ibug
 
 ABSENT, HIDDEN, VISIBLE = 0, 1, 2
 """COCO's v: the point is not given, given though something covers it, given and seen."""
@@ -19,7 +20,12 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
 def mirrored_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """(left, right) indices of points whose names differ in that word alone: left_eye and right_eye, LEar and REar."""
+    """(left, right) indices of points whose names differ in that word alone: left_eye and right_eye, LEar and REar.
+
+    68 numbered points are taken for those of iBUG's faces.
+    """
+    if is_ibug(names):
+        return FLIP_PAIRS
     words = [tuple(word.lower() for word in _WORDS.findall(name)) for name in names]
     place = {each: k for k, each in enumerate(words)}
     mirrored = [tuple(_OTHER_SIDE.get(word, word) for word in each) for each in words]

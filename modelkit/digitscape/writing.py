@@ -1,4 +1,4 @@
-"""Scenes as files: a folder of images or clips with COCO JSON, instances and panoptic, and a video."""
+"""Scenes as files: a folder of images or clips with COCO JSON (instances, panoptic, landmarks), and a video."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modelkit.digitscape.scene import Scene
 from modelkit.digitscape.sources import FIRST_STUFF_ID, STUFF_NAMES
 from modelkit.metrics.panoptic import DIVISOR
 
-ANNOTATIONS_NAME, PANOPTIC_NAME = "annotations.json", "panoptic.json"
+ANNOTATIONS_NAME, PANOPTIC_NAME, LANDMARKS_NAME = "annotations.json", "panoptic.json", "landmarks.json"
 _JPEG_QUALITY = 92
 
 ImageFormat = Literal["jpg", "png"]
@@ -83,7 +83,10 @@ def write_label_set(
     image_format: ImageFormat = "png",
     on_scene: Callable[[int], None] = lambda written: None,
 ) -> list[Path]:
-    """Write scenes once with both truths, that of :func:`write_dataset` without stuff and :func:`write_panoptic`'s.
+    """Write scenes once with three truths, a file each, so that each says what it is for.
+
+    These are digits with masks, as :func:`write_dataset` has them without stuff and keypoints; what
+    :func:`write_panoptic` writes; and digits with keypoints, without masks.
 
     Args:
         folder, source, num_scenes, first, image_format: as for :func:`write_dataset`.
@@ -92,9 +95,13 @@ def write_label_set(
         on_scene: called after each scene or clip with how many are written.
 
     Returns:
-        Paths of the JSONs: instances, panoptic.
+        Paths of the JSONs: instances, panoptic, landmarks.
     """
-    truths = (_Instances(folder, source), _Panoptic(folder, source))
+    truths = (
+        _Instances(folder, source, keypoints=False),
+        _Panoptic(folder, source),
+        _Instances(folder, source, LANDMARKS_NAME, masks=False),
+    )
     for index in range(first, first + num_scenes):
         if num_frames == 1:
             scenes = [source.scene(index)]
@@ -112,11 +119,21 @@ def write_label_set(
 
 
 class _Instances:
-    """The truth of digits, scene by scene."""
+    """The truth of digits, scene by scene: with masks, with keypoints, or both."""
 
-    def __init__(self, folder: Path, source: Digitscape) -> None:
-        self._path = folder / ANNOTATIONS_NAME
-        names = {"keypoints": list(LANDMARK_NAMES), "skeleton": []}
+    def __init__(
+        self,
+        folder: Path,
+        source: Digitscape,
+        name: str = ANNOTATIONS_NAME,
+        *,
+        masks: bool = True,
+        keypoints: bool = True,
+    ) -> None:
+        self._path = folder / name
+        self._left_out = [] if masks else ["segmentation"]
+        self._left_out += [] if keypoints else ["keypoints", "num_keypoints"]
+        names: dict[str, Any] = {"keypoints": list(LANDMARK_NAMES), "skeleton": []} if keypoints else {}
         self._content: dict[str, Any] = {
             "info": {"description": f"digitscape {source.split}, seed {source.seed}", "version": "1"},
             "licenses": [],
@@ -130,7 +147,8 @@ class _Instances:
         known = self._content["annotations"]
         self._content["images"].append({**coco_image(image_id, scene, file_name), **facts})
         annotations = coco_annotations(image_id, scene, len(known) + 1)
-        known += [_extended(each, scene, k) for k, each in enumerate(annotations)]
+        extended = [_extended(each, scene, k) for k, each in enumerate(annotations)]
+        known += [{key: each[key] for key in each if key not in self._left_out} for each in extended]
 
     def write(self) -> Path:
         return _write_json(self._path, self._content)

@@ -151,7 +151,7 @@ def _stages(predictor: Predictor, floor: float, num_rows: int) -> list[Stage | B
         return first, first + _BATCH
 
     return [
-        Stage("prepare", lambda row: predictor.prepare(_pixels_of(row, reader)), held_bytes, _BYTES, threads=_READERS),
+        Stage("prepare", lambda row: predictor.prepare(pixels_of(row, reader)), held_bytes, _BYTES, threads=_READERS),
         BatchStage(
             "infer", look, held_bytes, _BYTES,
             bucket_of=lambda prepared: prepared.bucket, limit_of=lambda bucket: _BATCH, group_of=neighbours,
@@ -165,6 +165,7 @@ def _floored(instances: Instances, floor: float) -> Instances:
     return instances if len(keep) == len(instances) else instances.chosen(keep)
 
 
-def _pixels_of(row: Row, reader: EntryReader) -> np.ndarray:
+def pixels_of(row: Row, reader: EntryReader) -> np.ndarray:
+    """(H, W, 3) uint8 of the image of a row. Raises DatasetError as :func:`predictions` does."""
     frame = row["frame"] if row["media"] == "video" else None
     return labelled_pixels(row["uri"], frame, (row["height"], row["width"]), reader)

@@ -35,7 +35,8 @@ def write_digitscape(
         image_format: of images.
 
     Returns:
-        URIs by what is labelled: "instances" (digits) and "panoptic" (digits and kinds of background).
+        URIs by what is labelled: "instances" (digits), "panoptic" (digits and kinds of background) and "landmarks"
+        (points of digits).
 
     Raises:
         UsageError: values that no scene can be composed of.
@@ -55,7 +56,7 @@ def write_digitscape(
                 _upload(folder, output)
     except DigitscapeError as error:
         raise UsageError(str(error)) from error
-    names = ("instances", "panoptic")
+    names = ("instances", "panoptic", "landmarks")
     return {name: f"{absolute_uri(output)}/{path.name}" for name, path in zip(names, written, strict=True)}
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from infra.errors import DatasetError
 from infra.store import Store
+from tasks.labels.points import NOT_GIVEN, Point
 from tasks.output.layout import canonical_json
 
 if TYPE_CHECKING:  # torch: who only writes a set down need not wait for it
@@ -38,6 +39,7 @@ class ExampleObject:
         rle: compressed run lengths on the image's canvas; None where only a box is known: then the mask weighs 0.
         class_weight, box_weight, mask_weight: in the losses; 0 = does not teach this.
         track_id: the same in every frame of a video; None where nobody said.
+        keypoint_xyv: x, y (source pixels) and v of each of its points; None where none is given.
     """
 
     label: int
@@ -47,6 +49,7 @@ class ExampleObject:
     box_weight: float = 1.0
     mask_weight: float = 1.0
     track_id: int | None = None
+    keypoint_xyv: tuple[Point, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Example:
         unsure_rle: pixels that do not teach but count in the mean of a semantic loss.
         window: of a tile: where it lies in its picture, whose pixels are ``picture_hw``; all else is in the tile's own.
             Training sets hold whole pictures, these two are never stored.
+        piece, seen_hw: of a part that a kind cut out (``Kind.pieces_of``): which one of its picture it is, and the size
+            that it is reduced to; None: what the model's transform makes of it. Never stored, either.
     """
 
     uri: str
@@ -76,6 +81,8 @@ class Example:
     unsure_rle: bytes | None = None
     window: Window | None = None
     picture_hw: tuple[int, int] | None = None
+    piece: int | None = None
+    seen_hw: tuple[int, int] | None = None
 
     @property
     def image_id(self) -> str:
@@ -111,6 +118,13 @@ SCHEMA = pa.schema(
 TRACKED_SCHEMA = SCHEMA.append(
     _column("track_ids", pa.list_(pa.int64()), "per object, the same in every frame of a video; null: unknown")
 ).with_metadata({b"visionmill.schema": b"training_set.v2"})
+POINTS_SCHEMA = TRACKED_SCHEMA.append(
+    _column(
+        "keypoint_xyv",
+        pa.list_(pa.list_(pa.list_(pa.float32()))),
+        "x, y (source pixels) and v of each point, per object; null: none is given",
+    )
+).with_metadata({b"visionmill.schema": b"training_set.v3"})
 
 
 def save_training_set(store: Store, examples: Iterable[Example]) -> str:
@@ -122,8 +136,10 @@ def save_training_set(store: Store, examples: Iterable[Example]) -> str:
     ordered = sorted(examples, key=lambda example: example.image_id)
     if not ordered:
         raise DatasetError("a training set needs at least one image")
-    is_tracked = any(each.track_id is not None for example in ordered for each in example.objects)
-    schema = TRACKED_SCHEMA if is_tracked else SCHEMA
+    objects = [each for example in ordered for each in example.objects]
+    schema = TRACKED_SCHEMA if any(each.track_id is not None for each in objects) else SCHEMA
+    if any(each.keypoint_xyv is not None for each in objects):
+        schema = POINTS_SCHEMA
     rows = [_row(example) for example in ordered]
     for one, other in itertools.pairwise(rows):
         if one["image_id"] == other["image_id"]:
@@ -166,17 +182,19 @@ def _row(example: Example) -> dict[str, Any]:
         "void_rle": example.void_rle,
         "unsure_rle": example.unsure_rle,
         "track_ids": [each.track_id for each in example.objects],
+        "keypoint_xyv": [each.keypoint_xyv for each in example.objects],
     }
 
 
 def _example(row: dict[str, Any]) -> Example:
     columns = [row[name] for name in ("labels", "boxes_xyxy", "rles", "class_weights", "box_weights", "mask_weights")]
-    columns.append(row.get("track_ids") or [None] * len(row["labels"]))
+    columns += [row.get(name) or [None] * len(row["labels"]) for name in ("track_ids", "keypoint_xyv")]
     return Example(
         uri=row["uri"],
         size_hw=(row["height"], row["width"]),
         objects=tuple(
-            ExampleObject(label, _box(box), rle, *rest) for label, box, rle, *rest in zip(*columns, strict=True)
+            ExampleObject(label, _box(box), rle, *rest, _points(points))
+            for label, box, rle, *rest, points in zip(*columns, strict=True)
         ),
         frame=row["frame"],
         origin=row["origin"],
@@ -191,6 +209,19 @@ def _box(values: Sequence[float]) -> Box:
     return x1, y1, x2, y2
 
 
+def _points(values: Sequence[Sequence[float]] | None) -> tuple[Point, ...] | None:
+    return None if values is None else tuple((x, y, v) for x, y, v in values)
+
+
+def moved_points(points: tuple[Point, ...] | None, window: Window) -> tuple[Point, ...] | None:
+    """Points in pixels of a window of their picture; those outside of it are not given any more."""
+    if points is None:
+        return None
+    rows, columns = window.size_hw
+    moved = [(x - window.left, y - window.top, v) for x, y, v in points]
+    return tuple(each if 0 <= each[0] < columns and 0 <= each[1] < rows else NOT_GIVEN for each in moved)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
@@ -200,7 +231,7 @@ def _plain(value: Any) -> Any:
 
 
 def examples_of_labels(rows: Iterable[dict[str, Any]]) -> list[Example]:
-    """Rows of a label set (``labels.v1``) as examples: crowds become ignored regions, everything else weighs 1.
+    """Rows of a label set as examples: crowds become ignored regions, everything else weighs 1.
 
     Tracks count in frames of videos; an image has no earlier frame.
     """
@@ -210,13 +241,18 @@ def examples_of_labels(rows: Iterable[dict[str, Any]]) -> list[Example]:
 def _of_label_row(row: dict[str, Any]) -> Example:
     objects, ignored = [], []
     is_frame = row["media"] == "video"
-    columns = (row["labels"], row["boxes_xyxy"], row["rles"], row["is_crowd"], row["track_ids"])
-    for label, box, rle, crowd, track in zip(*columns, strict=True):
+    placed = row.get("keypoint_xyv") or [None] * len(row["labels"])
+    columns = (row["labels"], row["boxes_xyxy"], row["rles"], row["is_crowd"], row["track_ids"], placed)
+    for label, box, rle, crowd, track, points in zip(*columns, strict=True):
         if crowd:
             ignored.append(_box(box))
         else:
             weight, track_id = float(rle is not None), track if is_frame else None
-            objects.append(ExampleObject(label, _box(box), rle, mask_weight=weight, track_id=track_id))
+            objects.append(
+                ExampleObject(
+                    label, _box(box), rle, mask_weight=weight, track_id=track_id, keypoint_xyv=_points(points)
+                )
+            )
     return Example(
         uri=row["uri"],
         size_hw=(row["height"], row["width"]),

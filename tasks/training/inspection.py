@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from infra.errors import DatasetError
 from modelkit import ClassInfo, rle
+from modelkit.carriers.landmarks import HIDDEN, VISIBLE, KeypointSet
 from tasks.labels.label_sets import LabelSet
 
 _QUANTILES = {"least": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "most": 1.0}
@@ -65,6 +66,8 @@ class Inspection:
         void: share of the pixels that nobody labelled, of images that say so.
         groups: videos, scenes or clusters that may not be divided.
         suspicions: objects whose labels look wrong.
+        points: what the points of its objects are; None where none has any.
+        points_given: (objects, K) which of them are given, 0, 1 or 2 as ``v`` is.
     """
 
     classes: tuple[ClassInfo, ...]
@@ -79,6 +82,13 @@ class Inspection:
     void: float
     groups: int
     suspicions: tuple[Suspicion, ...]
+    points: KeypointSet | None = None
+    points_given: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int8))
+
+    @property
+    def with_points(self) -> float:
+        """Share of the objects of which a point is given."""
+        return float((self.points_given > 0).any(1).mean()) if len(self.points_given) else 0.0
 
     @property
     def things(self) -> tuple[ClassInfo, ...]:
@@ -114,6 +124,7 @@ class Inspection:
             "height_to_width": _quantiles(self.boxes_wh[:, 1] / np.maximum(self.boxes_wh[:, 0], 1e-9)),
             "objects_with_masks": round(self.with_masks, 4),
             "void_pixels": round(self.void, 4),
+            **({} if self.points is None else {"points": self._points_to_json(self.points)}),
             "classes": [
                 {
                     "id": each.label, "name": each.name, "is_thing": each.is_thing, "images": each.images,
@@ -126,6 +137,18 @@ class Inspection:
                 for each in self.suspicions
             ],
         }  # fmt: skip
+
+    def _points_to_json(self, points: KeypointSet) -> dict[str, Any]:
+        mirrored = [[points.names[left], points.names[right]] for left, right in points.flip_pairs]
+        return {
+            "objects_with_points": round(self.with_points, 4),
+            "mirrored": mirrored,
+            "lines": len(points.skeleton),
+            "given": {
+                name: {"seen": int((v == VISIBLE).sum()), "covered": int((v == HIDDEN).sum())}
+                for name, v in zip(points.names, self.points_given.T, strict=True)
+            },
+        }
 
 
 def inspect_labels(labels: LabelSet) -> Inspection:
@@ -157,15 +180,28 @@ def inspect_labels(labels: LabelSet) -> Inspection:
         void=_void_share(rows),
         groups=len({row["group_id"] for row in rows}),
         suspicions=tuple(one for row in rows for one in _suspicions(row, names)),
+        points=labels.points,
+        points_given=_points_given(objects, 0 if labels.points is None else len(labels.points)),
     )
+
+
+def _points_given(objects: Sequence[tuple[int, Mapping[str, Any]]], count: int) -> np.ndarray:
+    """(objects, count) v of each point."""
+    nothing = [(0.0, 0.0, 0.0)] * count
+    given = [[v for _, _, v in each["points"] or nothing] for _, each in objects]
+    return np.array(given, np.int8).reshape(len(objects), count)
 
 
 def _objects(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The objects of a row that are no crowds."""
-    columns = ("labels", "boxes_xyxy", "areas", "rles", "is_crowd", "is_thing", "origin_ids")
-    for label, box, area, mask, crowd, thing, origin in zip(*(row[name] for name in columns), strict=True):
+    names = ("labels", "boxes_xyxy", "areas", "rles", "is_crowd", "is_thing", "origin_ids")
+    columns = [*(row[name] for name in names), row.get("keypoint_xyv") or [None] * len(row["labels"])]
+    for label, box, area, mask, crowd, thing, origin, points in zip(*columns, strict=True):
         if not crowd:
-            yield {"label": label, "box": box, "area": area, "rle": mask, "is_thing": thing, "origin_id": origin}
+            yield {
+                "label": label, "box": box, "area": area, "rle": mask, "is_thing": thing, "origin_id": origin,
+                "points": points,
+            }  # fmt: skip
 
 
 def _counts(

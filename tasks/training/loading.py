@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infra.errors import DatasetError
 from modelkit import VisionModel
 from modelkit.augmentation import Pipeline, Sample, copy_paste, cutmix, warp
 from modelkit.augmentation.draws import chance, integer
@@ -61,7 +62,9 @@ class ExampleReader:
         self, model: VisionModel, kind: str, *, reader: EntryReader | None = None, cache_bytes: int = CACHE_BYTES
     ):
         self._transform, self._reference_fields = model.transform, model.reference_fields
-        self._target_of, self._reader = find_kind(kind).target_of(model), reader or EntryReader()
+        known = find_kind(kind)
+        self._target_of, self._reader = known.target_of(model), reader or EntryReader()
+        self._pieces_of = None if known.pieces_of is None else known.pieces_of(model)
         self._cache: OrderedDict[str, Sample] = OrderedDict()
         self._cache_bytes, self._held_bytes = cache_bytes, 0
 
@@ -70,6 +73,16 @@ class ExampleReader:
         """What larger pictures are cut into, if the model is to learn from tiles; one of pairs of frames never is."""
         tile = None if self.wants_pairs else self._transform.tile
         return None if tile is None else Tiling(tile[0], tile[1])
+
+    def pieces(self, examples: Sequence[Example], things: set[int]) -> Sequence[Example]:
+        """What is learnt from one by one: tiles of large pictures, what the kind cuts out, or the pictures themselves.
+
+        Args:
+            examples: whole pictures. things: class ids of countable objects.
+        """
+        if self._pieces_of is not None:
+            return [piece for example in examples for piece in self._pieces_of(example)]
+        return examples if self.tiling is None else tiles_of(examples, self.tiling, things)
 
     @property
     def wants_pairs(self) -> bool:
@@ -97,11 +110,11 @@ class ExampleReader:
         return replace(sample, target={**sample.target, "reference_image": before.image, **fields})
 
     def _read(self, example: Example) -> Sample:
-        key = f"{example.origin}:{example.image_id}:{example.window}"
+        key = f"{example.origin}:{example.image_id}:{example.window}:{example.piece}"
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        sample = self._reduced(self._pixels(example), self._target_of(example))
+        sample = self._reduced(self._pixels(example), self._target_of(example), example.seen_hw)
         self._keep(key, sample)
         return sample
 
@@ -112,9 +125,9 @@ class ExampleReader:
             pixels = example.window.cut(pixels).copy()  # a view would hold the whole picture
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
-    def _reduced(self, image: Tensor, target: dict[str, Any]) -> Sample:
+    def _reduced(self, image: Tensor, target: dict[str, Any], seen_hw: tuple[int, int] | None) -> Sample:
         source_hw = (image.shape[-2], image.shape[-1])
-        wanted = self._transform.resized_hw(source_hw)
+        wanted = seen_hw or self._transform.resized_hw(source_hw)
         if wanted[0] * wanted[1] >= source_hw[0] * source_hw[1]:
             return Sample.fresh(image, target)
         geometry = Geometry(source_hw, wanted, wanted)
@@ -152,9 +165,10 @@ class Batches:
         rank: Rank,
     ) -> None:
         self._reader, self._earlier = reader, _earlier_frames([*labelled, *unlabelled]) if reader.wants_pairs else {}
-        if reader.tiling is not None:
-            things = {each.id for each in recipe.class_infos if each.is_thing}
-            labelled, unlabelled = (tiles_of(examples, reader.tiling, things) for examples in (labelled, unlabelled))
+        things = {each.id for each in recipe.class_infos if each.is_thing}
+        labelled, unlabelled = (reader.pieces(examples, things) for examples in (labelled, unlabelled))
+        if not labelled:
+            raise DatasetError("nothing in the labels teaches this model", hint="`visionmill inspect LABELLED`")
         labelled, unlabelled = (self._hosts(examples) for examples in (labelled, unlabelled))
         self._examples = labelled, unlabelled
         self._recipe, self._rank = recipe, rank

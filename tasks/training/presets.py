@@ -63,6 +63,11 @@ def make_recipe(
     recipe = with_steps(recipe, steps or recipe.loop.steps)
     loop = dataclasses.replace(recipe.loop, seed=seed)
     whole = recipe.to_json() | {"loop": dataclasses.asdict(loop), "classes": [dataclasses.astuple(c) for c in classes]}
+    fitted = find_kind(recipe.kind).fitted
+    if fitted is not None:
+        if seen is None:
+            raise UsageError(f"a recipe of the kind {recipe.kind!r} needs labels")
+        whole |= fitted(seen, whole)
     return TrainingRecipe.from_json(whole | {"name": name or recipe.name} | dict(changes or {}))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from infra.errors import UsageError
 from modelkit import ClassInfo
 from modelkit.augmentation import NONE, STRONG, WEAK, Pipeline
+from modelkit.carriers.landmarks import KeypointSet
 from modelkit.registry import find_model
 from modelkit.training.auxiliary import AuxiliaryConfig
 from modelkit.training.distillation import DistillationConfig
@@ -19,7 +20,7 @@ from modelkit.training.loop import LoopConfig
 from modelkit.training.student import UnlabelledSchedule
 
 Config = Mapping[str, Any]
-_COUNT_WHEN_SET = ("auxiliary", "inference", "validate_every", "patience")
+_COUNT_WHEN_SET = ("auxiliary", "inference", "validate_every", "patience", "points")
 """Fields younger than runs that are named by a recipe without them."""
 
 
@@ -67,6 +68,7 @@ class TrainingRecipe:
             ``{"transform": {"min_size": 224}}``.
         validate_every: steps between looks at labels that are held out for it; 0 = ten looks in all.
         patience: after so many looks in a row that saw nothing better the run ends; 0 = never.
+        points: what the points of objects are, as ``KeypointSet.to_json`` says it; empty: objects have none.
     """
 
     name: str
@@ -92,6 +94,7 @@ class TrainingRecipe:
     inference: dict[str, Any] = field(default_factory=dict)
     validate_every: int = 0
     patience: int = 0
+    points: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -120,6 +123,7 @@ class TrainingRecipe:
             recipe = cls(**content)
             for noise in (recipe.labelled, recipe.unlabelled):
                 Pipeline(noise.augmentation)
+            recipe.recorded()
             if recipe.auxiliary is not None and recipe.teacher is not None:
                 raise ValueError("a model learns beside a teacher or with an auxiliary head, not both")
         except (TypeError, ValueError, KeyError) as error:
@@ -130,6 +134,10 @@ class TrainingRecipe:
     def class_infos(self) -> tuple[ClassInfo, ...]:
         """As weights record them."""
         return tuple(ClassInfo(label, name, is_thing) for label, name, is_thing in self.classes)
+
+    def recorded(self) -> dict[str, Any]:
+        """What the record of the weights says beside their classes: keywords of ``modelkit.save_weights``."""
+        return {"keypoints": KeypointSet.from_json(self.points)} if self.points else {}
 
     def fingerprint(
         self, labelled_set: str, unlabelled_set: str | None, num_workers: int, validation_set: str | None = None

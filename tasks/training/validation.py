@@ -100,7 +100,7 @@ class Validation:
         recipe = self._job.recipe
         classes = [ClassInfo(label, name, thing) for label, name, thing in recipe.classes]
         with tempfile.TemporaryDirectory(prefix="visionmill-validation-") as folder:
-            save_weights(as_used(recipe, student), folder, name=recipe.name, classes=classes)
+            save_weights(as_used(recipe, student), folder, name=recipe.name, classes=classes, **recipe.recorded())
             predictor = modelkit.load(Path(folder) / f"{recipe.name}.safetensors", device=self._job.device)
             return evaluate_predictor(predictor, self._labels)
 

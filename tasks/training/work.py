@@ -197,6 +197,7 @@ def _leave(
             name=job.recipe.name,
             classes=[ClassInfo(label, name, thing) for label, name, thing in job.recipe.classes],
             lineage=_lineage(job, trainer, adopted, validation),
+            **job.recipe.recorded(),
         )
         load_weights(Path(folder))  # what cannot be read back is not published
         for key in (tensors, record):

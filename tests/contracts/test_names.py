@@ -19,6 +19,7 @@ EXCUSED = {
     "tasks/labels/coco.py": "COCO calls one of its formats panoptic, and its lists segments_info",
     "tasks/labels/coco_panoptic.py": "the reader of that format",
     "tasks/labels/digitscape.py": "and so is the second file called that scenes are labelled by",
+    "tasks/training/recipe.py": "modelkit's record calls the points of objects so",
     "tasks/media/jpeg.py": "a JPEG file is made of segments",
 }
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")

@@ -27,7 +27,7 @@ NUM_FRAMES = 3
 def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     """Two clips of three frames, as they come back from a training set."""
     folder = tmp_path_factory.mktemp("clips")
-    _, panoptic = write_label_set(folder, SOURCE, 2, num_frames=NUM_FRAMES)
+    _, panoptic, _ = write_label_set(folder, SOURCE, 2, num_frames=NUM_FRAMES)
     store = open_store(str(folder))
     rows = read_label_set(str(panoptic)).table.to_pylist()
     return load_training_set(store, save_training_set(store, examples_of_labels(rows)))

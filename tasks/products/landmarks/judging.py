@@ -1,0 +1,312 @@
+"""How good a model of points is: errors over the size of objects, and COCO's average precision by OKS.
+
+A top-down model is given the labelled boxes, so that every labelled object is judged by its own points. Errors are
+divided by several lengths, each a group of figures of its name; the first is the main one: between the outer corners of
+the eyes where there are some, of the torso where there is one, else the diagonal of the box. A group's figures are
+
+    auc            area under the share of points with an error of at most t, for t up to the limit, over the limit
+    pck            share of points with an error of at most the limit
+    nme            mean over objects of the mean error of their points
+    failure_rate   share of objects whose mean error is above the limit
+
+A model that finds its objects itself is judged by average precision alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from infra.errors import DatasetError
+from modelkit import Predictor
+from modelkit.carriers.faces68 import OUTER_EYE_CORNERS, is_ibug
+from modelkit.carriers.landmarks import KeypointSet, Landmarks
+from modelkit.landmarks import gathered, prepare_objects
+from modelkit.metrics import (
+    area_under_curve,
+    between,
+    box_diagonal,
+    failure_rate,
+    mean_errors,
+    object_diagonal,
+    oks_evaluator,
+    oks_precision,
+    oks_results,
+    pck,
+    point_errors,
+)
+from modelkit.metrics.landmarks import Normaliser
+from modelkit.predictor import Prepared
+from tasks.engine.batches import BatchLimits, forward
+from tasks.evaluation.average_precision import AveragePrecision
+from tasks.evaluation.evaluate import Row, pixels_of, predictions
+from tasks.labels.label_sets import LabelSet
+from tasks.media.decoding import EntryReader
+from tasks.product import Judgement, Resampled
+
+_BATCH = 32
+UNKNOWN_SIGMA = 0.05
+"""Of each point, for OKS, where nobody measured how far annotators are apart: about COCO's usual one of a face."""
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """What errors are divided by.
+
+    Args:
+        name: of the group of figures.
+        of: the normaliser.
+        limit: errors above it are failures.
+        words: for people.
+    """
+
+    name: str
+    of: Normaliser
+    limit: float
+    words: str
+
+
+_NAMED = (
+    (("left_eye_outer",), ("right_eye_outer",), "interocular", 0.1, "distance of the outer corners of the eyes"),
+    (("left_eye",), ("right_eye",), "interocular", 0.1, "distance of the eyes"),
+    (("left_shoulder",), ("right_hip",), "torso", 0.2, "distance of left shoulder and right hip"),
+)
+
+
+def lengths_of(points: KeypointSet) -> list[Length]:
+    """Those that a set of points has, the main one first."""
+    place = {name.lower(): k for k, name in enumerate(points.names)}
+    found = [
+        Length(name, between([place[each] for each in first], [place[each] for each in second]), limit, words)
+        for first, second, name, limit, words in _NAMED
+        if place.keys() >= {*first, *second}
+    ]
+    if is_ibug(points.names):
+        first, second = OUTER_EYE_CORNERS
+        found.append(Length("interocular", between([first], [second]), 0.1, _NAMED[0][-1]))
+    eyes = "interocular" if not any(each.name == "torso" for each in found) else "torso"  # of people: their bodies
+    own = [each for each in found if each.name == eyes][:1]
+    return [
+        *own,
+        Length("box_diagonal", box_diagonal, 0.1, "diagonal of the labelled box"),
+        Length("object_diagonal", object_diagonal, 0.1, "diagonal of the box around the labelled points"),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Objects:
+    """Labelled objects of all images beside what was found of each.
+
+    Args:
+        image_of: (n,) which image each is in.
+        true_xyv: (n, K, 3). boxes_xyxy: (n, 4). found_xy: (n, K, 2), NaN where a point was not found.
+    """
+
+    image_of: np.ndarray
+    true_xyv: np.ndarray
+    boxes_xyxy: np.ndarray
+    found_xy: np.ndarray
+
+
+def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
+    """A model against labels; see the module.
+
+    Raises:
+        DatasetError: labels without points, or with points that the model does not know.
+    """
+    if labels.points is None:
+        raise DatasetError(
+            "no labelled object has points", hint="A model of points is judged by labels that have some."
+        )
+    order = points_in_model(predictor, labels.points)
+    rows = labels.table.to_pylist()
+    if not predictor.model.sees_objects:
+        found = [_ordered(each, order) for _, each in predictions(predictor, rows)]
+        return _judgement(predictor, labels, rows, found, None)
+    found = [_ordered(each, order) for each in found_in_boxes(predictor, rows)]
+    return _judgement(predictor, labels, rows, found, _paired(rows, found, len(labels.points)))
+
+
+def points_in_model(predictor: Predictor, points: KeypointSet) -> list[int]:
+    """Which of the model's points each labelled one is: by name, or by place where the model's have no names.
+
+    Raises:
+        DatasetError: names that the model does not know, or another number of points without names.
+    """
+    known = predictor.weights.keypoints or predictor.model.anonymous_keypoints() or KeypointSet(())
+    place = {name: k for k, name in enumerate(known.names)}
+    if missing := [name for name in points.names if name not in place]:
+        if known.names == KeypointSet.numbered(len(known)).names and len(known) == len(points):
+            return list(range(len(points)))
+        raise DatasetError(
+            f"{predictor.weights.name} has no point {missing[0]!r}",
+            hint=f"Its points are {', '.join(known.names) or 'none'}.",
+        )
+    return [place[name] for name in points.names]
+
+
+def _ordered(found: Landmarks, order: Sequence[int]) -> Landmarks:
+    """The same with the labels' points, in their order."""
+    kept = list(order)
+    return Landmarks(
+        found.size_hw, found.boxes_xyxy, found.scores, found.labels, found.keypoints_xy[:, kept],
+        found.keypoint_scores[:, kept], found.visibility[:, kept],
+    )  # fmt: skip
+
+
+def judged_objects(row: Row) -> list[int]:
+    """Places of the objects that have a labelled point and are no crowds."""
+    columns = zip(row["keypoint_xyv"], row["is_crowd"], row["boxes_xyxy"], strict=True)
+    return [
+        k
+        for k, (points, crowd, (x0, y0, x1, y1)) in enumerate(columns)
+        if not crowd and x1 > x0 and y1 > y0 and any(v for _, _, v in points or ())
+    ]
+
+
+def found_in_boxes(predictor: Predictor, rows: Sequence[Row]) -> Iterator[Landmarks]:
+    """What a top-down model finds of the judged objects of each image, in their order; objects of images share batches.
+
+    Raises:
+        DatasetError: an image that cannot be read or is not of the size its labels are for.
+    """
+    reader, limits, points = EntryReader(), BatchLimits(_BATCH), int(predictor.model.config["num_keypoints"])
+    waiting: list[tuple[Row, list[Prepared]]] = []
+    for row in rows:
+        chosen = judged_objects(row)
+        boxes, labels = (np.array([row[name][k] for k in chosen]) for name in ("boxes_xyxy", "labels"))
+        waiting.append((row, prepare_objects(predictor, pixels_of(row, reader), boxes, labels=labels)))
+        if sum(len(each) for _, each in waiting) >= _BATCH:
+            yield from _looked_at(predictor, waiting, limits, points)
+            waiting = []
+    yield from _looked_at(predictor, waiting, limits, points)
+
+
+def _looked_at(
+    predictor: Predictor, waiting: Sequence[tuple[Row, list[Prepared]]], limits: BatchLimits, points: int
+) -> Iterator[Landmarks]:
+    crops = [crop for _, each in waiting for crop in each]
+    found: list[Any] = []
+    for start in range(0, len(crops), _BATCH):
+        chosen = crops[start : start + _BATCH]
+        found += forward(predictor.infer, chosen, chosen[0].bucket, limits)
+    for error in found:
+        if isinstance(error, Exception):
+            raise error
+    done = iter([predictor.finish(each) for each in found])
+    for row, each in waiting:
+        yield gathered([next(done) for _ in each], (row["height"], row["width"]), points)
+
+
+def _paired(rows: Sequence[Row], found: Sequence[Landmarks], points: int) -> _Objects:
+    chosen = [(number, row, k) for number, row in enumerate(rows) for k in judged_objects(row)]
+    return _Objects(
+        np.array([number for number, _, _ in chosen], np.int64),
+        np.array([row["keypoint_xyv"][k] for _, row, k in chosen], np.float64).reshape(-1, points, 3),
+        np.array([row["boxes_xyxy"][k] for _, row, k in chosen], np.float64).reshape(-1, 4),
+        np.concatenate([np.zeros((0, points, 2)), *(each.keypoints_xy for each in found)]),
+    )
+
+
+def _judgement(
+    predictor: Predictor, labels: LabelSet, rows: Sequence[Row], found: Sequence[Landmarks], objects: _Objects | None
+) -> Judgement:
+    assert labels.points is not None
+    truth = _coco(labels, rows)
+    results = [each for number, one in enumerate(found, start=1) for each in oks_results(number, one)]
+    sigmas = labels.points.sigmas or (UNKNOWN_SIGMA,) * len(labels.points)
+    evaluator = oks_evaluator(truth, results, sigmas)
+    notes = () if labels.points.sigmas else (f"nobody measured the points' sigmas: OKS takes {UNKNOWN_SIGMA} for each",)
+    precision = {"oks": asdict(oks_precision(evaluator, truth))}
+    names = tuple(each.name for each in labels.classes)
+    resample: Any = functools.partial(_no_precision, len(names)) if evaluator is None else AveragePrecision(evaluator)
+    figures: dict[str, dict[str, Any]] = precision
+    if objects is not None:
+        lengths, names = lengths_of(labels.points), labels.points.names
+        errors = {each.name: point_errors(objects.found_xy, objects.true_xyv, each.of(objects.true_xyv,
+                  objects.boxes_xyxy)) for each in lengths}  # fmt: skip
+        figures = {each.name: figures_of(errors[each.name], each.limit, names) for each in lengths} | precision
+        main = lengths[0]
+        resample = _resampling(errors[main.name], main.limit, objects.image_of, len(rows))
+        notes = (*_words(lengths, errors), *notes)
+    return Judgement(
+        kind=predictor.weights.kind,
+        figures=figures,
+        image_ids=tuple(row["image_id"] for row in rows),
+        class_names=names,
+        num_objects=len(truth["annotations"]),
+        resample=resample,
+        notes=notes,
+    )
+
+
+def figures_of(errors: np.ndarray, limit: float, names: Sequence[str]) -> dict[str, Any]:
+    """The figures of one length; ``by_class`` is by point, those that nobody labelled left out."""
+    means = mean_errors(errors)
+    known = means[np.isfinite(means)]
+    by_point = {name: area_under_curve(errors[:, k], limit) for k, name in enumerate(names)}
+    return {
+        "auc": area_under_curve(errors, limit),
+        "pck": pck(errors, limit),
+        "nme": float(known.mean()) if known.size else float("nan"),
+        "failure_rate": failure_rate(means, limit),
+        "by_class": {name: value for name, value in by_point.items() if value == value},
+    }
+
+
+def _words(lengths: Sequence[Length], errors: Mapping[str, np.ndarray]) -> Iterator[str]:
+    main = lengths[0]
+    yield f"{main.name}: errors are divided by the {main.words}; AUC, PCK and failures up to {main.limit} of it"
+    without = int(np.isnan(errors[main.name]).all(1).sum())
+    if without:
+        yield f"{without} of {len(errors[main.name])} objects have no such distance and are left out of these figures"
+    lost = int(np.isinf(errors[main.name]).any(1).sum())
+    if lost:
+        yield f"of {lost} objects a labelled point was not found: they have no mean error, and count as failures"
+
+
+def _resampling(errors: np.ndarray, limit: float, image_of: np.ndarray, images: int) -> Any:
+    """The main figure in resamples: AUC is a mean over points, so images only have to be weighed."""
+    known = ~np.isnan(errors)
+    near = np.where(known, np.maximum(0.0, 1.0 - np.where(known, errors, 0.0) / limit), 0.0)
+    totals, counts = np.zeros((images, errors.shape[1])), np.zeros((images, errors.shape[1]))
+    np.add.at(totals, image_of, near)
+    np.add.at(counts, image_of, known)
+    return functools.partial(_mean_auc, totals, counts)
+
+
+def _mean_auc(totals: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> Resampled:
+    """totals and counts (images, K), weights (b, images)."""
+    by_point = np.full((len(weights), totals.shape[1]), np.nan)
+    total, count = weights @ totals, weights @ counts
+    np.divide(total, count, out=by_point, where=count > 0)
+    overall = np.full(len(weights), np.nan)
+    np.divide(total.sum(1), count.sum(1), out=overall, where=count.sum(1) > 0)
+    return Resampled(overall, by_point, np.zeros((len(weights), 0)))
+
+
+def _no_precision(classes: int, weights: np.ndarray) -> Resampled:
+    return Resampled(np.zeros(len(weights)), np.zeros((len(weights), classes)), np.zeros((len(weights), 0)))
+
+
+def _coco(labels: LabelSet, rows: Sequence[Row]) -> dict[str, Any]:
+    """The truth in COCO's terms, in our own pixels."""
+    annotations: list[dict[str, Any]] = []
+    columns = ("labels", "boxes_xyxy", "areas", "keypoint_xyv", "is_crowd")
+    for number, row in enumerate(rows, start=1):
+        for label, (x0, y0, x1, y1), area, points, crowd in zip(*(row[name] for name in columns), strict=True):
+            flat = [value for point in points or [(0.0, 0.0, 0.0)] * len(labels.points or ()) for value in point]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1, "image_id": number, "category_id": label, "iscrowd": int(crowd),
+                    "bbox": [x0, y0, x1 - x0, y1 - y0], "area": area, "keypoints": flat,
+                    "num_keypoints": sum(v > 0 for v in flat[2::3]),
+                }
+            )  # fmt: skip
+    images = [{"id": number, "height": row["height"], "width": row["width"]} for number, row in enumerate(rows, 1)]
+    categories = [{"id": each.id, "name": each.name} for each in labels.classes]
+    return {"images": images, "annotations": annotations, "categories": categories}
