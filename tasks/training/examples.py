@@ -193,7 +193,7 @@ def _example(row: dict[str, Any]) -> Example:
         uri=row["uri"],
         size_hw=(row["height"], row["width"]),
         objects=tuple(
-            ExampleObject(label, _box(box), rle, *rest, _points(points))
+            ExampleObject(label, _box(box), rle, *rest, keypoint_xyv=_points(points))
             for label, box, rle, *rest, points in zip(*columns, strict=True)
         ),
         frame=row["frame"],

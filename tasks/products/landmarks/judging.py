@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -125,7 +125,7 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     order = points_in_model(predictor, labels.points)
     rows = labels.table.to_pylist()
     if not predictor.model.sees_objects:
-        found = [_ordered(each, order) for _, each in predictions(predictor, rows)]
+        found = [_ordered(cast(Landmarks, each), order) for _, each in predictions(predictor, rows)]
         return _judgement(predictor, labels, rows, found, None)
     found = [_ordered(each, order) for each in found_in_boxes(predictor, rows)]
     return _judgement(predictor, labels, rows, found, _paired(rows, found, len(labels.points)))

@@ -302,11 +302,11 @@ TINY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("preset", TINY)
-def test_every_recipe_learns_a_few_digits_by_heart(preset: str, digits: dict[str, str], tmp_path: Path) -> None:
+def test_landmarkers_learn_a_few_digits_by_heart(preset: str, digits: dict[str, str], tmp_path: Path) -> None:
     labels = read_label_set(digits["landmarks"])
     recipe = make_recipe(preset, labels.classes, steps=60, seed=0, seen=inspect_labels(labels))
     small = {"name": "slim_resnet", "widths": [16, 24, 32, 48], "depths": [1, 1, 1, 1], "out": ["c5"]}
-    config = {**recipe.config, **TINY[preset], **({"backbone": small} if "hourglass" not in preset else {})}
+    config = {**recipe.config, **TINY[preset], "backbone": small}
     content = recipe.to_json() | {"config": config, "initial": None, "labelled": {"augmentation": []}, "batch_size": 8}
     content["loop"] |= {"learning_rate": 4e-3, "ema_decay": 0.9, "warmup_steps": 5}
     (tmp_path / "tiny.json").write_text(json.dumps(content))
@@ -315,4 +315,4 @@ def test_every_recipe_learns_a_few_digits_by_heart(preset: str, digits: dict[str
     record = describe(done["weights"])
     assert record.keypoints == point_set(LANDMARK_NAMES) and record.config["num_keypoints"] == 5
     reached = done["metrics"]["box_diagonal"]
-    assert reached["nme"] < 0.1
+    assert reached["nme"] < 0.06
