@@ -78,14 +78,14 @@ class VisionModel(nn.Module, ABC):
         gives_soft_masks: whether what it decodes are ``SoftMasks``.
         gives_probabilities: whether ``probabilities`` works.
         left_to_caller: what of a result ``traced`` does not hold, in words; "" where it is whole.
-        sees_objects: whether it looks at one object at a time, cut out for it by ``modelkit.landmarks.crops``.
+        top_down: whether it looks at one object at a time, cut out for it by ``modelkit.landmarks.crops``.
     """
 
     reference_fields: ClassVar[tuple[str, ...] | None] = None
     gives_soft_masks: ClassVar[bool] = False
     gives_probabilities: ClassVar[bool] = False
     left_to_caller: ClassVar[str] = ""
-    sees_objects: ClassVar[bool] = False
+    top_down: ClassVar[bool] = False
 
     config: dict[str, Any]
     transform: ImageTransform

@@ -59,7 +59,7 @@ class TopDownModel(VisionModel):
     """
 
     num_classes = 2  # nothing, and the object; labels are the boxes' own
-    sees_objects = True
+    top_down = True
 
     def __init__(
         self,

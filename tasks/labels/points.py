@@ -53,22 +53,30 @@ def _places(pairs: Iterable[tuple[str, str]], place: Mapping[str, int]) -> tuple
 def set_of_category(category: Mapping[str, Any], names: Sequence[Any]) -> KeypointSet | None:
     """The points of a COCO category: of their ``names``, ``skeleton`` has pairs of numbers, from 1 on.
 
-    Beside it, as our own exports write it: ``flip_pairs``, pairs of names, and ``sigmas``. None where the category
-    has no points, or two of one name.
+    Beside it may stand ``flip_pairs``, pairs of such numbers, as our own exports write it, or of names; and ``sigmas``.
+    None where the category has no points, or two of one name.
     """
     names = [str(name) for name in names]
     if not names:
         return None
-    pairs = category.get("flip_pairs")
+    lines, pairs = category.get("skeleton") or (), category.get("flip_pairs")
     try:
-        lines = [(int(one), int(other)) for one, other in category.get("skeleton") or ()]
-        first = 0 if any(0 in line for line in lines) else 1  # some tools count from 0
-        numbered = {k + first: name for k, name in enumerate(names)}
-        named = [(numbered.get(one, ""), numbered.get(other, "")) for one, other in lines]
-        flips = None if pairs is None else [(str(left), str(right)) for left, right in pairs]
-        return point_set(names, skeleton=named, flip_pairs=flips, sigmas=category.get("sigmas") or ())
+        first = 0 if any(0 in pair for pair in [*lines, *(pairs or ())]) else 1  # some tools count from 0
+        named = {k + first: name for k, name in enumerate(names)}
+        return point_set(
+            names,
+            skeleton=_named(lines, named),
+            flip_pairs=None if pairs is None else _named(pairs, named),
+            sigmas=category.get("sigmas") or (),
+        )
     except (TypeError, ValueError):
         return None
+
+
+def _named(pairs: Iterable[Sequence[Any]], names: Mapping[int, str]) -> list[tuple[str, str]]:
+    """Pairs of numbers or of names as pairs of names; "" for a number that is no point's."""
+    return [(names.get(one, "") if isinstance(one, int) else str(one),
+             names.get(other, "") if isinstance(other, int) else str(other)) for one, other in pairs]  # fmt: skip
 
 
 def coco_points(values: Any, count: int) -> tuple[Point, ...] | None:

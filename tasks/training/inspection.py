@@ -249,6 +249,8 @@ def _why_odd(each: Mapping[str, Any], row: Mapping[str, Any]) -> str:
         return f"it covers {each['area']:.3g} pixels"
     if each["is_thing"] and each["area"] > 0.95 * rows * columns:
         return "it covers the whole image"
+    if any(v and not (-1 <= x <= columns + 1 and -1 <= y <= rows + 1) for x, y, v in each["points"] or ()):
+        return f"one of its points lies beyond the image of {columns} x {rows}"
     if each["rle"] is None:
         return ""
     if not rle.areas([each["rle"]])[0]:

@@ -124,7 +124,7 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
         )
     order = points_in_model(predictor, labels.points)
     rows = labels.table.to_pylist()
-    if not predictor.model.sees_objects:
+    if not predictor.model.top_down:
         found = [_ordered(cast(Landmarks, each), order) for _, each in predictions(predictor, rows)]
         return _judgement(predictor, labels, rows, found, None)
     found = [_ordered(each, order) for each in found_in_boxes(predictor, rows)]

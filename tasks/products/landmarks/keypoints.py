@@ -13,6 +13,7 @@ from tasks.product import Kind
 from tasks.products.landmarks import digitscape, photographs
 from tasks.products.landmarks.judging import judge
 from tasks.products.landmarks.learning import pieces_of, target_of
+from tasks.products.landmarks.remarks import point_remarks
 from tasks.training.inspection import Inspection
 
 _MIRROR = "horizontal_flip"
@@ -84,5 +85,6 @@ KIND = Kind(
     suits=lambda seen: seen.points is not None and seen.with_points > 0.5,
     derived=photographs.keypoints,
     fitted=fitted,
+    remarks=point_remarks,
     words={"auc": "AUC", "pck": "PCK", "nme": "NME", "failure_rate": "failure rate"},
 )

@@ -58,7 +58,7 @@ def _is_fat(each: ExampleObject) -> bool:
 
 def pieces_of(model: VisionModel) -> Callable[[Example], Iterator[Example]]:
     """What one picture becomes: its objects that have points for a top-down model, itself for others."""
-    if not model.sees_objects:
+    if not model.top_down:
         return lambda example: iter((example,))
     network_hw = model.transform.padded_hw([(1, 1)])
     return functools.partial(object_pieces, network_hw=network_hw, margin=float(model.config["margin"]))

@@ -49,8 +49,9 @@ def test_coco_counts_from_the_centres_of_pixels_and_its_lines_from_one(tmp_path:
     assert labels.to_json()["points"]["names"] == NAMES
 
 
-def test_what_coco_says_of_mirrors_and_deviations_is_taken(tmp_path: Path) -> None:
-    category = {**FACES, "flip_pairs": [["nose", "left_eye"]], "sigmas": [0.1, 0.2, 0.3]}
+@pytest.mark.parametrize("pair", [["nose", "left_eye"], [1, 2]], ids=["names", "numbers"])
+def test_what_coco_says_of_mirrors_and_deviations_is_taken(tmp_path: Path, pair: list[Any]) -> None:
+    category = {**FACES, "flip_pairs": [pair], "sigmas": [0.1, 0.2, 0.3]}
     labels = coco(tmp_path, [{"keypoints": [1, 1, 2] * 3, "bbox": [0, 0, 5, 5]}], [category])
     assert labels.points == KeypointSet(FACE.names, ((0, 1),), FACE.skeleton, (0.1, 0.2, 0.3))
 

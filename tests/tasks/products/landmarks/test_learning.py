@@ -32,6 +32,7 @@ from tasks.labels.points import point_set
 from tasks.labels.reading import read_label_set
 from tasks.products.landmarks.judging import figures_of, lengths_of, points_in_model
 from tasks.products.landmarks.learning import object_pieces
+from tasks.products.landmarks.remarks import point_remarks
 from tasks.training.examples import Example, examples_of_labels, load_training_set, save_training_set
 from tasks.training.inspection import inspect_labels
 from tasks.training.loading import ExampleReader
@@ -272,6 +273,23 @@ def test_inspect_tells_points_and_derives_a_recipe_that_fits_them(digits: dict[s
     assert rows > columns and rows % 32 == columns % 32 == 0 and config["num_keypoints"] == 5
     assert config["flip_pairs"] == [[2, 3]] and seen["recipe"]["points"]["names"] == list(LANDMARK_NAMES)
     assert any(each["name"] == "horizontal_flip" for each in seen["recipe"]["labelled"]["augmentation"])
+
+
+def test_inspect_says_how_objects_are_seen_and_names_points_beyond_their_picture(tmp_path: Path) -> None:
+    far = ((20.5, 20.5, 2.0), (40.5, 124.5, 2.0), (0.0, 0.0, 0.0))
+    objects = tuple(LabelledObject(1, None, (10, 10, 60, 35), keypoint_xyv=each) for each in (far, TWO[0]))
+    labels = make_label_set(
+        [LabelledItem("a", (100, 120), objects[:1]), LabelledItem("b", (100, 120), objects[1:])],
+        [ClassInfo(1, "thing")], origin_format="test", points=KeypointSet(("a", "b", "c")),
+    )  # fmt: skip
+    seen = inspect_labels(labels)
+    assert [each.why for each in seen.suspicions] == ["one of its points lies beyond the image of 120 x 100"]
+    recipe = make_recipe("keypoints", labels.classes, seed=0, seen=seen)
+    said = point_remarks(seen, recipe)
+    assert "64 x 128 px of an object, the usual one with its margin has 31 x 62 px" in said[0] and "2.05" in said[0]
+    assert said[1:] == ["no names of points tell left from right, so pictures are not mirrored"]
+    alone = inspect_labels(labels.only(["a"]))
+    assert point_remarks(alone, recipe)[-1] == "nobody gave a place of c: nothing is learnt of them"
 
 
 def test_pictures_are_not_mirrored_where_nobody_says_what_left_is(labels: LabelSet) -> None:
