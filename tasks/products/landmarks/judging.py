@@ -1,8 +1,8 @@
 """How good a model of points is: errors over the size of objects, and COCO's average precision by OKS.
 
 A top-down model is given the labelled boxes, so that every labelled object is judged by its own points. Errors are
-divided by several lengths, each a group of figures of its name; the first is the main one: between the outer corners of
-the eyes where there are some, of the torso where there is one, else the diagonal of the box. A group's figures are
+divided by several lengths, each a group of figures of its name; the first is the main one: of the torso where there is
+one, between the outer corners of the eyes where there are some, else the diagonal of the box. A group's figures are
 
     auc            area under the share of points with an error of at most t, for t up to the limit, over the limit
     pck            share of points with an error of at most the limit
@@ -70,28 +70,27 @@ class Length:
     words: str
 
 
+_OUTER_CORNERS = "distance of the outer corners of the eyes"
 _NAMED = (
-    (("left_eye_outer",), ("right_eye_outer",), "interocular", 0.1, "distance of the outer corners of the eyes"),
-    (("left_eye",), ("right_eye",), "interocular", 0.1, "distance of the eyes"),
-    (("left_shoulder",), ("right_hip",), "torso", 0.2, "distance of left shoulder and right hip"),
+    ("left_shoulder", "right_hip", "torso", 0.2, "distance of left shoulder and right hip"),
+    ("neck", "head_top", "head", 0.5, "distance of neck and top of the head"),
+    ("left_eye_outer", "right_eye_outer", "interocular", 0.1, _OUTER_CORNERS),
+    ("left_eye", "right_eye", "interocular", 0.1, "distance of the eyes"),
 )
 
 
 def lengths_of(points: KeypointSet) -> list[Length]:
     """Those that a set of points has, the main one first."""
     place = {name.lower(): k for k, name in enumerate(points.names)}
-    found = [
-        Length(name, between([place[each] for each in first], [place[each] for each in second]), limit, words)
-        for first, second, name, limit, words in _NAMED
-        if place.keys() >= {*first, *second}
-    ]
+    found: dict[str, Length] = {}
+    for first, second, name, limit, words in _NAMED:
+        if first in place and second in place:
+            found.setdefault(name, Length(name, between([place[first]], [place[second]]), limit, words))
     if is_ibug(points.names):
-        first, second = OUTER_EYE_CORNERS
-        found.append(Length("interocular", between([first], [second]), 0.1, _NAMED[0][-1]))
-    eyes = "interocular" if not any(each.name == "torso" for each in found) else "torso"  # of people: their bodies
-    own = [each for each in found if each.name == eyes][:1]
+        one, other = OUTER_EYE_CORNERS
+        found["interocular"] = Length("interocular", between([one], [other]), 0.1, _OUTER_CORNERS)
     return [
-        *own,
+        *found.values(),
         Length("box_diagonal", box_diagonal, 0.1, "diagonal of the labelled box"),
         Length("object_diagonal", object_diagonal, 0.1, "diagonal of the box around the labelled points"),
     ]

@@ -210,16 +210,16 @@ def test_points_agree_by_name_and_by_place_where_the_model_has_no_names(labels: 
 
 
 @pytest.mark.parametrize(
-    ("names", "main"),
+    ("names", "own"),
     [
-        (["left_shoulder", "right_hip", "left_eye", "right_eye"], "torso"),
-        (["left_eye", "right_eye", "nose"], "interocular"),
-        ([f"p{k:02d}" for k in range(68)], "interocular"),
-        (["a", "b"], "box_diagonal"),
+        (["left_eye", "right_eye", "head_top", "neck", "left_shoulder", "right_hip"], ["torso", "head", "interocular"]),
+        (["left_eye", "right_eye", "left_eye_outer", "right_eye_outer"], ["interocular"]),
+        ([f"p{k:02d}" for k in range(68)], ["interocular"]),
+        (["a", "b"], []),
     ],
 )
-def test_what_errors_are_divided_by_follows_from_the_names(names: list[str], main: str) -> None:
-    assert lengths_of(point_set(names))[0].name == main
+def test_what_errors_are_divided_by_follows_from_the_names(names: list[str], own: list[str]) -> None:
+    assert [each.name for each in lengths_of(point_set(names))] == [*own, "box_diagonal", "object_diagonal"]
 
 
 def test_numbered_points_of_ibug_faces_have_the_pairs_that_everybody_means() -> None:
