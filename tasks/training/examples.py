@@ -193,8 +193,8 @@ def _example(row: dict[str, Any]) -> Example:
         uri=row["uri"],
         size_hw=(row["height"], row["width"]),
         objects=tuple(
-            ExampleObject(label, _box(box), rle, *rest, keypoint_xyv=_points(points))
-            for label, box, rle, *rest, points in zip(*columns, strict=True)
+            ExampleObject(label, _box(box), rle, for_class, for_box, for_mask, track, _points(points))
+            for label, box, rle, for_class, for_box, for_mask, track, points in zip(*columns, strict=True)
         ),
         frame=row["frame"],
         origin=row["origin"],
