@@ -37,6 +37,7 @@ class Size:
         channels: of the pyramid's maps, of heads on boxes, and of DeepLab's head.
         low_channels: of DeepLab's fine map.
         hidden: units of the two layers that tell boxes apart.
+        regions: of a window that a step learns from; masks of a quarter of them take most of a step.
     """
 
     backbone: dict[str, Any]
@@ -47,6 +48,7 @@ class Size:
     channels: int
     low_channels: int
     hidden: int
+    regions: int
 
 
 SIZES = {
@@ -54,21 +56,22 @@ SIZES = {
         {"name": "efficientnet_lite0"},
         EfficientNetLiteBackbone.imagenet_mean,
         EfficientNetLiteBackbone.imagenet_std,
-        largest_side=640, window=256, channels=96, low_channels=24, hidden=256,
+        largest_side=640, window=256, channels=96, low_channels=24, hidden=256, regions=64,
     ),
     "usual": Size(
         {"name": "resnet", "depth": 50},
         Backbone.imagenet_mean,
         Backbone.imagenet_std,
-        largest_side=1333, window=512, channels=256, low_channels=48, hidden=1024,
+        largest_side=1333, window=512, channels=256, low_channels=48, hidden=1024, regions=128,
     ),
 }  # fmt: skip
 BATCH = 8
-_EPOCHS_OF_PIXELS, _EPOCHS_OF_OBJECTS = 60, 28
+_EPOCHS_OF_PIXELS, _EPOCHS_OF_OBJECTS = 60, 22
 _STEPS = (500, 3000)
 _SEEN_PX = 16.0  # side that the smaller tenth of the objects shall have to the network
 _LARGEST_FACTOR = 2.0  # enlarging further shows nothing new
-_LEVELS = 4  # maps of strides 4 to 32
+_MAPS = ("c2", "c3", "c4", "c5")  # strides 4 to 32
+_STRIDES_OF_OBJECT = 8  # a map serves objects with sides of so many of its strides (Lin et al. 2017)
 _PER_IMAGE = 100  # detections, as COCO judges them
 _HANDED = ("left", "right")
 
@@ -98,7 +101,7 @@ def semantic(seen: Inspection, size: str = "small") -> Values:
 
 
 def instance(seen: Inspection, size: str = "small") -> Values:
-    """Mask R-CNN on four maps, strides 4 to 32, with anchors of the objects' sizes and proportions."""
+    """Mask R-CNN on maps of strides 4 to 16 or 32, with anchors of the objects' sizes and proportions."""
     return _detector(seen, SIZES[size], "photographs_instance", "mask_rcnn", with_masks=True)
 
 
@@ -110,7 +113,7 @@ def detection(seen: Inspection, size: str = "small") -> Values:
 def panoptic(seen: Inspection, size: str = "small") -> Values:
     """Panoptic FPN: the detector with masks, and a semantic head on all maps."""
     of = SIZES[size]
-    values = _detector(seen, of, "photographs_panoptic", "panoptic_fpn", with_masks=True)
+    values = _detector(seen, of, "photographs_panoptic", "panoptic_fpn", with_masks=True, maps=_MAPS)
     scale = Scale.of(seen, of)
     pixels = float(np.prod(seen.median_hw if scale.tile is None else scale.tile[:1] * 2)) * scale.factor**2
     values["config"] |= {
@@ -121,9 +124,12 @@ def panoptic(seen: Inspection, size: str = "small") -> Values:
     return values | {"rate_scales": {"detector.backbone.": 0.2}}
 
 
-def _detector(seen: Inspection, of: Size, name: str, architecture: str, *, with_masks: bool) -> Values:
+def _detector(
+    seen: Inspection, of: Size, name: str, architecture: str, *, with_masks: bool, maps: Sequence[str] | None = None
+) -> Values:
     scale = Scale.of(seen, of)
-    sizes, ratios = anchors_of(seen, scale.factor)
+    maps = maps or maps_of(seen, scale.factor)
+    sizes, ratios = anchors_of(seen, scale.factor, len(maps))
     most = detections_of(seen)
     heads: dict[str, Any] = {
         "box": {"name": "box_head", "fc_channels": [of.hidden] * 2, "detections_per_image": most},
@@ -134,7 +140,7 @@ def _detector(seen: Inspection, of: Size, name: str, architecture: str, *, with_
         "name": name,
         "architecture": architecture,
         "config": {
-            "backbone": of.backbone,
+            "backbone": {**of.backbone, "out": list(maps)},
             "neck": {"name": "fpn", "channels": of.channels, "extra": None},
             "rpn": {
                 "name": "rpn", "anchor_sizes": sizes, "aspect_ratios": ratios,
@@ -142,7 +148,7 @@ def _detector(seen: Inspection, of: Size, name: str, architecture: str, *, with_
                 "post_nms_train": 500, "post_nms_test": max(300, 2 * most),
             },
             "heads": heads,
-            "sampler": {"iou_threshold": 0.5, "per_image": 128, "positive_fraction": 0.25},
+            "sampler": {"iou_threshold": 0.5, "per_image": of.regions, "positive_fraction": 0.25},
             "transform": scale.transform(),
         },
         **_training(seen, scale, zoom=(0.7, 1.5), epochs=_EPOCHS_OF_OBJECTS),
@@ -268,7 +274,14 @@ def class_weights(seen: Inspection, *, background: bool) -> list[float]:
     return weights
 
 
-def anchors_of(seen: Inspection, factor: float) -> tuple[list[list[int]], list[float]]:
+def maps_of(seen: Inspection, factor: float) -> tuple[str, ...]:
+    """The backbone's maps that objects call for: with small ones the coarsest, most of its parameters, is left out."""
+    boxes = thing_boxes(seen) * factor
+    largest = float(np.quantile(np.sqrt(boxes.prod(1)), 0.98)) if len(boxes) else math.inf
+    return _MAPS[:-1] if largest <= 16 * _STRIDES_OF_OBJECT else _MAPS
+
+
+def anchors_of(seen: Inspection, factor: float, maps: int = len(_MAPS)) -> tuple[list[list[int]], list[float]]:
     """Two sides for each map, and ratios of height to width that all share, from the objects' boxes.
 
     Sides are spread evenly, on a logarithmic scale, over the middle 96 % of the objects; ratios are three quantiles.
@@ -276,11 +289,11 @@ def anchors_of(seen: Inspection, factor: float) -> tuple[list[list[int]], list[f
     """
     boxes = thing_boxes(seen) * factor
     if not len(boxes):
-        return [[side, round(side * math.sqrt(2))] for side in (16, 32, 64, 128)], [0.5, 1.0, 2.0]
+        return [[side, round(side * math.sqrt(2))] for side in (16, 32, 64, 128)[:maps]], [0.5, 1.0, 2.0]
     sides = np.sqrt(boxes.prod(1))
     low, high = np.quantile(sides, 0.02), np.quantile(sides, 0.98)
     low, high = max(8.0, low), max(low * 2, high, 16.0)
-    spread = np.exp(np.linspace(math.log(low), math.log(high), 4 * _LEVELS + 1))[1::2]
+    spread = np.exp(np.linspace(math.log(low), math.log(high), 4 * maps + 1))[1::2]
     ratios = np.quantile(boxes[:, 1] / boxes[:, 0], [0.1, 0.5, 0.9])
     rounded = [max(4, round(side)) for side in spread]
     pairs = [rounded[at : at + 2] for at in range(0, len(rounded), 2)]

@@ -155,6 +155,15 @@ def test_large_images_are_reduced_and_windows_are_no_larger_than_a_step_can_bear
     assert (cut["height"], cut["width"]) == (256, 256)
 
 
+def test_maps_of_the_backbone_are_those_that_the_objects_call_for() -> None:
+    seen = inspect_labels(NUCLEI)
+    small = find_kind("instance").derived(seen)["config"]  # type: ignore[misc]
+    assert small["backbone"]["out"] == ["c2", "c3", "c4"] and len(small["rpn"]["anchor_sizes"]) == 3
+    large = dataclasses.replace(seen, boxes_wh=np.full_like(seen.boxes_wh, 200.0))
+    config = find_kind("instance").derived(large)["config"]  # type: ignore[misc]
+    assert config["backbone"]["out"] == ["c2", "c3", "c4", "c5"] and len(config["rpn"]["anchor_sizes"]) == 4
+
+
 def test_anchors_fit_the_objects_they_were_derived_from() -> None:
     chance = np.random.default_rng(0)
     sides = np.exp(chance.normal(3.5, 0.6, 500))
