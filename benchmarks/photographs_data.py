@@ -6,6 +6,7 @@ Sets are folders of images and label maps below one folder; what a division hold
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,9 +28,13 @@ class PictureSet:
         judged: group -> whether it is judged on; the others are learnt from.
         divisions: the same for each division of the experiment with the loop, which has another test set each.
         labelled_share: of what is not judged, in the experiment with the loop.
+        piece_of: file name without ending -> piece of its group; in the experiment with the loop pictures of each piece
+            are labelled that follow each other.
+        loop_options: options of ``visionmill retrain`` that this set needs.
         loop_side: pictures are reduced to this longer side there, pixels, so that a record takes less than an hour.
         figure: group and name of the figure in what ``visionmill evaluate`` reports.
         says: how it is divided, in words.
+        class_names: of ids from 1; empty: the set says it itself.
     """
 
     folder: str
@@ -38,9 +43,12 @@ class PictureSet:
     judged: Callable[[str], bool]
     divisions: Sequence[Callable[[str], bool]]
     labelled_share: float
+    piece_of: Callable[[str], str]
+    loop_options: Sequence[str]
     loop_side: int
     figure: tuple[str, str]
     says: str
+    class_names: Sequence[str] = ()
 
 
 def _is_sequence(name: str) -> Callable[[str], bool]:
@@ -59,6 +67,10 @@ SETS: Mapping[str, PictureSet] = {
         judged=_is_sequence("0006R0"),
         divisions=[_is_sequence(name) for name in ("0006R0", "0001TP", "0016E5")],
         labelled_share=1 / 8,
+        # Two sequences are two groups, which can neither be cross-fitted well nor gated. The unlabelled pictures are of
+        # the same sequences, so pieces of a thousand frames, half a minute, are the groups.
+        piece_of=lambda stem: stem[:-3],
+        loop_options=("--group-rule", r"([^/]*)\d{3}\.png$", "--share", "train=0.8", "--share", "gate=0.2"),
         loop_side=320,
         figure=("semantic", "miou"),
         says="learnt from sequences 0001TP and 0016E5, judged on sequence 0006R0",
@@ -70,9 +82,12 @@ SETS: Mapping[str, PictureSet] = {
         judged=_is_fifth(0),
         divisions=[_is_fifth(which) for which in range(3)],
         labelled_share=1 / 10,
+        piece_of=lambda stem: "",
+        loop_options=("--share", "train=0.75", "--share", "gate=0.25"),
         loop_side=256,
         figure=("counts", "accuracy50"),
         says="judged on a fifth of the pictures, those whose names' digests divide by five",
+        class_names=("nucleus",),
     ),
 }
 
@@ -85,34 +100,31 @@ def divided(data: Path, name: str, work: Path) -> tuple[Path, Path]:
     for stem in _stems(data / chosen.folder):
         parts[judged if chosen.judged(chosen.group_of(stem)) else learnt].append(stem)
     for part, stems in parts.items():
-        _write(data / chosen.folder, chosen.maps, part, stems, side=None)
+        _write(chosen, data, part, stems, side=None)
     return learnt, judged
 
 
 def divided_for_loop(data: Path, name: str, division: int, work: Path) -> tuple[Path, Path, Path]:
     """Folders of what is labelled, of what is not (its labels beside it, for audits) and of what is judged on.
 
-    Of each group that is not judged one piece is labelled: pictures of it that follow each other.
+    Of each piece that is not judged pictures are labelled that follow each other: in the order of their names, or of
+    those of their digests where all are one piece.
     """
     chosen = SETS[name]
-    stems, groups = _stems(data / chosen.folder), dict[str, list[str]]()
+    stems, pieces = _stems(data / chosen.folder), dict[str, list[str]]()
     judged = [stem for stem in stems if chosen.divisions[division](chosen.group_of(stem))]
     for stem in sorted(set(stems) - set(judged)):
-        groups.setdefault(chosen.group_of(stem), []).append(stem)
-    if max(map(len, groups.values())) == 1:  # pictures that have nothing to do with each other: any will do
-        rest = sorted(
-            (stem for each in groups.values() for stem in each), key=lambda stem: _digest(f"{division}{stem}")
-        )
-        groups = {"": rest}
+        pieces.setdefault(chosen.piece_of(stem), []).append(stem)
     labelled = set[str]()
-    for members in groups.values():
+    for piece, members in pieces.items():
+        ordered = members if piece else sorted(members, key=lambda stem: _digest(f"{division}{stem}"))
         count = max(2, round(len(members) * chosen.labelled_share))
         first = (division * len(members) // len(chosen.divisions)) % max(1, len(members) - count)
-        labelled |= set(members[first : first + count])
+        labelled |= set(ordered[first : first + count])
     parts = {"labelled": sorted(labelled), "unlabelled": sorted(set(stems) - set(judged) - labelled), "judged": judged}
     folder = work / name / f"division-{division}"
     for part, chosen_stems in parts.items():
-        _write(data / chosen.folder, chosen.maps, folder / part, chosen_stems, side=chosen.loop_side)
+        _write(chosen, data, folder / part, chosen_stems, side=chosen.loop_side)
     return folder / "labelled", folder / "unlabelled", folder / "judged"
 
 
@@ -124,8 +136,9 @@ def _stems(source: Path) -> list[str]:
     return sorted(path.stem for path in (source / "images").iterdir())
 
 
-def _write(source: Path, maps: str, part: Path, stems: Sequence[str], *, side: int | None) -> None:
+def _write(chosen: PictureSet, data: Path, part: Path, stems: Sequence[str], *, side: int | None) -> None:
     """Links to the files of some pictures, or PNGs of them reduced to a longer side; what is there already stays."""
+    source, maps = data / chosen.folder, chosen.maps
     if side is None:
         shutil.rmtree(part, ignore_errors=True)
     for folder in ("images", maps):
@@ -138,7 +151,9 @@ def _write(source: Path, maps: str, part: Path, stems: Sequence[str], *, side: i
             elif not place.exists():
                 _reduced(files[stem], side, nearest=folder == maps).save(place)
     classes = part / "classes.json"
-    if (source / "classes.json").exists() and not classes.exists():
+    if chosen.class_names:
+        classes.write_text(json.dumps(dict(enumerate(chosen.class_names, 1))))
+    elif not classes.exists():
         shutil.copy(source / "classes.json", classes)
 
 
