@@ -13,7 +13,7 @@ CUDA_LIBRARIES := ^(nvidia-|cuda-|triton)
 ALONE := ray or prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining experiment-parity experiment-photographs experiment-kills train-demo-model ship-demo-model train-semantic train-panoptic train-yolact clean
+.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining experiment-parity experiment-photographs experiment-kills train-demo-model ship-demo-model ship-nuclei train-semantic train-panoptic train-yolact clean
 
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -120,7 +120,11 @@ train-demo-model: $(SCENES)/train-1/annotations.json $(SCENES)/test/annotations.
 	@$(MILL) evaluate $(call TRAINED,.train/demo,digitscape_mask_rcnn) $(SCENES)/test/annotations.json
 
 ship-demo-model: $(SCENES)/test/annotations.json $(SCENES)/val/annotations.json  ## put what train-demo-model left into the package
-	@$(BIN)/python -m benchmarks.shipping $(call TRAINED,.train/demo,digitscape_mask_rcnn) --test $< --val $(word 2,$^)
+	@$(BIN)/python -m benchmarks.shipping digitscape_mask_rcnn $(call TRAINED,.train/demo,digitscape_mask_rcnn) --test $< --val $(word 2,$^)
+
+ship-nuclei: $(STAMP)  ## put the model of nuclei that experiment-photographs left into the package
+	@$(BIN)/python -m benchmarks.shipping nuclei $(call TRAINED,.bench/photographs/dsb2018/steps-default,photographs_instance) \
+		--test .bench/photographs/dsb2018/judged --val .bench/photographs/dsb2018/judged
 
 train-semantic: MODEL ?= deeplabv3plus
 train-semantic: $(SCENES)/train-21/annotations.json $(SCENES)/test-200/annotations.json  ## train a semantic model and report its mIoU (resumable; MODEL=unet_decoder|fcn|deeplabv3plus)
