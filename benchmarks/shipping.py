@@ -61,6 +61,7 @@ def _of_nuclei() -> dict[str, Any]:
         "intended_use": "to try visionmill on real pictures: it outlines nuclei of cells in fluorescence and "
         "stained-tissue microscopy of 256 to 1,000 pixels, and finds nothing else",
         "limits": "objects of less than 8 x 8 pixels are mostly missed, and crowded stained tissue is counted badly; "
+        "anything bright and round on dark ground is a nucleus to it, coins included; brown stains are unknown to it; "
         "not for diagnosis",
     }
 

@@ -45,6 +45,11 @@ def demo(
     page = job.copy_report(folder)
     say(f"report with pictures: {page}", style="green")
     say(
+        f"{job.MODEL} finds handwritten digits only. Of your own pictures: people, vehicles, animals and more without "
+        "--model; nuclei of cells with --model nuclei",
+        style="dim",
+    )
+    say(
         f'all in {time.monotonic() - started:.0f} s; the bucket stays up: eval "$(visionmill status --env)"',
         style="dim",
     )

@@ -1,4 +1,4 @@
-"""The shipped model: small enough, its record whole, and its metrics reproduced on scenes it never saw."""
+"""Shipped models: small enough, their records whole, and their figures reproduced on what they never saw."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import skimage.data
 
+from benchmarks.photographs_data import divided
+from modelkit import load
 from modelkit.digitscape import CLASS_NAMES, STYLES, Digitscape, load_digits, picture_names, write_dataset
-from modelkit.records import RECORD, TENSORS, Weights, read_record, shipped_folder
+from modelkit.records import RECORD, TENSORS, Weights, read_record, shipped_folder, shipped_records
 from tasks.evaluation.evaluate import evaluate_model
 from tasks.labels.reading import read_label_set
 from tasks.training.presets import make_recipe
 
-NAME = "digitscape_mask_rcnn"
+NAME, NUCLEI = "digitscape_mask_rcnn", "nuclei"
+NUCLEI_DATA = Path(__file__).parents[3] / "shared" / "data" / "dsb2018"
 NUM_SCENES = 100
 TEST_SCENES = Digitscape("test", (160, 160), seed=0, dense=False)
 """What the record's figures refer to: default style, digits and photographs that no training saw."""
@@ -25,8 +30,12 @@ def record() -> Weights:
     return read_record(shipped_folder() / f"{NAME}{RECORD}")
 
 
-def test_the_file_is_under_eight_megabytes() -> None:
-    assert (shipped_folder() / f"{NAME}{TENSORS}").stat().st_size < 8_000_000
+def test_every_file_is_under_eight_megabytes_and_says_what_it_is_for() -> None:
+    assert {each.name for each in shipped_records()} == {NAME, NUCLEI}
+    for each in shipped_records():
+        assert (shipped_folder() / f"{each.name}{TENSORS}").stat().st_size < 8_000_000
+        assert "Apache-2.0" in each.licence and each.metrics
+        assert "/tmp" not in json.dumps(each.to_json()) and "/work" not in json.dumps(each.to_json())
 
 
 def test_the_record_says_what_how_and_from_where(record: Weights) -> None:
@@ -76,3 +85,31 @@ def test_precision_is_reproduced_on_unseen_scenes(record: Weights, tmp_path: Pat
     assert figures["mask"]["ap"] >= 0.45
     assert figures["mask"]["ap"] == pytest.approx(record.metrics["digitscape-test"]["mask"]["ap"], abs=0.05)
     assert figures["box"]["ap"] > figures["mask"]["ap"]
+
+
+def test_the_model_of_nuclei_says_what_it_learnt_from_and_what_it_cannot_do() -> None:
+    record = read_record(shipped_folder() / f"{NUCLEI}{RECORD}")
+    assert [each.name for each in record.classes] == ["nucleus"]
+    assert "CC0" in record.licence and "not for diagnosis" in record.lineage["limits"]
+    counts = record.metrics["dsb2018-fifth"]["counts"]
+    assert counts["accuracy50"] == pytest.approx(
+        counts["right"] / (counts["right"] + counts["made_up"] + counts["missed"]), abs=1e-3
+    )
+
+
+def test_bright_round_things_are_nuclei_to_it_one_by_one() -> None:
+    """The 24 coins of scikit-image's picture: real, round, bright on dark, and here without a download."""
+    [found] = load(NUCLEI)([np.stack([skimage.data.coins()] * 3, axis=-1)])
+    found = found.chosen(np.flatnonzero(found.scores >= 0.5))
+    sides = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
+    assert 22 <= len(found) <= 27
+    assert np.median(sides) == pytest.approx(45, abs=10), "a coin is 35 to 65 pixels wide"
+
+
+@pytest.mark.skipif(not NUCLEI_DATA.is_dir(), reason="the pictures of nuclei are not here")
+def test_what_it_finds_of_nuclei_is_what_its_record_says(tmp_path: Path) -> None:
+    _, judged = divided(NUCLEI_DATA.parent, "dsb2018", tmp_path)
+    labels = read_label_set(str(judged))
+    labels = labels.only(set(labels.table["image_id"].to_pylist()[::6]))
+    found = evaluate_model(NUCLEI, labels).figures
+    assert found["counts"]["accuracy50"] == pytest.approx(0.709, abs=0.12)
