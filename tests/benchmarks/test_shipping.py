@@ -7,30 +7,31 @@ from pathlib import Path
 import pytest
 
 import modelkit
-from benchmarks.shipping import LICENCE, main
+from benchmarks.shipping import SHIPPED, main
 from modelkit.digitscape import Digitscape, write_label_set
-from modelkit.records import shipped_folder
+
+DIGITS = "digitscape_mask_rcnn"
 
 
 def test_weights_are_halved_judged_and_keep_their_lineage(tmp_path: Path) -> None:
-    trained = modelkit.load("digitscape_mask_rcnn")
+    trained = modelkit.load(DIGITS)
     modelkit.save_weights(
         trained.model, tmp_path, name="mine", classes=trained.weights.classes, lineage={"kind": "trained", "steps": 7}
     )
     labels = [str(path) for path in write_label_set(tmp_path / "scenes", Digitscape("test", (96, 96), dense=False), 3)]
     source, output = tmp_path / "mine.safetensors", tmp_path / "out"
-    assert main([str(source), "--test", labels[0], "--val", labels[0], "--output", str(output)]) == 0
-    written = output / "mine.safetensors"
+    assert main([DIGITS, str(source), "--test", labels[0], "--val", labels[0], "--output", str(output)]) == 0
+    written = output / f"{DIGITS}.safetensors"
     assert written.stat().st_size < 0.52 * source.stat().st_size
     record = modelkit.describe(str(written))
     reached = record.metrics["digitscape-test"]
-    assert (reached["images"], reached["tool"], record.licence) == (3, "faster-coco-eval", LICENCE)
+    assert (reached["images"], reached["tool"], record.licence) == (3, "faster-coco-eval", SHIPPED[DIGITS].licence)
     # the shipped weights were float16 already: storing them so again changes no bit
     assert record.metrics["digitscape-val"]["main_by_execution"]["float32"] == reached["mask"]["ap"] > 0.3
     assert record.lineage["steps"] == 7 and record.lineage["data"]["train_digits"] > 1000
-    assert record.digest == modelkit.describe(str(shipped_folder())).digest
+    assert record.digest == modelkit.describe(DIGITS).digest
 
 
 def test_without_labels_nothing_is_shipped(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
-        main([str(tmp_path / "mine.safetensors")])
+        main([DIGITS, str(tmp_path / "mine.safetensors")])

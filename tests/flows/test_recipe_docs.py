@@ -21,7 +21,7 @@ def test_the_recipe_of_the_page_is_one(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(EXAMPLE)
     recipe = make_recipe(str(path), [ClassInfo(1, "nucleus")], steps=None, seed=0)
-    assert recipe.to_json() | {"classes": [[1, "object", True]]} == json.loads(EXAMPLE), "nothing is left out"
+    assert recipe.to_json() == json.loads(EXAMPLE), "nothing is left out"
     assert create_model(recipe.architecture, **recipe.config).num_classes == 2
     assert set(json.loads(EXAMPLE)) == set(TrainingRecipe.__dataclass_fields__)
 
