@@ -177,8 +177,8 @@ class TrainParameters(GroupParameters):
         Field(
             ge=0,
             le=0.5,
-            description="Share of the labels to judge by on the way, and not to learn from. Default: a tenth of 20 or "
-            "more; none with a recipe that is named, which states all it does.",
+            description="Share of the labels to judge by on the way, and not to learn from. Default: what the "
+            "recipe says, of 20 or more; derived ones say a tenth.",
         ),
     ] = None
     validate_every: Annotated[

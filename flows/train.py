@@ -35,11 +35,10 @@ from tasks.report.training_page import CURVES
 from tasks.training.examples import examples_of_labels, save_training_set
 from tasks.training.job import TrainingJob, prepare_training
 from tasks.training.layout import curves_key, validation_key
-from tasks.training.presets import is_named, recipe_for
+from tasks.training.presets import recipe_for
 from tasks.training.run import train_here, train_on_ray
 from tasks.training.run_log import LogTarget, log_target
 
-VALIDATION_SHARE = 0.1
 LEAST_TO_DIVIDE = 20
 """Labelled images; of fewer, a tenth says nothing and is missed in training."""
 
@@ -105,7 +104,10 @@ def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
         changes=_changes(parameters),
     )
     store = open_store(parameters.output)
-    labels, held_out = divided(labels, _validation_share(parameters, labels), parameters)
+    share = parameters.validation
+    if share is None:
+        share = recipe.validation if len(labels) >= LEAST_TO_DIVIDE else 0.0
+    labels, held_out = divided(labels, share, parameters)
     labelled_set = save_training_set(store, examples_of_labels(labels.table.to_pylist()))
     validation_set = None
     if held_out is not None:
@@ -138,14 +140,6 @@ def divided(labels: LabelSet, share: float, parameters: TrainParameters) -> tupl
     held_out = set(fold_groups(joined, folds, salt=str(parameters.seed))[0])
     learnt = set(labels.table["image_id"].to_pylist()) - held_out
     return labels.only(learnt), labels.only(held_out)
-
-
-def _validation_share(parameters: TrainParameters, labels: LabelSet) -> float:
-    """What was asked for; without, a tenth of labels that can spare it, but of a preset, which states all it does."""
-    if parameters.validation is not None:
-        return parameters.validation
-    spares = len(labels) >= LEAST_TO_DIVIDE and not is_named(parameters.recipe)
-    return VALIDATION_SHARE if spares else 0.0
 
 
 def _changes(parameters: TrainParameters) -> dict[str, Any]:

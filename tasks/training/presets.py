@@ -18,6 +18,8 @@ from tasks.product import Kind, find_kind, kind_names, kinds, products
 from tasks.training.inspection import Inspection, inspect_labels
 from tasks.training.recipe import TrainingRecipe, with_steps
 
+VALIDATION = 0.1
+"""Share of the labels that derived recipes hold out."""
 EMA_DECAYS = ((500, 0.96), (2_000, 0.99), (20_000, 0.996), (100_000, 0.999))
 _LONG_EMA_DECAY = 0.9996
 
@@ -86,11 +88,6 @@ def recipe_for(
     return make_recipe(preset, labels.classes, steps=steps, seed=seed, seen=seen, **more), labels
 
 
-def is_named(preset: str | None) -> bool:
-    """Whether a preset is one by name, which states all it does: not derived from labels, and not from a file."""
-    return preset is not None and preset not in kind_names() and not _is_file(preset)
-
-
 def _is_file(preset: str) -> bool:
     return preset.endswith(".json")
 
@@ -147,7 +144,7 @@ def _derived(
         raise UsageError(
             f"no recipe is derived for the kind {kind!r} here", hint="`visionmill inspect LABELLED --save RECIPE.json`"
         )
-    return _completed(f"derived_{kind}", derived(seen, size), classes, steps)
+    return _completed(f"derived_{kind}", {"validation": VALIDATION, **derived(seen, size)}, classes, steps)
 
 
 def _of_model(preset: str, classes: Sequence[ClassInfo], steps: int | None) -> TrainingRecipe:

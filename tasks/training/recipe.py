@@ -66,6 +66,7 @@ class TrainingRecipe:
         auxiliary: a head that helps a detector to learn and is dropped at the end; None: there is none.
         inference: options of the model that the weights get in place of those they were trained with, such as
             ``{"transform": {"min_size": 224}}``.
+        validation: share of the labels that is held out to judge by on the way, where they are many enough to spare it.
         validate_every: steps between looks at labels that are held out for it; 0 = ten looks in all.
         patience: after so many looks in a row that saw nothing better the run ends; 0 = never.
         points: what the points of objects are, as ``KeypointSet.to_json`` says it; empty: objects have none.
@@ -92,6 +93,7 @@ class TrainingRecipe:
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     auxiliary: AuxiliaryConfig | None = None
     inference: dict[str, Any] = field(default_factory=dict)
+    validation: float = 0.0
     validate_every: int = 0
     patience: int = 0
     points: dict[str, Any] = field(default_factory=dict)
@@ -124,6 +126,8 @@ class TrainingRecipe:
             for noise in (recipe.labelled, recipe.unlabelled):
                 Pipeline(noise.augmentation)
             recipe.recorded()
+            if not 0 <= recipe.validation <= 0.5:
+                raise ValueError(f"validation must be a share of the labels up to .5, got {recipe.validation}")
             if recipe.auxiliary is not None and recipe.teacher is not None:
                 raise ValueError("a model learns beside a teacher or with an auxiliary head, not both")
         except (TypeError, ValueError, KeyError) as error:
@@ -147,6 +151,7 @@ class TrainingRecipe:
         Where weights come from does not count, what they are does: their digests stand for them.
         """
         content = {key: value for key, value in self.to_json().items() if value or key not in _COUNT_WHEN_SET}
+        del content["validation"]  # the sets say what was held out
         content |= {"sets": [labelled_set, unlabelled_set], "num_workers": num_workers}
         content |= {} if validation_set is None else {"validation_set": validation_set}
         for weights in ("initial", "teacher"):

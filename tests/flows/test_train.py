@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def test_train_transfer_distil_and_do_nothing_the_second_time(labelled: Path, tm
 
 def test_a_recipe_from_a_file_holds_labels_out_as_the_derived_one_did(tmp_path: Path, tiny: str) -> None:
     many = write_dataset(tmp_path / "many", Digitscape("train", (64, 64), seed=2, dense=False), 20, image_format="png")
+    Path(tiny).write_text(json.dumps(dataclasses.replace(recipe(), validation=0.1).to_json()))
     trained = train(many, tmp_path / "out", tiny, group_rule="item", validate_every=2)
     assert [look["step"] for look in trained["validation"]["looks"]] == [2, 4]  # type: ignore[index]
     assert train(many, tmp_path / "out", tiny, validation=0.0)["validation"] is None
