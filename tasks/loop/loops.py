@@ -127,10 +127,15 @@ class Loop:
 
 
 def kind_for(settings: Settings, labels: LabelSet) -> str:
-    """What the models of a loop do: what was asked for, else what the recipe's model does, else what the labels are."""
+    """What the models of a loop do: what was asked for, else what the recipe's model does, else what the labels are.
+
+    Of labels that suit several kinds, such as masks with points, it is one that the loop teaches.
+    """
     if settings.task is not None:
         return settings.task
-    return kind_of_labels(inspect_labels(labels)) if settings.recipe is None else kind_of_preset(settings.recipe)
+    if settings.recipe is not None:
+        return kind_of_preset(settings.recipe)
+    return kind_of_labels(inspect_labels(labels), lambda kind: kind.loop is not None)
 
 
 def recipe_for(settings: Settings, data: LoopData | Division) -> TrainingRecipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import modelkit
@@ -92,10 +92,10 @@ def _is_file(preset: str) -> bool:
     return preset.endswith(".json")
 
 
-def kind_of_labels(seen: Inspection) -> str:
-    """The kind of model that labels are for. Raises UsageError where they suit none."""
+def kind_of_labels(seen: Inspection, does: Callable[[Kind], bool] = lambda kind: True) -> str:
+    """The kind of model that labels are for, of those that do what is wanted. Raises UsageError where there is none."""
     for name, kind in _in_order():
-        if kind.derived is not None and kind.suits(seen):
+        if kind.derived is not None and kind.suits(seen) and does(kind):
             return name
     raise UsageError(
         "no kind of model learns from these labels by itself",
