@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def test_one_round_from_labels_to_the_gate_goes_on_where_it_was_stopped(asked: d
 
         return step
 
-    asked = {**asked, "log": [f"tensorboard:{tmp_path / 'log'}"]}
+    logs = [f"tensorboard:{tmp_path / 'log'}"] if find_spec("tensorboard") else []
+    asked = {**asked, "log": logs}
     for name in ("select", "judge"):
         with pytest.raises(PulledPlugError, match=name):
             run(asked, stop_before(name))
@@ -137,7 +139,7 @@ def test_one_round_from_labels_to_the_gate_goes_on_where_it_was_stopped(asked: d
     linked = re.findall(r'href="../../(training/runs/[^"]*curves.html)"', store.get(page).decode())
     assert len(set(linked)) == 3 and all(b"<svg" in store.get(each) for each in linked), "each model has its curves"
     logged = {path.parent.name.partition("-")[0] for path in (tmp_path / "log").rglob("events.*")}
-    assert logged == {"teacher", "student", "baseline"}
+    assert logged == ({"teacher", "student", "baseline"} if logs else set())
     exported = {info.key.rpartition("/")[2] for info in store.list(f"disagreements/{summary['run_id']}/round=0001/")}
     assert exported == {"label_studio.json", "cvat_champion.xml", "cvat_candidate.xml"}
 

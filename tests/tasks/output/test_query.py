@@ -107,14 +107,14 @@ def test_a_question_to_an_empty_output_has_an_empty_answer(output: FakeOutput) -
 
 
 def test_a_place_that_is_no_output_is_refused(tmp_path: Path) -> None:
-    open_store(str(tmp_path)).put("landmarks/rubbish.txt", b"nothing of ours")
+    open_store(str(tmp_path)).put("depths/rubbish.txt", b"nothing of ours")
     with pytest.raises(UsageError, match="holds no results of a job"):
         run_query(str(tmp_path), "SELECT 1")
 
 
 def test_a_product_that_is_not_there_is_refused_by_name(filled: FakeOutput) -> None:
-    with pytest.raises(UsageError, match="there is no product 'landmarks'"):
-        run_query(filled.store.uri, "SELECT 1", product="landmarks")
+    with pytest.raises(UsageError, match="there is no product 'depths'"):
+        run_query(filled.store.uri, "SELECT 1", product="depths")
     part = next(info.key for info in filled.store.list("segments/"))
     filled.store.put(part.replace("segments/", "others/"), filled.store.get(part))
     assert run_query(filled.store.uri, "SELECT count(*) AS n FROM items")["n"].to_pylist() == [17]

@@ -40,7 +40,7 @@ def test_a_whole_output_has_no_problems(store_uri: str, deep: bool) -> None:
     assert (report.num_rows, report.num_ok, report.num_failed, report.num_quarantined) == (17, 15, 1, 1)
 
 
-@pytest.mark.parametrize("rubbish", ["notes.txt", "landmarks/rubbish.txt", "segments/rubbish.txt", "_plans/rubbish"])
+@pytest.mark.parametrize("rubbish", ["notes.txt", "depths/rubbish.txt", "segments/rubbish.txt", "_plans/rubbish"])
 def test_a_place_that_is_no_output_is_refused_whatever_lies_there(tmp_path: Path, rubbish: str) -> None:
     open_store(str(tmp_path)).put(rubbish, b"nothing of ours")
     with pytest.raises(UsageError, match="holds no results of a job"):
@@ -49,14 +49,14 @@ def test_a_place_that_is_no_output_is_refused_whatever_lies_there(tmp_path: Path
 
 def test_a_product_that_does_not_exist_or_is_not_there_is_refused_by_name(output: FakeOutput) -> None:
     output.commit([Item("a.jpg")])
-    with pytest.raises(UsageError, match="there is no product 'landmarks'"):
-        verify(output.store.uri, product="landmarks")
+    with pytest.raises(UsageError, match="there is no product 'depths'"):
+        verify(output.store.uri, product="depths")
 
 
 def test_an_output_of_a_product_that_is_not_installed_is_refused_by_its_name(output: FakeOutput) -> None:
-    version = make_version("landmarks", model="m@1", model_digest="0" * 64, parameters={}, schema="landmarks.v1")
+    version = make_version("depths", model="m@1", model_digest="0" * 64, parameters={}, schema="depths.v1")
     output.store.put(plan_key(version, 1), plan_bytes(version, 1, output.moment, ["a"], [[Item("a.jpg")]]))
-    with pytest.raises(UsageError, match="there is no product 'landmarks'"):
+    with pytest.raises(UsageError, match="there is no product 'depths'"):
         verify(output.store.uri)
 
 
