@@ -100,6 +100,10 @@ class DatasetError(VisionmillError):
     """Raised when a source as a whole cannot be read; single bad items become rows instead."""
 
 
+class ContractBroken(VisionmillError):
+    """Code that was plugged in gave what its record does not promise; trying again gives the same."""
+
+
 class VersionMismatch(VisionmillError):
     """Raised when the output holds another version; names every difference."""
 

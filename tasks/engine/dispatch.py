@@ -25,6 +25,7 @@ from infra.errors import (
     AccessDenied,
     BucketMissing,
     CircuitOpen,
+    ContractBroken,
     NoSpaceLeft,
     StoreOutage,
     UsageError,
@@ -39,7 +40,9 @@ from tasks.engine.job import Assignment, Quarantine
 from tasks.engine.ledger import Attempt, AttemptEnd
 from tasks.records import ItemFailure, Receipt, Shard, Stage
 
-_FATAL = (CircuitOpen, AccessDenied, BucketMissing, NoSpaceLeft, StoreOutage, UsageError, VersionMismatch)
+_FATAL = (
+    CircuitOpen, AccessDenied, BucketMissing, NoSpaceLeft, StoreOutage, UsageError, VersionMismatch, ContractBroken,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.errors import VisionmillError
+from infra.errors import ContractBroken
 from modelkit.carriers import Carrier
 from tasks.output.layout import version_from_json, version_to_json
 from tasks.output.schema import schema_named
@@ -254,7 +254,7 @@ def _check_names(own: Mapping[str, Any], product: Product, version: Version) -> 
     known = {each.name for schema in product.schemas().values() for each in schema}
     for wrong, words in ((wanted - own.keys(), "are missing"), (own.keys() - known, "are in none of its schemas")):
         if wrong:
-            raise VisionmillError(f"columns() of the product {product.name!r}: {sorted(wrong)} {words}")
+            raise ContractBroken(f"columns() of the product {product.name!r}: {sorted(wrong)} {words}")
 
 
 def _array(column: pa.Field, values: Any, product: Product) -> pa.Array:

@@ -35,11 +35,9 @@ _FCN = {
     "head": {"channels": 16},
     "transform": {"min_size": 64, "max_size": 96},
 }
-_BOXES_ALONE = {**small_mask_rcnn(), "heads": {"box": small_mask_rcnn()["heads"]["box"]}}
 EXPORTED = {
     "deeplabv3plus": _LITE,
     "fcn": _FCN,
-    "faster_rcnn": _BOXES_ALONE,
     "mask_rcnn": small_mask_rcnn(),
     "panoptic_fpn": small_panoptic(semantic={"channels": 32}),
     "yolact": small_yolact(),

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.engine import batches
 from tasks.engine.batches import BatchLimits, forward
 from tasks.engine.pipeline import BatchStage, JobCancelledError, Pipeline, Stage
 
@@ -197,7 +198,11 @@ def test_who_shares_a_batch_depends_on_places_and_never_on_timing(pipelines: Any
         assert companies(seed, KB if seed % 2 else 99 * KB) == undisturbed
 
 
-def test_where_a_batch_does_not_fit_the_same_items_stay_together_whenever_that_is_found_out() -> None:
+def test_where_a_batch_does_not_fit_the_same_items_stay_together_whenever_that_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batches, "free_memory", lambda: None)  # it looks through all that the tests before have left
+
     def companies(limits: BatchLimits, sizes: list[int]) -> list[tuple[int, ...]]:
         seen: list[tuple[int, ...]] = []
 
