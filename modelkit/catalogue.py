@@ -94,6 +94,14 @@ def list_models() -> list[ModelInfo]:
     return sorted(infos, key=lambda info: info.name)
 
 
+def come_along(model: str) -> str:
+    """The end of a sentence: shipped models that do what this one does, and all that they find; empty if none does."""
+    known = catalogue().get(model)
+    alike = [each for each in shipped_records() if known is not None and each.kind == known.kind]
+    found = (f"{each.name}, which finds only {', '.join(one.name for one in each.classes)}" for each in alike)
+    return f"; or take what comes along: {'; '.join(found)}" if alike else ""
+
+
 def describe(name_or_path: str | Path, *, weights: str | Path | None = None) -> Weights:
     """The record of what ``load`` would load; reads only the record where one lies ready.
 

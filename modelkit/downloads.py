@@ -16,7 +16,6 @@ from typing import BinaryIO
 
 from modelkit.errors import WeightsUnavailableError
 
-EMBEDDED_MODEL = "digitscape_mask_rcnn"
 TRANSLATION = 2  # to be raised when the importer makes something else of a published file
 _TIMEOUT_S = 20.0
 _TELL_EVERY_S = 5.0
@@ -68,7 +67,7 @@ def fetch(file: PublishedFile) -> Path:
     What is downloaded, how much of it is here and where it goes is told on stderr every few seconds.
 
     Raises:
-        WeightsUnavailableError: when it cannot be downloaded; names the file to put in place and the embedded model.
+        WeightsUnavailableError: when it cannot be downloaded; names the file to put in place and what comes along.
     """
     path = file.path
     if path.exists():
@@ -116,8 +115,9 @@ def _tell(line: str) -> None:
 
 
 def _unavailable(file: PublishedFile, reason: str) -> WeightsUnavailableError:
+    from modelkit.catalogue import come_along  # which knows this module
+
     return WeightsUnavailableError(
         f"weights {file.weights} of {file.model} {reason} from {file.url}; download that file "
-        f"elsewhere and put it at {file.path}, or take the model {EMBEDDED_MODEL}, which comes along but finds "
-        "handwritten digits only"
+        f"elsewhere and put it at {file.path}{come_along(file.model)}"
     )

@@ -11,12 +11,12 @@ import torch
 
 from modelkit.base import VisionModel
 from modelkit.catalogue import check_known, files_of, refuse_weights, translated
-from modelkit.downloads import EMBEDDED_MODEL, fetch
+from modelkit.downloads import fetch
 from modelkit.errors import ConfigError, WeightsError
 from modelkit.importing import import_weights
 from modelkit.predictor import Predictor
 from modelkit.published import find_published
-from modelkit.records import Weights
+from modelkit.records import Weights, shipped_records
 from modelkit.registry import create_model, find_model, find_source
 from modelkit.tiling import TiledPredictor, Tiling
 from modelkit.tiling.predictor import check_can_be_tiled
@@ -141,7 +141,7 @@ def _default_weights(name: str) -> str:
     if not published:
         raise WeightsError(
             f"model {name!r} has no published weights; give a weights file, or random:SEED for untrained ones, "
-            f"or use the embedded model {EMBEDDED_MODEL!r}"
+            f"or use what comes along: {', '.join(each.name for each in shipped_records())}"
         )
     return published[0]
 

@@ -151,7 +151,7 @@ def test_without_a_model_the_published_one_is_taken_and_its_absence_says_what_to
     said = refused(2, "segment", tmp_path / "in", tmp_path / "out", *SERIAL[: -len(DIGITS)])
     file = tmp_path / "torch" / "hub" / "checkpoints" / "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
     assert "no network" in said and f"put it at {file}" in said and "digitscape_mask_rcnn" in said
-    assert "finds handwritten digits only" in said and not (tmp_path / "out").exists()
+    assert "nuclei, which finds only nucleus" in said and not (tmp_path / "out").exists()
 
 
 def test_an_unknown_export_format_is_wrong_usage_and_named(tmp_path: Path) -> None:

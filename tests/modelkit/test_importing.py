@@ -25,7 +25,7 @@ from modelkit import (
     load,
     load_weights,
 )
-from modelkit.downloads import EMBEDDED_MODEL, TRANSLATION, fetch
+from modelkit.downloads import TRANSLATION, fetch
 from modelkit.importing import TABLES, KeyTable, read_checkpoint, translation
 from modelkit.importing.classes import read_classes
 from modelkit.published import PUBLISHED, Published, find_published
@@ -234,7 +234,7 @@ def test_every_weights_name_of_the_registry_is_published() -> None:
             assert find_published(name, weights).model == name
 
 
-def test_weights_that_cannot_be_downloaded_say_so_and_name_the_embedded_model(
+def test_weights_that_cannot_be_downloaded_say_so_and_name_what_comes_along(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def no_network(url: str, timeout: float) -> None:
@@ -245,9 +245,11 @@ def test_weights_that_cannot_be_downloaded_say_so_and_name_the_embedded_model(
     with pytest.raises(WeightsUnavailableError, match="no route to host") as error:
         load("maskrcnn_resnet50_fpn:COCO_V1")
     message = str(error.value)
-    assert EMBEDDED_MODEL in message
+    assert "digitscape_mask_rcnn, which finds only 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; nuclei, which finds only nu" in message
     assert str(tmp_path / "checkpoints" / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth") in message
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    with pytest.raises(WeightsUnavailableError, match=r"fc266e95\.pth$"):
+        load("keypointrcnn_resnet50_fpn:COCO_V1")  # nothing that comes along finds keypoints
 
 
 def test_a_download_that_arrives_damaged_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
