@@ -46,10 +46,10 @@ def _proposals(rpn: ProposalHead, raw: Mapping[str, Tensor], canvas: Canvas) -> 
         chosen.append(logits[start : start + count].topk(most).indices + start)
         levels.append(torch.full((most,), float(level)))
     index, level_of = torch.cat(chosen), torch.cat(levels)
-    boxes, scores = _clipped(boxes[index], canvas), logits[index].sigmoid()
+    boxes, scores = clipped(boxes[index], canvas), logits[index].sigmoid()
     keep = torch.nonzero(_wide(boxes, proposer.min_size) & (scores >= proposer.score_thresh))[:, 0]
     boxes, scores, level_of = boxes[keep], scores[keep], level_of[keep]
-    return boxes[_suppressed(boxes, scores, level_of, proposer.nms_thresh, canvas)[: proposer.post_nms_top_n()]]
+    return boxes[suppressed(boxes, scores, level_of, proposer.nms_thresh, canvas)[: proposer.post_nms_top_n()]]
 
 
 def _boxes(
@@ -58,13 +58,13 @@ def _boxes(
     """Boxes (n, 4) in pixels of the network's input, scores and labels, best first."""
     seen = head(raw, [proposals])
     decoded = head.coder.decode_single(seen["box_deltas"], proposals).unflatten(1, (head.num_classes, 4))
-    boxes = _clipped(decoded[:, 1:], canvas).flatten(0, 1)
+    boxes = clipped(decoded[:, 1:], canvas).flatten(0, 1)
     scores = seen["class_logits"].softmax(-1)[:, 1:]
     labels = torch.arange(1, head.num_classes).expand_as(scores).flatten()
     scores = scores.flatten()
     keep = torch.nonzero((scores > head.score_threshold) & _wide(boxes, MIN_BOX_SIDE))[:, 0]
     boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
-    best = _suppressed(boxes, scores, labels.float(), head.nms_iou, canvas)[: head.detections_per_image]
+    best = suppressed(boxes, scores, labels.float(), head.nms_iou, canvas)[: head.detections_per_image]
     return boxes[best], scores[best], labels[best]
 
 
@@ -72,7 +72,8 @@ def _starts(counts: list[int]) -> list[int]:
     return [sum(counts[:index]) for index in range(len(counts))]
 
 
-def _clipped(boxes: Tensor, canvas: Canvas) -> Tensor:
+def clipped(boxes: Tensor, canvas: Canvas) -> Tensor:
+    """Boxes (n, 4) in pixels of the network's input, cut to its content."""
     return torch.minimum(boxes.clamp(min=0), canvas.limits)
 
 
@@ -81,6 +82,6 @@ def _wide(boxes: Tensor, least: float) -> Tensor:
     return (boxes[:, 2] - boxes[:, 0] >= least) & (boxes[:, 3] - boxes[:, 1] >= least)
 
 
-def _suppressed(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, canvas: Canvas) -> Tensor:
+def suppressed(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, canvas: Canvas) -> Tensor:
     """Indices of those that stay, best first; boxes of different groups are moved apart, so that none meet."""
     return nms(boxes + groups[:, None] * (max(canvas.padded_hw) + 1.0), scores, iou)

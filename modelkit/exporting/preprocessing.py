@@ -15,7 +15,7 @@ from modelkit.errors import ConfigError
 from modelkit.exporting.canvas import Canvas
 from modelkit.transform import ImageTransform
 
-_PADDINGS = ("pad", "stretch", "square", "multiple", "none")
+_ROUNDING = 1e-9  # pixels; the transform divides whole numbers, which floating point may miss by less than this
 
 
 class Preparation(nn.Module):
@@ -36,11 +36,7 @@ class Preparation(nn.Module):
         super().__init__()
         if transform.resizing == "bicubic":
             raise ConfigError("its images are resized by cubic curves, for which there is no graph here")
-        if transform.padding not in _PADDINGS:
-            raise ConfigError(
-                f"its images are put into the network by {transform.padding!r}, for which there is no graph"
-            )
-        pads = transform.padding == "pad" or (
+        pads = transform.padding in ("pad", "letterbox") or (
             transform.padding == "none" and transform.fixed_hw is None and transform.size_divisible > 1
         )
         if pads and transform.fit == "short":
@@ -68,6 +64,8 @@ class Preparation(nn.Module):
         if self.fixed_hw is not None:
             return torch.tensor(self.fixed_hw, dtype=torch.float64)
         transform, room = self.transform, torch.tensor(self.padded_hw, dtype=torch.float64)
+        if transform.padding == "letterbox":
+            return (source * (room / source).amin(0) + _ROUNDING).floor().clamp(min=1)
         wanted = transform.min_size / source.amin(0) if transform.scale is None else torch.tensor(transform.scale)
         scale = torch.minimum(wanted.double(), transform.max_size / source.amax(0))
         usual = (source * scale).floor().clamp(min=1)

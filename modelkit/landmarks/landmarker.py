@@ -37,6 +37,7 @@ from modelkit.carriers.landmark_detections import LandmarkDetections
 from modelkit.carriers.landmarks import KeypointSet
 from modelkit.detection.targets import object_weights
 from modelkit.errors import ConfigError, TargetError
+from modelkit.exporting.canvas import Canvas
 from modelkit.landmarks.crops import CropGeometry, crop_windows, cut, to_windows
 from modelkit.landmarks.heatmaps import HeatmapCodec, soft_argmax_points
 from modelkit.landmarks.losses import CoordinateLoss, coordinate_loss, heatmap_loss
@@ -60,6 +61,7 @@ class TopDownModel(VisionModel):
 
     num_classes = 2  # nothing, and the object; labels are the boxes' own
     top_down = True
+    left_to_caller = "cutting objects out of pictures: the whole image is taken as the one object"
 
     def __init__(
         self,
@@ -171,6 +173,14 @@ class TopDownModel(VisionModel):
         """One object for each crop, in source pixels; its score is that of its box times the mean of its points'."""
         points, scores = self.read({name: value.float() for name, value in raw.items()})
         return [self._decode_one(*each) for each in zip(points, scores, geometries, strict=True)]
+
+    def traced(self, raw: Mapping[str, Tensor], canvas: Canvas) -> dict[str, Tensor]:
+        """``keypoints_xy`` (1, K, 2) in source pixels, NaN where one is absent, ``keypoint_scores`` (1, K), ``scores``
+        (1,), their mean.
+        """
+        points, scores = self.read({name: value.float() for name, value in raw.items()})
+        ratio = (canvas.source / canvas.content_hw).flip(0).float()
+        return {"keypoints_xy": points * ratio, "keypoint_scores": scores, "scores": scores.mean(1)}
 
     @staticmethod
     def _decode_one(points: Tensor, scores: Tensor, geometry: Geometry) -> LandmarkDetections:

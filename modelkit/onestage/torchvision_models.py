@@ -17,10 +17,13 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FrozenBatchNorm2d
 
 from modelkit.base import VisionModel
+from modelkit.carriers import SizeHW
 from modelkit.detection.targets import check_targets
 from modelkit.detection.two_stage import Detections
 from modelkit.errors import ConfigError, TargetError
+from modelkit.exporting.canvas import Canvas
 from modelkit.onestage.torchvision_losses import assign, losses_of
+from modelkit.onestage.torchvision_tracing import traced_classes, traced_levels
 from modelkit.registry import Config, register_model
 from modelkit.transform import Geometry, ImageTransform
 
@@ -83,7 +86,7 @@ class TorchvisionDetector(VisionModel):
         batch, geometries = self.transform.batch(images, training=self.training)
         resized = [self.transform.target(t, g) for t, g in zip(targets, geometries, strict=True)]
         raw = self.dense(batch)
-        outputs, anchors, per_level = self._outputs(raw, geometries)
+        outputs, anchors, per_level = self._outputs(raw, geometries[0].padded_hw, [g.resized_hw for g in geometries])
         assigned = assign(self.network, outputs, anchors, per_level, resized)
         losses = losses_of(self.network, outputs, assigned)
         return {f"loss_{_LOSS_NAMES[name]}": value for name, value in losses.items()}
@@ -96,14 +99,19 @@ class TorchvisionDetector(VisionModel):
         return {**self.network.head(features), **{f"map.{k}": each[:, :1] for k, each in enumerate(features)}}
 
     def _outputs(
-        self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]
+        self, raw: Mapping[str, Tensor], padded_hw: SizeHW, sizes_hw: Sequence[SizeHW]
     ) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
-        """The head's outputs in float32, the anchors of every image, and how many there are on each map."""
+        """The head's outputs in float32, the anchors of every image, and how many there are on each map.
+
+        Args:
+            raw: of ``dense``.
+            padded_hw: of the batch.
+            sizes_hw: of the content of every image.
+        """
         maps = [value for name, value in raw.items() if name.startswith("map.")]
         outputs = {name: value.float() for name, value in raw.items() if not name.startswith("map.")}
         # Anchors depend on the batch's shape alone, so no pixels are carried.
-        canvas = torch.empty((len(geometries), 3, *geometries[0].padded_hw), device="meta")
-        images = ImageList(canvas, [geometry.resized_hw for geometry in geometries])
+        images = ImageList(torch.empty((len(sizes_hw), 3, *padded_hw), device="meta"), list(sizes_hw))
         anchors = self.network.anchor_generator(images, [each.float() for each in maps])
         per_cell = self.network.anchor_generator.num_anchors_per_location()
         per_level = [each.shape[2] * each.shape[3] * n for each, n in zip(maps, per_cell, strict=True)]
@@ -112,8 +120,8 @@ class TorchvisionDetector(VisionModel):
     @torch.inference_mode()
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[Detections]:
         """torchvision's thresholds and suppression; boxes come back in source pixels."""
-        outputs, anchors, per_level = self._outputs(raw, geometries)
         sizes = [geometry.resized_hw for geometry in geometries]
+        outputs, anchors, per_level = self._outputs(raw, geometries[0].padded_hw, sizes)
         if isinstance(self.network, SSD):
             found = self.network.postprocess_detections(outputs, anchors, sizes)
         else:
@@ -126,6 +134,13 @@ class TorchvisionDetector(VisionModel):
             )
             for geometry, each in zip(geometries, found, strict=True)
         ]
+
+    def traced(self, raw: Mapping[str, Tensor], canvas: Canvas) -> dict[str, Tensor]:
+        """``boxes_xyxy`` (n, 4) in source pixels, ``scores`` (n,), ``labels`` (n,), best first."""
+        outputs, anchors, per_level = self._outputs(raw, canvas.padded_hw, [canvas.padded_hw])
+        if isinstance(self.network, SSD):
+            return traced_classes(self.network, outputs, anchors[0], canvas)
+        return traced_levels(self.network, outputs, anchors[0], per_level, canvas)
 
 
 def _resnet(name: str, score_threshold: float, nms_iou: float, detections: int) -> Callable[..., TorchvisionDetector]:

@@ -74,7 +74,7 @@ def test_ssd300_has_torchvisions_anchors_and_names() -> None:
     assert set(model.state_dict()) == {f"network.{name}" for name in reference.state_dict()}
     raw = {f"map.{k}": torch.zeros(1, 1, side, side) for k, side in enumerate((38, 19, 10, 5, 3, 1))}
     _, geometries = model.transform.batch(images()[:1])
-    _, anchors, per_level = model._outputs(raw, geometries)
+    _, anchors, per_level = model._outputs(raw, geometries[0].padded_hw, [geometries[0].resized_hw])
     assert len(anchors[0]) == sum(per_level) == 8732  # Liu et al. 2016
 
 
