@@ -12,10 +12,10 @@ from __future__ import annotations
 import pyarrow as pa
 
 from flows.round_steps import Running, train_supervised
+from tasks.labels.folds import fold_groups
 from tasks.loop.candidates import Teacher
 from tasks.loop.champion import Model
 from tasks.loop.rounds import look
-from tasks.loop.splits import fold_groups
 
 
 def held_out_candidates(running: Running, champion: Model, teacher: Teacher, number: int) -> pa.Table:

@@ -27,9 +27,9 @@ from infra.telling import tell
 from modelkit import Weights
 from tasks.evaluation.evaluate import evaluate_model
 from tasks.evaluation.figures import to_json
+from tasks.labels.folds import fold_groups
 from tasks.labels.label_sets import LabelSet
 from tasks.labels.stored import write_stored
-from tasks.loop.splits import fold_groups
 from tasks.product import Judgement
 from tasks.report.training_page import CURVES
 from tasks.training.examples import examples_of_labels, save_training_set

@@ -14,10 +14,10 @@ from tasks.engine.model_source import local_model
 from tasks.evaluation import figures
 from tasks.evaluation.bootstrap import PairedDifference, compare
 from tasks.evaluation.evaluate import evaluate_predictor
+from tasks.labels.folds import fold_groups
 from tasks.labels.label_sets import LabelSet
 from tasks.loop.candidates import Asked, candidates_on
 from tasks.loop.methods import LabelledPredictions, LoopMethods
-from tasks.loop.splits import fold_groups
 from tasks.product import Judgement
 
 

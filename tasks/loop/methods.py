@@ -16,8 +16,9 @@ import pyarrow.compute
 
 from modelkit import ClassInfo, Predictor
 from tasks.engine.job import PredictorSpec
+from tasks.evaluation.calibrators import d_ece
 from tasks.labels.label_sets import LabelSet
-from tasks.loop.calibration import Calibration, d_ece, fit_calibration
+from tasks.loop.calibration import Calibration, fit_calibration
 from tasks.loop.certified import FIRST_COUNT, LEVEL, fewest
 from tasks.loop.matching import Matches
 from tasks.loop.thresholds import LOWER_BY, ThresholdSet, scores_by_class, with_bands

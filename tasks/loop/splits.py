@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from infra.errors import DatasetError, UsageError
 from infra.store import Store
+from tasks.labels.folds import in_line
 from tasks.labels.label_sets import LabelSet, regroup
 from tasks.loop.near import MAX_DISTANCE, Clusters, near_pairs
 from tasks.loop.schemas import SPLIT_ITEMS
@@ -116,7 +117,7 @@ def split_groups(
     given = dict.fromkeys(shares, 0)
     chosen: dict[str, str] = {}
     seen = 0
-    for group in _in_line(labels, sizes, salt):
+    for group in in_line(labels, sizes, salt):
         seen += sizes[group]
         behind = {split: share * seen - given[split] for split, share in shares.items() if share > 0}
         chosen[group] = kept.get(group) or max(behind, key=lambda split: behind[split])
@@ -124,58 +125,10 @@ def split_groups(
     return chosen
 
 
-def fold_groups(labels: LabelSet, folds: int, *, salt: str) -> list[list[str]]:
-    """The items in parts of about the same size and mix of classes, by group.
-
-    Args:
-        labels: groups are taken as they stand.
-        folds: number of parts.
-        salt: another salt, other parts.
-
-    Returns:
-        Image ids of each part, sorted.
-
-    Raises:
-        DatasetError: fewer groups than parts.
-    """
-    pairs = zip(labels.table["image_id"].to_pylist(), labels.table["group_id"].to_pylist(), strict=True)
-    items: dict[str, list[str]] = defaultdict(list)
-    for image_id, group in pairs:
-        items[group].append(image_id)
-    if len(items) < folds:
-        raise DatasetError(f"{len(items)} groups cannot be divided into {folds} parts", hint="Label more groups.")
-    parts: list[list[str]] = [[] for _ in range(folds)]
-    for group in _in_line(labels, {group: len(ids) for group, ids in items.items()}, salt):
-        min(parts, key=len).extend(items[group])
-    return [sorted(part) for part in parts]
-
-
 def _check_shares(shares: Mapping[str, float]) -> None:
     strangers = set(shares) - set(SPLITS)
     if strangers or any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-9:
         raise UsageError(f"shares of {', '.join(SPLITS)} must be 0 or more and sum to 1, got {dict(shares)}")
-
-
-def _in_line(labels: LabelSet, sizes: Mapping[str, int], salt: str) -> list[str]:
-    """Groups by their rarest class (the rarest first), then by salted hash."""
-    items_with: Counter[int] = Counter()
-    of_group: dict[str, set[int]] = defaultdict(set)
-    for group, found in zip(labels.table["group_id"].to_pylist(), labels.table["labels"].to_pylist(), strict=True):
-        items_with.update(set(found))
-        of_group[group].update(found)
-    rank = {
-        label: place for place, label in enumerate(sorted(items_with, key=lambda label: (items_with[label], label)))
-    }
-    last = len(rank)
-
-    def place(group: str) -> tuple[int, str]:
-        return min((rank[label] for label in of_group[group]), default=last), _salted(salt, group)
-
-    return sorted(sizes, key=place)
-
-
-def _salted(salt: str, name: str) -> str:
-    return hashlib.sha256(f"{salt}\0{name}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from pycocotools import mask as coco_mask
 from scipy.optimize import isotonic_regression
 
 from modelkit import rle
-from tasks.loop.calibration import Calibration, Calibrator
+from tasks.evaluation.calibrators import Calibrator
+from tasks.loop.calibration import Calibration
 from tasks.products.segments.painting import IGNORE, truth_map
 
 LEVELS = (0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.loop.calibration import Calibration, Calibrator
+from tasks.evaluation.calibrators import Calibrator
+from tasks.loop.calibration import Calibration
 from tasks.loop.matching import Matches
 from tasks.loop.schemas import CANDIDATES
 from tasks.loop.thresholds import ClassThreshold, ThresholdSet

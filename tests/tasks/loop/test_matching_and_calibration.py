@@ -8,8 +8,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from infra.store import open_store
+from tasks.evaluation.calibrators import d_ece, fit_isotonic
 from tasks.labels.label_sets import LabelledItem, LabelledObject, make_label_set
-from tasks.loop.calibration import Calibration, d_ece, fit_calibration, fit_isotonic
+from tasks.loop.calibration import Calibration, fit_calibration
 from tasks.loop.schemas import CALIBRATORS
 from tasks.output.tables import append, read
 from tasks.products.segments.matching import match_candidates

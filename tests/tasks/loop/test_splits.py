@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from infra.errors import DatasetError, UsageError
 from infra.store import open_store
+from tasks.labels.folds import fold_groups
 from tasks.loop import splits
 from tasks.loop.schemas import FINGERPRINTS, SPLIT_ITEMS
-from tasks.loop.splits import DEFAULT_SHARES, fold_groups, group_by, join_near_duplicates, split_groups
+from tasks.loop.splits import DEFAULT_SHARES, group_by, join_near_duplicates, split_groups
 from tasks.output.tables import read, table_of
 from tests.tasks.loop.scenes import label_set
 
