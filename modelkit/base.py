@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,42 @@ class Prediction(Protocol):
     def finish(self, min_score: float = 0.0) -> Carrier:
         """The carrier of what was found, without what scores below ``min_score``; pure and thread-safe."""
         ...
+
+
+class ScoredCarrier(Carrier, Protocol):
+    """A carrier of things that each have a score."""
+
+    def at_least(self, min_score: float) -> Self:
+        """Without what scores below ``min_score``."""
+        ...
+
+
+Scored = TypeVar("Scored", bound=ScoredCarrier)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedPrediction(Generic[Scored]):
+    """A prediction that is a carrier already: brought together from several, or followed through a clip."""
+
+    found: Scored
+
+    @property
+    def size_hw(self) -> SizeHW:
+        """Of the source image."""
+        return self.found.size_hw
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it holds, about."""
+        return self.found.nbytes
+
+    def cpu(self) -> FinishedPrediction[Scored]:
+        """The same: it is on the host."""
+        return self
+
+    def finish(self, min_score: float = 0.0) -> Scored:
+        """Without what scores below ``min_score``."""
+        return self.found.at_least(min_score)
 
 
 @runtime_checkable

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from modelkit.base import Prediction
-from modelkit.carriers import SizeHW
+from modelkit.base import FinishedPrediction, Prediction
 from modelkit.carriers.landmarks import Landmarks
 from modelkit.landmarks.one_euro import OneEuro
 from modelkit.metrics.keypoints import object_keypoint_similarity
@@ -163,31 +162,6 @@ def _middles(boxes: np.ndarray) -> np.ndarray:
     return np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2)
 
 
-@dataclass(frozen=True, slots=True)
-class FollowedObjects:
-    """A prediction that is a carrier already."""
-
-    found: Landmarks
-
-    @property
-    def size_hw(self) -> SizeHW:
-        """Of the source image."""
-        return self.found.size_hw
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that it holds, about."""
-        return self.found.nbytes
-
-    def cpu(self) -> FollowedObjects:
-        """It is on the host."""
-        return self
-
-    def finish(self, min_score: float = 0.0) -> Landmarks:
-        """Without what scores below ``min_score``."""
-        return self.found.at_least(min_score)
-
-
 class TrackingPredictor(Predictor):
     """Another predictor of landmarks, whose objects are followed through clips.
 
@@ -220,4 +194,4 @@ class TrackingPredictor(Predictor):
         found: Landmarks = self._one.finish(raw)
         tracks = Tracks.of(state.to("cpu"), found.keypoint_scores.shape[1])
         followed, after = follow(found, tracks, self._how)
-        return FollowedObjects(followed), after.state(state.frame + 1)
+        return FinishedPrediction(followed), after.state(state.frame + 1)

@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from modelkit.base import Prediction, VisionModel
-from modelkit.carriers import Instances, SizeHW
+from modelkit.base import FinishedPrediction, Prediction, VisionModel
+from modelkit.carriers import Instances
 from modelkit.compile.execution import ExecutionChoice, ForwardFn
 from modelkit.errors import ConfigError
 from modelkit.pictures import as_pixels
@@ -28,31 +28,6 @@ from modelkit.video import VideoModel
 @dataclass(frozen=True, slots=True)
 class PreparedPicture(Prepared):
     """A picture that is to be cut: ``pixels`` are all of its own (H, W, 3) uint8, ``geometry`` is that of a tile."""
-
-
-@dataclass(frozen=True, slots=True)
-class TiledResult:
-    """What was found in a picture, its tiles brought together."""
-
-    found: Instances
-
-    @property
-    def size_hw(self) -> SizeHW:
-        """Of the picture."""
-        return self.found.size_hw
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that it holds, about."""
-        return self.found.nbytes
-
-    def cpu(self) -> TiledResult:
-        """The same: it is on the host."""
-        return self
-
-    def finish(self, min_score: float = 0.0) -> Instances:
-        """Without what scores less."""
-        return self.found.at_least(min_score)
 
 
 def check_can_be_tiled(model: VisionModel, weights: Weights) -> None:
@@ -119,21 +94,21 @@ class TiledPredictor(Predictor):
 
     def finish(self, raw: Prediction) -> Any:
         """As in :class:`Predictor`."""
-        return raw.finish(self.min_score) if isinstance(raw, TiledResult) else self.inner.finish(raw)
+        return raw.finish(self.min_score) if isinstance(raw, FinishedPrediction) else self.inner.finish(raw)
 
-    def _tiled(self, pixels: np.ndarray) -> TiledResult:
+    def _tiled(self, pixels: np.ndarray) -> FinishedPrediction[Instances]:
         size_hw = (pixels.shape[0], pixels.shape[1])
         windows = self.tiling.windows(size_hw)
         if self.weights.kind == "semantic" and self.model.gives_probabilities and self.inner.blends:
             background = getattr(self.model, "background", None)
-            return TiledResult(blend(self._maps(pixels, windows), windows, size_hw).instances(background))
+            return FinishedPrediction(blend(self._maps(pixels, windows), windows, size_hw).instances(background))
         parts = list(self._parts(pixels, windows))
         if self.weights.kind == "semantic":
-            return TiledResult(stitch(parts, size_hw, by_score=self.model.gives_probabilities))
+            return FinishedPrediction(stitch(parts, size_hw, by_score=self.model.gives_probabilities))
         merge = merge_segments if self.weights.kind == "panoptic" else merge_objects
         found = merge(parts, size_hw)
         limits = [each.at_limit for _, each in parts if each.at_limit is not None]
-        return TiledResult(replace(found, at_limit=max(limits)) if limits else found)
+        return FinishedPrediction(replace(found, at_limit=max(limits)) if limits else found)
 
     def _maps(self, pixels: np.ndarray, windows: Sequence[Window]) -> Iterator[TileMap]:
         for window in windows:
