@@ -123,8 +123,8 @@ ship-demo-model: $(SCENES)/test/annotations.json $(SCENES)/val/annotations.json 
 	@$(BIN)/python -m benchmarks.shipping digitscape_mask_rcnn $(call TRAINED,.train/demo,digitscape_mask_rcnn) --test $< --val $(word 2,$^)
 
 ship-nuclei: $(STAMP)  ## put the model of nuclei that experiment-photographs left into the package
-	@$(BIN)/python -m benchmarks.shipping nuclei $(call TRAINED,.bench/photographs/dsb2018/steps-default,photographs_instance) \
-		--test .bench/photographs/dsb2018/judged --val .bench/photographs/dsb2018/judged
+	@$(BIN)/python -m benchmarks.shipping nuclei $(call TRAINED,.bench/photographs/dsb2018/whole-0/steps-default,photographs_instance) \
+		--test .bench/photographs/dsb2018/whole-0/judged --val .bench/photographs/dsb2018/whole-0/judged
 
 train-semantic: MODEL ?= deeplabv3plus
 train-semantic: $(SCENES)/train-21/annotations.json $(SCENES)/test-200/annotations.json  ## train a semantic model and report its mIoU (resumable; MODEL=unet_decoder|fcn|deeplabv3plus)

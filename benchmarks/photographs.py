@@ -1,11 +1,11 @@
 """What ``visionmill train`` reaches on real pictures without any option but the number of steps.
 
-    python -m benchmarks.photographs DATA [--sets camvid dsb2018] [--steps N] [--work .bench/photographs]
-                                     [--note docs/benchmarks]
+    python -m benchmarks.photographs DATA [--sets camvid dsb2018] [--divisions 0] [--steps N]
+                                     [--work .bench/photographs] [--note docs/benchmarks]
 
-DATA is a folder with the sets of ``benchmarks.photographs_data``. Recipes are derived from the labels and begin from
-features of ImageNet; training takes one core. Interrupted, the same command goes on where it stopped. The seconds are
-those that processes spent on processors, all interruptions together.
+DATA is a folder with the sets of ``benchmarks.photographs_data``; each division judges on other pictures. Recipes
+are derived from the labels and begin from features of ImageNet; training takes one core. Interrupted, the same command
+goes on where it stopped. The seconds are those that processes spent on processors, all interruptions together.
 """
 
 from __future__ import annotations
@@ -33,21 +33,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--divisions", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=None, help="default: that of visionmill train")
     parser.add_argument("--work", type=Path, default=Path(".bench/photographs"))
     parser.add_argument("--note", type=Path, default=None, help="folder of the dated note")
     asked = parser.parse_args(argv)
-    records = [record_of(asked.data, name, asked.steps, asked.work.resolve()) for name in asked.sets]
+    records = [
+        record_of(asked.data, name, division, asked.steps, asked.work.resolve())
+        for name in asked.sets
+        for division in asked.divisions
+    ]
     text = summarise(records)
     print(text)
     if asked.note is not None:
         (asked.note / f"{dt.date.today()}-photographs.md").write_text(text, "utf-8")
 
 
-def record_of(data: Path, name: str, steps: int | None, work: Path) -> dict[str, Any]:
+def record_of(data: Path, name: str, division: int, steps: int | None, work: Path) -> dict[str, Any]:
     """Train on one side of a set, judge on the other; what is done already is kept."""
-    learnt, judged = divided(data.resolve(), name, work)
-    output = work / name / f"steps-{steps or 'default'}"
+    learnt, judged = divided(data.resolve(), name, division, work)
+    output = learnt.parent / f"steps-{steps or 'default'}"
     output.mkdir(parents=True, exist_ok=True)
     options = [] if steps is None else ["--steps", str(steps)]
     trained, training_s = measured(
@@ -56,6 +61,7 @@ def record_of(data: Path, name: str, steps: int | None, work: Path) -> dict[str,
     judgement, judging_s = measured(output / "judging_s", "evaluate", trained["weights"], str(judged))
     return {
         "set": name,
+        "division": division,
         "commit": current_commit(),
         "weights": trained["weights"],
         "validation": trained["validation"],
@@ -96,18 +102,19 @@ def summarise(records: Sequence[dict[str, Any]]) -> str:
         "",
         f"`python -m benchmarks.photographs DATA` at {records[0]['commit']}; one core of {os.cpu_count()}.",
         "",
-        "| set | figure | value | training, CPU minutes | judging, CPU minutes |",
-        "|---|---|---:|---:|---:|",
+        "| set | division | figure | value | training, CPU minutes | judging, CPU minutes |",
+        "|---|---:|---|---:|---:|---:|",
     ]
     for each in records:
         group, figure = SETS[each["set"]].figure
         value = each["metrics"][group][figure]
         lines.append(
-            f"| {each['set']} | {figure} | {value:.3f} | {each['training_cpu_s'] / 60:.1f} "
+            f"| {each['set']} | {each['division']} | {figure} | {value:.3f} | {each['training_cpu_s'] / 60:.1f} "
             f"| {each['judging_cpu_s'] / 60:.1f} |"
         )
     for each in records:
-        lines += ["", f"## {each['set']}", "", f"{SETS[each['set']].says}.", "", *_figures(each["metrics"])]
+        title = f"## {each['set']}, division {each['division']}"
+        lines += ["", title, "", f"{SETS[each['set']].says}.", "", *_figures(each["metrics"])]
     return "\n".join(lines) + "\n"
 
 

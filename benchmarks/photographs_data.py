@@ -25,8 +25,7 @@ class PictureSet:
         folder: below that of all sets.
         maps: its folder of label maps: "masks" of classes or "instances" of objects.
         group_of: file name without ending -> its group; all of a group is on one side.
-        judged: group -> whether it is judged on; the others are learnt from.
-        divisions: the same for each division of the experiment with the loop, which has another test set each.
+        divisions: for each, group -> whether it is judged on; the others are learnt from.
         labelled_share: of what is not judged, in the experiment with the loop.
         piece_of: file name without ending -> piece of its group; in the experiment with the loop pictures of each piece
             are labelled that follow each other.
@@ -40,7 +39,6 @@ class PictureSet:
     folder: str
     maps: str
     group_of: Callable[[str], str]
-    judged: Callable[[str], bool]
     divisions: Sequence[Callable[[str], bool]]
     labelled_share: float
     piece_of: Callable[[str], str]
@@ -64,7 +62,6 @@ SETS: Mapping[str, PictureSet] = {
         folder="camvid_train",
         maps="masks",
         group_of=lambda stem: stem.rpartition("_")[0],
-        judged=_is_sequence("0006R0"),
         divisions=[_is_sequence(name) for name in ("0006R0", "0001TP", "0016E5")],
         labelled_share=1 / 8,
         # Two sequences are two groups, which can neither be cross-fitted well nor gated. The unlabelled pictures are of
@@ -73,32 +70,31 @@ SETS: Mapping[str, PictureSet] = {
         loop_options=("--group-rule", r"([^/]*)\d{3}\.png$", "--share", "train=0.8", "--share", "gate=0.2"),
         loop_side=320,
         figure=("semantic", "miou"),
-        says="learnt from sequences 0001TP and 0016E5, judged on sequence 0006R0",
+        says="Division 0 is judged on sequence 0006R0, 1 on 0001TP, 2 on 0016E5; the other two are learnt from",
     ),
     "dsb2018": PictureSet(
         folder="dsb2018",
         maps="instances",
         group_of=lambda stem: stem,
-        judged=_is_fifth(0),
         divisions=[_is_fifth(which) for which in range(3)],
         labelled_share=1 / 10,
         piece_of=lambda stem: "",
         loop_options=("--share", "train=0.75", "--share", "gate=0.25"),
         loop_side=256,
         figure=("counts", "accuracy50"),
-        says="judged on a fifth of the pictures, those whose names' digests divide by five",
+        says="Each division is judged on another fifth of the pictures",
         class_names=("nucleus",),
     ),
 }
 
 
-def divided(data: Path, name: str, work: Path) -> tuple[Path, Path]:
+def divided(data: Path, name: str, division: int, work: Path) -> tuple[Path, Path]:
     """Folders of what is learnt from and of what is judged on; made anew each time, which costs nothing."""
     chosen = SETS[name]
-    learnt, judged = work / name / "learnt", work / name / "judged"
+    learnt, judged = (work / name / f"whole-{division}" / part for part in ("learnt", "judged"))
     parts = {learnt: [], judged: []}  # type: dict[Path, list[str]]
     for stem in _stems(data / chosen.folder):
-        parts[judged if chosen.judged(chosen.group_of(stem)) else learnt].append(stem)
+        parts[judged if chosen.divisions[division](chosen.group_of(stem)) else learnt].append(stem)
     for part, stems in parts.items():
         _write(chosen, data, part, stems, side=None)
     return learnt, judged
@@ -126,6 +122,18 @@ def divided_for_loop(data: Path, name: str, division: int, work: Path) -> tuple[
     for part, chosen_stems in parts.items():
         _write(chosen, data, folder / part, chosen_stems, side=chosen.loop_side)
     return folder / "labelled", folder / "unlabelled", folder / "judged"
+
+
+def united(parts: Sequence[Path]) -> Path:
+    """A folder beside them that holds links to the files of all parts."""
+    folder = parts[0].parent / "united"
+    for part in parts:
+        for file in (path for path in part.rglob("*") if path.is_file()):
+            place = folder / file.relative_to(part)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.exists():
+                place.symlink_to(file.resolve())
+    return folder
 
 
 def _digest(text: str) -> str:

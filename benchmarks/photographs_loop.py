@@ -1,13 +1,14 @@
 """Does the self-training loop help on real pictures? Student against a supervised model of the same budget.
 
     python -m benchmarks.photographs_loop DATA [--sets camvid dsb2018] [--divisions 3] [--work .bench/photographs]
-                                          [--note docs/benchmarks] [-- OPTION ...]
+                                          [--bound] [--note docs/benchmarks] [-- OPTION ...]
 
 DATA is a folder with the sets of ``benchmarks.photographs_data``; a division keeps other pictures out for the test,
 and labels other ones. Each record is one round of ``visionmill retrain`` with the recipe that is derived from its
 labels and cross-fitted calibration, so that the teacher is the supervised model of the same budget: as many steps, and
-as many labelled images in each. Options after ``--`` are retrain's. Interrupted, the same command goes on where it
-stopped.
+as many labelled images in each. ``--bound`` also trains a model on the true labels of all pictures that
+the loop has, labelled or not, for as many steps: perfect pseudo-labels could hardly give more. Options after ``--`` are
+retrain's. Interrupted, the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.photographs import measured
-from benchmarks.photographs_data import SETS, divided_for_loop
+from benchmarks.photographs_data import SETS, divided_for_loop, united
 from benchmarks.throughput import current_commit
 from infra.store import open_store
 from tasks.evaluation.evaluate import evaluate_predictor
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--divisions", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path(".bench/photographs"))
+    parser.add_argument("--bound", action="store_true")
     parser.add_argument("--note", type=Path, default=None, help="folder of the dated note")
     words = list(sys.argv[1:] if argv is None else argv)
     at = words.index("--") if "--" in words else len(words)
@@ -50,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in asked.sets
         for division in asked.divisions
     ]
+    if asked.bound:
+        for each in records:
+            each["bound"] = bound_of(asked.data.resolve(), each, asked.work.resolve(), words[at + 1 :])
     text = summarise(records, words[at + 1 :])
     print(text)
     if asked.note is not None:
@@ -59,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def record_of(data: Path, name: str, division: int, work: Path, options: Sequence[str]) -> dict[str, Any]:
     """One round, and how its student does beside the supervised model; kept in the work folder."""
     labelled, unlabelled, judged = divided_for_loop(data, name, division, work)
-    output = labelled.parent / "-".join(["loop", *(each.strip("-").replace("/", "_") for each in options)])
+    output = folder_of(labelled, options)
     output.mkdir(parents=True, exist_ok=True)
     kept = output / "record.json"
     if kept.exists():
@@ -78,6 +83,22 @@ def record_of(data: Path, name: str, division: int, work: Path, options: Sequenc
     }
     kept.write_text(json.dumps(record))
     return record
+
+
+def folder_of(labelled: Path, options: Sequence[str]) -> Path:
+    """Where the loop with these options lies."""
+    return labelled.parent / "-".join(["loop", *(each.strip("-").replace("/", "_") for each in options)])
+
+
+def bound_of(data: Path, record: dict[str, Any], work: Path, options: Sequence[str]) -> float:
+    """Main figure of a model that learns the true labels of every picture of the loop, with the loop's steps."""
+    labelled, unlabelled, judged = divided_for_loop(data, record["set"], record["division"], work)
+    (recipe,) = folder_of(labelled, options).glob("_loops/*/recipe.json")
+    output = labelled.parent / f"bound-{json.loads(recipe.read_text())['loop']['steps']}"
+    output.mkdir(parents=True, exist_ok=True)
+    asked = ("train", united([labelled, unlabelled]), output, "--recipe", recipe, "--ray", "none", "--no-prefect")
+    trained, _ = measured(output / "seconds", *map(str, asked))
+    return evaluate_predictor(load_predictor(trained["weights"]), read_label_set(str(judged))).main_figure
 
 
 def compared(output: Path, judged: Path) -> dict[str, Any]:
@@ -106,15 +127,17 @@ def summarise(records: Sequence[dict[str, Any]], options: Sequence[str]) -> str:
         f"`python -m benchmarks.photographs_loop DATA{' -- ' if options else ''}{' '.join(options)}` at "
         f"{records[0]['commit']}. Points are hundredths of the main figure; intervals are paired, by group.",
         "",
-        "| set | division | supervised | student | points | 95 % | accepted | CPU minutes |",
-        "|---|---:|---:|---:|---:|---|---:|---:|",
+        "| set | division | supervised | student | points | 95 % | all labels | accepted | CPU minutes |",
+        "|---|---:|---:|---:|---:|---|---:|---:|---:|",
     ]
     for each in records:
         accepted = sum(sum(one["accepted"].values()) for one in each["rounds"])
+        spent = f"{each['cpu_s'] / 60:.0f}"
+        bound = f"{each['bound']:.3f}" if "bound" in each else ""
         points = f"{100 * each['difference']:+.2f}" if each["trained_a_student"] else "no student"
         lines.append(
             f"| {each['set']} | {each['division']} | {each['supervised']:.3f} | {each['student']:.3f} | {points} "
-            f"| {100 * each['low']:+.2f} to {100 * each['high']:+.2f} | {accepted} | {each['cpu_s'] / 60:.0f} |"
+            f"| {100 * each['low']:+.2f} to {100 * each['high']:+.2f} | {bound} | {accepted} | {spent} |"
         )
     for name in dict.fromkeys(each["set"] for each in records):
         points = [100 * each["difference"] for each in records if each["set"] == name]

@@ -108,7 +108,7 @@ def test_bright_round_things_are_nuclei_to_it_one_by_one() -> None:
 
 @pytest.mark.skipif(not NUCLEI_DATA.is_dir(), reason="the pictures of nuclei are not here")
 def test_what_it_finds_of_nuclei_is_what_its_record_says(tmp_path: Path) -> None:
-    _, judged = divided(NUCLEI_DATA.parent, "dsb2018", tmp_path)
+    _, judged = divided(NUCLEI_DATA.parent, "dsb2018", 0, tmp_path)
     labels = read_label_set(str(judged))
     labels = labels.only(set(labels.table["image_id"].to_pylist()[::6]))
     found = evaluate_model(NUCLEI, labels).figures
