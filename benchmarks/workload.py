@@ -21,13 +21,14 @@ from PIL import Image
 
 import modelkit
 from benchmarks.events import ItemLog
-from modelkit.carriers import Instances
+from modelkit.carriers import Carrier
 from modelkit.digitscape import Digitscape
 from modelkit.predictor import Predictor, Prepared
 from modelkit.records import write_whole
 from tasks.media.images import Frame, decode_image
 from tasks.output.encoding import PartFacts, Row, ok_row, rows_to_table
 from tasks.output.layout import make_version
+from tasks.product import find_kind, find_product
 from tasks.records import Entry, Version
 
 SIZE_HW = (480, 640)
@@ -73,6 +74,13 @@ MODELS = {
         images=8,
         shard_items=4,
         remark="the light model at 64x64: for trying the benchmark out, says nothing about speed",
+    ),
+    "points": BenchModel(
+        name="heatmap_landmarker",
+        config={"backbone": {"depth": 18}},
+        images=300,
+        shard_items=16,
+        remark="17 points by a heatmap each, ResNet-18 with deconvolutions at 256x192, the image as the one object",
     ),
     "heavy": BenchModel(
         name="mask_rcnn",
@@ -159,13 +167,14 @@ def load_predictor(model: str, events: Path, device: str = "cpu") -> LoggedPredi
 
 
 def version_of(weights: modelkit.Weights) -> Version:
-    """Of the rows that the benchmark writes."""
+    """Of the rows that the benchmark writes: those of the product that such models are for."""
+    product = find_kind(weights.kind).product
     return make_version(
-        "segments",
+        product,
         model=weights.reference,
         model_digest=weights.rows_digest,
         parameters={"benchmark": "throughput"},
-        schema="segments.v1",
+        schema=find_product(product).schema,
     )
 
 
@@ -177,13 +186,13 @@ def decode(data: bytes) -> np.ndarray:
     return frame.image_rgb_hwc_u8
 
 
-def row_of(uri: str, size_bytes: int, found: Instances) -> Row:
+def row_of(uri: str, size_bytes: int, found: Carrier) -> Row:
     """The row of one image."""
     entry = Entry(uri=uri, etag=str(size_bytes), size_bytes=size_bytes, media="image")
     return ok_row(entry, Frame(0, None, None, found.size_hw), found)
 
 
-def segment(predictor: Predictor, uri: str, data: bytes) -> Row:
+def look(predictor: Predictor, uri: str, data: bytes) -> Row:
     """The whole way of one image in one thread."""
     prepared = predictor.prepare(decode(data))
     return row_of(uri, len(data), predictor.finish(predictor.infer([prepared])[0]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import Job
-from benchmarks.workload import decode, load_predictor, segment
+from benchmarks.workload import decode, load_predictor, look
 
 _HELD_IMAGES = 32  # of each process; gone through again and again, for memory is not what is measured
 
@@ -39,4 +39,4 @@ def _loop(name: str, model: str, paths: tuple[Path, ...], events: Path, barrier:
         if name == "bare":
             predictor.infer([prepared[index % len(prepared)]])
         else:
-            segment(predictor, paths[index].name, files[index % len(files)])
+            look(predictor, paths[index].name, files[index % len(files)])

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.contenders import Job
-from benchmarks.workload import MODELS, load_predictor, segment, table_of
+from benchmarks.workload import MODELS, load_predictor, look, table_of
 from tasks.output.schema import schema_named
 
 _BATCH = 16
@@ -39,7 +39,7 @@ def run(job: Job) -> dict[str, Any]:
         )
         def rows(self, path: daft.Series, data: daft.Series) -> daft.Series:
             pairs = zip(path.to_pylist(), data.to_pylist(), strict=True)
-            rows = [segment(self._predictor, uri, content) for uri, content in pairs]
+            rows = [look(self._predictor, uri, content) for uri, content in pairs]
             table = table_of(rows, self._predictor.weights, "daft").combine_chunks()
             return daft.Series.from_arrow(pa.array(table.to_struct_array().combine_chunks()))
 

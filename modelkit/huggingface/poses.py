@@ -17,7 +17,7 @@ from modelkit.carriers import SizeHW
 from modelkit.carriers.landmarks import KeypointSet, mirrored_pairs
 from modelkit.errors import ConfigError
 from modelkit.huggingface.network import HuggingFaceNetwork
-from modelkit.landmarks.heatmaps import beside, peaks
+from modelkit.landmarks.heatmaps import peaks
 from modelkit.landmarks.landmarker import TopDownModel
 from modelkit.transform import ImageTransform
 
@@ -104,10 +104,10 @@ def refined_peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     A step of Newton's on the logarithm of the blurred map (Huang et al. 2020), as long as it comes out.
     """
     cells, values = peaks(heatmaps)
-    log = _blurred(heatmaps).clamp(_LOWEST, _HIGHEST).log()
+    log = _blurred_around(heatmaps, cells).clamp(_LOWEST, _HIGHEST).log()
 
     def at(right: int, down: int) -> Tensor:
-        return beside(log, cells, right, down)
+        return log[..., 1 + down, 1 + right]
 
     slope = torch.stack([(at(1, 0) - at(-1, 0)) / 2, (at(0, 1) - at(0, -1)) / 2], -1).double()
     xx, yy = at(1, 0) - 2 * at(0, 0) + at(-1, 0), at(0, 1) - 2 * at(0, 0) + at(0, -1)
@@ -118,18 +118,29 @@ def refined_peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     return cells - step, values
 
 
-def _blurred(maps: Tensor) -> Tensor:
-    """A Gaussian of .8 cells within 5, the map mirrored at its borders."""
-    line = torch.arange(-_REACH, _REACH + 1, device=maps.device, dtype=torch.float64)
-    kernel = torch.exp(-(line**2) / (2 * _SIGMA**2))
+def _blurred_around(maps: Tensor, cells: Tensor) -> Tensor:
+    """(N, K, 3, 3): the peaks' cells and their neighbours after a Gaussian of .8 cells within 5, the map mirrored at
+    its borders; beyond the border the cells at it.
+    """
+    line = torch.arange(-_REACH, _REACH + 1, device=maps.device)
+    kernel = torch.exp(-(line.double() ** 2) / (2 * _SIGMA**2))
     kernel = kernel / kernel.sum()
-    for axis in (-2, -1):  # rows first, each in float32, as scipy does it
-        side = maps.shape[axis]
-        places = torch.arange(-_REACH, side + _REACH, device=maps.device) % (2 * side)
-        padded = maps.double().index_select(axis, torch.where(places < side, places, 2 * side - 1 - places))
-        shifted = [padded.narrow(axis, k, side) * weight for k, weight in enumerate(kernel)]
-        maps = torch.stack(shifted).sum(0).float()
-    return maps
+    height, width = maps.shape[-2:]
+    columns, rows = (_mirrored(cells[..., axis], side, line) for axis, side in enumerate((width, height)))
+    places = rows.flatten(2)[..., :, None] * width + columns.flatten(2)[..., None, :]
+    patches = maps.flatten(2).gather(2, places.flatten(2)).view_as(places)
+    # rows first, each in float32, as scipy does it
+    lines = (patches.double().unflatten(-2, (3, -1)) * kernel[:, None]).sum(-2).float()
+    return (lines.double().unflatten(-1, (3, -1)) * kernel).sum(-1).float()
+
+
+def _mirrored(cells: Tensor, side: int, line: Tensor) -> Tensor:
+    """(N, K, 3, d) cells of an axis around the cell before (N, K), this one and the next; -1 is 0 again, ``side`` the
+    last one.
+    """
+    middle = (cells[..., None] + torch.arange(-1, 2, device=cells.device)).clamp(0, side - 1)
+    places = (middle[..., None] + line) % (2 * side)
+    return torch.where(places < side, places, 2 * side - 1 - places)
 
 
 def _straight(pixels: Tensor, window: Tensor, size_hw: SizeHW) -> Tensor:

@@ -27,6 +27,7 @@ Target = Literal["gaussian", "gaussian_biased", "cauchy"]
 Decoder = Literal["argmax", "quarter", "dark", "soft_argmax", "centre_of_mass"]
 _REACH = 3  # sigmas, after which a Gaussian is cut off
 _SMALLEST = 1e-10  # before the logarithm
+_PARABOLA = 2  # cells to each side of the peak that DARK's parabola hangs on
 _LONGEST_STEP = 1.0  # cells from the peak that DARK may go; further off, the map is noise and no bell
 
 
@@ -96,15 +97,17 @@ def quarter_points(heatmaps: Tensor) -> Tensor:
 def dark_points(heatmaps: Tensor, blur: int = 0) -> Tensor:
     """The maximum of the parabola through the logarithm of the map at its peak (Zhang et al. 2020, DARK).
 
-    Exact for Gaussians. Near the border, and where no maximum is within a cell, the middle of the peak is taken.
+    Exact for Gaussians. Near the border, and where no maximum is within a cell, the middle of the peak is taken. The
+    parabola hangs on 5 x 5 cells, so that no more than these are smoothed; smoothed maps are not made as high again as
+    they were, for a factor does not move the maximum.
 
     Args:
         heatmaps: (N, K, h, w).
         blur: cells of the Gaussian that smooths the maps first, odd; 0 for none. 11 is usual for what networks give.
     """
     cells, _ = peaks(heatmaps)
-    log = (blurred(heatmaps, blur) if blur else heatmaps).clamp(min=_SMALLEST).log()
-    at: Callable[[int, int], Tensor] = lambda right, down: beside(log, cells, right, down)  # noqa: E731
+    log = _smoothed(around(heatmaps, cells, _PARABOLA + blur // 2), blur).clamp(min=_SMALLEST).log()
+    at: Callable[[int, int], Tensor] = lambda right, down: log[..., _PARABOLA + down, _PARABOLA + right]  # noqa: E731
     dx, dy = 0.5 * (at(1, 0) - at(-1, 0)), 0.5 * (at(0, 1) - at(0, -1))
     dxx, dyy = (0.25 * (at(2 * x, 2 * y) - 2 * at(0, 0) + at(-2 * x, -2 * y)) for x, y in ((1, 0), (0, 1)))
     dxy = 0.25 * (at(1, 1) - at(-1, 1) - at(1, -1) + at(-1, -1))
@@ -135,18 +138,26 @@ def _mean_place(share: Tensor) -> Tensor:
     return torch.stack([share.sum(-2) @ columns, share.sum(-1) @ rows], -1)
 
 
-def blurred(heatmaps: Tensor, cells: int) -> Tensor:
-    """Smoothed by a Gaussian of so many cells (odd), zeros beyond the border, each map's peak as high as before."""
+def around(maps: Tensor, cells: Tensor, reach: int) -> Tensor:
+    """(N, K, d, d) values of maps (N, K, h, w) so many cells around cells (N, K, 2), d = 2 * reach + 1; 0 beyond."""
+    height, width = _size(maps)
+    offsets = torch.arange(-reach, reach + 1, device=maps.device)
+    columns, rows = (cells[..., axis, None] + offsets for axis in (0, 1))
+    inside = ((rows >= 0) & (rows < height))[..., :, None] & ((columns >= 0) & (columns < width))[..., None, :]
+    place = rows.clamp(0, height - 1)[..., :, None] * width + columns.clamp(0, width - 1)[..., None, :]
+    return maps.flatten(2).gather(2, place.flatten(2)).view_as(place) * inside
+
+
+def _smoothed(patches: Tensor, cells: int) -> Tensor:
+    """Patches (..., d, d) by a Gaussian of so many cells, odd, without the cells at their rims; 0: as they are."""
+    if not cells:
+        return patches
     sigma = 0.3 * ((cells - 1) / 2 - 1) + 0.8  # OpenCV's rule for a kernel of this size, which DARK uses
-    line = torch.arange(cells, device=heatmaps.device, dtype=heatmaps.dtype) - cells // 2
+    line = torch.arange(cells, device=patches.device, dtype=patches.dtype) - cells // 2
     kernel = torch.exp(-(line**2) / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    maps = heatmaps.flatten(0, 1)[:, None]
-    for weight, padding in ((kernel, (0, cells // 2)), (kernel.mT, (cells // 2, 0))):
-        maps = F.conv2d(maps, weight, padding=padding)
-    smooth = maps[:, 0].view_as(heatmaps)
-    before, after = (each.amax((-2, -1), keepdim=True) for each in (heatmaps, smooth))
-    return smooth * before / after.clamp(min=_SMALLEST)
+    wanted = patches.shape[-1] - cells + 1
+    shifted = torch.stack([F.pad(kernel / kernel.sum(), (k, wanted - 1 - k)) for k in range(wanted)])
+    return shifted @ patches @ shifted.mT
 
 
 def beside(maps: Tensor, cells: Tensor, right: int, down: int) -> Tensor:
