@@ -1,6 +1,8 @@
-"""Recipes for the points of digits that ``visionmill digitscape`` writes: small top-down models.
+"""Recipes for the points of digits that ``visionmill digitscape`` writes: a small model of each family.
 
-Digits are not changed by noise but for how their crops lie around them: there are as many as are asked for.
+Digits are not changed by noise but for how their crops lie around them: there are as many as are asked for. Models that
+find the digits themselves see whole scenes of about 160 pixels, enlarged to 224; where the shipped detector's anchors
+are taken over, not before they are used.
 """
 
 from __future__ import annotations
@@ -9,14 +11,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelkit import ClassInfo
+from tasks.training.recipe import PLAIN
 
 Values = Mapping[str, Any]
 """Of ``TrainingRecipe``, by field."""
 
+_POOLING = {"sampling_ratio": 1, "canonical_level": 3, "canonical_scale": 56}
 _SHIPPED = "digitscape_mask_rcnn"
 _BACKBONE = {"name": "slim_resnet", "widths": [32, 64, 128, 192], "depths": [2, 2, 2, 2], "out": ["c5"]}
 _TRANSFORM = {"padding": "letterbox", "fixed_hw": [96, 64]}
 _CODEC = {"sigma": 1.5, "decoder": "dark", "blur": 5}
+_MAPS = ["c3", "c4", "c5"]
+_SCENES = {"min_size": 224, "max_size": 448}
+_DETECTOR = {
+    "backbone": {**_BACKBONE, "out": ["c2", *_MAPS]},
+    "neck": {"name": "fpn", "channels": 64, "extra": None},
+    "rpn": {
+        "name": "rpn",
+        "anchor_sizes": [[28], [46], [70], [100]],
+        "aspect_ratios": [1.2, 2.2],
+        "foreground_iou": 0.6,
+        "samples_per_image": 96,
+        "pre_nms_train": 200,
+        "pre_nms_test": 200,
+        "post_nms_train": 100,
+        "post_nms_test": 100,
+    },
+    "sampler": {"iou_threshold": 0.5, "per_image": 32, "positive_fraction": 0.25},
+}  # as the shipped detector has it, whose weights it begins from
 _NOISE = {"augmentation": [{"name": "object_jitter", "rotate_deg": 0.0, "scale": 0.15, "shift": 0.05}]}
 
 
@@ -35,6 +57,46 @@ def hourglass(classes: Sequence[ClassInfo]) -> Values:
     """Two small hourglasses, from nothing."""
     values = _top_down("hourglass", {"stacks": 2, "width": 64, "depth": 3, "codec": _CODEC})
     return {**values, "initial": None}
+
+
+def keypoint_rcnn(classes: Sequence[ClassInfo]) -> Values:
+    """The shipped detector with a head of points in place of that of masks."""
+    heads = {
+        "box": {"name": "box_head", "fc_channels": [256, 256], **_POOLING},
+        "keypoint": {"name": "keypoint_head", "channels": [64, 64, 64], **_POOLING},
+    }
+    taken = ("backbone.", "neck.", "rpn.", "roi_heads.box.")
+    parts = {**_DETECTOR, "heads": heads, "transform": {"min_size": 160, "max_size": 320}}
+    return {**_in_scenes("keypoint_rcnn", parts, taken), "inference": {"transform": _SCENES}}
+
+
+def retinaface(classes: Sequence[ClassInfo]) -> Values:
+    """Anchors of the digits' sides on three maps; boxes and points at once."""
+    head = {"name": "face_head", "anchor_scales": [[24, 34], [48, 68], [96, 136]], "detections_per_image": 100}
+    parts = {"backbone": {**_BACKBONE, "out": _MAPS}, "neck": {"name": "retinaface_fpn", "channels": 64}, "head": head}
+    return _in_scenes("retinaface", parts, ("backbone.",))
+
+
+def centernet(classes: Sequence[ClassInfo]) -> Values:
+    """Digits as the peaks of a map of stride 4, which point to their points."""
+    neck = {"name": "deconvolution", "channels": [64, 64, 64], "deformable": False}
+    parts = {"backbone": _BACKBONE, "neck": neck, "head": {"name": "center_head", "channels": 64}}
+    return _in_scenes("centernet", parts, ("backbone.",))
+
+
+def _in_scenes(architecture: str, parts: Mapping[str, Any], taken: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "architecture": architecture,
+        "config": {"transform": _SCENES, **parts},
+        "labelled": PLAIN,
+        "initial": _SHIPPED,
+        "initial_parts": taken,
+        "batch_size": 8,
+        "loop": {
+            "steps": 600, "learning_rate": 1e-3, "warmup_steps": 60, "decay_from": 200, "ema_decay": 0.99,
+            "checkpoint_every": 50,
+        },
+    }  # fmt: skip
 
 
 def _top_down(architecture: str, parts: Mapping[str, Any]) -> dict[str, Any]:
