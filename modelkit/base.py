@@ -162,6 +162,11 @@ class VisionModel(nn.Module, ABC):
         """
         raise ConfigError(f"{type(self).__name__} has no form of its decoding that does not branch on what it finds")
 
+    @property
+    def has_graph(self) -> bool:
+        """Whether ``traced`` works."""
+        return type(self).traced is not VisionModel.traced
+
     def anonymous_classes(self) -> tuple[ClassInfo, ...]:
         """Numbered names for the class ids that results may have, where nobody says what these mean."""
         return tuple(ClassInfo(label, f"class {label}") for label in range(1, int(getattr(self, "num_classes", 1))))

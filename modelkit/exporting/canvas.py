@@ -49,6 +49,15 @@ class Canvas:
         ratio = self.source.float() / self.content_hw.float()
         return boxes_xyxy * ratio.flip(0).repeat(2)
 
+    def clipped_to_source(self, boxes_xyxy: Tensor) -> Tensor:
+        """Boxes (n, 4) to source pixels, cut off at the image's borders."""
+        limits = self.source.flip(0).repeat(2).float()
+        return torch.minimum(self.boxes_to_source(boxes_xyxy).clamp(min=0), limits)
+
+    def points_to_source(self, points_xy: Tensor) -> Tensor:
+        """Points (..., 2) in pixels of the network's input to source pixels."""
+        return points_xy * (self.source.float() / self.content_hw.float()).flip(0)
+
 
 def bilinear_weights(wanted: int, have: Tensor, cells: int) -> Tensor:
     """(wanted, cells) float32: how much each cell counts for each pixel when the first ``have`` of the cells are

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelkit.base import VisionModel
 from modelkit.carriers import SizeHW
 from modelkit.errors import ConfigError
 from modelkit.exporting.canvas import Canvas
@@ -69,7 +68,7 @@ class ImageProgram(nn.Module):
         super().__init__()
         if isinstance(predictor.model, VideoModel):
             raise ConfigError("it remembers earlier frames, and a graph of single images would drop what it is for")
-        if type(predictor.model).traced is VisionModel.traced:
+        if not predictor.model.has_graph:
             predictor.model.traced({}, Canvas(source_hw, torch.zeros(2), source_hw))  # says why
         self.model = predictor.model
         self.preparation = Preparation(predictor.model.transform, source_hw)

@@ -11,7 +11,9 @@ from torchvision.ops import batched_nms
 
 from modelkit.carriers import SizeHW
 from modelkit.carriers.landmark_detections import LandmarkDetections
+from modelkit.detection.tracing import suppressed
 from modelkit.errors import ConfigError
+from modelkit.exporting.canvas import Canvas
 from modelkit.faces.losses import decode_points, point_loss
 from modelkit.faces.targets import MESHES
 from modelkit.layers.backbones import Backbone
@@ -145,6 +147,25 @@ class FaceHead(PointHead):
             score[:, None].expand(points.shape[:2]),
             None if meshes is None else _mesh_to_source(meshes, geometry),
         )
+
+    def traced(self, raw: Mapping[str, Tensor], canvas: Canvas) -> dict[str, Tensor]:
+        """See ``PointHead``; meshes are left out."""
+        raw = {name: maps[0].float() for name, maps in raw.items()}
+        priors, scores = self.priors(canvas.padded_hw, raw["deltas"].device), raw["logits"].softmax(1)[:, 1:]
+        sure = torch.where(scores > self.score_threshold, scores, -1.0).flatten()
+        score, pair = sure.topk(min(self.nms_top_k, sure.numel()))
+        kept = torch.nonzero(score >= 0)[:, 0]
+        score, place, label = score[kept], pair[kept] // scores.shape[1], pair[kept] % scores.shape[1]
+        boxes = decode_boxes(raw["deltas"][place], priors[place])
+        best = suppressed(boxes, score, label.float(), self.nms_iou, canvas)[: self.detections_per_image]
+        found = {
+            "boxes_xyxy": canvas.clipped_to_source(boxes[best]), "scores": score[best], "labels": label[best] + 1,
+        }  # fmt: skip
+        points = _places(raw.get("points"), place[best], priors, 2)
+        if points is None:
+            return found
+        sureness = score[best][:, None].expand(points.shape[:2])
+        return {**found, "keypoints_xy": canvas.points_to_source(points), "keypoint_scores": sureness}
 
 
 def _places(codes: Tensor | None, place: Tensor, priors: Tensor, width: int) -> Tensor | None:

@@ -179,8 +179,7 @@ class TopDownModel(VisionModel):
         (1,), their mean.
         """
         points, scores = self.read({name: value.float() for name, value in raw.items()})
-        ratio = (canvas.source / canvas.content_hw).flip(0).float()
-        return {"keypoints_xy": points * ratio, "keypoint_scores": scores, "scores": scores.mean(1)}
+        return {"keypoints_xy": canvas.points_to_source(points), "keypoint_scores": scores, "scores": scores.mean(1)}
 
     @staticmethod
     def _decode_one(points: Tensor, scores: Tensor, geometry: Geometry) -> LandmarkDetections:

@@ -32,9 +32,8 @@ def traced_grid_detections(head: YolactHead, raw: Mapping[str, Tensor], canvas: 
     boxes, label, score = boxes[place[keep]], label[keep], score[keep]
     prototypes, coefficients = raw["prototypes"][0].float(), raw["coefficients"][0].float()[place[keep]]
     masks = assemble_masks(prototypes, coefficients, boxes_to_grid(boxes, canvas.padded_hw, prototypes))
-    limits = canvas.source.flip(0).repeat(2).float()
     return {
-        "boxes_xyxy": torch.minimum(canvas.boxes_to_source(boxes).clamp(min=0), limits),
+        "boxes_xyxy": canvas.clipped_to_source(boxes),
         "scores": score,
         "labels": label + 1,
         "masks": stretched(masks, canvas) > _MASK_THRESHOLD,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modelkit.carriers.landmark_detections import LandmarkDetections
 from modelkit.errors import ConfigError
+from modelkit.exporting.canvas import Canvas
 from modelkit.layers.backbones import Backbone
 from modelkit.points.center_targets import center_targets
 from modelkit.points.detector import PointHead
@@ -101,14 +102,7 @@ class CenterHead(PointHead):
         score, channel, row, column = find_peaks(raw["centers"].sigmoid(), self.detections_per_image)
         inside = (row * self.stride < geometry.resized_hw[0]) & (column * self.stride < geometry.resized_hw[1])
         score, channel, row, column = (each[inside & (score > 0)] for each in (score, channel, row, column))
-        cell = torch.stack([column, row], 1).float()
-        centre = cell + raw["offsets"][:, row, column].T
-        half = raw["sizes"][:, row, column].T / 2
-        boxes = torch.cat([centre - half, centre + half], 1)
-        points, point_scores = cell.new_zeros((len(cell), 0, 2)), cell.new_zeros((len(cell), 0))
-        if self.num_keypoints:
-            pointed = cell[:, None] + raw["points"][:, row, column].T.unflatten(1, (-1, 2))
-            points, point_scores = snap_points(raw, pointed, boxes, self.detections_per_image)
+        boxes, points, point_scores = self._read(raw, row, column)
         return LandmarkDetections(
             geometry.source_hw,
             geometry.clipped_boxes_to_source(boxes * self.stride),
@@ -117,6 +111,36 @@ class CenterHead(PointHead):
             geometry.points_to_source(points * self.stride),
             point_scores,
         )
+
+    def traced(self, raw: Mapping[str, Tensor], canvas: Canvas) -> dict[str, Tensor]:
+        """See ``PointHead``."""
+        raw = {name: maps[0].float() for name, maps in raw.items()}
+        score, channel, row, column = find_peaks(raw["centers"].sigmoid(), self.detections_per_image)
+        inside = (torch.stack([row, column], 1) * self.stride < canvas.content_hw).all(1)
+        kept = torch.nonzero(inside & (score > 0))[:, 0]
+        score, channel, row, column = score[kept], channel[kept], row[kept], column[kept]
+        boxes, points, point_scores = self._read(raw, row, column)
+        found = {
+            "boxes_xyxy": canvas.clipped_to_source(boxes * self.stride), "scores": score, "labels": channel + 1,
+        }  # fmt: skip
+        if not self.num_keypoints:
+            return found
+        return {
+            **found,
+            "keypoints_xy": canvas.points_to_source(points * self.stride),
+            "keypoint_scores": point_scores,
+        }
+
+    def _read(self, raw: Mapping[str, Tensor], row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (n, 4), points (n, K, 2) and their scores (n, K), all in cells, of objects centred in given cells."""
+        cell = torch.stack([column, row], 1).float()
+        centre = cell + raw["offsets"][:, row, column].T
+        half = raw["sizes"][:, row, column].T / 2
+        boxes = torch.cat([centre - half, centre + half], 1)
+        if not self.num_keypoints:
+            return boxes, cell.new_zeros((cell.shape[0], 0, 2)), cell.new_zeros((cell.shape[0], 0))
+        pointed = cell[:, None] + raw["points"][:, row, column].T.unflatten(1, (-1, 2))
+        return boxes, *snap_points(raw, pointed, boxes, self.detections_per_image)
 
 
 def snap_points(raw: Mapping[str, Tensor], pointed: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -132,21 +156,19 @@ def snap_points(raw: Mapping[str, Tensor], pointed: Tensor, boxes: Tensor, count
         Points (n, K, 2) and their scores (n, K): that of the peak, or the map's value where no peak was taken.
     """
     maps = raw["point_maps"].sigmoid()
-    placed, scores = pointed.clone(), maps.new_zeros(pointed.shape[:2])
+    placed, scores = [], []
     reach = _NEAR * (boxes[:, 2:] - boxes[:, :2]).amax(1)
     for joint, heat in enumerate(maps):
         x, y = (pointed[:, joint, k].long().clamp(0, heat.shape[1 - k] - 1) for k in (0, 1))
-        scores[:, joint] = heat[y, x]
         score, _, row, column = find_peaks(heat[None], count)
-        score, row, column = (each[score > _SURE_PEAK] for each in (score, row, column))
-        if len(score) == 0:
-            continue
         peaks = torch.stack([column, row], 1) + raw["point_offsets"][:, row, column].T
-        distance, nearest = torch.cdist(pointed[:, joint], peaks).min(1)
+        distance = (pointed[:, joint, None] - peaks).square().sum(-1).sqrt()
+        distance, nearest = distance.masked_fill(score <= _SURE_PEAK, torch.inf).min(1)
         taken = peaks[nearest]
         near = ((taken >= boxes[:, :2]) & (taken <= boxes[:, 2:])).all(1) & (distance <= reach)
-        placed[near, joint], scores[near, joint] = taken[near], score[nearest][near]
-    return placed, scores
+        placed.append(torch.where(near[:, None], taken, pointed[:, joint]))
+        scores.append(torch.where(near, score[nearest], heat[y, x]))
+    return torch.stack(placed, 1), torch.stack(scores, 1)
 
 
 def _branch(incoming: int, channels: int, width: int, is_heatmap: bool) -> nn.Sequential:

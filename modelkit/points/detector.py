@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from modelkit.base import VisionModel
 from modelkit.carriers.landmark_detections import LandmarkDetections
 from modelkit.detection.targets import check_targets
-from modelkit.errors import TargetError
+from modelkit.errors import ConfigError, TargetError
+from modelkit.exporting.canvas import Canvas
 from modelkit.layers.backbones import Backbone
 from modelkit.registry import Config, build
 from modelkit.transform import Geometry, ImageTransform
@@ -46,6 +47,18 @@ class PointHead(nn.Module, ABC):
     @abstractmethod
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[LandmarkDetections]:
         """What is found in every image of a batch of one padded size, in source pixels."""
+
+    def traced(self, raw: Mapping[str, Tensor], canvas: Canvas) -> dict[str, Tensor]:
+        """See ``modelkit.base.VisionModel.traced``; heads that can do it say how.
+
+        Returns:
+            ``boxes_xyxy`` (n, 4) in source pixels, ``scores`` (n,), ``labels`` (n,), best first, and, where there are
+            points, ``keypoints_xy`` (n, K, 2) and ``keypoint_scores`` (n, K).
+
+        Raises:
+            ConfigError: there is no such graph.
+        """
+        raise ConfigError(f"{type(self).__name__} has no form of its decoding that does not branch on what it finds")
 
 
 class PointDetector(VisionModel):
@@ -108,6 +121,15 @@ class PointDetector(VisionModel):
     def decode(self, raw: Mapping[str, Tensor], geometries: Sequence[Geometry]) -> list[LandmarkDetections]:
         """See the head's."""
         return self.head.decode(raw, geometries)
+
+    @property
+    def has_graph(self) -> bool:
+        """See ``VisionModel``; the head decides."""
+        return type(self.head).traced is not PointHead.traced
+
+    def traced(self, raw: Mapping[str, Tensor], canvas: Canvas) -> dict[str, Tensor]:
+        """See the head's."""
+        return self.head.traced(raw, canvas)
 
 
 def check_rows(targets: Sequence[Mapping[str, Any]], key: str, shape: tuple[int, int]) -> None:
