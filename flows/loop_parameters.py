@@ -5,7 +5,7 @@ As in :mod:`flows.parameters`, nonsense and credentials are refused here, and fi
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -82,6 +82,20 @@ class RetrainParameters(LookParameters, GroupParameters):
             description="A view that teachers look at beside the plain one; hflip only where a mirror changes no class."
         ),
     ] = ()
+    detector: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="Finds the objects of unlabelled images for models that look at one at a time: a name, or "
+            "weights. Default: the one object of each image is looked for where labelled ones usually are.",
+        ),
+    ] = None
+    box_score: Annotated[float, Field(ge=0, le=1, description="Its boxes that score less are not looked at.")] = 0.5
+    box_classes: Annotated[
+        tuple[str, ...],
+        Option(name="box-class", metavar="NAME"),
+        Field(description="Class of its boxes that are looked at; may be repeated. Default: all classes."),
+    ] = ()
     precision: Annotated[
         float,
         Field(
@@ -108,7 +122,7 @@ class RetrainParameters(LookParameters, GroupParameters):
     workers: Annotated[int, Field(ge=1, le=4096, description="Training processes.")] = 1
     gpus: Annotated[bool, Field(description="One GPU for each training process.")] = False
 
-    @field_validator("labelled", "unlabelled", "output", "recipe", "initial", "audit", "ray")
+    @field_validator("labelled", "unlabelled", "output", "recipe", "initial", "audit", "detector", "ray")
     @classmethod
     def _no_credentials(cls, value: str | None) -> str | None:
         return value if value is None else refuse_secrets(value)
@@ -146,6 +160,12 @@ class RetrainParameters(LookParameters, GroupParameters):
                 "so that none is left to calibrate it; more rounds need holdout"
             )
         return self
+
+    def object_options(self) -> dict[str, Any]:
+        """Who finds objects, where somebody is named: what a loop's name did not know of before there was this."""
+        if self.detector is None:
+            return {}
+        return {"detector": self.detector, "box_score": self.box_score, "box_classes": sorted(self.box_classes)}
 
     @property
     def crossfit(self) -> bool:

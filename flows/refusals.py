@@ -71,8 +71,9 @@ def refuse_loop(parameters: RetrainParameters, *, is_tried: bool) -> None:
     """Look at labels, unlabelled images, first weights and the output of a loop; raises as the others."""
     refuse_labels(parameters, parameters.labelled)
     find_source(parameters.unlabelled)
-    if parameters.initial not in (None, "imagenet"):
-        describe_model(parameters.initial, None)
+    for model in filter(None, (parameters.initial, parameters.detector)):
+        if model != "imagenet":
+            describe_model(model, None)
     if is_tried:
         refuse_if_held(_tried(parameters.output))
 

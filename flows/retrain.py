@@ -146,8 +146,10 @@ def divide(parameters: RetrainParameters, store: Store) -> LoopData:
 def name_of(parameters: RetrainParameters, data: LoopData) -> str:
     """Names a loop by what decides its outcome; see :mod:`tasks.loop.journal`."""
     elsewhere = {*LabelParameters.model_fields, *LookParameters.model_fields}
+    elsewhere |= {"detector", "box_score", "box_classes"}
     decisive = parameters.model_dump(exclude={"ray", "log", "output", "require_approval", *elsewhere})
-    content = canonical_json([decisive | parameters.look_options(), data.manifest.manifest_sha256])
+    decisive |= parameters.look_options() | parameters.object_options()
+    content = canonical_json([decisive, data.manifest.manifest_sha256])
     return f"retrain-{hashlib.sha256(content).hexdigest()[:16]}"
 
 

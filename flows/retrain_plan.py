@@ -23,8 +23,7 @@ from tasks.loop.apart import distances
 from tasks.loop.data import Division, divide_labels
 from tasks.loop.fingerprints import entries_of, fingerprints_of
 from tasks.loop.gate import GateLimits
-from tasks.loop.kinds import open_methods
-from tasks.loop.loops import check_promises, recipe_for
+from tasks.loop.loops import check_promises, open_methods, recipe_for
 from tasks.loop.methods import Evidence, LoopMethods
 from tasks.loop.records import last_division
 from tasks.loop.sequences import Picture
@@ -56,7 +55,7 @@ def plan_retraining(asked: RetrainParameters) -> Summary:
             previous=_decided_before(asked.output),
         )
     recipe = recipe_for(asked, found)
-    methods = open_methods(recipe.kind, recipe, asked.tta)
+    methods = open_methods(recipe, asked, found)
     check_promises(asked, methods.promised(labels.classes))
     classes = _classes(asked, found, methods)
     problems = [
@@ -117,11 +116,11 @@ def _classes(asked: RetrainParameters, found: Division, methods: LoopMethods) ->
     calibrating = found.split(TRAIN if asked.crossfit else CALIBRATION)
     evidence = methods.evidence(calibrating, lambda name: asked.class_precision.get(name, asked.precision))
     watched = methods.watched(found.split(GATE))
-    amounts = {split: _amounts(found.split(split)) for split in (TRAIN, CALIBRATION, GATE)}
+    amounts = {split: methods.amounts(found.split(split)) for split in (TRAIN, CALIBRATION, GATE)}
     return {
         name: {
             "promise": asked.class_precision.get(name, asked.precision),
-            **{split: amounts[split].get(name, {"objects": 0, "pixels": 0}) for split in amounts},
+            **{split: amounts[split][name] for split in amounts},
             "evidence": each.pieces,
             "best_precision": None if each.best_precision is None else round(each.best_precision, 3),
             "abstains": each.is_too_little,
@@ -130,16 +129,6 @@ def _classes(asked: RetrainParameters, found: Division, methods: LoopMethods) ->
         }
         for name, each in evidence.items()
     }
-
-
-def _amounts(labels: LabelSet) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    for names, areas in zip(labels.table["names"].to_pylist(), labels.table["areas"].to_pylist(), strict=True):
-        for name, area in zip(names, areas, strict=True):
-            of_class = found.setdefault(name, {"objects": 0, "pixels": 0})
-            of_class["objects"] += 1
-            of_class["pixels"] += round(area)
-    return found
 
 
 def _why(each: Evidence, unit: str) -> str:

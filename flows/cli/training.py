@@ -188,9 +188,7 @@ def _foresee(parameters: RetrainParameters) -> Summary:
         say(apart_in_words(each), style="dim")
     told = table("class", "train", "calibration", "gate", summary["evidence_unit"], "promise", "at best", "")
     for name, each in summary["classes"].items():
-        amounts = (
-            f"{each[split]['objects']} ({each[split]['pixels']:,} px)" for split in ("train", "calibration", "gate")
-        )
+        amounts = (amount_in_words(each[split]) for split in ("train", "calibration", "gate"))
         best = "-" if each["best_precision"] is None else f"{each['best_precision']:.2f}"
         words = f"abstains: {each['why']}" if each["abstains"] else ""
         words += "" if each["watched"] else "; not watched by the gate" if words else "not watched by the gate"
@@ -202,6 +200,12 @@ def _foresee(parameters: RetrainParameters) -> Summary:
         say("these labels can certify classes, and a student can pass the gate", style="green")
     say("nothing was written", style="dim")
     return summary
+
+
+def amount_in_words(amount: dict[str, int]) -> str:
+    """How much is labelled: 12 (3,400 pixels)."""
+    (_, chief), *others = amount.items()
+    return " ".join([f"{chief:,}", *(f"({number:,} {unit})" for unit, number in others)])
 
 
 def apart_in_words(each: dict[str, Any]) -> str:

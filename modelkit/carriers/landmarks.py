@@ -139,6 +139,8 @@ class Landmarks:
         surfaces: n, one for each object; None when the model gives none.
         track_ids: (n,) int64, unique in an image but for -1, of objects that are no track's; None when nobody tracks.
         keypoint_set: what the K points are, as the weights' record says; None where nobody said it.
+        agreement: (n, K) float32 in [0, 1], how near each point was found in other views of the image; 0 where it is
+            absent, None where none were looked at.
 
     Raises:
         ValueError: when shapes do not agree, or a point is absent in one array and not in another.
@@ -154,6 +156,7 @@ class Landmarks:
     surfaces: Sequence[Surface] | None = None
     track_ids: np.ndarray | None = None
     keypoint_set: KeypointSet | None = None
+    agreement: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n, points = len(self.scores), self.keypoint_scores.shape[-1]
@@ -163,6 +166,8 @@ class Landmarks:
         }  # fmt: skip
         if self.track_ids is not None:
             expected["track_ids"] = (n,)
+        if self.agreement is not None:
+            expected["agreement"] = (n, points)
         for name, shape in expected.items():
             if (actual := getattr(self, name).shape) != shape:
                 raise ValueError(f"{name} must have shape {shape} for {n} objects of {points} points, got {actual}")
@@ -196,6 +201,7 @@ class Landmarks:
             surfaces=None if self.surfaces is None else [self.surfaces[k] for k in places.tolist()],
             track_ids=None if self.track_ids is None else self.track_ids[places],
             keypoint_set=self.keypoint_set,
+            agreement=None if self.agreement is None else self.agreement[places],
         )
 
     def at_least(self, min_score: float) -> Landmarks:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from infra.errors import UsageError
-from tasks.loop.methods import LoopMethods
 from tasks.product import LoopKind, find_kind, kinds
 from tasks.training.recipe import TrainingRecipe
 
@@ -17,21 +14,6 @@ def loop_kind(name: str) -> LoopKind:
         taught = ", ".join(each.name for each in kinds().values() if each.loop is not None)
         raise UsageError(f"the loop does not teach {name}", hint=f"it teaches {taught}")
     return found
-
-
-def open_methods(name: str, recipe: TrainingRecipe, views: Iterable[str] = ()) -> LoopMethods:
-    """The methods of a loop.
-
-    Args:
-        name: the kind that was asked for.
-        recipe: of all models of the loop.
-        views: names in ``modelkit.tta.VIEWS``, in any order.
-
-    Raises:
-        UsageError: the model does something else, or views for a kind that takes none.
-    """
-    check_teaches(name, recipe)
-    return loop_kind(name).open(recipe, tuple(views))
 
 
 def check_teaches(name: str, recipe: TrainingRecipe) -> None:

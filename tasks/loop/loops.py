@@ -16,8 +16,8 @@ from tasks.loop import journal
 from tasks.loop.candidates import Asked, Teacher
 from tasks.loop.champion import Model
 from tasks.loop.data import Division, LoopData
-from tasks.loop.kinds import check_teaches, open_methods
-from tasks.loop.methods import LoopMethods
+from tasks.loop.kinds import check_teaches, loop_kind
+from tasks.loop.methods import LoopMethods, ObjectSource
 from tasks.loop.schemas import MODELS
 from tasks.loop.split_names import CALIBRATION, GATE, TRAIN, UNLABELLED
 from tasks.output import tables
@@ -47,6 +47,12 @@ class Settings(Protocol):
     def seed(self) -> int: ...
     @property
     def tta(self) -> Sequence[str]: ...
+    @property
+    def detector(self) -> str | None: ...
+    @property
+    def box_score(self) -> float: ...
+    @property
+    def box_classes(self) -> Sequence[str]: ...
     @property
     def frame_stride(self) -> int: ...
     def look_options(self) -> dict[str, int]: ...
@@ -172,10 +178,23 @@ def open_loop(settings: Settings, store: Store, data: LoopData, name: str, *, de
     """
     recipe = recipe_for(settings, data)
     # What cannot be is refused before anything is written.
-    check_promises(settings, open_methods(recipe.kind, recipe, settings.tta).promised(data.labels.classes))
+    check_promises(settings, open_methods(recipe, settings, data).promised(data.labels.classes))
     run_id = journal.open_loop(store, name)
     recipe = TrainingRecipe.from_json(journal.keep_recipe(store, run_id, recipe.to_json()))
-    return Loop(settings, store, data, recipe, open_methods(recipe.kind, recipe, settings.tta), run_id, device)
+    return Loop(settings, store, data, recipe, open_methods(recipe, settings, data), run_id, device)
+
+
+def open_methods(recipe: TrainingRecipe, settings: Settings, data: LoopData | Division) -> LoopMethods:
+    """The methods of a loop, fitted to the labels that train.
+
+    Raises:
+        UsageError: a kind that the loop does not teach, views for a kind that takes none, a detector for models that
+            need none, or none for models that do.
+    """
+    methods: LoopMethods = loop_kind(recipe.kind).open(recipe, tuple(settings.tta))
+    detector = settings.detector
+    objects = None if detector is None else ObjectSource(detector, settings.box_score, tuple(settings.box_classes))
+    return methods.fitted(data.split(TRAIN), objects)
 
 
 def check_promises(settings: Settings, classes: Iterable[ClassInfo]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from infra.errors import UsageError
 from modelkit import ClassInfo, Predictor
 from tasks.engine.job import PredictorSpec
 from tasks.evaluation.calibrators import d_ece
@@ -70,6 +71,21 @@ class LabelledPredictions:
         return LabelledPredictions(self.candidates.filter(here), self.labels.only(image_ids))
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectSource:
+    """Who says where the objects of unlabelled items are, for models that look at one object at a time.
+
+    Args:
+        detector: a model's name, or weights.
+        min_score: less confident boxes are not looked at.
+        classes: names of the classes that are looked at; none: all.
+    """
+
+    detector: str
+    min_score: float
+    classes: tuple[str, ...]
+
+
 class LoopMethods(ABC):
     """What a kind does in the turns of the loop.
 
@@ -86,6 +102,23 @@ class LoopMethods(ABC):
 
     def __init__(self, views: Iterable[str] = ()) -> None:
         self.views = tuple(sorted(set(views)))
+
+    def fitted(self, labels: LabelSet, objects: ObjectSource | None) -> LoopMethods:
+        """The same for these labels: a kind whose models look at one object at a time learns here where those are.
+
+        Args:
+            labels: that train.
+            objects: who finds the objects of unlabelled items; None: nobody was named.
+
+        Raises:
+            UsageError: somebody was named whom nobody needs, or the other way round.
+        """
+        if objects is not None:
+            raise UsageError(
+                "these models find their objects themselves: they look at no boxes of others",
+                hint="leave out --detector",
+            )
+        return self
 
     @property
     def tta_spec(self) -> str:
@@ -125,14 +158,30 @@ class LoopMethods(ABC):
         """The classes that have a threshold, of those of the labels."""
         return classes
 
+    def truth(self, labels: LabelSet) -> dict[str, int]:
+        """How much of each class that has a threshold is labelled: objects, crowds apart, unless a kind counts others.
+
+        In units of ``evidence_unit``.
+        """
+        return objects_by_class(labels)
+
+    def amounts(self, labels: LabelSet) -> dict[str, dict[str, int]]:
+        """By class what is labelled of it, unit -> number, the chief unit first; for people."""
+        found = {each.name: {"objects": 0, "pixels": 0} for each in self.promised(labels.classes)}
+        for names, areas in zip(labels.table["names"].to_pylist(), labels.table["areas"].to_pylist(), strict=True):
+            for name, area in zip(names, areas, strict=True):
+                found[name]["objects"] += 1
+                found[name]["pixels"] += round(area)
+        return found
+
     def evidence(self, calibrating: LabelSet, promise_of: Callable[[str], float]) -> dict[str, Evidence]:
         """By class name what the labels that calibrate can prove, known before anything is trained.
 
         Args:
             promise_of: class name -> the precision that is promised of it.
         """
-        counts = objects_by_class(calibrating)
-        lowest = {each.name: promise_of(each.name) - LOWER_BY for each in calibrating.classes}
+        counts = self.truth(calibrating)
+        lowest = {each.name: promise_of(each.name) - LOWER_BY for each in self.promised(calibrating.classes)}
         return {
             name: Evidence(counts[name], fewest(low), sum(counts.values()), math.ceil(FIRST_COUNT * low))
             for name, low in lowest.items()
@@ -140,7 +189,7 @@ class LoopMethods(ABC):
 
     def watched(self, gate: LabelSet) -> frozenset[str]:
         """Names of the classes of which the gate set holds enough truth to see them fall."""
-        counts = objects_by_class(gate)
+        counts = self.truth(gate)
         return frozenset(name for name, count in counts.items() if count >= WATCHED_OBJECTS)
 
     def banded(self, thresholds: ThresholdSet, candidates: pa.Table, num_images: int) -> ThresholdSet:

@@ -61,6 +61,7 @@ FROZEN["landmarks.v1"] = [
         True,
     ),
 ]
+FROZEN["landmarks_measured.v1"] = [*FROZEN["landmarks.v1"], ("q_views", "list<item: list<item: float>>", True)]
 ALL = [(name, schema_named(product.name, name)) for product in products().values() for name in product.schemas()]
 
 

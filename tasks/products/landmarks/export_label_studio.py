@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,30 +55,56 @@ def _task(row: Json, model: str) -> Json:
 
 
 def _regions(row: Json, place: int) -> Iterator[Json]:
-    x0, y0, x1, y1 = row["boxes_xyxy"][place]
-    wide, high = 100 / row["width"], 100 / row["height"]
-    common = {"original_width": row["width"], "original_height": row["height"], "image_rotation": 0}
-    common |= {"to_name": "image", "origin": "prediction"}
-    box_id = f"object-{place}"
-    box = {"x": x0 * wide, "y": y0 * high, "width": (x1 - x0) * wide, "height": (y1 - y0) * high, "rotation": 0}
-    yield {
-        "id": box_id,
-        "type": "rectanglelabels",
-        "from_name": "box",
-        **common,
-        "score": round(row["scores"][place], 6),
-        "value": {**box, "rectanglelabels": [row["names"][place]]},
-    }
+    size_hw, box_id = (row["height"], row["width"]), f"object-{place}"
+    yield box_region(box_id, row["boxes_xyxy"][place], row["names"][place], row["scores"][place], size_hw)
     for k, point in enumerate(row["keypoints_xy"][place]):
         if point is not None:
-            spot = {"x": point[0] * wide, "y": point[1] * high, "width": _POINT_SIZE}
-            yield {
-                "id": f"{box_id}-{k}",
-                "parentID": box_id,
-                "type": "keypointlabels",
-                "from_name": "keypoint",
-                **common,
-                "score": round(row["keypoint_scores"][place][k], 6),
-                "value": {**spot, "keypointlabels": [row["keypoint_set"]["names"][k]]},
-                "meta": {"visibility": row["visibility"][place][k]},
-            }
+            name, score = row["keypoint_set"]["names"][k], row["keypoint_scores"][place][k]
+            region = point_region(f"{box_id}-{k}", box_id, point, name, score, size_hw)
+            yield {**region, "meta": {"visibility": row["visibility"][place][k]}}
+
+
+def box_region(region_id: str, box_xyxy: Sequence[float], name: str, score: float, size_hw: tuple[int, int]) -> Json:
+    """The rectangle of an object.
+
+    Args:
+        region_id: of the rectangle, for its points.
+        box_xyxy: source pixels.
+        name: of its class.
+        score: in [0, 1].
+        size_hw: of the image.
+    """
+    x0, y0, x1, y1 = box_xyxy
+    high, wide = (100 / side for side in size_hw)
+    box = {"x": x0 * wide, "y": y0 * high, "width": (x1 - x0) * wide, "height": (y1 - y0) * high, "rotation": 0}
+    return {
+        "id": region_id,
+        "type": "rectanglelabels",
+        "from_name": "box",
+        **_common(size_hw),
+        "score": round(score, 6),
+        "value": {**box, "rectanglelabels": [name]},
+    }
+
+
+def point_region(
+    region_id: str, box_id: str, point_xy: Sequence[float], name: str, score: float, size_hw: tuple[int, int]
+) -> Json:
+    """A point of an object, whose rectangle is ``box_id``; the rest as in :func:`box_region`."""
+    high, wide = (100 / side for side in size_hw)
+    spot = {"x": point_xy[0] * wide, "y": point_xy[1] * high, "width": _POINT_SIZE}
+    return {
+        "id": region_id,
+        "parentID": box_id,
+        "type": "keypointlabels",
+        "from_name": "keypoint",
+        **_common(size_hw),
+        "score": round(score, 6),
+        "value": {**spot, "keypointlabels": [name]},
+    }
+
+
+def _common(size_hw: tuple[int, int]) -> Json:
+    height, width = size_hw
+    common = {"original_width": width, "original_height": height, "image_rotation": 0}
+    return common | {"to_name": "image", "origin": "prediction"}

@@ -13,6 +13,7 @@ from tasks.product import Kind
 from tasks.products.landmarks import digitscape, photographs
 from tasks.products.landmarks.judging import judge
 from tasks.products.landmarks.learning import pieces_of, target_of
+from tasks.products.landmarks.loop_points import POINTS
 from tasks.products.landmarks.remarks import point_remarks
 from tasks.training.inspection import Inspection
 
@@ -90,4 +91,5 @@ KIND = Kind(
     fitted=fitted,
     remarks=point_remarks,
     words={"auc": "AUC", "pck": "PCK", "nme": "NME", "failure_rate": "failure rate"},
+    loop=POINTS,
 )

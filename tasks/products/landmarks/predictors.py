@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,8 +36,7 @@ def predictor_of(parameters: LandmarkParameters) -> PredictorSpec | None:
         _check_top_down(parameters)
         options |= {"box_score": parameters.box_score, "box_classes": sorted(parameters.box_classes)}
     if parameters.detector is not None:
-        record = describe_model(parameters.detector, None)
-        _check_detector(record, parameters)
+        record = checked_detector(parameters.detector, parameters.box_classes)
         options["detector"], places["detector_from"] = record.rows_digest, parameters.detector
     if parameters.boxes is not None:
         options["boxes"], places["boxes_from"] = newest_version(parameters.boxes), open_store(parameters.boxes).uri
@@ -58,19 +58,26 @@ def _check_top_down(parameters: LandmarkParameters) -> None:
         )
 
 
-def _check_detector(record: Weights, parameters: LandmarkParameters) -> None:
+def checked_detector(name: str, box_classes: Sequence[str]) -> Weights:
+    """The record of a detector that may look for a top-down model.
+
+    Raises:
+        UsageError: there is none of this name, it has a memory, or none of these classes.
+    """
     from modelkit import ModelkitError, is_video_model  # torch, as above
     from modelkit.landmarks import labels_of  # likewise
 
+    record = describe_model(name, None)
     if is_video_model(record):
         raise UsageError(
             f"{record.name} has a memory: it cannot detect for another model",
             hint="run it by itself first, and give its output as --boxes",
         )
     try:
-        labels_of(record.classes, parameters.box_classes)
+        labels_of(record.classes, box_classes)
     except ModelkitError as error:
         raise UsageError(str(error), hint="name classes of the detector: --box-class") from error
+    return record
 
 
 def newest_version(output_uri: str) -> str:
@@ -106,8 +113,14 @@ def predictor(job: JobSpec) -> Predictor:
 
 
 def _with_detector(job: JobSpec, landmarker: Predictor) -> TopDownPredictor:
+    from modelkit.landmarks import DetectingPredictor  # a worker's, where torch is loaded anyhow
+
+    return DetectingPredictor(landmarker, detector_of(job), **_choice(job))
+
+
+def detector_of(job: JobSpec) -> Predictor:
+    """The detector of a job. Raises VersionMismatch for another one than the job is for."""
     from modelkit import load  # a worker's, where torch is loaded anyhow
-    from modelkit.landmarks import DetectingPredictor  # likewise
 
     options = job.predictor_options
     detector = load(local_model(options["detector_from"]), device=job.device, min_score=options["box_score"])
@@ -117,7 +130,7 @@ def _with_detector(job: JobSpec, landmarker: Predictor) -> TopDownPredictor:
             f" but the job is for {options['detector'][:12]}",
             hint="Every machine must see the same weights and record: name them by URI, or copy both files to all.",
         )
-    return DetectingPredictor(landmarker, detector, **_choice(job))
+    return detector
 
 
 def _with_boxes(job: JobSpec, landmarker: Predictor) -> TopDownPredictor:

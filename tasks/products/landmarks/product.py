@@ -36,6 +36,7 @@ PRODUCT = Product(
         "boxes_xyxy.list.element.list.element": "BYTE_STREAM_SPLIT",
         "keypoints_xy.list.element.list.element.list.element": "BYTE_STREAM_SPLIT",
         "keypoint_scores.list.element.list.element": "BYTE_STREAM_SPLIT",
+        "q_views.list.element.list.element": "BYTE_STREAM_SPLIT",
     },
     views={"objects": OBJECTS, "keypoints": KEYPOINTS},
     things=THINGS,

@@ -37,6 +37,7 @@ def columns(found: Found, class_names: Mapping[int, str]) -> dict[str, pa.Array]
         **_surfaces(found),
         "track_ids": _track_ids(found),
         "keypoint_set": pa.array([None if one is None else _set_of(one) for one in found], KEYPOINT_SET),
+        "q_views": _agreement(found),
     }
 
 
@@ -84,6 +85,13 @@ def _track_ids(found: Found) -> pa.Array:
     parts = [one.track_ids for one in found if one is not None and one.track_ids is not None]
     ids = np.concatenate(parts) if parts else np.zeros(0, np.int64)
     return list_array(lengths, pa.array(ids, pa.int64(), mask=ids < 0))
+
+
+def _agreement(found: Found) -> pa.Array:
+    """Null where no other views were looked at."""
+    lengths = [None if one is None or one.agreement is None else len(one) for one in found]
+    parts = [rows_array(one.agreement, pa.float32()) for one in found if one is not None and one.agreement is not None]
+    return list_array(lengths, pa.concat_arrays([rows_array(np.zeros((0, 0)), pa.float32()), *parts]))
 
 
 def _set_of(one: Landmarks) -> dict[str, Any] | None:

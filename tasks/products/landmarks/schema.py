@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from tasks.output.tables import column
 
-PLAIN = "landmarks.v1"
+PLAIN, MEASURED = "landmarks.v1", "landmarks_measured.v1"
 
 _PAIRS = pa.list_(pa.list_(pa.int32()))
 KEYPOINT_SET = pa.struct(
@@ -74,7 +74,19 @@ LANDMARKS = [
     ),
 ]
 
+QUALITIES = [
+    column(
+        "q_views",
+        pa.list_(pa.list_(pa.float32())),
+        "how near each keypoint was found in other views of the image, per object; 0 where it is absent, null without"
+        " such views",
+        unit="[0, 1]",
+    ),
+]
+"""Measured qualities of keypoints, which a job has on top when its predictor measures them (a teacher of the loop may).
+"""
+
 
 def schemas() -> Mapping[str, Sequence[pa.Field]]:
     """Id -> columns beside the common ones."""
-    return {PLAIN: LANDMARKS}
+    return {PLAIN: LANDMARKS, MEASURED: LANDMARKS + QUALITIES}
