@@ -97,6 +97,10 @@ class EvaluateParameters(LookParameters, LabelParameters):
     labelled: Annotated[str, ARGUMENT, Field(min_length=1, description=LABELS)]
     weights: Annotated[str | None, Field(description="Other weights for the model: a file, or random:SEED.")] = None
     device: Annotated[str, Field(description="cpu, or cuda.")] = "cpu"
+    suspects: Annotated[
+        int | None,
+        Field(ge=1, description="List so many labelled objects that are most probably wrong, by the model's doubts."),
+    ] = None
 
 
 class InspectParameters(GroupParameters):

@@ -174,6 +174,50 @@ class Resampled:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspect:
+    """A label that may be wrong, or an object that may lack one.
+
+    Args:
+        image_id, uri: of the item. frame: of a video; None for an image.
+        object: which labelled object of the item, from 0 in the order of the label set; None: nobody labelled it.
+        origin_id: the object's id in the file it came from; "" where it has none.
+        name: its class as labelled; of an object that nobody labelled, as the model says.
+        wrong: what seems wrong, the same words for all suspects of a sort: "wrong class".
+        words: what the model says, for people.
+        probability: that the label is wrong or lacking, by the model's calibrated disagreement.
+        box_xyxy: where it is, source pixels.
+        facts: what ``words`` says, plain JSON.
+    """
+
+    image_id: str
+    uri: str
+    frame: int | None
+    object: int | None
+    origin_id: str
+    name: str
+    wrong: str
+    words: str
+    probability: float
+    box_xyxy: tuple[float, float, float, float]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """What a model disagrees with in labels; both lists begin with the most probable.
+
+    Args:
+        labelled: labelled objects, at most one entry each; those that the model does not question are not among them.
+        missing: objects that nobody labelled.
+        notes: sentences about what was not looked at.
+    """
+
+    labelled: tuple[Suspect, ...]
+    missing: tuple[Suspect, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """A model against labels.
 
@@ -187,6 +231,7 @@ class Judgement:
         resample: (b, images) non-negative weights -> the main figure, in which an image of weight n counts as if it
             were there n times.
         notes: sentences about what the figures leave out.
+        evidence: labels and what was found of them, for ``Kind.suspects``; None of kinds that find none.
     """
 
     kind: str
@@ -196,6 +241,7 @@ class Judgement:
     num_objects: int
     resample: Callable[[np.ndarray], Resampled]
     notes: tuple[str, ...] = ()
+    evidence: Any = None
 
     @property
     def main_figure(self) -> float:
@@ -255,6 +301,8 @@ class Kind:
         product: where its results go.
         target_of: model -> (example -> target of its losses).
         judge: (predictor, label set) -> how good it is.
+        suspects: the ``evidence`` of such a judgement -> which labels are probably wrong; ``tasks.evaluation.suspects``
+            has what all kinds need for it. None: the kind finds none.
         recipes: name -> (classes -> values of ``TrainingRecipe`` by field; what is left out is the default).
         default_recipe: where none is named.
         class_counts: classes -> the options of a model's config that say how many there are, such as ``num_classes``.
@@ -286,6 +334,7 @@ class Kind:
     remarks: Callable[[Any, Any], Sequence[str]] = lambda seen, recipe: ()
     numbered: Callable[[Sequence[ClassInfo]], Mapping[int, int]] | None = None
     words: Mapping[str, str] = field(default_factory=dict)
+    suspects: Callable[[Any], Suspects] | None = None
     loop: LoopKind | None = None
 
 

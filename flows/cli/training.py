@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from flows.cli.console import JsonFlag, PrefectFlag, Summary, answers, command, long_work, people, say, table
+from flows.cli.suspects import tell_suspects
 from flows.loop_parameters import RetrainParameters
 from flows.parameters import DigitscapeParameters, EvaluateParameters, InspectParameters, TrainParameters
 
@@ -117,13 +118,16 @@ def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summa
 
     refuse_labels(parameters, parameters.labelled)
     model = in_use(parameters.model)
-    describe_model(model, parameters.weights)
+    kind = describe_model(model, parameters.weights).kind
     with long_work():
         from flows.labels import labels_of
         from infra.telling import tell
         from tasks.evaluation.evaluate import evaluate_model
         from tasks.evaluation.figures import to_json
+        from tasks.evaluation.suspects import check_finds_suspects, first_suspects
 
+        if parameters.suspects is not None:
+            check_finds_suspects(kind)
         tell("reading the labels")
         labels = labels_of(parameters.labelled, parameters)
         tell_labels(labels.to_json())
@@ -136,12 +140,16 @@ def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summa
             looks=parameters.look_options(),
         )
         metrics = to_json(judged)
+        suspects = None if parameters.suspects is None else first_suspects(judged, parameters.suspects)
     _tell(metrics, to_people=as_json)
+    if suspects is not None:
+        tell_suspects(suspects, to_people=as_json)
     return {
         "model": parameters.model,
         "labelled": parameters.labelled,
         "labels": labels.to_json(),
         "metrics": metrics,
+        **({} if suspects is None else {"suspects": suspects}),
     }
 
 

@@ -51,9 +51,15 @@ class PoseModel(TopDownModel):
         options: of ``TopDownModel``; the network gives ``heatmaps``.
     """
 
+    gives_maps = True
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.loss_weights = {}
+
+    def maps(self, raw: Mapping[str, Tensor]) -> Tensor:
+        """As the network gives them."""
+        return raw["heatmaps"]
 
     def windows(self, boxes_xyxy: Tensor) -> Tensor:
         """The box at the network's aspect ratio, ``margin`` times as large, between the centres of corner pixels.

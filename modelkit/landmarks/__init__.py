@@ -7,6 +7,7 @@ from modelkit.landmarks.landmarker import CoordinateLandmarker, HeatmapLandmarke
 from modelkit.landmarks.models import coordinate_landmarker, heatmap_landmarker, hourglass
 from modelkit.landmarks.networks import CoordinateHead, DeconvolutionNeck, HeatmapHead
 from modelkit.landmarks.one_euro import OneEuro
+from modelkit.landmarks.support import aimed, gives_support, support_of
 from modelkit.landmarks.top_down import DetectingPredictor, FoundBoxes, TopDownPredictor, is_top_down, labels_of
 from modelkit.landmarks.tracking import Tracking, TrackingPredictor
 
@@ -25,11 +26,14 @@ __all__ = [
     "TopDownPredictor",
     "Tracking",
     "TrackingPredictor",
+    "aimed",
     "coordinate_landmarker",
     "gathered",
+    "gives_support",
     "heatmap_landmarker",
     "hourglass",
     "is_top_down",
     "labels_of",
     "prepare_objects",
+    "support_of",
 ]

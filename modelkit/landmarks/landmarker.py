@@ -61,6 +61,7 @@ class TopDownModel(VisionModel):
 
     num_classes = 2  # nothing, and the object; labels are the boxes' own
     top_down = True
+    gives_maps = False  # of each point, in [0, 1]
     left_to_caller = "cutting objects out of pictures: the whole image is taken as the one object"
 
     def __init__(
@@ -160,6 +161,10 @@ class TopDownModel(VisionModel):
     def mirrored(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the network gave for a mirror image, put right."""
 
+    def maps(self, raw: Mapping[str, Tensor]) -> Tensor:
+        """(m, K, h, w) how much is seen of each point in each cell; raises ConfigError without ``gives_maps``."""
+        raise ConfigError("this model gives no maps of its points")
+
     def dense(self, batch: Tensor) -> dict[str, Tensor]:
         """(N, 3, h, w) normalised to what the network gives; with the flip test, to its mean with that of a mirror."""
         raw: dict[str, Tensor] = self.network(batch)
@@ -208,6 +213,8 @@ class HeatmapLandmarker(TopDownModel):
         rest: see ``TopDownModel``.
     """
 
+    gives_maps = True
+
     def __init__(self, network: nn.Module, *, codec: Config, stages: int = 0, **rest: Any) -> None:
         super().__init__(network, **rest)
         self.codec = HeatmapCodec.from_config(codec)
@@ -223,9 +230,13 @@ class HeatmapLandmarker(TopDownModel):
         counts = self.codec.weights(on_map, size_hw) * weights[:, None]
         return {_loss_name(name): heatmap_loss(raw[name].float(), wanted, counts) for name in self._names}
 
+    def maps(self, raw: Mapping[str, Tensor]) -> Tensor:
+        """The last ones."""
+        return raw[self._names[-1]]
+
     def read(self, raw: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Of the last map, by the codec's decoder."""
-        maps = raw[self._names[-1]]
+        maps = self.maps(raw)
         points, scores = self.codec.decode(maps)
         ratio = points.new_tensor(self.network_hw[::-1]) / points.new_tensor(maps.shape[-2:][::-1])
         return points * ratio, scores

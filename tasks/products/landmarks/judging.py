@@ -15,7 +15,7 @@ A model that finds its objects itself is judged by average precision alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -111,6 +111,22 @@ class _Objects:
     found_xy: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class PointEvidence:
+    """Labels with points, and what a model finds in each image, in the order of their table.
+
+    Args:
+        predictor: of the model. labels: under its class ids.
+        order: which of the model's points each labelled one is.
+        found: of each image, with the labels' points in their order; a top-down model's are of the judged objects.
+    """
+
+    predictor: Predictor
+    labels: LabelSet
+    order: Sequence[int]
+    found: Sequence[Landmarks]
+
+
 def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     """A model against labels; see the module.
 
@@ -125,9 +141,11 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     rows = labels.table.to_pylist()
     if not predictor.model.top_down:
         found = [_ordered(cast(Landmarks, each), order) for _, each in predictions(predictor, rows)]
-        return _judgement(predictor, labels, rows, found, None)
-    found = [_ordered(each, order) for each in found_in_boxes(predictor, rows)]
-    return _judgement(predictor, labels, rows, found, _paired(rows, found, len(labels.points)))
+        objects = None
+    else:
+        found = [_ordered(each, order) for each in found_in_boxes(predictor, rows)]
+        objects = _paired(rows, found, len(labels.points))
+    return _judgement(PointEvidence(predictor, labels, order, found), rows, objects)
 
 
 def points_in_model(predictor: Predictor, points: KeypointSet) -> list[int]:
@@ -173,32 +191,53 @@ def found_in_boxes(predictor: Predictor, rows: Sequence[Row]) -> Iterator[Landma
     Raises:
         DatasetError: an image that cannot be read or is not of the size its labels are for.
     """
-    reader, limits, points = EntryReader(), BatchLimits(_BATCH), int(predictor.model.config["num_keypoints"])
+    points = int(predictor.model.config["num_keypoints"])
+    for row, found in seen_in_boxes(predictor, rows):
+        yield gathered([predictor.finish(each) for each in found], (row["height"], row["width"]), points)
+
+
+def seen_in_boxes(
+    predictor: Predictor,
+    rows: Sequence[Row],
+    *,
+    aim: Callable[[Row, list[Prepared]], list[Prepared]] = lambda row, crops: crops,
+    infer: Callable[[Sequence[Prepared]], list[Any]] | None = None,
+) -> Iterator[tuple[Row, list[Any]]]:
+    """Each image with what is seen of its judged objects; raises as :func:`found_in_boxes` does.
+
+    Args:
+        aim: (row, crops of its judged objects) -> what of them is looked at.
+        infer: looks at it; None: as the predictor does, raw.
+    """
+    reader, limits = EntryReader(), BatchLimits(_BATCH)
     waiting: list[tuple[Row, list[Prepared]]] = []
     for row in rows:
         chosen = judged_objects(row)
         boxes, labels = (np.array([row[name][k] for k in chosen]) for name in ("boxes_xyxy", "labels"))
-        waiting.append((row, prepare_objects(predictor, pixels_of(row, reader), boxes, labels=labels)))
+        crops = prepare_objects(predictor, pixels_of(row, reader), boxes, labels=labels)
+        waiting.append((row, aim(row, crops)))
         if sum(len(each) for _, each in waiting) >= _BATCH:
-            yield from _looked_at(predictor, waiting, limits, points)
+            yield from _looked_at(infer or predictor.infer, waiting, limits)
             waiting = []
-    yield from _looked_at(predictor, waiting, limits, points)
+    yield from _looked_at(infer or predictor.infer, waiting, limits)
 
 
 def _looked_at(
-    predictor: Predictor, waiting: Sequence[tuple[Row, list[Prepared]]], limits: BatchLimits, points: int
-) -> Iterator[Landmarks]:
+    infer: Callable[[Sequence[Prepared]], list[Any]],
+    waiting: Sequence[tuple[Row, list[Prepared]]],
+    limits: BatchLimits,
+) -> Iterator[tuple[Row, list[Any]]]:
     crops = [crop for _, each in waiting for crop in each]
     found: list[Any] = []
     for start in range(0, len(crops), _BATCH):
         chosen = crops[start : start + _BATCH]
-        found += forward(predictor.infer, chosen, chosen[0].bucket, limits)
+        found += forward(infer, chosen, chosen[0].bucket, limits)
     for error in found:
         if isinstance(error, Exception):
             raise error
-    done = iter([predictor.finish(each) for each in found])
+    done = iter(found)
     for row, each in waiting:
-        yield gathered([next(done) for _ in each], (row["height"], row["width"]), points)
+        yield row, [next(done) for _ in each]
 
 
 def _paired(rows: Sequence[Row], found: Sequence[Landmarks], points: int) -> _Objects:
@@ -211,9 +250,8 @@ def _paired(rows: Sequence[Row], found: Sequence[Landmarks], points: int) -> _Ob
     )
 
 
-def _judgement(
-    predictor: Predictor, labels: LabelSet, rows: Sequence[Row], found: Sequence[Landmarks], objects: _Objects | None
-) -> Judgement:
+def _judgement(evidence: PointEvidence, rows: Sequence[Row], objects: _Objects | None) -> Judgement:
+    labels, found = evidence.labels, evidence.found
     assert labels.points is not None
     truth = _coco(labels, rows)
     results = [each for number, one in enumerate(found, start=1) for each in oks_results(number, one)]
@@ -233,13 +271,14 @@ def _judgement(
         resample = _resampling(errors[main.name], main.limit, objects.image_of, len(rows))
         notes = (*_words(lengths, errors), *notes)
     return Judgement(
-        kind=predictor.weights.kind,
+        kind=evidence.predictor.weights.kind,
         figures=figures,
         image_ids=tuple(row["image_id"] for row in rows),
         class_names=names,
         num_objects=len(truth["annotations"]),
         resample=resample,
         notes=notes,
+        evidence=evidence,
     )
 
 

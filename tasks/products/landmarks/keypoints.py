@@ -15,6 +15,7 @@ from tasks.products.landmarks.judging import judge
 from tasks.products.landmarks.learning import pieces_of, target_of
 from tasks.products.landmarks.loop_points import POINTS
 from tasks.products.landmarks.remarks import point_remarks
+from tasks.products.landmarks.suspects import point_suspects
 from tasks.training.inspection import Inspection
 
 _MIRROR = "horizontal_flip"
@@ -90,6 +91,7 @@ KIND = Kind(
     derived=photographs.keypoints,
     fitted=fitted,
     remarks=point_remarks,
+    suspects=point_suspects,
     words={"auc": "AUC", "pck": "PCK", "nme": "NME", "failure_rate": "failure rate"},
     loop=POINTS,
 )

@@ -8,6 +8,7 @@ from tasks.product import Kind
 from tasks.products.segments import photographs
 from tasks.products.segments.objects import box_target, count_classes, judge_objects, wants_tracks
 from tasks.products.segments.remarks import detector_remarks
+from tasks.products.segments.suspects import object_suspects
 
 KIND = Kind(
     name="detection",
@@ -20,4 +21,5 @@ KIND = Kind(
     suits=lambda seen: bool(seen.things) and not seen.stuff and seen.with_masks <= 0.5,
     derived=photographs.detection,
     remarks=detector_remarks,
+    suspects=object_suspects,
 )

@@ -12,6 +12,7 @@ from tasks.products.segments import digitscape, photographs
 from tasks.products.segments.loop_objects import OBJECTS
 from tasks.products.segments.objects import count_classes, judge_objects, mask_target, wants_tracks
 from tasks.products.segments.remarks import detector_remarks
+from tasks.products.segments.suspects import object_suspects
 
 
 def _mask_rcnn(classes: Sequence[ClassInfo]) -> Mapping[str, Any]:
@@ -35,5 +36,6 @@ KIND = Kind(
     suits=lambda seen: bool(seen.things) and not seen.stuff and seen.with_masks > 0.5,
     derived=photographs.instance,
     remarks=detector_remarks,
+    suspects=object_suspects,
     loop=OBJECTS,
 )

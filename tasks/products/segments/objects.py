@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modelkit import ClassInfo, Predictor, VisionModel, rle
+from modelkit import ClassInfo, Instances, Predictor, VisionModel, rle
 from modelkit.metrics.counting import accuracy_of
 from modelkit.metrics.precision import Kind as Matched
 from modelkit.metrics.precision import coco_evaluator, coco_results, precision_of
@@ -24,6 +24,7 @@ from tasks.evaluation.average_precision import AveragePrecision
 from tasks.evaluation.evaluate import Row, predictions
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Resampled
+from tasks.products.segments.claims import ObjectEvidence
 from tasks.products.segments.painting import filled_box
 from tasks.training.examples import Box, Example, ExampleObject
 
@@ -97,12 +98,14 @@ def judge_objects(predictor: Predictor, labels: LabelSet, *, with_masks: bool) -
         "categories": [{"id": each.id, "name": each.name} for each in labels.classes],
     }
     found: list[dict[str, Any]] = []
+    seen: list[Instances] = []
     limits: list[int] = []
     rows = labels.table.to_pylist()
     for number, (row, instances) in enumerate(predictions(predictor, rows), start=1):
         truth["images"].append({"id": number, "height": row["height"], "width": row["width"]})
         truth["annotations"] += _annotations(number, row, len(truth["annotations"]) + 1)
         found += coco_results(number, instances)
+        seen.append(instances)
         limits += [] if instances.at_limit is None else [instances.at_limit]
     bare = sum("segmentation" not in each for each in truth["annotations"])
     has_masks = with_masks and (bare < len(truth["annotations"]) or not bare)
@@ -122,6 +125,7 @@ def judge_objects(predictor: Predictor, labels: LabelSet, *, with_masks: bool) -
             *(_notes_on_masks(bare, len(truth["annotations"])) if with_masks else ()),
             *_notes_on_limits(limits, rows),
         ),
+        evidence=ObjectEvidence(labels, seen, predictor.weights.class_names(), with_masks),
     )
 
 

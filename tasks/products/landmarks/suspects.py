@@ -1,0 +1,185 @@
+"""Points that are probably in the wrong place: far from where a model sees them, and where it sees nothing of them.
+
+Errors are shares of the object's size, the diagonal of its labelled box. A model that gives maps is asked what it sees
+at the labelled place, too: where a point is ambiguous (the leftmost one of an upright stroke) it names one place and
+sees another as well; an error of a person lies where it sees nothing at all.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.ops import box_iou
+
+from infra.errors import UsageError
+from modelkit.carriers.landmarks import Landmarks
+from modelkit.landmarks import aimed, gives_support, support_of
+from modelkit.predictor import Prepared
+from tasks.evaluation.suspects import doubts, folds_of
+from tasks.labels.label_sets import LabelSet
+from tasks.product import Suspect, Suspects
+from tasks.products.landmarks.judging import PointEvidence, Row, judged_objects, seen_in_boxes
+
+_USUAL, _LIMITS = 6.0, (0.05, 0.3)
+"""A point is far off from six times the usual error on, if that is between these shares of an object's size."""
+_UNSEEN = (0.02, 0.01, 0.005)  # of a map whose peak may be 1: at a place with less nothing is seen
+_FARTHER = (1.0, 0.66, 0.5)  # how far off counts as near, over how far off a point is, for models without maps
+_SAME_OBJECT = 0.5  # IoU of boxes, for models that find their objects themselves
+_WORTH = 0.5  # points are told whose probability is at least this share of the object's
+POINT_OFF, SWAPPED = "point far off", "points swapped"
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """Labelled objects beside what was found of them: n objects of K points.
+
+    Args:
+        image, place: (n,) which image, and where in its row.
+        labelled_xyv: (n, K, 3). found_xy: (n, K, 2), NaN where a point was not found. scores: (n, K).
+        sizes: (n,) pixels. off: (n, K) how far the two are apart over them; NaN where either does not say.
+        support: (n, K) what the model sees at the labelled places; None of models that cannot say.
+    """
+
+    image: np.ndarray
+    place: np.ndarray
+    labelled_xyv: np.ndarray
+    found_xy: np.ndarray
+    scores: np.ndarray
+    sizes: np.ndarray
+    off: np.ndarray
+    support: np.ndarray | None
+
+
+def point_suspects(evidence: PointEvidence) -> Suspects:
+    """The objects with points that a model disagrees with.
+
+    Raises:
+        DatasetError: a single labelled image.
+        UsageError: a model that says of no point how sure it is.
+    """
+    rows, folds = evidence.labels.table.to_pylist(), folds_of(evidence.labels)
+    compared, notes = _compare(evidence, rows)
+    known = np.isfinite(compared.off)
+    if len(compared.scores[known]) > 1 and np.ptp(compared.scores[known]) == 0:
+        raise UsageError(
+            f"{evidence.predictor.weights.name} says of no point how sure it is, so its doubts are worth nothing",
+            hint="Judge the labels with a model that gives heatmaps, such as heatmap_landmarker.",
+        )
+    far = float(np.clip(_USUAL * np.median(compared.off[known]), *_LIMITS)) if known.any() else _LIMITS[1]
+    near = compared.off[known] < far
+    if compared.support is None:
+        agreement, levels = far / np.maximum(compared.off[known], far), _FARTHER
+    else:
+        agreement, levels = compared.support[known], _UNSEEN
+    probability = np.zeros(known.shape)
+    parts = np.repeat(folds[compared.image][:, None], known.shape[1], 1)[known]
+    probability[known] = doubts(compared.scores[known], np.where(near, 1.0, agreement), levels, parts)
+    told = (
+        _told(k, compared, probability[k], far, rows, evidence.labels)
+        for k in np.flatnonzero(probability.max(1)).tolist()
+    )
+    ordered = sorted(told, key=lambda each: (-each.probability, -each.facts["points"][0]["score"], each.image_id))
+    return Suspects(tuple(ordered), (), notes)
+
+
+def _compare(evidence: PointEvidence, rows: Sequence[Row]) -> tuple[_Compared, tuple[str, ...]]:
+    pairs = [
+        (image, place, at)
+        for image, (row, found) in enumerate(zip(rows, evidence.found, strict=True))
+        for place, at in _paired(row, found, evidence.predictor.model.top_down)
+    ]
+    image, place, at = np.array(pairs, np.int64).reshape(-1, 3).T
+    count = len(evidence.order)
+    objects = list(zip(image.tolist(), place.tolist(), at.tolist(), strict=True))
+    boxes = np.array([rows[i]["boxes_xyxy"][k] for i, k, _ in objects], np.float64).reshape(-1, 4)
+    labelled = np.array([rows[i]["keypoint_xyv"][k] for i, k, _ in objects], np.float64).reshape(-1, count, 3)
+    places = np.array([evidence.found[i].keypoints_xy[k] for i, _, k in objects], np.float64).reshape(-1, count, 2)
+    scores = np.array([evidence.found[i].keypoint_scores[k] for i, _, k in objects], np.float64).reshape(-1, count)
+    support = _supports(evidence, rows) if gives_support(evidence.predictor) else None
+    unpaired = sum(len(judged_objects(row)) for row in rows) - len(pairs)
+    notes = (
+        (f"{unpaired} labelled objects were not found, so that nothing is said of their points",) if unpaired else ()
+    )
+    sizes = np.linalg.norm(boxes[:, 2:] - boxes[:, :2], axis=1)
+    off = np.linalg.norm(labelled[..., :2] - places, axis=2) / sizes[:, None]
+    off = np.where(labelled[..., 2] > 0, off, np.nan)
+    return _Compared(image, place, labelled, places, scores, sizes, off, support), notes
+
+
+def _paired(row: Row, found: Landmarks, top_down: bool) -> list[tuple[int, int]]:
+    """(labelled object, what was found of it): of judged objects, those that were found."""
+    chosen = judged_objects(row)
+    if top_down or not chosen or not len(found):
+        return list(zip(chosen, range(len(chosen)), strict=True)) if top_down else []
+    boxes = torch.tensor([row["boxes_xyxy"][k] for k in chosen], dtype=torch.float32)
+    best, which = box_iou(boxes, torch.from_numpy(found.boxes_xyxy).float()).max(1)
+    together = zip(chosen, which.tolist(), (best >= _SAME_OBJECT).tolist(), strict=True)
+    return [(place, at) for place, at, same in together if same]
+
+
+def _supports(evidence: PointEvidence, rows: Sequence[Row]) -> np.ndarray:
+    """(n, K) what is seen at the labelled places of the judged objects; looks at all of them once more."""
+    order = list(evidence.order)
+
+    def aim(row: Row, crops: list[Prepared]) -> list[Prepared]:
+        places = np.full((len(crops), int(evidence.predictor.model.config["num_keypoints"]), 2), np.nan)
+        for k, place in enumerate(judged_objects(row)):
+            places[k, order] = np.array(row["keypoint_xyv"][place], np.float64)[:, :2]
+        return [aimed(crop, points) for crop, points in zip(crops, places, strict=True)]
+
+    look = functools.partial(support_of, evidence.predictor)
+    seen = [
+        values[order] for _, each in seen_in_boxes(evidence.predictor, rows, aim=aim, infer=look) for values in each
+    ]
+    return np.array(seen, np.float64).reshape(-1, len(order))
+
+
+def _told(
+    k: int, compared: _Compared, probability: np.ndarray, far: float, rows: Sequence[Row], labels: LabelSet
+) -> Suspect:
+    """An object of which the points with these probabilities (K,) are doubted."""
+    assert labels.points is not None
+    row, place, names = rows[int(compared.image[k])], int(compared.place[k]), labels.points.names
+    doubted = [
+        p for p in np.argsort(-probability, kind="stable").tolist() if probability[p] >= _WORTH * probability.max()
+    ]
+    points = [
+        {
+            "point": names[p], "probability": round(float(probability[p]), 4),
+            "off": round(float(compared.off[k, p]), 4), "score": round(float(compared.scores[k, p]), 4),
+            "model_xy": [round(float(value), 2) for value in compared.found_xy[k, p]],
+        }
+        for p in doubted
+    ]  # fmt: skip
+    x0, y0, x1, y1 = (float(value) for value in row["boxes_xyxy"][place])
+    swapped = _swapped(compared, k, doubted, far)
+    words = "; ".join(
+        f"{each['point']}: {each['off']:.2f} of the size away (score {each['score']:.2f})" for each in points
+    )
+    if swapped is not None:
+        words = f"the model sees {names[swapped[0]]} and {names[swapped[1]]} in each other's place"
+    facts: dict[str, Any] = {"points": points}
+    if swapped is not None:
+        facts["swapped"] = [names[p] for p in swapped]
+    return Suspect(
+        image_id=row["image_id"], uri=row["uri"], frame=row["frame"] if row["media"] == "video" else None, object=place,
+        origin_id=row["origin_ids"][place], name=row["names"][place], wrong=POINT_OFF if swapped is None else SWAPPED,
+        words=words, probability=round(float(probability.max()), 4), box_xyxy=(x0, y0, x1, y1), facts=facts,
+    )  # fmt: skip
+
+
+def _swapped(compared: _Compared, k: int, doubted: Sequence[int], far: float) -> tuple[int, int] | None:
+    """Two points of which each lies where the model sees the other; None: there are no such two."""
+    labelled, found = compared.labelled_xyv[k, :, :2], compared.found_xy[k]
+    for one in doubted:
+        for other in range(len(found)):
+            if compared.labelled_xyv[k, other, 2] > 0 and compared.off[k, other] >= far:
+                crossed = labelled[[one, other]] - found[[other, one]]
+                if (np.linalg.norm(crossed, axis=1) < far * compared.sizes[k]).all():
+                    return min(one, other), max(one, other)
+    return None
