@@ -7,8 +7,9 @@ something (the field begins from ImageNet). Either task lacks another half of wh
   outlines begins anew.
 * instance: a detector that was trained on scenes of ``train`` with a single class, "digit"; it finds and outlines what
   it cannot name. The ten classes are learnt from the labels of the loop.
+* keypoints: that backbone again; all that places points begins anew. The shipped detector finds the digits.
 
-Neither has seen a digit or a photograph of the pool or of T.
+None has seen a digit or a photograph of the pool or of T.
 """
 
 from __future__ import annotations
@@ -27,18 +28,39 @@ from flows.train import run_train
 from infra.problems import checked
 from modelkit import ClassInfo
 from modelkit.digitscape import CLASS_NAMES, Digitscape, SceneStyle, Split, write_dataset
+from tasks.labels.reading import read_label_set
 from tasks.products.segments.digitscape import DETECTOR
+from tasks.training.inspection import inspect_labels
 from tasks.training.presets import make_recipe
 from tasks.training.recipe import Noise
 
-POOL, LABELLED, GATE, TEST = 1_200, 120, 100, 300
+TEST = 300  # sealed scenes
 SIZE_PX = 96
 LOCATOR_SCENES, LOCATOR_STEPS = 1_500, 2_000
 CLASSES = tuple(ClassInfo(k + 1, name) for k, name in enumerate(CLASS_NAMES))
 # The pool is drawn from digitscape's "test" (1,000 digits, 6 pictures), T from its "val" (300, 2): of a pool drawn from
 # "val", 120 scenes show most digits and both photographs, so that the rest of it has little to teach.
-_SOURCES: tuple[tuple[str, Split, int, int], ...] = (("pool", "test", 41, POOL + GATE), ("test", "val", 1126, TEST))
+_SOURCES: dict[str, tuple[Split, int]] = {"pool": ("test", 41), "test": ("val", 1126)}
 _SHIPPED = "digitscape_mask_rcnn"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many scenes there are.
+
+    Args:
+        pool: to learn from. labelled: of these, in each split. gate: labelled ones beside the pool, that judge.
+    """
+
+    pool: int = 1_200
+    labelled: int = 120
+    gate: int = 100
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the labelled scenes, as ``visionmill retrain --share`` takes them."""
+        both = self.labelled + self.gate
+        return {"train": self.labelled / both, "gate": self.gate / both}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +79,13 @@ class Plan:
         batch_size, learning_rate: of the recipe.
         steps: of each model, unless others are asked for.
         metric, aim: what is compared, and the gain that is aimed at, in points.
+        title: of the task, in a note.
+        detector: that finds objects for models that look at one at a time.
+        views: that teachers look at beside the plain one.
+        normaliser: of the mean error that is compared in place of the main figure, where one is; the gain is then by
+            how many hundredths of the baseline's it is smaller.
+        controls: whether there are loops of it that must be refused.
+        sizes: how many scenes it takes.
     """
 
     style: SceneStyle
@@ -72,6 +101,12 @@ class Plan:
     steps: int
     metric: str
     aim: float
+    title: str
+    detector: str | None = None
+    views: tuple[str, ...] = ()
+    normaliser: str | None = None
+    controls: bool = True
+    sizes: Sizes = Sizes()
 
 
 # Mirrored digits are none, and small ones are lost by strong geometry: with the default noise all 1,200 labels taught
@@ -80,6 +115,14 @@ class Plan:
 _NOISE = Noise(
     (
         {"name": "scale_jitter", "low": 0.8, "high": 1.25},
+        {"name": "rand_augment", "num_ops": 2, "magnitude": 10, "photometric_only": True},
+        {"name": "cutout", "most": 2, "largest": 0.2},
+    )
+)
+
+_POINT_NOISE = Noise(
+    (
+        {"name": "object_jitter", "rotate_deg": 15.0, "scale": 0.25, "shift": 0.06},
         {"name": "rand_augment", "num_ops": 2, "magnitude": 10, "photometric_only": True},
         {"name": "cutout", "most": 2, "largest": 0.2},
     )
@@ -114,6 +157,7 @@ PLANS = {
         steps=800,
         metric="mean IoU",
         aim=3.0,
+        title="Semantic segmentation",
     ),
     "instance": Plan(
         style=_STYLE,
@@ -132,6 +176,27 @@ PLANS = {
         steps=600,
         metric="mask AP",
         aim=2.0,
+        title="Instance segmentation",
+    ),
+    "keypoints": Plan(
+        style=_STYLE,
+        preset="digitscape_heatmap",
+        config={"transform": {"padding": "letterbox", "fixed_hw": [64, 48]}},
+        start="the backbone of the shipped detector, which was trained on digitscape's `train`",
+        initial_parts=("network.backbone.",),
+        precision=0.9,
+        folds=3,
+        noise=_POINT_NOISE,
+        batch_size=16,
+        learning_rate=2e-3,
+        steps=400,
+        metric="NME, relative",
+        aim=10.0,
+        title="Points",
+        detector=_SHIPPED,
+        views=("0.75x", "1.25x"),
+        normaliser="box_diagonal",
+        controls=False,
     ),
 }  # fmt: skip
 
@@ -139,11 +204,12 @@ PLANS = {
 def ensure_data(task: str, work: Path) -> Path:
     """The folder of a task's scenes, composed if they are not there yet: ``pool/`` and ``test/``."""
     plan, folder = PLANS[task], work / "data" / task
-    for name, split, seed, count in _SOURCES:
+    counts = {"pool": plan.sizes.pool + plan.sizes.gate, "test": TEST}
+    for name, (split, seed) in _SOURCES.items():
         if not truth_of(folder, name).exists():
             shutil.rmtree(folder / name, ignore_errors=True)
             source = Digitscape(split, (SIZE_PX, SIZE_PX), seed=seed, style=plan.style, dense=False)
-            write_dataset(folder / name, source, count, image_format="png")
+            write_dataset(folder / name, source, counts[name], image_format="png")
     return folder
 
 
@@ -152,13 +218,14 @@ def truth_of(data: Path, name: str) -> Path:
     return data / name / "annotations.json"
 
 
-def ensure_labels(data: Path, split: int) -> Path:
-    """The labels that a split gives to the loop: 120 scenes of the pool, other ones in every split, and all of G."""
+def ensure_labels(data: Path, split: int, sizes: Sizes) -> Path:
+    """The labels that a split gives to the loop: a tenth of the pool, other scenes in every split, and all of G."""
     path = data / "pool" / f"split-{split}.json"
     if path.exists():
         return path
     truth = json.loads(truth_of(data, "pool").read_text())
-    chosen = set(np.random.default_rng(split).permutation(POOL)[:LABELLED].tolist()) | set(range(POOL, POOL + GATE))
+    chosen = set(np.random.default_rng(split).permutation(sizes.pool)[: sizes.labelled].tolist())
+    chosen |= set(range(sizes.pool, sizes.pool + sizes.gate))
     scratch = path.with_suffix(".partial")
     scratch.write_text(json.dumps(restricted(truth, [image for k, image in enumerate(truth["images"]) if k in chosen])))
     scratch.replace(path)
@@ -175,7 +242,8 @@ def restricted(truth: dict[str, Any], images: list[dict[str, Any]]) -> dict[str,
 def recipe_of(task: str, data: Path, steps: int) -> Path:
     """The recipe of all models of a task, as a file."""
     plan = PLANS[task]
-    recipe = make_recipe(plan.preset, CLASSES, steps=steps, seed=0)
+    seen = None if plan.normaliser is None else inspect_labels(read_label_set(str(ensure_labels(data, 0, plan.sizes))))
+    recipe = make_recipe(plan.preset, CLASSES, steps=steps, seed=0, seen=seen)
     recipe = dataclasses.replace(
         recipe,
         config={**recipe.config, **plan.config},

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from benchmarks import selftraining_data
 from benchmarks.selftraining import Setting, keep_record, known_record, parse, settings_of, settings_of_controls
 from benchmarks.selftraining_controls import write_on_their_heads
-from benchmarks.selftraining_data import ensure_labels, recipe_of
+from benchmarks.selftraining_data import Sizes, ensure_labels, recipe_of
 from benchmarks.selftraining_notes import lower_bound, summarise
 from modelkit import create_model, load
 from modelkit.digitscape import Digitscape, write_dataset
@@ -83,15 +83,12 @@ def test_records_cover_all_splits_first_and_are_whole_or_not_there(tmp_path: Pat
     assert [path.name for path in (tmp_path / "records").iterdir()] == [f"{name}.json"]
 
 
-def test_a_split_labels_a_tenth_of_the_pool_and_all_of_the_gate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in (("POOL", 10), ("LABELLED", 4), ("GATE", 3)):
-        monkeypatch.setattr(selftraining_data, name, value)
+def test_a_split_labels_some_of_the_pool_and_all_of_the_gate(tmp_path: Path) -> None:
+    sizes = Sizes(pool=10, labelled=4, gate=3)
     truth = write_dataset(tmp_path / "pool", Digitscape("val", (32, 32), dense=False), 13, image_format="png")
     chosen = []
     for split in (0, 1):
-        labels = json.loads(ensure_labels(tmp_path, split).read_text())
+        labels = json.loads(ensure_labels(tmp_path, split, sizes).read_text())
         ids = [image["id"] for image in labels["images"]]
         assert len(ids) == 7 and set(ids) >= {11, 12, 13}
         assert {each["image_id"] for each in labels["annotations"]} <= set(ids)
