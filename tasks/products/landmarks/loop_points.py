@@ -102,8 +102,7 @@ class PointMethods(MatchedMethods):
             places["detector_from"] = found.detector
         if not options:
             return None
-        schema = MEASURED if self.views else None
-        return PredictorSpec(f"{quality.teacher.__module__}:teacher", options, schema, places=places)
+        return PredictorSpec(f"{quality.teacher.__module__}:teacher", options, MEASURED, places=places)
 
     def as_on_unlabelled(self, predictor: Predictor) -> Predictor:
         return predictor.around(self._teacher)

@@ -7,13 +7,17 @@ several times is nearer to the truth than one of its readings. What the views di
               view has it and s is .05 of the diagonal of the object's box (``likeness``); a view that lacks the point
               counts 0
 
+A top-down model looks at each object through shifted boxes, too: no box is exact. Of 150 scenes of digits, a landmarker
+that had learnt from 60 others was off by .0948 of a box's diagonal from the labelled boxes, by .0940 to .1005 from
+shifted ones, and by .0884 where the points of all five were averaged.
+
 A mirrored view is put right by exchanging the points that change places in a mirror.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -38,6 +42,8 @@ from tasks.products.landmarks.overlaps import box_ious, likeness
 from tasks.products.landmarks.places import UsualPlace
 from tasks.products.landmarks.predictors import detector_of
 
+SHIFTS = ((-0.06, -0.06), (-0.06, 0.06), (0.06, -0.06), (0.06, 0.06))
+"""How boxes are shifted to the right and down, in shares of their sides."""
 SAME_OBJECT = 0.5
 """IoU of the boxes from which an object of another view is the same one."""
 
@@ -143,6 +149,25 @@ def _same_objects(found: Landmarks, view: Landmarks) -> tuple[np.ndarray, np.nda
     return points, scores
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """How objects are looked at: by a view, through boxes that are shifted by shares of their sides."""
+
+    view: View = field(default_factory=View)
+    shift: tuple[float, float] = (0.0, 0.0)
+
+    def boxes(self, boxes_xyxy: np.ndarray) -> np.ndarray:
+        """(n, 4): those in whose crops objects are as large as the view has them, and as far to the side."""
+        sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+        middle = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2 + sides * np.array(self.shift)
+        half = sides / 2 / self.view.scale
+        return np.concatenate([middle - half, middle + half], 1).astype(np.float32)
+
+    def shown(self, crop: Prepared) -> Prepared:
+        """The crop as the network sees it."""
+        return replace(crop, pixels=np.ascontiguousarray(crop.pixels[:, ::-1])) if self.view.mirrored else crop
+
+
 class TopDownTeacher(TopDownPredictor):
     """A top-down model over whole images, from several views of each object.
 
@@ -150,7 +175,7 @@ class TopDownTeacher(TopDownPredictor):
         landmarker: of the model.
         objects: a detector, or where the one object of each image usually is. There the model looks twice: what it
             finds in the usual place says where this object is.
-        views: names in ``modelkit.tta.VIEWS``; none is allowed.
+        views: names in ``modelkit.tta.VIEWS`` of what is looked at beside the shifted boxes.
         choice: ``box_score`` and ``box_classes`` of ``TopDownPredictor``.
     """
 
@@ -161,7 +186,8 @@ class TopDownTeacher(TopDownPredictor):
         self._usual = objects if isinstance(objects, UsualPlace) else None
         classes = landmarker.weights.classes[:1] if self._detector is None else self._detector.weights.classes
         super().__init__(landmarker, classes, **choice)
-        self._views, self._model = [VIEWS[name] for name in views], cast(Any, landmarker.model)
+        self._others = [_Look(shift=shift) for shift in SHIFTS] + [_Look(VIEWS[name]) for name in views]
+        self._model = cast(Any, landmarker.model)
 
     def prepare(self, image: Any) -> Prepared:
         """The image as the detector wants it, if there is one; the image itself is kept, objects are cut out of it."""
@@ -179,13 +205,11 @@ class TopDownTeacher(TopDownPredictor):
         """Objects of all images first, then their points in each view; crops of all images share batches."""
         images = [cast(PreparedScene, each).image_rgb_hwc_u8 for each in prepared]
         boxes = self._boxes(prepared)
-        plain = self._look(images, boxes, View())
+        plain = self._look(images, boxes, _Look())
         if self._usual is not None:
             boxes = [self._nearer(found, each) for found, each in zip(plain, boxes, strict=True)]
-            plain = self._look(images, boxes, View())
-        if not self._views:
-            return [ViewedPoints(each) for each in plain]
-        others = [self._look(images, boxes, view) for view in self._views]
+            plain = self._look(images, boxes, _Look())
+        others = [self._look(images, boxes, look) for look in self._others]
         return [
             ViewedPoints(
                 brought_together(
@@ -216,16 +240,16 @@ class TopDownTeacher(TopDownPredictor):
         assert self._usual is not None
         return replace(boxes, boxes_xyxy=self._usual.around(found.keypoints_xy[0], found.size_hw)[None])
 
-    def _look(self, images: Sequence[np.ndarray], boxes: Sequence[FoundBoxes], view: View) -> list[Landmarks]:
+    def _look(self, images: Sequence[np.ndarray], boxes: Sequence[FoundBoxes], look: _Look) -> list[Landmarks]:
         """The points of the objects of each image as one view has them, in the order of their boxes, un-warped."""
-        crops = [prepare_objects(self, image, _seen_from(each.boxes_xyxy, view.scale), each.scores, each.labels)
+        crops = [prepare_objects(self, image, look.boxes(each.boxes_xyxy), each.scores, each.labels)
                  for image, each in zip(images, boxes, strict=True)]  # fmt: skip
-        waiting = [_shown(crop, view) for each in crops for crop in each]
+        waiting = [look.shown(crop) for each in crops for crop in each]
         found: list[LandmarkDetections] = []
         for start in range(0, len(waiting), self.objects_per_batch):
             looked = self.look(waiting[start : start + self.objects_per_batch])
             found += [cast(LandmarkDetections, each.cpu()) for each in looked]
-        done = iter([self._righted(*each, view) for each in zip(found, waiting, strict=True)])
+        done = iter([self._righted(*each, look.view) for each in zip(found, waiting, strict=True)])
         return [
             replace(
                 gathered([next(done) for _ in each], (image.shape[0], image.shape[1]), self.num_keypoints),
@@ -246,16 +270,6 @@ class TopDownTeacher(TopDownPredictor):
             keypoint_scores=carrier.keypoint_scores[:, order],
             visibility=carrier.visibility[:, order],
         )
-
-
-def _seen_from(boxes_xyxy: np.ndarray, scale: float) -> np.ndarray:
-    """Boxes about the same middles in whose crops objects are ``scale`` times as large as in their own."""
-    middle, half = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2, (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) / 2
-    return np.concatenate([middle - half / scale, middle + half / scale], 1).astype(np.float32)
-
-
-def _shown(crop: Prepared, view: View) -> Prepared:
-    return replace(crop, pixels=np.ascontiguousarray(crop.pixels[:, ::-1])) if view.mirrored else crop
 
 
 def teacher(job: JobSpec) -> Predictor:

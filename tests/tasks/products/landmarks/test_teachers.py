@@ -101,8 +101,9 @@ def test_a_mirror_that_does_not_exchange_points_is_seen_to_disagree() -> None:
         TopDownTeacher(sees_two_dots(pairs), Boxes(BOX), ["hflip"])([two_dots()])[0]  # type: ignore[arg-type]
         for pairs in (PAIRS, [])
     )
-    assert exchanged.agreement is not None and exchanged.agreement.min() > 0.8
-    assert kept.agreement is not None and kept.agreement.max() < 0.1
+    assert exchanged.agreement is not None and kept.agreement is not None
+    assert exchanged.agreement.min() > 0.9
+    assert kept.agreement.max() < 0.81, "the mirror, one of five other views, has the points elsewhere"
 
 
 def test_images_without_objects_have_none_and_do_not_disturb_their_neighbours() -> None:
