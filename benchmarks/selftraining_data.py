@@ -120,13 +120,9 @@ _NOISE = Noise(
     )
 )
 
-_POINT_NOISE = Noise(
-    (
-        {"name": "object_jitter", "rotate_deg": 15.0, "scale": 0.25, "shift": 0.06},
-        {"name": "rand_augment", "num_ops": 2, "magnitude": 10, "photometric_only": True},
-        {"name": "cutout", "most": 2, "largest": 0.2},
-    )
-)
+# The topmost point of a digit that is turned is another one. With colours and patches, too, a model of 60 scenes had an
+# NME of .099, without of .094 (500 steps, one run each).
+_POINT_NOISE = Noise(({"name": "object_jitter", "rotate_deg": 0.0, "scale": 0.15, "shift": 0.05},))
 
 _STYLE = SceneStyle(digits=(2, 4), size_px=(28.0, 60.0), empty_share=0.0, overlap=0.1)
 
@@ -184,7 +180,7 @@ PLANS = {
         config={"transform": {"padding": "letterbox", "fixed_hw": [64, 48]}},
         start="the backbone of the shipped detector, which was trained on digitscape's `train`",
         initial_parts=("network.backbone.",),
-        precision=0.9,
+        precision=0.8,
         folds=3,
         noise=_POINT_NOISE,
         batch_size=16,
@@ -194,9 +190,9 @@ PLANS = {
         aim=10.0,
         title="Points",
         detector=_SHIPPED,
-        views=("0.75x", "1.25x"),
         normaliser="box_diagonal",
         controls=False,
+        sizes=Sizes(pool=600, labelled=60, gate=60),
     ),
 }  # fmt: skip
 
