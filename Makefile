@@ -13,7 +13,7 @@ CUDA_LIBRARIES := ^(nvidia-|cuda-|triton)
 ALONE := ray or prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining experiment-parity experiment-photographs experiment-kills train-demo-model ship-demo-model ship-nuclei train-semantic train-panoptic train-yolact clean
+.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining experiment-parity experiment-photographs experiment-label-errors experiment-kills train-demo-model ship-demo-model ship-nuclei train-semantic train-panoptic train-yolact clean
 
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ experiment-parity: $(STAMP)  ## what users get beside torchvision, transformers 
 experiment-photographs: $(STAMP)  ## what training reaches on real pictures by default, and what the loop adds (DATA=folder of the sets; hours, resumable)
 	@$(BIN)/python -m benchmarks.photographs $(DATA) --note docs/benchmarks
 	@$(BIN)/python -m benchmarks.photographs_loop $(DATA) --note docs/benchmarks
+
+experiment-label-errors: $(STAMP)  ## planted label errors: which of them evaluate --suspects finds (ten minutes)
+	@$(BIN)/python -m benchmarks.label_errors --note docs/benchmarks
 
 experiment-kills: $(STAMP)  ## whole jobs killed in every way, on a folder and on S3 (half an hour)
 	@$(BIN)/python -m benchmarks.kills

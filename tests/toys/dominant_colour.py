@@ -21,8 +21,9 @@ from modelkit.carriers.fields import Value
 from modelkit.carriers.targets import register_field
 from modelkit.transform import Geometry, ImageTransform
 from tasks.evaluation.evaluate import predictions
+from tasks.evaluation.suspects import doubts, folds_of
 from tasks.labels.label_sets import LabelSet
-from tasks.product import Judgement, Kind, Resampled, register_kind
+from tasks.product import Judgement, Kind, Resampled, Suspect, Suspects, register_kind
 from tasks.training.examples import Example
 from tests.toys.dominant_colour_loop import LOOP
 
@@ -84,7 +85,8 @@ def target(example: Example) -> dict[str, Any]:
 def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     """The share of images whose class is found."""
     rows = labels.table.to_pylist()
-    found = [each.labels.tolist() for _, each in predictions(predictor, rows)]
+    answers = [each for _, each in predictions(predictor, rows)]
+    found = [each.labels.tolist() for each in answers]
     truth = np.array([row["labels"][0] for row in rows])
     right = np.array([answer[:1] == [label] for answer, label in zip(found, truth, strict=True)])
     of_class = np.array([truth == each.id for each in labels.classes])
@@ -95,7 +97,34 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
         "by_class": dict(zip(names, everything.by_class[0].tolist(), strict=True)),
     }
     ids = tuple(row["image_id"] for row in rows)
-    return Judgement(NAME, {"image": figures}, ids, tuple(names), len(rows), partial(resample, right, of_class))
+    resampled = partial(resample, right, of_class)
+    evidence = Answers(labels, answers, predictor.weights.class_names())
+    return Judgement(NAME, {"image": figures}, ids, tuple(names), len(rows), resampled, evidence=evidence)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model says of each image of a label set."""
+
+    labels: LabelSet
+    found: Sequence[Instances]
+    names: Mapping[int, str]
+
+
+def suspects(answers: Answers) -> Suspects:
+    """Images of another class than the model says."""
+    rows = answers.labels.table.to_pylist()
+    sure = np.array([each.scores.max() for each in answers.found], np.float64)
+    agrees = np.array([row["labels"][0] == int(each.labels[0]) for row, each in zip(rows, answers.found, strict=True)])
+    doubted = doubts(sure, agrees.astype(float), (1.0,), folds_of(answers.labels))
+    found = [
+        Suspect(
+            row["image_id"], row["uri"], None, 0, row["origin_ids"][0], row["names"][0], "wrong colour",
+            f"the model says {answers.names[int(each.labels[0])]}", value, tuple(row["boxes_xyxy"][0]), {},
+        )
+        for row, each, value in zip(rows, answers.found, doubted.tolist(), strict=True) if value
+    ]  # fmt: skip
+    return Suspects(tuple(sorted(found, key=lambda each: -each.probability)), ())
 
 
 def resample(right: np.ndarray, of_class: np.ndarray, weights: np.ndarray) -> Resampled:
@@ -122,6 +151,7 @@ KIND = Kind(
     recipes={"toy_colour": recipe},
     default_recipe="toy_colour",
     class_counts=lambda classes: {"num_classes": max(each.id for each in classes) + 1},
+    suspects=suspects,
     words={"accuracy": "share of right images"},
     loop=LOOP,
 )

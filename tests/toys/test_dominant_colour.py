@@ -52,6 +52,13 @@ def test_it_is_trained_judged_and_run_over_a_dataset(tmp_path: Path, monkeypatch
     assert figures["image"]["by_class"] == dict.fromkeys(COLOURS, 1.0)
     assert in_words("accuracy", KIND.name) == "share of right images"
 
+    spoilt = json.loads(held_out.read_text())
+    spoilt["annotations"][4]["category_id"] = 3
+    (tmp_path / "test/spoilt.json").write_text(json.dumps(spoilt))
+    asked = ["evaluate", done["weights"], tmp_path / "test/spoilt.json", "--suspects", "5", "--json"]
+    (suspect,) = visionmill(*asked).summary["suspects"]["labelled"]
+    assert (suspect["origin_id"], suspect["name"], suspect["words"]) == ("4", "blue", "the model says green")
+
     truth = read_label_set(str(held_out))
     trained, fresh = (evaluate_predictor(modelkit.load(each["weights"]), truth) for each in (done, raw))
     gain = compare(trained, fresh, seed=0)
