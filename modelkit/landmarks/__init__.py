@@ -7,7 +7,7 @@ from modelkit.landmarks.landmarker import CoordinateLandmarker, HeatmapLandmarke
 from modelkit.landmarks.models import coordinate_landmarker, heatmap_landmarker, hourglass
 from modelkit.landmarks.networks import CoordinateHead, DeconvolutionNeck, HeatmapHead
 from modelkit.landmarks.one_euro import OneEuro
-from modelkit.landmarks.support import aimed, gives_support, support_of
+from modelkit.landmarks.support import aimed, found_with_support, gives_support
 from modelkit.landmarks.top_down import DetectingPredictor, FoundBoxes, TopDownPredictor, is_top_down, labels_of
 from modelkit.landmarks.tracking import Tracking, TrackingPredictor
 
@@ -28,6 +28,7 @@ __all__ = [
     "TrackingPredictor",
     "aimed",
     "coordinate_landmarker",
+    "found_with_support",
     "gathered",
     "gives_support",
     "heatmap_landmarker",
@@ -35,5 +36,4 @@ __all__ = [
     "is_top_down",
     "labels_of",
     "prepare_objects",
-    "support_of",
 ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modelkit.base import Prediction
 from modelkit.landmarks.crops import CropGeometry, to_windows
 from modelkit.landmarks.landmarker import TopDownModel
 from modelkit.predictor import Predictor, Prepared
@@ -47,18 +48,22 @@ def aimed(crop: Prepared, points_xy: np.ndarray) -> Prepared:
 
 
 @torch.inference_mode()
-def support_of(predictor: Predictor, crops: Sequence[Prepared]) -> list[np.ndarray]:
-    """What the maps say near the places of crops that :func:`aimed` made: (K,) float32 in [0, 1] each.
+def found_with_support(predictor: Predictor, crops: Sequence[Prepared]) -> list[tuple[Prediction, np.ndarray]]:
+    """Of crops that :func:`aimed` made what ``predictor.infer`` gives, and what the maps say near the places.
 
     Args:
         predictor: one that :func:`gives_support`.
         crops: at least one.
+
+    Returns:
+        For each crop its raw result on the host, and (K,) float32 in [0, 1].
     """
-    model = predictor.model
+    model, geometries = predictor.model, [crop.geometry for crop in crops]
     assert isinstance(model, TopDownModel)
-    maps = model.maps(predictor.forward_fn(predictor.batch(crops))).float()
-    places = torch.stack([_on_map(crop.geometry, maps) for crop in crops])
-    return list(near(maps, places).cpu().numpy())
+    raw = predictor.forward_fn(predictor.batch(crops))
+    maps = model.maps(raw).float()
+    values = near(maps, torch.stack([_on_map(geometry, maps) for geometry in geometries])).cpu().numpy()
+    return [(found.cpu(), support) for found, support in zip(predictor.decode(raw, geometries), values, strict=True)]
 
 
 def _on_map(geometry: Geometry, maps: Tensor) -> Tensor:

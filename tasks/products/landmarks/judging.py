@@ -15,7 +15,7 @@ A model that finds its objects itself is judged by average precision alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -25,7 +25,6 @@ from infra.errors import DatasetError
 from modelkit import Predictor
 from modelkit.carriers.faces68 import OUTER_EYE_CORNERS, is_ibug
 from modelkit.carriers.landmarks import KeypointSet, Landmarks
-from modelkit.landmarks import gathered, prepare_objects
 from modelkit.metrics import (
     area_under_curve,
     between,
@@ -40,15 +39,12 @@ from modelkit.metrics import (
     point_errors,
 )
 from modelkit.metrics.landmarks import Normaliser
-from modelkit.predictor import Prepared
-from tasks.engine.batches import BatchLimits, forward
 from tasks.evaluation.average_precision import AveragePrecision
-from tasks.evaluation.evaluate import Row, pixels_of, predictions
+from tasks.evaluation.evaluate import Row, predictions
 from tasks.labels.label_sets import LabelSet
-from tasks.media.decoding import EntryReader
 from tasks.product import Judgement, Resampled
+from tasks.products.landmarks.in_boxes import judged_objects, seen_in_boxes
 
-_BATCH = 32
 UNKNOWN_SIGMA = 0.05
 """Of each point, for OKS, where nobody measured how far annotators are apart: about COCO's usual one of a face."""
 
@@ -116,15 +112,17 @@ class PointEvidence:
     """Labels with points, and what a model finds in each image, in the order of their table.
 
     Args:
-        predictor: of the model. labels: under its class ids.
-        order: which of the model's points each labelled one is.
+        model: its name. top_down: whether it looked at the labelled boxes.
+        labels: under its class ids.
         found: of each image, with the labels' points in their order; a top-down model's are of the judged objects.
+        supports: of each image (n, K), what the model sees at the labelled places; None of models that cannot say.
     """
 
-    predictor: Predictor
+    model: str
+    top_down: bool
     labels: LabelSet
-    order: Sequence[int]
     found: Sequence[Landmarks]
+    supports: Sequence[np.ndarray] | None
 
 
 def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
@@ -139,13 +137,15 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
         )
     order = points_in_model(predictor, labels.points)
     rows = labels.table.to_pylist()
-    if not predictor.model.top_down:
+    name, top_down = predictor.weights.name, predictor.model.top_down
+    if not top_down:
         found = [_ordered(cast(Landmarks, each), order) for _, each in predictions(predictor, rows)]
-        objects = None
-    else:
-        found = [_ordered(each, order) for each in found_in_boxes(predictor, rows)]
-        objects = _paired(rows, found, len(labels.points))
-    return _judgement(PointEvidence(predictor, labels, order, found), rows, objects)
+        return _judgement(predictor.weights.kind, PointEvidence(name, top_down, labels, found, None), rows, None)
+    seen = list(seen_in_boxes(predictor, rows, order))
+    found = [_ordered(each, order) for each, _ in seen]
+    supports = [values[:, order] for _, values in seen if values is not None]
+    evidence = PointEvidence(name, top_down, labels, found, supports if len(supports) == len(found) else None)
+    return _judgement(predictor.weights.kind, evidence, rows, _paired(rows, found, len(labels.points)))
 
 
 def points_in_model(predictor: Predictor, points: KeypointSet) -> list[int]:
@@ -175,71 +175,6 @@ def _ordered(found: Landmarks, order: Sequence[int]) -> Landmarks:
     )  # fmt: skip
 
 
-def judged_objects(row: Row) -> list[int]:
-    """Places of the objects that have a labelled point and are no crowds."""
-    columns = zip(row["keypoint_xyv"], row["is_crowd"], row["boxes_xyxy"], strict=True)
-    return [
-        k
-        for k, (points, crowd, (x0, y0, x1, y1)) in enumerate(columns)
-        if not crowd and x1 > x0 and y1 > y0 and any(v for _, _, v in points or ())
-    ]
-
-
-def found_in_boxes(predictor: Predictor, rows: Sequence[Row]) -> Iterator[Landmarks]:
-    """What a top-down model finds of the judged objects of each image, in their order; objects of images share batches.
-
-    Raises:
-        DatasetError: an image that cannot be read or is not of the size its labels are for.
-    """
-    points = int(predictor.model.config["num_keypoints"])
-    for row, found in seen_in_boxes(predictor, rows):
-        yield gathered([predictor.finish(each) for each in found], (row["height"], row["width"]), points)
-
-
-def seen_in_boxes(
-    predictor: Predictor,
-    rows: Sequence[Row],
-    *,
-    aim: Callable[[Row, list[Prepared]], list[Prepared]] = lambda row, crops: crops,
-    infer: Callable[[Sequence[Prepared]], list[Any]] | None = None,
-) -> Iterator[tuple[Row, list[Any]]]:
-    """Each image with what is seen of its judged objects; raises as :func:`found_in_boxes` does.
-
-    Args:
-        aim: (row, crops of its judged objects) -> what of them is looked at.
-        infer: looks at it; None: as the predictor does, raw.
-    """
-    reader, limits = EntryReader(), BatchLimits(_BATCH)
-    waiting: list[tuple[Row, list[Prepared]]] = []
-    for row in rows:
-        chosen = judged_objects(row)
-        boxes, labels = (np.array([row[name][k] for k in chosen]) for name in ("boxes_xyxy", "labels"))
-        crops = prepare_objects(predictor, pixels_of(row, reader), boxes, labels=labels)
-        waiting.append((row, aim(row, crops)))
-        if sum(len(each) for _, each in waiting) >= _BATCH:
-            yield from _looked_at(infer or predictor.infer, waiting, limits)
-            waiting = []
-    yield from _looked_at(infer or predictor.infer, waiting, limits)
-
-
-def _looked_at(
-    infer: Callable[[Sequence[Prepared]], list[Any]],
-    waiting: Sequence[tuple[Row, list[Prepared]]],
-    limits: BatchLimits,
-) -> Iterator[tuple[Row, list[Any]]]:
-    crops = [crop for _, each in waiting for crop in each]
-    found: list[Any] = []
-    for start in range(0, len(crops), _BATCH):
-        chosen = crops[start : start + _BATCH]
-        found += forward(infer, chosen, chosen[0].bucket, limits)
-    for error in found:
-        if isinstance(error, Exception):
-            raise error
-    done = iter(found)
-    for row, each in waiting:
-        yield row, [next(done) for _ in each]
-
-
 def _paired(rows: Sequence[Row], found: Sequence[Landmarks], points: int) -> _Objects:
     chosen = [(number, row, k) for number, row in enumerate(rows) for k in judged_objects(row)]
     return _Objects(
@@ -250,7 +185,7 @@ def _paired(rows: Sequence[Row], found: Sequence[Landmarks], points: int) -> _Ob
     )
 
 
-def _judgement(evidence: PointEvidence, rows: Sequence[Row], objects: _Objects | None) -> Judgement:
+def _judgement(kind: str, evidence: PointEvidence, rows: Sequence[Row], objects: _Objects | None) -> Judgement:
     labels, found = evidence.labels, evidence.found
     assert labels.points is not None
     truth = _coco(labels, rows)
@@ -271,7 +206,7 @@ def _judgement(evidence: PointEvidence, rows: Sequence[Row], objects: _Objects |
         resample = _resampling(errors[main.name], main.limit, objects.image_of, len(rows))
         notes = (*_words(lengths, errors), *notes)
     return Judgement(
-        kind=evidence.predictor.weights.kind,
+        kind=kind,
         figures=figures,
         image_ids=tuple(row["image_id"] for row in rows),
         class_names=names,

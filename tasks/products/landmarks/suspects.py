@@ -7,7 +7,6 @@ sees another as well; an error of a person lies where it sees nothing at all.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +17,11 @@ from torchvision.ops import box_iou
 
 from infra.errors import UsageError
 from modelkit.carriers.landmarks import Landmarks
-from modelkit.landmarks import aimed, gives_support, support_of
-from modelkit.predictor import Prepared
 from tasks.evaluation.suspects import doubts, folds_of
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Suspect, Suspects
-from tasks.products.landmarks.judging import PointEvidence, Row, judged_objects, seen_in_boxes
+from tasks.products.landmarks.in_boxes import Row, judged_objects
+from tasks.products.landmarks.judging import PointEvidence
 
 _USUAL, _LIMITS = 6.0, (0.05, 0.3)
 """A point is far off from six times the usual error on, if that is between these shares of an object's size."""
@@ -67,7 +65,7 @@ def point_suspects(evidence: PointEvidence) -> Suspects:
     known = np.isfinite(compared.off)
     if len(compared.scores[known]) > 1 and np.ptp(compared.scores[known]) == 0:
         raise UsageError(
-            f"{evidence.predictor.weights.name} says of no point how sure it is, so its doubts are worth nothing",
+            f"{evidence.model} says of no point how sure it is, so its doubts are worth nothing",
             hint="Judge the labels with a model that gives heatmaps, such as heatmap_landmarker.",
         )
     far = float(np.clip(_USUAL * np.median(compared.off[known]), *_LIMITS)) if known.any() else _LIMITS[1]
@@ -91,16 +89,16 @@ def _compare(evidence: PointEvidence, rows: Sequence[Row]) -> tuple[_Compared, t
     pairs = [
         (image, place, at)
         for image, (row, found) in enumerate(zip(rows, evidence.found, strict=True))
-        for place, at in _paired(row, found, evidence.predictor.model.top_down)
+        for place, at in _paired(row, found, evidence.top_down)
     ]
     image, place, at = np.array(pairs, np.int64).reshape(-1, 3).T
-    count = len(evidence.order)
+    count = len(evidence.labels.points or ())
     objects = list(zip(image.tolist(), place.tolist(), at.tolist(), strict=True))
     boxes = np.array([rows[i]["boxes_xyxy"][k] for i, k, _ in objects], np.float64).reshape(-1, 4)
     labelled = np.array([rows[i]["keypoint_xyv"][k] for i, k, _ in objects], np.float64).reshape(-1, count, 3)
     places = np.array([evidence.found[i].keypoints_xy[k] for i, _, k in objects], np.float64).reshape(-1, count, 2)
     scores = np.array([evidence.found[i].keypoint_scores[k] for i, _, k in objects], np.float64).reshape(-1, count)
-    support = _supports(evidence, rows) if gives_support(evidence.predictor) else None
+    support = None if evidence.supports is None else np.concatenate(evidence.supports).astype(np.float64)
     unpaired = sum(len(judged_objects(row)) for row in rows) - len(pairs)
     notes = (
         (f"{unpaired} labelled objects were not found, so that nothing is said of their points",) if unpaired else ()
@@ -120,23 +118,6 @@ def _paired(row: Row, found: Landmarks, top_down: bool) -> list[tuple[int, int]]
     best, which = box_iou(boxes, torch.from_numpy(found.boxes_xyxy).float()).max(1)
     together = zip(chosen, which.tolist(), (best >= _SAME_OBJECT).tolist(), strict=True)
     return [(place, at) for place, at, same in together if same]
-
-
-def _supports(evidence: PointEvidence, rows: Sequence[Row]) -> np.ndarray:
-    """(n, K) what is seen at the labelled places of the judged objects; looks at all of them once more."""
-    order = list(evidence.order)
-
-    def aim(row: Row, crops: list[Prepared]) -> list[Prepared]:
-        places = np.full((len(crops), int(evidence.predictor.model.config["num_keypoints"]), 2), np.nan)
-        for k, place in enumerate(judged_objects(row)):
-            places[k, order] = np.array(row["keypoint_xyv"][place], np.float64)[:, :2]
-        return [aimed(crop, points) for crop, points in zip(crops, places, strict=True)]
-
-    look = functools.partial(support_of, evidence.predictor)
-    seen = [
-        values[order] for _, each in seen_in_boxes(evidence.predictor, rows, aim=aim, infer=look) for values in each
-    ]
-    return np.array(seen, np.float64).reshape(-1, len(order))
 
 
 def _told(
