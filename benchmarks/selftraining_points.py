@@ -11,7 +11,8 @@ from modelkit import Predictor
 from modelkit.metrics import mean_errors, point_errors
 from tasks.evaluation.evaluate import with_classes_of
 from tasks.labels.label_sets import LabelSet
-from tasks.products.landmarks.judging import found_in_boxes, judged_objects, lengths_of
+from tasks.products.landmarks.in_boxes import judged_objects, seen_in_boxes
+from tasks.products.landmarks.judging import lengths_of, points_in_model
 
 DRAWS = 1_000
 
@@ -52,11 +53,12 @@ def scene_errors(predictor: Predictor, labels: LabelSet, normaliser: str) -> np.
     assert labels.points is not None
     [length] = [each for each in lengths_of(labels.points) if each.name == normaliser]
     rows, totals = with_classes_of(predictor, labels).table.to_pylist(), []
-    for row, found in zip(rows, found_in_boxes(predictor, rows), strict=True):
+    order = points_in_model(predictor, labels.points)
+    for row, (found, _) in zip(rows, seen_in_boxes(predictor, rows, order), strict=True):
         chosen = judged_objects(row)
         true_xyv = np.array([row["keypoint_xyv"][k] for k in chosen], np.float64).reshape(-1, len(labels.points), 3)
         boxes = np.array([row["boxes_xyxy"][k] for k in chosen], np.float64).reshape(-1, 4)
-        means = mean_errors(point_errors(found.keypoints_xy, true_xyv, length.of(true_xyv, boxes)))
+        means = mean_errors(point_errors(found.keypoints_xy[:, order], true_xyv, length.of(true_xyv, boxes)))
         if not np.isfinite(means).all():
             raise ValueError(f"{predictor.weights.reference} lost a point in {row['image_id']}")
         totals.append((float(means.sum()), len(means)))
