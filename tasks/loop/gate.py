@@ -292,10 +292,11 @@ def _sizes(found: PairedDifference | None, limits: GateLimits) -> list[Criterion
 
 
 def _calibration(inputs: GateInputs, limits: GateLimits) -> list[Criterion]:
-    criteria = [Criterion("calibration: D-ECE", inputs.d_ece, "<=", limits.d_ece)]
+    why = "one group cannot calibrate and judge" if math.isnan(inputs.d_ece) else ""
+    criteria = [Criterion("calibration: D-ECE", inputs.d_ece, "<=", limits.d_ece, why)]
     if inputs.champion_d_ece is not None:
         worse = inputs.d_ece - inputs.champion_d_ece
-        criteria.append(Criterion("calibration: D-ECE worse by", worse, "<=", limits.d_ece_worse))
+        criteria.append(Criterion("calibration: D-ECE worse by", worse, "<=", limits.d_ece_worse, why))
     return criteria
 
 

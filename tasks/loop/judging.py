@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from tasks.loop.candidates import Asked, candidates_on
 from tasks.loop.methods import LabelledPredictions, LoopMethods
 from tasks.product import Judgement
 
+_HALVES = 2
+
 
 @dataclass(frozen=True, slots=True)
 class OnGate:
@@ -27,7 +30,7 @@ class OnGate:
 
     Args:
         judged: its figures.
-        d_ece: of its scores there after calibration on labels that it never saw.
+        d_ece: of its scores there after calibration on labels that it never saw; NaN where there are none.
     """
 
     judged: Judgement
@@ -61,7 +64,7 @@ def judge_on_gate(
         methods: of the loop.
         predictor: the model.
         calibration: labels that it never saw; None where there are none: then the scores on each half of the gate set
-            are calibrated on the other half.
+            are calibrated on the other half, and a gate set of one group, which has no halves, measures nothing.
         gate: the gate set.
         split_items: ``split_items.v2``.
         asked: its lineage and the round.
@@ -74,8 +77,10 @@ def judge_on_gate(
     on_gate = look(gate)
     if calibration is not None:
         pairs = [(look(calibration), on_gate)]
+    elif len(set(gate.table["group_id"].to_pylist())) < _HALVES:
+        return OnGate(evaluate_predictor(predictor, gate), math.nan)
     else:
-        one, other = (on_gate.only(half) for half in fold_groups(gate, 2, salt=""))
+        one, other = (on_gate.only(half) for half in fold_groups(gate, _HALVES, salt=""))
         pairs = [(one, other), (other, one)]
     return OnGate(evaluate_predictor(predictor, gate), methods.calibrated_error(pairs))
 

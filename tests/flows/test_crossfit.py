@@ -100,6 +100,19 @@ def test_the_data_of_a_model_is_all_that_trains_and_of_a_fold_what_it_was_given(
     assert dict(counts) == {"teacher": summary["splits"]["train"], "student": summary["splits"]["train"]}
 
 
+def test_a_gate_set_of_one_group_measures_no_calibration_and_ends_no_round(
+    asked: dict[str, Any], tmp_path: Path
+) -> None:
+    tens = {"group_rule": r"(\d)\d\.png$", "shares": {"train": 0.9, "gate": 0.1}}
+    summary = run_retrain(
+        checked(RetrainParameters, **{**asked, **tens, "output": str(tmp_path), "steps": 30}), orchestrated=False
+    )
+    reasons = summary["rounds"][0]["gate"]["reasons"]
+    assert any(
+        each.startswith("calibration: D-ECE: not measured") and "one group cannot" in each for each in reasons
+    ), reasons
+
+
 def test_labels_that_the_champion_has_learnt_from_never_calibrate_it_later(
     asked: dict[str, Any], round_one: tuple[dict[str, Any], Store, Watched]
 ) -> None:

@@ -63,6 +63,7 @@ def test_a_good_candidate_passes_every_criterion() -> None:
         ({"against_champion": None}, "better"),
         ({"d_ece": 0.11, "champion_d_ece": 0.11}, "calibration: D-ECE"),
         ({"d_ece": 0.08}, "calibration: D-ECE worse"),
+        ({"d_ece": float("nan"), "champion_d_ece": None}, "calibration: D-ECE: not measured"),
         ({"audit": None}, "audit"),
         ({"audit": Audit(n=102, errors=0, promised=0.9)}, "audit: labels"),
         ({"audit": Audit(n=120, errors=14, promised=0.9)}, "audit: lower bound"),
@@ -76,8 +77,9 @@ def test_a_good_candidate_passes_every_criterion() -> None:
         ({"groups": 5}, "better: probability of a gain: not measured"),
     ],
     ids=[
-        "luck", "small", "nan", "class", "size", "unmeasured", "d-ece", "d-ece worse", "no audit", "short audit",
-        "bad audit", "leak", "lineage", "heartbeat", "as the baseline", "no baseline", "looks",
+        "luck", "small", "nan", "class", "size", "unmeasured", "d-ece", "d-ece worse", "d-ece unmeasured",
+        "no audit", "short audit", "bad audit", "leak", "lineage", "heartbeat", "as the baseline", "no baseline",
+        "looks",
         "no class is watched", "too few groups",
     ],
 )  # fmt: skip
