@@ -32,7 +32,7 @@ from tasks.loop.judging import difference, load_predictor
 from tasks.loop.schemas import MODELS
 from tasks.output import tables
 
-LOOP = ("--calibration", "crossfit", "--folds", "3", "--share", "train=0.75", "--share", "gate=0.25", "--seed", "0")
+LOOP = ("--calibration", "crossfit", "--folds", "3", "--seed", "0")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,9 +70,8 @@ def record_of(data: Path, name: str, division: int, work: Path, options: Sequenc
     if kept.exists():
         return dict(json.loads(kept.read_text()))
     asked = ("--labelled", labelled, "--unlabelled", unlabelled / "images", "--audit", unlabelled, "--output", output)
-    summary, spent = measured(
-        output / "seconds", "retrain", *map(str, asked), *LOOP, *options, "--ray", "none", "--no-prefect"
-    )
+    words = (*LOOP, *SETS[name].loop_options, *options, "--ray", "none", "--no-prefect")
+    summary, spent = measured(output / "seconds", "retrain", *map(str, asked), *words)
     record = {
         "set": name,
         "division": division,

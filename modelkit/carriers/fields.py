@@ -114,6 +114,19 @@ class Value(Field):
         return below
 
 
+class Labels(Field):
+    """(k,) int64 class ids that hold for the whole image, sorted; a mixed sample has those of both."""
+
+    def resized(self, value: Tensor, resize: Resize) -> Tensor:
+        return value
+
+    def warped(self, value: Tensor, warp: Warp) -> Tensor:
+        return value
+
+    def mixed(self, below: Tensor, above: Tensor, where: Tensor) -> Tensor:
+        return torch.cat([below, above]).unique()
+
+
 class Boxes(Field):
     """(n, 4) float xyxy. Moved boxes enclose the moved corners and are cut off at the borders."""
 

@@ -16,6 +16,7 @@ from modelkit.carriers.targets import IGNORE
 from modelkit.errors import ConfigError
 from modelkit.layers.stretching import stretch
 
+_IMPOSSIBLE = -1e4  # a logit of which the exponential is 0, and no gradient NaN
 _EPSILON = 1e-6
 
 
@@ -101,6 +102,31 @@ def pixel_loss(
     if config.hardest < 1:
         per_pixel, count = _hardest(per_pixel, max(1, int(count * config.hardest)))
     return per_pixel.sum() if config.reduction == "sum" else per_pixel.sum() / count.clamp(min=1)
+
+
+def without_abstaining(
+    logits: Tensor, wanted: Tensor, abstaining: Sequence[Tensor | Sequence[int]], background: int | None = None
+) -> Tensor:
+    """Logits of the classes that a target tells apart; others cannot be, so that nothing teaches where they are not.
+
+    A teacher may be sure of roads and not of poles: what it calls a road is no building but may be a pole.
+
+    Args:
+        logits: (N, C, h, w), given back as they are where no class abstains, else stretched to the targets.
+        wanted: (N, H, W) class ids, 255 is ignored; the class of a pixel counts even if it abstains elsewhere.
+        abstaining: class ids of each image.
+        background: class whose pixels hold no object of any class, whoever abstains.
+    """
+    if not any(len(each) for each in abstaining):
+        return logits
+    logits = stretch(logits.float(), wanted.shape[-2:])
+    hidden = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+    for image, each in zip(hidden, abstaining, strict=True):
+        image[list(map(int, each))] = True
+    hidden.scatter_(1, wanted.where(wanted != IGNORE, 0)[:, None], False)
+    if background is not None:
+        hidden &= (wanted != background)[:, None]
+    return logits.masked_fill(hidden, _IMPOSSIBLE)
 
 
 def class_weight_map(weights: Tensor | None, wanted: Tensor, of_classes: Sequence[float]) -> Tensor | None:

@@ -31,7 +31,7 @@ from modelkit.layers.stretching import stretch
 from modelkit.layers.watching import watched
 from modelkit.registry import Config
 from modelkit.rle import bboxes, encode_label_map
-from modelkit.semantic.losses import LossConfig, border_weight_map, dice_loss, pixel_loss
+from modelkit.semantic.losses import LossConfig, border_weight_map, dice_loss, pixel_loss, without_abstaining
 from modelkit.semantic.lovasz import lovasz_softmax
 from modelkit.semantic.targets import check_semantic, padded
 from modelkit.semantic.tracing import traced_label_map
@@ -159,7 +159,8 @@ class SemanticSegmentor(VisionModel):
             targets: one dict per image with ``semantic`` (H, W) long class ids; 255 is ignored. With border weights
                 also ``masks`` (n, H, W). Optional: ``semantic_weights`` (H, W) float: how much a pixel counts in the
                 cross-entropy. Pixels of weight 0 give no gradient, of Dice neither, but stay in the number that the
-                cross-entropy is divided by, so that a teacher who is sure of little teaches little.
+                cross-entropy is divided by, so that a teacher who is sure of little teaches little. ``abstaining``
+                (k,) long: classes of which the target says nothing, see ``without_abstaining``.
 
         Raises:
             TargetError: when targets are missing or malformed.
@@ -173,6 +174,8 @@ class SemanticSegmentor(VisionModel):
         weights = self._pixel_weights(resized, batch)
         raw = {name: self._against_background(logits) for name, logits in self.network(batch).items()}
         weights = self._lighter_background(weights, wanted)
+        abstaining = [each.get("abstaining", ()) for each in resized]
+        raw = {name: without_abstaining(logits, wanted, abstaining, self.background) for name, logits in raw.items()}
         logits = stretch(raw["logits"].float(), wanted.shape[-2:])
         losses = {"loss_semantic": pixel_loss(logits, wanted, weights, self.losses)}
         if self.losses.dice or self.losses.lovasz:

@@ -65,6 +65,7 @@ class Example:
         ignore_boxes: regions in which nothing is learnt, see ``modelkit.detection.targets``.
         void_rle: pixels that are neither a class nor background.
         unsure_rle: pixels that do not teach but count in the mean of a semantic loss.
+        abstaining: class ids of which nothing is said, neither where they are nor where they are not.
         window: of a tile: where it lies in its picture, whose pixels are ``picture_hw``; all else is in the tile's own.
             Training sets hold whole pictures, these two are never stored.
         piece, seen_hw: of a part that a kind cut out (``Kind.pieces_of``): which one of its picture it is, and the size
@@ -79,6 +80,7 @@ class Example:
     ignore_boxes: tuple[Box, ...] = field(default=())
     void_rle: bytes | None = None
     unsure_rle: bytes | None = None
+    abstaining: tuple[int, ...] = ()
     window: Window | None = None
     picture_hw: tuple[int, int] | None = None
     piece: int | None = None
@@ -126,6 +128,10 @@ POINTS_SCHEMA = TRACKED_SCHEMA.append(
     )
 ).with_metadata({b"visionmill.schema": b"training_set.v3"})
 
+ABSTAINING_SCHEMA = POINTS_SCHEMA.append(
+    _column("abstaining", pa.list_(pa.int32()), "class ids of which nothing is said, sorted")
+).with_metadata({b"visionmill.schema": b"training_set.v4"})
+
 
 def save_training_set(store: Store, examples: Iterable[Example]) -> str:
     """Make a training set exist, sorted by image; its id (64 hex digits). Equal examples have equal ids.
@@ -140,6 +146,8 @@ def save_training_set(store: Store, examples: Iterable[Example]) -> str:
     schema = TRACKED_SCHEMA if any(each.track_id is not None for each in objects) else SCHEMA
     if any(each.keypoint_xyv is not None for each in objects):
         schema = POINTS_SCHEMA
+    if any(example.abstaining for example in ordered):
+        schema = ABSTAINING_SCHEMA
     rows = [_row(example) for example in ordered]
     for one, other in itertools.pairwise(rows):
         if one["image_id"] == other["image_id"]:
@@ -183,6 +191,7 @@ def _row(example: Example) -> dict[str, Any]:
         "unsure_rle": example.unsure_rle,
         "track_ids": [each.track_id for each in example.objects],
         "keypoint_xyv": [each.keypoint_xyv for each in example.objects],
+        "abstaining": list(example.abstaining),
     }
 
 
@@ -201,6 +210,7 @@ def _example(row: dict[str, Any]) -> Example:
         ignore_boxes=tuple(_box(box) for box in row["ignore_boxes"]),
         void_rle=row["void_rle"],
         unsure_rle=row["unsure_rle"],
+        abstaining=tuple(row.get("abstaining") or ()),
     )
 
 

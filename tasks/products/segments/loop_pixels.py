@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,19 +125,24 @@ def calibrate_regions(
     return Calibrated(calibrate_pixels(counts), None, thresholds)
 
 
-def examples_of_pixels(labels: pa.Table, background: int | None) -> list[Example]:
+def examples_of_pixels(labels: pa.Table, background: int | None, classes: Iterable[int] = ()) -> list[Example]:
     """``pseudo_labels.v2`` of pixels as examples.
 
     Accepted regions teach their class; accepted background is what no object covers. All other pixels do not teach, but
-    count in the mean of the loss. Images of which nothing was accepted are left out.
+    count in the mean of the loss. Of ``classes`` (ids) of which nothing was accepted anywhere nothing is said: without
+    that, a pole of which nobody is sure would be taught to be the road before which it stands, and be forgotten. Images
+    of which nothing was accepted are left out.
     """
+    decided = zip(labels["label"].to_pylist(), labels["decision"].to_pylist(), strict=True)
+    told = {label for label, decision in decided if decision == "accept"}
+    abstaining = tuple(sorted(set(classes) - told))
 
     def example(accepted: list[dict[str, Any]]) -> Example:
         unsure = np.ones(size_of(accepted[0]), bool)
         for row in accepted:
             unsure &= ~rle.decode(row["rle"], unsure.shape)
         objects = tuple(example_object(row) for row in accepted if row["label"] != background)
-        return example_of(accepted, objects=objects, unsure_rle=rle.encode(unsure))
+        return example_of(accepted, objects=objects, unsure_rle=rle.encode(unsure), abstaining=abstaining)
 
     return examples_by_item(labels, lambda row: row["decision"] == "accept", example)
 
@@ -188,14 +193,16 @@ class PixelMethods(LoopMethods):
     Args:
         background: class of what no object covers; None where every pixel has a class of its own.
         views: see :class:`LoopMethods`.
+        classes: ids of all that the models tell apart, the background included.
     """
 
     score_floor = 0.0  # pixels of the lowest level are candidates, too: a fifth of all has to be accepted
     least_truth = LEAST_TRUE_PIXELS
     evidence_unit = "images with it"
 
-    def __init__(self, background: ClassInfo | None, views: Sequence[str] = ()) -> None:
+    def __init__(self, background: ClassInfo | None, views: Sequence[str] = (), classes: Sequence[int] = ()) -> None:
         super().__init__(views)
+        self._classes = tuple(classes)
         self.background = background
         self._background_id = None if background is None else background.id
 
@@ -250,7 +257,7 @@ class PixelMethods(LoopMethods):
         return count_pixels(found.candidates, found.labels.table, ids, self._background_id)
 
     def examples(self, labels: pa.Table) -> list[Example]:
-        return examples_of_pixels(labels, self._background_id)
+        return examples_of_pixels(labels, self._background_id, self._classes)
 
     def look_at(self, accepted: pa.Table, truth: LabelSet, n: int, *, seed: int) -> dict[str, bool]:
         return look_at_pixels(accepted, truth.table, n, background=self._background_id, seed=seed)
@@ -258,7 +265,9 @@ class PixelMethods(LoopMethods):
 
 def _open(recipe: TrainingRecipe, views: Sequence[str]) -> PixelMethods:
     with torch.device("meta"):  # nothing is allocated
-        return PixelMethods(background_of(create_model(recipe.architecture, **recipe.config)), views)
+        background = background_of(create_model(recipe.architecture, **recipe.config))
+    ids = [label for label, *_ in recipe.classes] + ([] if background is None else [background.id])
+    return PixelMethods(background, views, ids)
 
 
 def _confidence(levels: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from tasks.training.examples import Example
 
 
 def semantic_target(example: Example, background: int | None) -> Target:
-    """``semantic`` and ``semantic_weights``: objects painted one over the other on the background."""
+    """``semantic``, ``semantic_weights``, ``abstaining``: objects painted one over the other on the background."""
     labels, rles = [each.label for each in example.objects], [each.rle for each in example.objects]
     semantic = label_map(labels, rles, example.size_hw, background)
     bare = [each.box_xyxy for each in example.objects if each.rle is None]
@@ -40,7 +40,11 @@ def semantic_target(example: Example, background: int | None) -> Target:
         weights[rle.decode(example.unsure_rle, example.size_hw)] = 0
     if example.void_rle is not None:
         semantic[rle.decode(example.void_rle, example.size_hw)] = IGNORE
-    return {"semantic": torch.from_numpy(semantic), "semantic_weights": torch.from_numpy(weights)}
+    return {
+        "semantic": torch.from_numpy(semantic),
+        "semantic_weights": torch.from_numpy(weights),
+        "abstaining": torch.tensor(sorted(example.abstaining), dtype=torch.int64),
+    }
 
 
 def _target_of(model: VisionModel) -> Callable[[Example], Target]:

@@ -48,6 +48,7 @@ def target(size_hw: tuple[int, int] = SIZE) -> dict[str, Any]:
         "ignore_boxes": torch.tensor([[2.0, 40, 20, 46]]),
         "semantic": (masks[0] + 2 * masks[1]).long(),
         "semantic_weights": masks.amax(0).float(),
+        "abstaining": torch.tensor([3]),
         "reference_image": torch.rand((3, rows, columns), generator=torch.Generator().manual_seed(0)),
         "reference_boxes": boxes + 2,
         "reference_track_ids": torch.tensor([7, 9]),

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from modelkit import ConfigError
-from modelkit.semantic.losses import LossConfig, border_weight_map, border_weights, dice_loss, pixel_loss
+from modelkit.semantic.losses import (
+    LossConfig,
+    border_weight_map,
+    border_weights,
+    dice_loss,
+    pixel_loss,
+    without_abstaining,
+)
 
 
 def test_golden_dice() -> None:
@@ -102,6 +109,32 @@ def test_class_weights_multiply_the_cross_entropy_and_void_keeps_none() -> None:
     assert float(loss) == pytest.approx(2 * math.log(2))
     twice = pixel_loss(logits, wanted, torch.full((1, 1, 3), 2.0), LossConfig(class_weights=[1.0, 3.0]))
     assert float(twice) == pytest.approx(4 * math.log(2))
+
+
+def test_a_class_of_which_nothing_is_said_is_not_unlearnt_where_another_one_is_taught() -> None:
+    logits = torch.randn((2, 3, 4, 4), generator=torch.Generator().manual_seed(0)).requires_grad_()
+    wanted = torch.zeros((2, 4, 4), dtype=torch.int64)
+    wanted[0, 0] = 2  # labelled all the same: it counts
+    told = without_abstaining(logits, wanted, [torch.tensor([2]), ()])
+    pixel_loss(told, wanted).backward()
+    assert logits.grad is not None
+    assert (logits.grad[0, 2, 1:] == 0).all() and (logits.grad[0, 2, 0] != 0).all() and (logits.grad[1, 2] != 0).all()
+    rest = logits.detach()[0, :2, 1:].softmax(0)
+    assert torch.allclose(told.detach().softmax(1)[0, :2, 1:], rest), "the others share the probability"
+
+
+def test_certified_background_teaches_that_no_class_is_there_whoever_abstains() -> None:
+    logits = torch.randn((1, 3, 4, 4), generator=torch.Generator().manual_seed(0)).requires_grad_()
+    wanted = torch.ones((1, 4, 4), dtype=torch.int64)
+    wanted[0, :2] = 0
+    pixel_loss(without_abstaining(logits, wanted, [[2]], background=0), wanted).backward()
+    assert logits.grad is not None
+    assert (logits.grad[0, 2, :2] != 0).all() and (logits.grad[0, 2, 2:] == 0).all()
+
+
+def test_without_a_class_that_abstains_logits_stay_as_they_are() -> None:
+    logits = torch.zeros((1, 3, 2, 2))
+    assert without_abstaining(logits, torch.zeros((1, 4, 4), dtype=torch.int64), [()]) is logits
 
 
 def test_the_focal_factor_is_that_of_lin_2017() -> None:

@@ -105,7 +105,8 @@ def test_accepted_pixels_teach_accepted_background_is_bare_and_all_others_are_un
             row("b.png", "ignore", rle=left),
         ]
     )
-    [example] = examples_of_pixels(table, background=0)
+    [example] = examples_of_pixels(table, background=0, classes=[0, 3, 5])
+    assert example.abstaining == (5,), "a class of which nothing was accepted is neither taught nor untaught"
     assert example.image_id == "a.png", "an image of which nothing is believed teaches nothing"
     target = semantic_target(example, 0)
     semantic, weights = target["semantic"].numpy(), target["semantic_weights"].numpy()

@@ -64,6 +64,14 @@ def test_a_set_is_named_by_its_content_and_comes_back_as_it_was(store_uri: str) 
     assert save_training_set(store, [lighter, examples[1]]) != name
 
 
+def test_classes_of_which_an_example_says_nothing_come_back(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    silent = dataclasses.replace(EXAMPLE, abstaining=(2, 7))
+    name = save_training_set(store, [silent])
+    assert load_training_set(store, name)[0].abstaining == (2, 7) and name != save_training_set(store, [EXAMPLE])
+    assert semantic_target(silent, 0)["abstaining"].tolist() == [2, 7]
+
+
 def test_an_empty_set_and_an_image_twice_are_refused(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     with pytest.raises(DatasetError, match="at least one"):
