@@ -32,7 +32,7 @@ def stems(part: Path) -> list[str]:
 
 
 def test_a_sequence_that_is_judged_is_not_learnt_from(data: Path, tmp_path: Path) -> None:
-    learnt, judged = divided(data, "camvid", tmp_path / "work")
+    learnt, judged = divided(data, "camvid", 0, tmp_path / "work")
     assert {stem.split("_")[0] for stem in stems(judged)} == {"0006R0"} and len(stems(learnt)) == 32
     assert (learnt / "classes.json").exists() and stems(learnt) == sorted(p.stem for p in (learnt / "masks").iterdir())
 

@@ -23,6 +23,7 @@ from tests.videos import make_video
 NUM_SCENES, NUM_FRAMES = 4, 6
 
 EXPORT = ("models", "export", "ssdlite320_mobilenet_v3_large:random:0")
+REFUSED = ("models", "export", "keypoint_rcnn:random:0")
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def test_query_prints_rows_on_stdout_and_csv_opens_anywhere(tmp_path: Path) -> N
         (lambda tmp: ["models", "show", "no-such-model"], 2, "no-such-model"),
         (lambda tmp: ["models", "show", "mask_rccn"], 2, "did you mean mask_rcnn or "),
         (lambda tmp: ["models", "card", "no-such-model"], 2, "no-such-model"),
-        (lambda tmp: [*EXPORT, tmp / "x", "--to", "torch"], 2, "has no form of its decoding that does not branch"),
+        (lambda tmp: [*REFUSED, tmp / "x", "--to", "torch"], 2, "has no form of its decoding that does not branch"),
         (lambda tmp: [*EXPORT, tmp / "x", "--to", "torch", "--size", "wide"], 2, "--size must be HxW"),
         (lambda tmp: [*EXPORT, tmp / "x", "--to", "caffe"], 2, "no form 'caffe': onnx, torch"),
     ],

@@ -114,6 +114,7 @@ class Loops:
 
     def parameters(self, name: str, **changes: str) -> RetrainParameters:
         asked = {
+            "task": "instance",  # the digits have points, too
             "labelled": str(self.labelled),
             "unlabelled": str(self.folder / "unlabelled" / "images"),
             "audit": str(self.audit),

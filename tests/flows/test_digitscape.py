@@ -19,6 +19,7 @@ MAIN = {
     "panoptic": ("panoptic", "pq"),
     "keypoints": ("box_diagonal", "auc"),
 }
+FINDS_OBJECTS = {"digitscape_keypoint_rcnn", "digitscape_retinaface", "digitscape_centernet"}  # judged by AP of OKS
 TRUTH = {"panoptic": "panoptic", "keypoints": "landmarks"}
 
 
@@ -43,7 +44,7 @@ def test_every_recipe_trains_on_scenes_and_its_weights_are_judged(
     kind = RECIPES[recipe]
     done = train(scenes[TRUTH.get(kind, "instances")], tmp_path, recipe)
     assert done["model"].startswith(f"{recipe}@") and done["steps"] == 1
-    group, figure = MAIN[kind]
+    group, figure = ("oks", "ap") if recipe in FINDS_OBJECTS else MAIN[kind]
     assert next(iter(done["metrics"][group])) == figure and -1 <= done["metrics"][group][figure] <= 1
 
 

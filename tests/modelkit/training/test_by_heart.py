@@ -105,7 +105,7 @@ SEMANTIC: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "side", "steps"), [("deeplabv3plus", 128, 150), ("fcn", 128, 100), ("unet", 64, 80)])
+@pytest.mark.parametrize(("name", "side", "steps"), [("deeplabv3plus", 224, 120), ("fcn", 128, 100), ("unet", 64, 80)])
 def test_every_semantic_system_learns_one_scene(name: str, side: int, steps: int) -> None:
     """Scenes are enlarged where logits lie on a coarse grid."""
     scene = two_digits((64, 96), (52, 60))

@@ -53,11 +53,22 @@ QUICK = PoolSettings(
 
 
 def worker_pids() -> set[int]:
-    """Running processes below this one that have a heartbeat: our workers. One that waits to be reaped is none."""
+    """Running processes below this one that have a heartbeat: our workers. One that waits to be reaped is none.
+
+    A folder that is older than the process is that of a killed one whose number it was given.
+    """
     below = psutil.Process().children(recursive=True)
-    children = {child.pid for child in below if child.is_running() and child.status() != psutil.STATUS_ZOMBIE}
-    beats = [read_heartbeat(folder) for folder in Path(tempfile.gettempdir()).glob("visionmill-heartbeat-*")]
-    return {beat.pid for beat in beats if beat is not None and beat.pid in children}
+    born = {
+        child.pid: child.create_time()
+        for child in below
+        if child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+    }
+    found = set()
+    for folder in Path(tempfile.gettempdir()).glob("visionmill-heartbeat-*"):
+        beat = read_heartbeat(folder)
+        if beat is not None and born.get(beat.pid, float("inf")) <= folder.stat().st_mtime:
+            found.add(beat.pid)
+    return found
 
 
 def expected_rows(plan: ListPlan) -> list[str]:
