@@ -29,6 +29,7 @@ class PictureSet:
         labelled_share: of what is not judged, in the experiment with the loop.
         piece_of: file name without ending -> piece of its group; in the experiment with the loop pictures of each piece
             are labelled that follow each other.
+        labelled_groups: of each division the group that alone is labelled where only one shall be.
         loop_options: options of ``visionmill retrain`` that this set needs.
         loop_side: pictures are reduced to this longer side there, pixels, so that a record takes less than an hour.
         figure: group and name of the figure in what ``visionmill evaluate`` reports.
@@ -47,6 +48,7 @@ class PictureSet:
     figure: tuple[str, str]
     says: str
     class_names: Sequence[str] = ()
+    labelled_groups: Sequence[str] = ()
 
 
 def _is_sequence(name: str) -> Callable[[str], bool]:
@@ -70,6 +72,7 @@ SETS: Mapping[str, PictureSet] = {
         loop_options=("--group-rule", r"([^/]*)\d{3}\.png$", "--share", "train=0.8", "--share", "gate=0.2"),
         loop_side=320,
         figure=("semantic", "miou"),
+        labelled_groups=("0016E5", "0016E5", "0006R0"),
         says="Division 0 is judged on sequence 0006R0, 1 on 0001TP, 2 on 0016E5; the other two are learnt from",
     ),
     "dsb2018": PictureSet(
@@ -100,25 +103,32 @@ def divided(data: Path, name: str, division: int, work: Path) -> tuple[Path, Pat
     return learnt, judged
 
 
-def divided_for_loop(data: Path, name: str, division: int, work: Path) -> tuple[Path, Path, Path]:
+def divided_for_loop(
+    data: Path, name: str, division: int, work: Path, *, one_group: bool = False
+) -> tuple[Path, Path, Path]:
     """Folders of what is labelled, of what is not (its labels beside it, for audits) and of what is judged on.
 
     Of each piece that is not judged pictures are labelled that follow each other: in the order of their names, or of
-    those of their digests where all are one piece.
+    those of their digests where all are one piece. With ``one_group`` as many are labelled in all, but of one group
+    alone, so that the unlabelled pictures show what no label does.
     """
     chosen = SETS[name]
+    if one_group and not chosen.labelled_groups:
+        raise ValueError(f"the pictures of {name} have no groups of which one could be labelled alone")
     stems, pieces = _stems(data / chosen.folder), dict[str, list[str]]()
     judged = [stem for stem in stems if chosen.divisions[division](chosen.group_of(stem))]
-    for stem in sorted(set(stems) - set(judged)):
+    rest = sorted(set(stems) - set(judged))
+    may = [stem for stem in rest if not one_group or chosen.group_of(stem) == chosen.labelled_groups[division]]
+    for stem in may:
         pieces.setdefault(chosen.piece_of(stem), []).append(stem)
-    labelled = set[str]()
+    share, labelled = chosen.labelled_share * len(rest) / len(may), set[str]()
     for piece, members in pieces.items():
         ordered = members if piece else sorted(members, key=lambda stem: _digest(f"{division}{stem}"))
-        count = max(2, round(len(members) * chosen.labelled_share))
+        count = max(2, round(len(members) * share))
         first = (division * len(members) // len(chosen.divisions)) % max(1, len(members) - count)
         labelled |= set(ordered[first : first + count])
-    parts = {"labelled": sorted(labelled), "unlabelled": sorted(set(stems) - set(judged) - labelled), "judged": judged}
-    folder = work / name / f"division-{division}"
+    parts = {"labelled": sorted(labelled), "unlabelled": sorted(set(rest) - labelled), "judged": judged}
+    folder = work / name / f"division-{division}{'-one' if one_group else ''}"
     for part, chosen_stems in parts.items():
         _write(chosen, data, folder / part, chosen_stems, side=chosen.loop_side)
     return folder / "labelled", folder / "unlabelled", folder / "judged"

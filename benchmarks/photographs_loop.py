@@ -1,12 +1,13 @@
 """Does the self-training loop help on real pictures? Student against a supervised model of the same budget.
 
     python -m benchmarks.photographs_loop DATA [--sets camvid dsb2018] [--divisions 3] [--work .bench/photographs]
-                                          [--bound] [--note docs/benchmarks] [-- OPTION ...]
+                                          [--one-group] [--bound] [--note docs/benchmarks] [-- OPTION ...]
 
 DATA is a folder with the sets of ``benchmarks.photographs_data``; a division keeps other pictures out for the test,
 and labels other ones. Each record is one round of ``visionmill retrain`` with the recipe that is derived from its
 labels and cross-fitted calibration, so that the teacher is the supervised model of the same budget: as many steps, and
-as many labelled images in each. ``--bound`` also trains a model on the true labels of all pictures that
+as many labelled images in each. With ``--one-group`` all labels are of one group (CamVid: a sequence), so that the
+unlabelled pictures show what no label does. ``--bound`` also trains a model on the true labels of all pictures that
 the loop has, labelled or not, for as many steps: perfect pseudo-labels could hardly give more. Options after ``--`` are
 retrain's. Interrupted, the same command goes on where it stopped.
 """
@@ -42,28 +43,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--divisions", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path(".bench/photographs"))
+    parser.add_argument("--one-group", action="store_true")
     parser.add_argument("--bound", action="store_true")
     parser.add_argument("--note", type=Path, default=None, help="folder of the dated note")
     words = list(sys.argv[1:] if argv is None else argv)
     at = words.index("--") if "--" in words else len(words)
     asked = parser.parse_args(words[:at])
     records = [
-        record_of(asked.data.resolve(), name, division, asked.work.resolve(), words[at + 1 :])
+        record_of(asked.data.resolve(), name, division, asked.work.resolve(), words[at + 1 :], asked.one_group)
         for name in asked.sets
         for division in asked.divisions
     ]
     if asked.bound:
         for each in records:
-            each["bound"] = bound_of(asked.data.resolve(), each, asked.work.resolve(), words[at + 1 :])
+            each["bound"] = bound_of(asked.data.resolve(), each, asked.work.resolve(), words[at + 1 :], asked.one_group)
     text = summarise(records, words[at + 1 :])
     print(text)
     if asked.note is not None:
         (asked.note / f"{dt.date.today()}-photographs-loop.md").write_text(text, "utf-8")
 
 
-def record_of(data: Path, name: str, division: int, work: Path, options: Sequence[str]) -> dict[str, Any]:
+def record_of(
+    data: Path, name: str, division: int, work: Path, options: Sequence[str], one_group: bool
+) -> dict[str, Any]:
     """One round, and how its student does beside the supervised model; kept in the work folder."""
-    labelled, unlabelled, judged = divided_for_loop(data, name, division, work)
+    labelled, unlabelled, judged = divided_for_loop(data, name, division, work, one_group=one_group)
     output = folder_of(labelled, options)
     output.mkdir(parents=True, exist_ok=True)
     kept = output / "record.json"
@@ -89,9 +93,9 @@ def folder_of(labelled: Path, options: Sequence[str]) -> Path:
     return labelled.parent / "-".join(["loop", *(each.strip("-").replace("/", "_") for each in options)])
 
 
-def bound_of(data: Path, record: dict[str, Any], work: Path, options: Sequence[str]) -> float:
+def bound_of(data: Path, record: dict[str, Any], work: Path, options: Sequence[str], one_group: bool) -> float:
     """Main figure of a model that learns the true labels of every picture of the loop, with the loop's steps."""
-    labelled, unlabelled, judged = divided_for_loop(data, record["set"], record["division"], work)
+    labelled, unlabelled, judged = divided_for_loop(data, record["set"], record["division"], work, one_group=one_group)
     (recipe,) = folder_of(labelled, options).glob("_loops/*/recipe.json")
     output = labelled.parent / f"bound-{json.loads(recipe.read_text())['loop']['steps']}"
     output.mkdir(parents=True, exist_ok=True)

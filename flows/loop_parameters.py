@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from flows.parameters import LABELS, SIZE, GroupParameters, Logs, Size
+from tasks.loop.promises import GEOMETRY_PRECISION
 from tasks.loop.split_names import split_name
 from tasks.parameters import ARGUMENT, NO_CREDENTIALS, RAY, LookParameters, Option, refuse_secrets
 from tasks.product import kind_names
@@ -109,6 +110,15 @@ class RetrainParameters(LookParameters, GroupParameters):
         Option("class-precision", metavar="CLASS=PRECISION"),
         Field(description="Promised of accepted labels of a class, in place of --precision.", examples=[{"pole": 0.7}]),
     ] = Field(default_factory=dict)
+    geometry_precision: Annotated[
+        float,
+        Field(
+            ge=0.5,
+            le=0.99,
+            description="Promised of the boxes and masks of accepted objects, of which an IoU of .75 is right; those "
+            "that cannot prove it teach their class only.",
+        ),
+    ] = GEOMETRY_PRECISION
     min_gain: Annotated[float, Field(ge=0, le=1, description="Gain over the champion that matters.")] = 0.003
     audit: Annotated[
         str | None, Field(description="Labels of people who looked at unlabelled images; without, the gate stays shut.")
@@ -166,6 +176,11 @@ class RetrainParameters(LookParameters, GroupParameters):
         if self.detector is None:
             return {}
         return {"detector": self.detector, "box_score": self.box_score, "box_classes": sorted(self.box_classes)}
+
+    def promise_options(self) -> dict[str, Any]:
+        """What is promised of geometry, where that is not usual: a loop's name did not know of it before, either."""
+        usual = self.geometry_precision == GEOMETRY_PRECISION
+        return {} if usual else {"geometry_precision": self.geometry_precision}
 
     @property
     def crossfit(self) -> bool:

@@ -146,9 +146,9 @@ def divide(parameters: RetrainParameters, store: Store) -> LoopData:
 def name_of(parameters: RetrainParameters, data: LoopData) -> str:
     """Names a loop by what decides its outcome; see :mod:`tasks.loop.journal`."""
     elsewhere = {*LabelParameters.model_fields, *LookParameters.model_fields}
-    elsewhere |= {"detector", "box_score", "box_classes"}
+    elsewhere |= {"detector", "box_score", "box_classes", "geometry_precision"}
     decisive = parameters.model_dump(exclude={"ray", "log", "output", "require_approval", *elsewhere})
-    decisive |= parameters.look_options() | parameters.object_options()
+    decisive |= parameters.look_options() | parameters.object_options() | parameters.promise_options()
     content = canonical_json([decisive, data.manifest.manifest_sha256])
     return f"retrain-{hashlib.sha256(content).hexdigest()[:16]}"
 

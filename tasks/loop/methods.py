@@ -22,6 +22,7 @@ from tasks.labels.label_sets import LabelSet
 from tasks.loop.calibration import Calibration, fit_calibration
 from tasks.loop.certified import FIRST_COUNT, LEVEL, fewest
 from tasks.loop.matching import Matches
+from tasks.loop.promises import GEOMETRY_PRECISION
 from tasks.loop.thresholds import LOWER_BY, ThresholdSet, scores_by_class, with_bands
 from tasks.training.examples import Example
 
@@ -44,6 +45,7 @@ class CalibratedFor:
 
     Args:
         precision: of what is accepted. by_name: class name -> another one.
+        geometry: of boxes and masks of what is accepted.
     """
 
     model_id: str
@@ -52,6 +54,7 @@ class CalibratedFor:
     seed: int
     precision: float
     by_name: Mapping[str, float] = field(default_factory=dict)
+    geometry: float = GEOMETRY_PRECISION
 
     def promises(self, classes: Iterable[ClassInfo], of: Callable[[float], P]) -> dict[int, P]:
         """Class id -> its promise, of those that are promised another precision; ``of`` makes it of that."""

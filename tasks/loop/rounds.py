@@ -146,6 +146,7 @@ def calibrate(
         seed=settings.seed,
         precision=settings.precision,
         by_name=settings.class_precision,
+        geometry=settings.geometry_precision,
     )
     calibrated = loop.methods.calibrate(held_out, loop.calibrating, loop.data.split(TRAIN), by)
     thresholds = loop.methods.banded(calibrated.thresholds, found, len(images))

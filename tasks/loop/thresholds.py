@@ -34,6 +34,7 @@ from tasks.loop.certified import (
     upper_bound,
 )
 from tasks.loop.matching import Matches
+from tasks.loop.promises import GEOMETRY_PRECISION
 from tasks.loop.schemas import THRESHOLD_SETS
 from tasks.loop.shortfall import candidates_needed, in_words
 from tasks.output.layout import canonical_json
@@ -44,7 +45,6 @@ if TYPE_CHECKING:  # its module brings torch
 
 SCORE_FLOOR = 0.05
 LOWER_BY = 0.10  # what is promised less where labels are few
-GEOMETRY_PRECISION = 0.80
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +151,7 @@ def certify_thresholds(
     super_classes: Mapping[int, str] | None = None,
     promise: Promise | None = None,
     promises: Mapping[int, Promise] | None = None,
+    geometry_precision: float = GEOMETRY_PRECISION,
 ) -> ThresholdSet:
     """Thresholds of all classes; t_lo is the floor until :func:`with_bands` has seen the unlabelled scores.
 
@@ -166,6 +167,7 @@ def certify_thresholds(
         super_classes: class id -> name of its super-class; one for all unless given.
         promise: see :class:`Promise`.
         promises: class id -> another one; only classes of one promise are pooled.
+        geometry_precision: is promised of the geometry.
     """
     usual, others = promise or Promise(), promises or {}
     promised = {each.id: others.get(each.id, usual) for each in classes}
@@ -177,10 +179,9 @@ def certify_thresholds(
     }
     for members in _pools([each for each in found.values() if each.basis == "pooled"], promised, super_classes or {}):
         found.update({each.label: each for each in _pooled(matches, members, effect, promised[members[0].label])})
-    t_quality = None
     if quality is not None and is_good is not None:
-        t_quality = _quality_threshold(matches, quality, is_good, found, effect)
-    ordered = tuple(replace(found[label], t_quality=t_quality) for label in sorted(found))
+        found = _with_quality(matches, quality, is_good, found, effect, geometry_precision)
+    ordered = tuple(found[label] for label in sorted(found))
     return ThresholdSet(model_id, round_number, calibration_split, ordered)
 
 
@@ -287,15 +288,29 @@ def _pooled(
     return found
 
 
-def _quality_threshold(
-    matches: Matches, quality: np.ndarray, is_good: np.ndarray, found: Mapping[int, ClassThreshold], effect: float
-) -> float | None:
-    """Quality from which the geometry of accepted candidates is good with certified precision .80."""
+def _with_quality(
+    matches: Matches,
+    quality: np.ndarray,
+    is_good: np.ndarray,
+    found: Mapping[int, ClassThreshold],
+    effect: float,
+    promised: float,
+) -> dict[int, ClassThreshold]:
+    """Quality from which the geometry of accepted candidates is good with the precision that is promised.
+
+    Where there is none, the notes of the classes that are accepted say how far from it they are.
+    """
     t_hi = {label: each.t_hi for label, each in found.items() if each.t_hi is not None}
     pairs = zip(matches.label.tolist(), matches.score.tolist(), strict=True)
     accepted = np.array([label in t_hi and score >= t_hi[label] for label, score in pairs], bool)
-    right = is_good & matches.correct
-    return certify(quality[accepted], right[accepted], GEOMETRY_PRECISION, design_effect=effect).threshold
+    right = (is_good & matches.correct)[accepted]
+    threshold = certify(quality[accepted], right, promised, design_effect=effect).threshold
+    if threshold is not None or not t_hi:
+        return {label: replace(each, t_quality=threshold) for label, each in found.items()}
+    missed = f"no geometry is taught: that of {right.sum()} of {len(right)} is good, and {promised:.2f} is promised"
+    return {
+        label: replace(each, note=f"{each.note}; {missed}") if label in t_hi else each for label, each in found.items()
+    }
 
 
 def scores_by_class(candidates: pa.Table) -> dict[int, np.ndarray]:

@@ -52,3 +52,13 @@ def test_each_division_labels_a_piece_of_each_sequence_and_keeps_another_one_for
         mask = np.asarray(Image.open(labelled / "masks" / f"{first[0]}.png"))
         assert mask.shape == (240, 320) and set(np.unique(mask)) == {int(first[0][-5:])}
     assert kept == [{name} for name in SEQUENCES]
+
+
+def test_labels_of_one_sequence_are_as_many_and_leave_the_other_to_the_loop(data: Path, tmp_path: Path) -> None:
+    for division, sequence in enumerate(("0016E5", "0016E5", "0006R0")):
+        several = divided_for_loop(data, "camvid", division, tmp_path / "work")[0]
+        labelled, unlabelled, judged = divided_for_loop(data, "camvid", division, tmp_path / "work", one_group=True)
+        assert {stem.split("_")[0] for stem in stems(labelled)} == {sequence}
+        assert len(stems(labelled)) == len(stems(several)) == 4
+        left = {stem.split("_")[0] for stem in stems(unlabelled)}
+        assert left == set(SEQUENCES) - {stem.split("_")[0] for stem in stems(judged)} and len(left) == 2

@@ -35,12 +35,11 @@ COLUMNS = (
     column("q_peak", FLOAT, "confidence of the point, by its model alone", unit="[0, 1]"),
     column("q_views", FLOAT, "how near the point was found in other views; null without any", unit="[0, 1]"),
 )
-MAX_PER_IMAGE = 100
 DUPLICATE_IOU = 0.7
 
 
 def point_candidates(row: Row, floor: float) -> list[dict[str, Any]]:
-    """The points of the best 100 objects of an item from the floor on, in the order in which they were found.
+    """The points of the objects of an item from the floor on, in the order in which they were found.
 
     Of objects whose boxes overlap by .7, whatever their classes are, the surest alone is asked for its points. The
     score of a point is that of its object, times the model's confidence in it, times how far other views agree.
@@ -82,7 +81,7 @@ def _chosen(row: Row, floor: float) -> list[int]:
     near = box_ious(boxes, boxes) >= DUPLICATE_IOU
     kept: list[int] = []
     for k in ranked:
-        if not near[k, kept].any() and len(kept) < MAX_PER_IMAGE:
+        if not near[k, kept].any():
             kept.append(k)
     return sorted(kept)
 

@@ -33,7 +33,6 @@ DECIDED = (
     column("accept_mask", pa.bool_(), "teaches the mask"),
     column("weight_geometry", FLOAT, "weight of box and mask losses"),
 )
-MAX_PER_IMAGE = 100
 MIN_AREA_PX, MAX_AREA_SHARE = 32, 0.95
 MASK_NMS_IOU, BOX_NMS_IOU = 0.6, 0.7
 MASK_QUALITY = 0.75
@@ -56,10 +55,11 @@ def candidate(row: Row, place: int) -> dict[str, Any]:
 
 
 def object_candidates(row: Row, floor: float) -> list[dict[str, Any]]:
-    """The best 100 objects of an item from the floor on, in the order in which they were found."""
-    scores = row["scores"]
-    found = [k for k, score in enumerate(scores) if score >= floor]
-    return [candidate(row, k) for k in sorted(sorted(found, key=lambda k: -scores[k])[:MAX_PER_IMAGE])]
+    """The objects of an item from the floor on, in the order in which they were found.
+
+    All of them: one that is left out would be taught to be background. How many there may be is the model's business.
+    """
+    return [candidate(row, k) for k, score in enumerate(row["scores"]) if score >= floor]
 
 
 def decide_objects(rows: pa.Table) -> Decided:

@@ -74,6 +74,7 @@ def calibrate_objects(
         super_classes=super_classes,
         promise=Promise.of(by.precision),
         promises=by.promises(calibration.classes, Promise.of),
+        geometry_precision=by.geometry,
     )
     return Calibrated(scores, expected, thresholds)
 

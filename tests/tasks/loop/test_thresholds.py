@@ -76,6 +76,16 @@ def test_masks_have_a_certified_quality_of_their_own() -> None:
     assert 0.38 < found.of(1).t_quality < 0.5  # type: ignore[operator]
     blurred = certify_thresholds(one, CLASSES[:1], quality=quality, is_good=np.zeros(450, bool), **FACTS)  # type: ignore[arg-type]
     assert blurred.of(1).t_quality is None
+    assert "that of 0 of 450 is good, and 0.80 is promised" in blurred.of(1).note
+
+
+def test_of_masks_another_precision_may_be_promised() -> None:
+    one = perfect(1, 450)
+    good = np.arange(450) % 10 < 7  # whatever the quality is, seven of ten are good
+    asked = {"quality": np.linspace(1, 0, 450), "is_good": good, **FACTS}
+    assert certify_thresholds(one, CLASSES[:1], **asked).of(1).t_quality is None  # type: ignore[arg-type]
+    lower = certify_thresholds(one, CLASSES[:1], geometry_precision=0.6, **asked)  # type: ignore[arg-type]
+    assert lower.of(1).t_quality == pytest.approx(0.0, abs=0.05) and "geometry" not in lower.of(1).note
 
 
 def test_background_begins_where_the_labels_expect_no_more_objects() -> None:
