@@ -17,10 +17,10 @@ from modelkit import FunctionPredictor, Instances
 from modelkit.digitscape import Digitscape, write_dataset
 from tasks.engine.job import JobSpec
 from tasks.evaluation.evaluate import evaluate_model, evaluate_predictor
+from tasks.evaluation.objects import MOST_JUDGED
 from tasks.labels.label_sets import LabelledObject
 from tasks.labels.reading import read_label_set
 from tasks.products.segments import PRODUCT
-from tasks.products.segments.objects import MOST_JUDGED
 from tasks.products.segments.parameters import SegmentParameters, model_options
 from tests.tasks.evaluation.test_evaluate import Oracle, answer, labels_of, square
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 
+from tasks.evaluation.object_suspects import object_suspects
+from tasks.evaluation.objects import judge_objects
 from tasks.product import Kind
 from tasks.products.segments import photographs
-from tasks.products.segments.objects import box_target, count_classes, judge_objects, wants_tracks
+from tasks.products.segments.objects import box_target, count_classes, wants_tracks
 from tasks.products.segments.remarks import detector_remarks
-from tasks.products.segments.suspects import object_suspects
 
 KIND = Kind(
     name="detection",

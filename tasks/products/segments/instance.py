@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelkit import ClassInfo
+from tasks.evaluation.object_suspects import object_suspects
+from tasks.evaluation.objects import judge_objects
 from tasks.product import Kind
 from tasks.products.segments import digitscape, photographs
 from tasks.products.segments.loop_objects import OBJECTS
-from tasks.products.segments.objects import count_classes, judge_objects, mask_target, wants_tracks
+from tasks.products.segments.objects import count_classes, mask_target, wants_tracks
 from tasks.products.segments.remarks import detector_remarks
-from tasks.products.segments.suspects import object_suspects
 
 
 def _mask_rcnn(classes: Sequence[ClassInfo]) -> Mapping[str, Any]:

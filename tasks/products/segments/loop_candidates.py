@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pycocotools import mask as coco_mask
 
+from tasks.evaluation.coco_shapes import boxes_xywh, coco_rles, size_of
 from tasks.loop.selection import Decided, first_reason, floats, normalised
 from tasks.output.tables import column
 from tasks.training.examples import Box, Example, ExampleObject
@@ -211,23 +212,6 @@ def mask_iou(mine: Sequence[Row], others: Sequence[Row]) -> np.ndarray:
                  for rows, places in ((mine, here), (others, there))]  # fmt: skip
         found[np.ix_(here, there)] = np.asarray(coco_mask.iou(*sides, [0] * len(there)))
     return found
-
-
-def coco_rles(masks: Sequence[bytes], size_hw: tuple[int, int]) -> list[dict[str, Any]]:
-    """As pycocotools takes them."""
-    return [{"size": list(size_hw), "counts": mask} for mask in masks]
-
-
-def boxes_xywh(boxes_xyxy: Sequence[Sequence[float]]) -> np.ndarray:
-    """(n, 4) float64 x, y, width and height, as pycocotools takes boxes."""
-    boxes = np.array(boxes_xyxy, np.float64).reshape(-1, 4)
-    boxes[:, 2:] -= boxes[:, :2]
-    return boxes
-
-
-def size_of(row: Row) -> tuple[int, int]:
-    """Rows and columns of the item."""
-    return row["height"], row["width"]
 
 
 def box_of(row: Row) -> Box:

@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from modelkit import ClassInfo, Predictor, create_model, rle
 from tasks.engine.job import PredictorSpec
+from tasks.evaluation.coco_shapes import coco_rles, size_of
 from tasks.labels.label_sets import LabelSet
 from tasks.loop.calibration import Calibration
 from tasks.loop.certified import fewest
@@ -30,13 +31,11 @@ from tasks.products.segments.loop_candidates import (
     MIN_AREA_PX,
     Row,
     candidate,
-    coco_rles,
     example_object,
     example_of,
     examples_by_item,
     item_of,
     mask_iou,
-    size_of,
 )
 from tasks.products.segments.painting import IGNORE, truth_map
 from tasks.products.segments.pixel_thresholds import PixelPromise, certify_pixel_thresholds

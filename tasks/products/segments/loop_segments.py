@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from infra.errors import UsageError
 from modelkit import rle
+from tasks.evaluation.coco_shapes import size_of
 from tasks.labels.label_sets import LabelSet
 from tasks.loop.methods import Calibrated, CalibratedFor, LoopMethods
 from tasks.loop.selection import Decided, first_reason, floats
@@ -19,7 +20,6 @@ from tasks.products.segments.loop_candidates import (
     example_object,
     example_of,
     examples_by_item,
-    size_of,
     taught,
 )
 from tasks.products.segments.loop_objects import MaskedMethods, calibrate_objects, object_loop

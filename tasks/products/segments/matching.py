@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 from pycocotools import mask as coco_mask
 
+from tasks.evaluation.coco_shapes import boxes_xywh, coco_rles, size_of
 from tasks.loop.matching import Matches
-from tasks.products.segments.loop_candidates import Row, boxes_xywh, coco_rles, size_of
+from tasks.products.segments.loop_candidates import Row
 
 CLASS_IOU = 0.5  # right for the class loss
 MASK_IOU = 0.75  # right for the mask loss

@@ -8,17 +8,10 @@ from typing import Any
 import numpy as np
 
 from modelkit import rle
+from tasks.evaluation.coco_shapes import filled_box
 
 IGNORE = 255
 """The class of pixels that nobody labelled: no loss and no figure looks at them."""
-
-
-def filled_box(box_xyxy: tuple[float, float, float, float], size_hw: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: the pixels of a box whose corners are rounded."""
-    mask = np.zeros(size_hw, bool)
-    x1, y1, x2, y2 = (max(0, round(value)) for value in box_xyxy)
-    mask[y1:y2, x1:x2] = True
-    return mask
 
 
 def label_map(

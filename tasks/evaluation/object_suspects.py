@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from tasks.evaluation.claims import NEAR, SAME, Claim, Labelled, ObjectEvidence, compare
+from tasks.evaluation.evaluate import Row
 from tasks.evaluation.suspects import doubts, folds_of
 from tasks.product import Suspect, Suspects
-from tasks.products.segments.claims import NEAR, SAME, Claim, Labelled, ObjectEvidence, compare
-from tasks.products.segments.loop_candidates import Row
 
 _USUAL, _LIMITS = 4.0, (0.2, 0.85)
 """An IoU four times as far from 1 as usual is bad, if that is between these; half of it is worse."""

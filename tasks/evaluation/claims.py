@@ -13,8 +13,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from modelkit import Instances
+from tasks.evaluation.coco_shapes import boxes_xywh, coco_rles, size_of
+from tasks.evaluation.evaluate import Row
 from tasks.labels.label_sets import LabelSet
-from tasks.products.segments.loop_candidates import Row, boxes_xywh, coco_rles, size_of
 
 NEAR, SAME = 0.1, 0.5
 """IoU from which two things are about the same object, and from which they lie at the same place."""

@@ -12,13 +12,13 @@ import pytest
 from benchmarks.label_errors_data import OBJECT_ERRORS, plant
 from modelkit import ClassInfo, Instances, rle
 from modelkit.digitscape import Digitscape, write_dataset
+from tasks.evaluation.claims import ObjectEvidence
 from tasks.evaluation.evaluate import evaluate_model
+from tasks.evaluation.object_suspects import object_suspects
 from tasks.evaluation.suspects import suspects_of
 from tasks.labels.label_sets import LabelledItem, LabelledObject, make_label_set
 from tasks.labels.reading import read_label_set
 from tasks.product import Suspect, Suspects
-from tasks.products.segments.claims import ObjectEvidence
-from tasks.products.segments.suspects import object_suspects
 
 SIDE, IMAGES, SCENES, SHARE = 60, 40, 160, 0.05
 NAMES = {1: "cup", 2: "pot", 3: "jug"}
