@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from modelkit.points.detector import PointDetector
 from modelkit.registry import Config, register_model, register_variant
@@ -63,7 +63,7 @@ register_variant("centernet_pose", "centernet", num_classes=2, num_keypoints=17)
 def cornernet(
     *,
     num_classes: int = 81,
-    num_keypoints: int = 0,
+    num_keypoints: Literal[0] = 0,
     backbone: Config = _HOURGLASS,
     neck: Config = _NO_NECK,
     head: Config = _CORNER_HEAD,

@@ -2,7 +2,8 @@
 
 Digits are not changed by noise but for how their crops lie around them: there are as many as are asked for. Models that
 find the digits themselves see whole scenes of about 160 pixels, enlarged to 224; where the shipped detector's anchors
-are taken over, not before they are used.
+are taken over, not before they are used. Those that find corners begin from nothing, see scenes as large as they are,
+and give boxes without points.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ _DETECTOR = {
     },
     "sampler": {"iou_threshold": 0.5, "per_image": 32, "positive_fraction": 0.25},
 }  # as the shipped detector has it, whose weights it begins from
+_CORNER_BACKBONE = {
+    "stacks": 1, "widths": [64, 64, 96, 128], "depths": [1, 1, 1, 1], "stem_width": 32, "channels": 64, "norm": "group",
+}  # fmt: skip
+_CORNER_HEAD = {"stacks": 1, "pooled_channels": 32, "norm": "group"}
+_PLAIN_SCENES = {"min_size": 160, "max_size": 320, "size_divisible": 32}  # three halvings after the stem's stride of 4
 _NOISE = {"augmentation": [{"name": "object_jitter", "rotate_deg": 0.0, "scale": 0.15, "shift": 0.05}]}
 
 
@@ -82,6 +88,29 @@ def centernet(classes: Sequence[ClassInfo]) -> Values:
     neck = {"name": "deconvolution", "channels": [64, 64, 64], "deformable": False}
     parts = {"backbone": _BACKBONE, "neck": neck, "head": {"name": "center_head", "channels": 64}}
     return _in_scenes("centernet", parts, ("backbone.",))
+
+
+def cornernet(classes: Sequence[ClassInfo]) -> Values:
+    """Digits between pairs of corners, found by one small hourglass from nothing; boxes without points."""
+    return _corners("cornernet")
+
+
+def centernet_triplet(classes: Sequence[ClassInfo]) -> Values:
+    """The same with cascade pooling, and a centre that every pair needs."""
+    return _corners("centernet_triplet")
+
+
+def _corners(architecture: str) -> Values:
+    return {
+        "architecture": architecture,
+        "config": {"num_keypoints": 0, "backbone": _CORNER_BACKBONE, "head": _CORNER_HEAD, "transform": _PLAIN_SCENES},
+        "labelled": PLAIN,
+        "batch_size": 8,
+        "loop": {
+            "steps": 1200, "learning_rate": 2e-3, "warmup_steps": 60, "decay_from": 400, "ema_decay": 0.99,
+            "checkpoint_every": 50,
+        },
+    }  # fmt: skip
 
 
 def _in_scenes(architecture: str, parts: Mapping[str, Any], taken: tuple[str, ...]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ one, between the outer corners of the eyes where there are some, else the diagon
     nme            mean over objects of the mean error of their points
     failure_rate   share of objects whose mean error is above the limit
 
-A model that finds its objects itself is judged by average precision alone.
+A model that finds its objects itself is judged by average precision alone, and one that gives boxes without points by
+that of its boxes, as detectors are.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, cast
 import numpy as np
 
 from infra.errors import DatasetError
-from modelkit import Predictor
+from modelkit import Instances, Predictor
 from modelkit.carriers.faces68 import OUTER_EYE_CORNERS, is_ibug
 from modelkit.carriers.landmarks import KeypointSet, Landmarks
 from modelkit.metrics import (
@@ -41,6 +42,7 @@ from modelkit.metrics import (
 from modelkit.metrics.landmarks import Normaliser
 from tasks.evaluation.average_precision import AveragePrecision
 from tasks.evaluation.evaluate import Row, predictions
+from tasks.evaluation.objects import judge_objects
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Resampled
 from tasks.products.landmarks.in_boxes import judged_objects, seen_in_boxes
@@ -129,8 +131,10 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     """A model against labels; see the module.
 
     Raises:
-        DatasetError: labels without points, or with points that the model does not know.
+        DatasetError: labels without points, or with points that the model does not know, for a model that has some.
     """
+    if points_of_model(predictor) is None:
+        return judge_objects(predictor, labels, with_masks=False, objects_of=_boxes_alone)
     if labels.points is None:
         raise DatasetError(
             "no labelled object has points", hint="A model of points is judged by labels that have some."
@@ -148,13 +152,23 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     return _judgement(predictor.weights.kind, evidence, rows, _paired(rows, found, len(labels.points)))
 
 
+def points_of_model(predictor: Predictor) -> KeypointSet | None:
+    """What a model's points are, as far as anybody said; None where it has none."""
+    return predictor.weights.keypoints or predictor.model.anonymous_keypoints()
+
+
+def _boxes_alone(found: Landmarks) -> Instances:
+    things = np.ones(len(found), bool)
+    return Instances(found.size_hw, found.boxes_xyxy, found.scores, found.labels, None, things)
+
+
 def points_in_model(predictor: Predictor, points: KeypointSet) -> list[int]:
     """Which of the model's points each labelled one is: by name, or by place where the model's have no names.
 
     Raises:
         DatasetError: names that the model does not know, or another number of points without names.
     """
-    known = predictor.weights.keypoints or predictor.model.anonymous_keypoints() or KeypointSet(())
+    known = points_of_model(predictor) or KeypointSet(())
     place = {name: k for k, name in enumerate(known.names)}
     if missing := [name for name in points.names if name not in place]:
         if known.names == KeypointSet.numbered(len(known)).names and len(known) == len(points):

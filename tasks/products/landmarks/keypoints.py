@@ -1,13 +1,14 @@
-"""The kind `keypoints`: points on objects."""
+"""The kind `keypoints`: points on objects; of models that tell objects by points alone (corners), their boxes."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from infra.errors import UsageError
 from modelkit import ClassInfo
+from modelkit.carriers.landmarks import KeypointSet
 from modelkit.registry import find_model
 from tasks.product import Kind
 from tasks.products.landmarks import digitscape, photographs
@@ -19,29 +20,50 @@ from tasks.products.landmarks.suspects import point_suspects
 from tasks.training.inspection import Inspection
 
 _MIRROR = "horizontal_flip"
+_ALWAYS_0 = (Literal[0], "Literal[0]")  # an annotation is a text where its module says that they are not evaluated
 
 
 def fitted(seen: Inspection, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What labels say of any recipe: how many points there are, what they are, and which change places in a mirror.
 
     Without pairs, or with a model that has no place for them, nobody knows what a mirror image shows, so pictures are
-    not mirrored then.
+    not mirrored then. A model without points learns boxes, whatever points there are.
 
     Raises:
-        UsageError: labels without points, or a model that has none to choose.
+        UsageError: labels without points for a model that has some, or a model that has none to choose.
     """
-    points = seen.points
+    points, architecture, config = seen.points, recipe["architecture"], dict(recipe["config"])
+    if "num_classes" in _options(architecture):
+        config["num_classes"] = max(each.id for each in seen.classes) + 1
+    if finds_boxes_alone(architecture, config, points):
+        return {"config": {**config, "num_keypoints": 0}, "points": {}}
     if points is None:
         raise UsageError(
             "no labelled object has points, so no model of points can learn from these labels",
             hint="`visionmill inspect LABELLED` shows what they are for",
         )
-    config = _with_points(recipe["architecture"], recipe["config"], len(points), [list(p) for p in points.flip_pairs])
-    if "num_classes" in _options(recipe["architecture"]):
-        config["num_classes"] = max(each.id for each in seen.classes) + 1
-    may_be_mirrored = points.flip_pairs and "flip_pairs" in _options(recipe["architecture"])
+    config = _with_points(architecture, config, len(points), [list(p) for p in points.flip_pairs])
+    may_be_mirrored = points.flip_pairs and "flip_pairs" in _options(architecture)
     noise = {} if may_be_mirrored else {name: _unmirrored(recipe[name]) for name in ("labelled", "unlabelled")}
     return {"config": config, "points": points.to_json(), **noise}
+
+
+def finds_boxes_alone(architecture: str, config: Mapping[str, Any], points: KeypointSet | None) -> bool:
+    """Whether a model is to learn boxes without points.
+
+    It is where it has no points at all, where its config says 0, and where labels have none and its default is 0.
+
+    Args:
+        architecture, config: of the model, as a recipe states them.
+        points: what those of the labels are; None: they have none.
+    """
+    model = find_model(architecture)
+    option = inspect.signature(model.build).parameters.get("num_keypoints")
+    if option is None or option.annotation in _ALWAYS_0:
+        return option is not None
+    if "num_keypoints" in config:
+        return config["num_keypoints"] == 0
+    return points is None and model.defaults.get("num_keypoints", option.default) == 0
 
 
 def _with_points(architecture: str, config: Mapping[str, Any], count: int, pairs: list[list[int]]) -> dict[str, Any]:
@@ -84,6 +106,8 @@ KIND = Kind(
         "digitscape_keypoint_rcnn": digitscape.keypoint_rcnn,
         "digitscape_retinaface": digitscape.retinaface,
         "digitscape_centernet": digitscape.centernet,
+        "digitscape_cornernet": digitscape.cornernet,
+        "digitscape_centernet_triplet": digitscape.centernet_triplet,
     },
     default_recipe="heatmap_landmarker",
     class_counts=_no_counts,

@@ -32,23 +32,30 @@ def target_of(model: VisionModel) -> Callable[[Example], Target]:
 
 
 def point_target(example: Example, points: int, flip_pairs: list[tuple[int, int]]) -> Target:
-    """``boxes, labels, keypoints, flip_pairs``, weights and ``ignore_boxes``; objects without points have v = 0.
+    """``boxes, labels``, weights and ``ignore_boxes``; with points ``keypoints`` and ``flip_pairs``.
 
-    Objects thinner than a pixel become ignored regions.
+    Objects without points have v = 0; those thinner than a pixel become ignored regions.
+
+    Args:
+        example: a picture, or an object's piece of one.
+        points: that the model has, as many as labelled objects have; 0: it learns boxes alone, whatever these have.
+        flip_pairs: points that change places in a mirror.
     """
     kept = [each for each in example.objects if _is_fat(each)]
     thin = [each.box_xyxy for each in example.objects if not _is_fat(each)]
-    nothing = [(0.0, 0.0, 0.0)] * points
-    placed = [each.keypoint_xyv or nothing for each in kept]
-    return {
+    target = {
         "boxes": torch.tensor([each.box_xyxy for each in kept], dtype=torch.float32).reshape(-1, 4),
         "labels": torch.tensor([each.label for each in kept], dtype=torch.int64),
-        "keypoints": torch.tensor(placed, dtype=torch.float32).reshape(-1, points, 3),
-        "flip_pairs": flip_pairs,
         "class_weights": torch.tensor([each.class_weight for each in kept], dtype=torch.float32),
         "box_weights": torch.tensor([each.box_weight for each in kept], dtype=torch.float32),
         "ignore_boxes": torch.tensor([*example.ignore_boxes, *thin], dtype=torch.float32).reshape(-1, 4),
     }
+    if not points:
+        return target
+    nothing = [(0.0, 0.0, 0.0)] * points
+    placed = [each.keypoint_xyv or nothing for each in kept]
+    keypoints = torch.tensor(placed, dtype=torch.float32).reshape(-1, points, 3)
+    return target | {"keypoints": keypoints, "flip_pairs": flip_pairs}
 
 
 def _is_fat(each: ExampleObject) -> bool:

@@ -17,6 +17,8 @@ from torchvision.ops import box_iou
 
 from infra.errors import UsageError
 from modelkit.carriers.landmarks import Landmarks
+from tasks.evaluation.claims import ObjectEvidence
+from tasks.evaluation.object_suspects import object_suspects
 from tasks.evaluation.suspects import doubts, folds_of
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Suspect, Suspects
@@ -53,13 +55,15 @@ class _Compared:
     support: np.ndarray | None
 
 
-def point_suspects(evidence: PointEvidence) -> Suspects:
-    """The objects with points that a model disagrees with.
+def point_suspects(evidence: PointEvidence | ObjectEvidence) -> Suspects:
+    """The objects with points that a model disagrees with; of a model without points, as of any that finds objects.
 
     Raises:
         DatasetError: a single labelled image.
         UsageError: a model that says of no point how sure it is.
     """
+    if isinstance(evidence, ObjectEvidence):
+        return object_suspects(evidence)
     rows, folds = evidence.labels.table.to_pylist(), folds_of(evidence.labels)
     compared, notes = _compare(evidence, rows)
     known = np.isfinite(compared.off)
