@@ -6,17 +6,27 @@ import functools
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from infra.errors import DatasetError
 from infra.store import open_store, resolve_name, split_uri
 from modelkit.carriers.landmarks import KeypointSet
 from tasks.labels.class_map import ClassMap, FileClass, map_classes
-from tasks.labels.cvat_points import POINTS, SKELETON, points_of, set_of_document, sets_of
+from tasks.labels.cvat_points import (
+    POINTS,
+    SKELETON,
+    grouped,
+    labels_of_groups,
+    points_of,
+    points_of_group,
+    set_of_document,
+    set_of_groups,
+    sets_of,
+)
 from tasks.labels.images import find_images_root
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.labels.losses import NO_BOX, Losses
-from tasks.labels.points import OF_ANOTHER_SET, box_around
+from tasks.labels.points import BROKEN_POINTS, OF_ANOTHER_SET, box_around
 from tasks.labels.shapes import (
     BoxError,
     ShapeError,
@@ -61,7 +71,10 @@ def read_cvat(
     points = set_of_document(document, _SHAPES)
     others = [name for name, each in sets_of(document).items() if points is None or each.names != points.names]
     numbered = points is not None and not any(each.tag in (*_SHAPES, SKELETON) for each in document.iter())
-    reader = _Reader(map_classes(_classes(document, numbered), classes), Losses(), points, others, numbered)
+    own = set_of_groups(document, _SHAPES)
+    same = own is not None and points is not None and own[0].names == points.names
+    known = map_classes(_classes(document, numbered), classes)
+    reader = _Reader(known, Losses(), points, others, numbered=numbered, grouped=same)
     names = [each.get("name", "") for each in document.iter("image")] or [document.findtext(".//source") or ""]
     folder = find_images_root(uri, names, images_root)
     items = [*_images(document, folder, reader), *_tracks(document, folder, reader, video_uri)]
@@ -72,11 +85,12 @@ def _classes(document: Element, numbered: bool) -> list[FileClass]:
     """The labels of the task, project or job that objects can have; else the names that occur.
 
     Those of skeletons come last, so that the others have the ids that they had before skeletons were read. With
-    ``numbered`` those of points are objects, too.
+    ``numbered`` those of points are objects, too. Labels that name nothing but points of groups are none.
     """
+    named = labels_of_groups(document, _SHAPES)
     labels = [each for each in document.iterfind("./meta//labels/label") if each.find("parent") is None]
     kinds = {each.findtext("name") or "": each.findtext("type") for each in labels}
-    listed = [name for name, kind in kinds.items() if kind not in (*_NO_AREA, SKELETON)]
+    listed = [name for name, kind in kinds.items() if kind not in (*_NO_AREA, SKELETON) and name not in named]
     listed += [name for name, kind in kinds.items() if kind == SKELETON]
     if numbered:
         listed += [name for name, kind in kinds.items() if kind == POINTS]
@@ -103,8 +117,12 @@ def _images(document: Element, folder: str, reader: _Reader) -> Iterator[Labelle
         if name is None or not image.get("name"):
             raise DatasetError(f"the image {image.get('name')!r} leads out of the bucket, or has no name")
         size_hw = _size(image.get("height"), image.get("width"), name)
-        shapes = [reader.object(shape, shape.get("label", ""), size_hw, f"image {name}") for shape in image]
-        yield LabelledItem(name, size_hw, tuple(shape for shape in shapes if shape is not None))
+        objects: list[LabelledObject] = []
+        for shape, points in grouped(image, _SHAPES):
+            found = reader.object(shape, shape.get("label", ""), size_hw, f"image {name}")
+            if found is not None:
+                objects.append(reader.with_points(found, points, f"image {name}"))
+        yield LabelledItem(name, size_hw, tuple(objects))
 
 
 def _size(height: str | None, width: str | None, name: str) -> tuple[int, int]:
@@ -155,6 +173,7 @@ class _Reader:
         points: of its objects; None where none has any.
         others: labels of skeletons that have other points.
         numbered: whether shapes of kind "points" are objects: where there are no others.
+        grouped: whether the points are those of groups.
     """
 
     known: ClassMap
@@ -162,6 +181,7 @@ class _Reader:
     points: KeypointSet | None = None
     others: Sequence[str] = ()
     numbered: bool = False
+    grouped: bool = False
 
     def object(
         self, shape: Element, name: str, size_hw: tuple[int, int], where: str, track: tuple[int, Element] | None = None
@@ -186,6 +206,19 @@ class _Reader:
         else:
             return self._object(shape, label, size_hw, where, track)
         return None
+
+    def with_points(self, found: LabelledObject, shapes: Sequence[Element], where: str) -> LabelledObject:
+        """The object with the points of its group, if it has any."""
+        if not shapes:
+            return found
+        if self.points is None or not self.grouped:
+            self.losses.leave_out(OF_ANOTHER_SET)
+            return found
+        try:
+            return replace(found, keypoint_xyv=points_of_group(shapes, self.points))
+        except ShapeError as error:
+            self.losses.drop(BROKEN_POINTS, f"{where}: {error}")
+            return found
 
     def _object(
         self, shape: Element, label: int, size_hw: tuple[int, int], where: str, track: tuple[int, Element] | None

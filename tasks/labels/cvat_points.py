@@ -1,8 +1,10 @@
 """Skeletons and points of CVAT's XML: which points an object has, and where they lie.
 
 A skeleton is an object whose elements are ``points`` of one place each, named by their label; the task lists them with
-their parent, and draws their lines as an SVG. A shape of kind ``points`` is an object with numbered points, in files
-that hold nothing else; beside other shapes it is left out. CVAT counts from the corner of the top-left pixel, as we do.
+their parent, and draws their lines as an SVG. Shapes of kind ``points`` that are in a group with one shape of an area
+(``group_id``) are points of this object, named by their labels; of a shape of several places each is numbered behind
+that name. Without a group a shape of kind ``points`` is an object with numbered points, in files that hold nothing
+else; beside other shapes it is left out. CVAT counts from the corner of the top-left pixel, as we do.
 """
 
 from __future__ import annotations
@@ -53,12 +55,77 @@ def _lines(drawing: str) -> list[tuple[str, str]]:
     return [(names[one], names[other]) for one, other in ends if one in names and other in names]
 
 
+def grouped(image: Element, area_shapes: Sequence[str]) -> list[tuple[Element, list[Element]]]:
+    """The shapes of an image, each with the ``points`` that are its own: of a group that has no other shape of an area.
+
+    Those points are not among the shapes; points of any other group are.
+    """
+    groups: dict[str, list[Element]] = {}
+    for shape in image:
+        if shape.get("group_id", "0") != "0":
+            groups.setdefault(shape.get("group_id", ""), []).append(shape)
+    own: dict[int, list[Element]] = {}  # place of a shape of the image -> its points
+    places = {id(shape): place for place, shape in enumerate(image)}
+    for shapes in groups.values():
+        areas = [each for each in shapes if each.tag in area_shapes]
+        if len(areas) == 1:
+            own[places[id(areas[0])]] = [each for each in shapes if each.tag == POINTS]
+    taken = {places[id(each)] for points in own.values() for each in points}
+    return [(shape, own.get(place, [])) for place, shape in enumerate(image) if place not in taken]
+
+
+def set_of_groups(document: Element, area_shapes: Sequence[str]) -> tuple[KeypointSet, int] | None:
+    """The points of all objects that have some by their group, and how many these are; None where none has.
+
+    Names come in the order of the task's labels, those that it does not list in that of the file.
+    """
+    objects = [points for image in document.iter("image") for _, points in grouped(image, area_shapes) if points]
+    most: dict[str, int] = {label.findtext("name") or "": 0 for label in document.iterfind("./meta//labels/label")}
+    for shape in (each for points in objects for each in points):
+        label = shape.get("label", "")
+        most[label] = max(most.get(label, 0), shape.get("points", "").count(";") + 1)
+    names = [name for label, count in most.items() for name in _numbered(label, count)]
+    return (point_set(list(dict.fromkeys(names))), len(objects)) if objects else None
+
+
+def labels_of_groups(document: Element, area_shapes: Sequence[str]) -> set[str]:
+    """What is a label of points of groups and of nothing else; a task may not say of which kind a label is."""
+    points = {id(each) for image in document.iter("image") for _, own in grouped(image, area_shapes) for each in own}
+    labels = [(id(each) in points, each.get("label", "")) for each in document.iter()]
+    return {label for is_own, label in labels if is_own} - {label for is_own, label in labels if not is_own}
+
+
+def _numbered(label: str, count: int) -> list[str]:
+    return [label][:count] if count < 2 else [f"{label} {k}" for k in range(1, count + 1)]
+
+
+def points_of_group(shapes: Sequence[Element], points: KeypointSet) -> tuple[Point, ...] | None:
+    """The points of an object, which are shapes of its group, in the order of the set; None where none is given.
+
+    Raises:
+        ShapeError: a place that is none, or two of one name.
+    """
+    found: dict[str, Point] = {}
+    for shape in shapes:
+        label, places = shape.get("label", ""), _pairs(shape)
+        names = [label] if label in points.names else _numbered(label, max(2, len(places)))
+        for name, (x, y) in zip(names, places, strict=False):
+            if name in found:
+                raise ShapeError(f"its group has two points {name!r}")
+            found[name] = x, y, _visibility(shape)
+    return placed(found.get(name, NOT_GIVEN) for name in points.names)
+
+
 def set_of_document(document: Element, area_shapes: Sequence[str]) -> KeypointSet | None:
-    """The points of most skeletons; without skeletons and shapes of an area, numbers for those of most ``points``."""
-    sets = sets_of(document)
+    """The points of most skeletons and objects of groups; without them, and without shapes of an area, numbers for
+    those of most ``points``."""
+    sets, own = sets_of(document), set_of_groups(document, area_shapes)
     counts = Counter(sets[name].names for name, _ in _skeletons(document) if name in sets)
+    if own is not None:
+        counts[own[0].names] += own[1]
     if counts:
-        return max(sets.values(), key=lambda each: counts[each.names])
+        known = [*sets.values(), *([] if own is None else [own[0]])]
+        return max(known, key=lambda each: counts[each.names])
     if any(each.tag in area_shapes for each in document.iter()):
         return None
     lengths = Counter(each.get("points", "").count(";") + 1 for each in document.iter(POINTS))
@@ -86,7 +153,11 @@ def _element(shape: Element) -> Point:
     places = _pairs(shape)
     if len(places) != 1:
         raise ShapeError(f"the element {shape.get('label')!r} of a skeleton has {len(places)} places")
-    return *places[0], float(HIDDEN if shape.get("occluded") == "1" else VISIBLE)
+    return *places[0], _visibility(shape)
+
+
+def _visibility(shape: Element) -> float:
+    return float(HIDDEN if shape.get("occluded") == "1" else VISIBLE)
 
 
 def _pairs(shape: Element) -> list[tuple[float, float]]:

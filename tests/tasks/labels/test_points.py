@@ -172,6 +172,67 @@ def test_cvat_points_alone_are_objects_with_numbered_points(tmp_path: Path) -> N
     assert beside.points is None and beside.skipped == {"shape of kind points": 3}
 
 
+def in_group(*shapes: str, labels: str = TASK, group: int = 1, name: str = "a.png") -> str:
+    """An image in which each of these shapes is of one group, behind the task's labels."""
+    inner = "".join(shape.replace("/>", f' group_id="{group}"/>') for shape in shapes)
+    return f'{labels}<image id="0" name="{name}" width="80" height="60">{inner}</image>'
+
+
+CAR = '<box label="car" xtl="5" ytl="6" xbr="45" ybr="36"/>'
+WHEEL, LAMP = '<points label="wheel" points="10.5,30" occluded="1"/>', '<points label="lamp" points="44,20"/>'
+PARTS = (
+    "<meta><task><labels><label><name>lamp</name><type>points</type></label><label><name>wheel</name></label>"
+    "<label><name>car</name><type>rectangle</type></label></labels></task></meta>"
+)
+CAR_POINTS = [[44, 20, 2], [10.5, 30, 1]]
+
+
+def test_cvat_points_of_a_group_with_a_box_are_points_of_its_object(tmp_path: Path) -> None:
+    alone = '<points label="lamp" points="1,1"/>'
+    image = in_group(CAR, WHEEL, LAMP, labels=PARTS).replace("</image>", f"{alone}{CAR}</image>")
+    labels = cvat(tmp_path, image)
+    (row,) = labels.table.to_pylist()
+    assert points_of(labels) == [CAR_POINTS, None]
+    assert labels.points == KeypointSet(("lamp", "wheel"))  # as the task lists them
+    assert [each.name for each in labels.classes] == ["car"] and row["boxes_xyxy"] == [[5, 6, 45, 36]] * 2
+    assert labels.skipped == {"shape of kind points": 1}
+
+
+def test_cvat_groups_are_of_one_image_and_an_outline_will_do_for_a_box(tmp_path: Path) -> None:
+    outline = '<polygon label="car" points="5,6;45,6;45,36;5,36"/>'
+    labels = cvat(tmp_path, in_group(LAMP, outline, labels=PARTS) + in_group(CAR, WHEEL, labels="", name="b.png"))
+    assert points_of(labels) == [[CAR_POINTS[0], [0, 0, 0]], [[0, 0, 0], CAR_POINTS[1]]]
+    assert [row["rles"][0] is None for row in labels.table.to_pylist()] == [False, False]
+
+
+def test_cvat_shapes_of_several_places_in_a_group_number_them(tmp_path: Path) -> None:
+    wheels = '<points label="wheel" points="10,30;40,30"/>'
+    labels = cvat(tmp_path, in_group(CAR, wheels, LAMP, labels=PARTS) + in_group(CAR, WHEEL, labels="", name="b.png"))
+    assert labels.points == KeypointSet(("lamp", "wheel 1", "wheel 2"))
+    assert points_of(labels) == [[[44, 20, 2], [10, 30, 2], [40, 30, 2]], [[0, 0, 0], [10.5, 30, 1], [0, 0, 0]]]
+
+
+def test_cvat_groups_that_do_not_say_whose_points_they_are_give_none(tmp_path: Path) -> None:
+    two_cars = in_group(CAR, CAR, LAMP, labels=PARTS)
+    labels = cvat(tmp_path, two_cars)
+    assert labels.points is None and labels.skipped == {"shape of kind points": 1} and len(labels) == 1
+    twice = cvat(tmp_path, in_group(CAR, LAMP, LAMP, labels=PARTS) + in_group(CAR, LAMP, labels="", name="b.png"))
+    assert points_of(twice) == [None, [[44, 20, 2]]]
+    assert list(twice.losses.dropped.values()) == [1]
+    assert "two points 'lamp'" in next(iter(twice.losses.first.values()))
+
+
+def test_cvat_points_of_groups_leave_where_most_objects_have_those_of_skeletons(tmp_path: Path) -> None:
+    skeletons = f'<skeleton label="person">{ELEMENTS}</skeleton>' * 2
+    labels = cvat(tmp_path, in_group(CAR, LAMP).replace("</image>", f"{skeletons}</image>"))
+    assert points_of(labels) == [None, PERSON, PERSON]
+    others = "points of a class whose points are others than those of most objects"
+    assert labels.skipped == {others: 1}
+    reverse = cvat(tmp_path, in_group(CAR, LAMP).replace("</image>", f"{skeletons}</image>") + "".join(
+        in_group(CAR, LAMP, labels="", name=f"{k}.png") for k in range(3)))  # fmt: skip
+    assert reverse.points == KeypointSet(("lamp",)) and reverse.skipped == {others: 2}
+
+
 def studio(folder: Path, *results: list[dict[str, Any]]) -> LabelSet:
     tasks = [
         {"id": k, "data": {"image": f"{k}.png"}, "annotations": [{"id": 1, "result": result}]}
