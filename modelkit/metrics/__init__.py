@@ -13,6 +13,7 @@ from modelkit.metrics.landmarks import (
     object_diagonal,
     pck,
     point_errors,
+    point_offsets,
 )
 from modelkit.metrics.oks import OksPrecision, oks_evaluator, oks_precision, oks_results
 from modelkit.metrics.panoptic import (
@@ -51,5 +52,6 @@ __all__ = [
     "panoptic_array",
     "pck",
     "point_errors",
+    "point_offsets",
     "video_panoptic_quality",
 ]

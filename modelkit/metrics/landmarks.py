@@ -67,6 +67,19 @@ def point_errors(found_xy: np.ndarray, true_xyv: np.ndarray, lengths: np.ndarray
     return np.where(counts, np.where(missing, np.inf, errors) / lengths[:, None], np.nan)
 
 
+def point_offsets(found_xy: np.ndarray, true_xyv: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Where each found point lies from the true one, over the length of its object: to the right and down is positive.
+
+    Args as of :func:`point_errors`.
+
+    Returns:
+        (n, K, 2) dx and dy; NaN where a point was not found, nobody labelled it or the object has no length.
+    """
+    apart = np.asarray(found_xy, np.float64) - true_xyv[..., :2]
+    offsets: np.ndarray = np.where(true_xyv[..., 2:] > 0, apart, np.nan) / lengths[:, None, None]
+    return offsets
+
+
 def mean_errors(errors: np.ndarray) -> np.ndarray:
     """NME of each object: the mean of its errors (n, K) over the points that count; NaN where none does."""
     counts = ~np.isnan(errors)

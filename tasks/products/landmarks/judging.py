@@ -45,7 +45,8 @@ from tasks.evaluation.evaluate import Row, predictions
 from tasks.evaluation.objects import judge_objects
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Resampled
-from tasks.products.landmarks.in_boxes import judged_objects, seen_in_boxes
+from tasks.products.landmarks.in_boxes import seen_in_boxes
+from tasks.products.landmarks.pairs import ObjectPairs, PointEvidence, pairs_of
 
 UNKNOWN_SIGMA = 0.05
 """Of each point, for OKS, where nobody measured how far annotators are apart: about COCO's usual one of a face."""
@@ -94,39 +95,6 @@ def lengths_of(points: KeypointSet) -> list[Length]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Objects:
-    """Labelled objects of all images beside what was found of each.
-
-    Args:
-        image_of: (n,) which image each is in.
-        true_xyv: (n, K, 3). boxes_xyxy: (n, 4). found_xy: (n, K, 2), NaN where a point was not found.
-    """
-
-    image_of: np.ndarray
-    true_xyv: np.ndarray
-    boxes_xyxy: np.ndarray
-    found_xy: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class PointEvidence:
-    """Labels with points, and what a model finds in each image, in the order of their table.
-
-    Args:
-        model: its name. top_down: whether it looked at the labelled boxes.
-        labels: under its class ids.
-        found: of each image, with the labels' points in their order; a top-down model's are of the judged objects.
-        supports: of each image (n, K), what the model sees at the labelled places; None of models that cannot say.
-    """
-
-    model: str
-    top_down: bool
-    labels: LabelSet
-    found: Sequence[Landmarks]
-    supports: Sequence[np.ndarray] | None
-
-
 def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     """A model against labels; see the module.
 
@@ -149,7 +117,7 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     found = [_ordered(each, order) for each, _ in seen]
     supports = [values[:, order] for _, values in seen if values is not None]
     evidence = PointEvidence(name, top_down, labels, found, supports if len(supports) == len(found) else None)
-    return _judgement(predictor.weights.kind, evidence, rows, _paired(rows, found, len(labels.points)))
+    return _judgement(predictor.weights.kind, evidence, rows, pairs_of(evidence, rows))
 
 
 def points_of_model(predictor: Predictor) -> KeypointSet | None:
@@ -189,17 +157,7 @@ def _ordered(found: Landmarks, order: Sequence[int]) -> Landmarks:
     )  # fmt: skip
 
 
-def _paired(rows: Sequence[Row], found: Sequence[Landmarks], points: int) -> _Objects:
-    chosen = [(number, row, k) for number, row in enumerate(rows) for k in judged_objects(row)]
-    return _Objects(
-        np.array([number for number, _, _ in chosen], np.int64),
-        np.array([row["keypoint_xyv"][k] for _, row, k in chosen], np.float64).reshape(-1, points, 3),
-        np.array([row["boxes_xyxy"][k] for _, row, k in chosen], np.float64).reshape(-1, 4),
-        np.concatenate([np.zeros((0, points, 2)), *(each.keypoints_xy for each in found)]),
-    )
-
-
-def _judgement(kind: str, evidence: PointEvidence, rows: Sequence[Row], objects: _Objects | None) -> Judgement:
+def _judgement(kind: str, evidence: PointEvidence, rows: Sequence[Row], objects: ObjectPairs | None) -> Judgement:
     labels, found = evidence.labels, evidence.found
     assert labels.points is not None
     truth = _coco(labels, rows)
@@ -217,7 +175,7 @@ def _judgement(kind: str, evidence: PointEvidence, rows: Sequence[Row], objects:
                   objects.boxes_xyxy)) for each in lengths}  # fmt: skip
         figures = {each.name: figures_of(errors[each.name], each.limit, names) for each in lengths} | precision
         main = lengths[0]
-        resample = _resampling(errors[main.name], main.limit, objects.image_of, len(rows))
+        resample = _resampling(errors[main.name], main.limit, objects.image, len(rows))
         notes = (*_words(lengths, errors), *notes)
     return Judgement(
         kind=kind,

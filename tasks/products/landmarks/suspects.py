@@ -12,24 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
 from infra.errors import UsageError
-from modelkit.carriers.landmarks import Landmarks
 from tasks.evaluation.claims import ObjectEvidence
 from tasks.evaluation.object_suspects import object_suspects
 from tasks.evaluation.suspects import doubts, folds_of
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Suspect, Suspects
-from tasks.products.landmarks.in_boxes import Row, judged_objects
-from tasks.products.landmarks.judging import PointEvidence
+from tasks.products.landmarks.in_boxes import Row
+from tasks.products.landmarks.pairs import ObjectPairs, PointEvidence, pairs_of
 
 _USUAL, _LIMITS = 6.0, (0.05, 0.3)
 """A point is far off from six times the usual error on, if that is between these shares of an object's size."""
 _UNSEEN = (0.02, 0.01, 0.005)  # of a map whose peak may be 1: at a place with less nothing is seen
 _FARTHER = (1.0, 0.66, 0.5)  # how far off counts as near, over how far off a point is, for models without maps
-_SAME_OBJECT = 0.5  # IoU of boxes, for models that find their objects themselves
 _WORTH = 0.5  # points are told whose probability is at least this share of the object's
 POINT_OFF, SWAPPED = "point far off", "points swapped"
 
@@ -39,17 +35,12 @@ class _Compared:
     """Labelled objects beside what was found of them: n objects of K points.
 
     Args:
-        image, place: (n,) which image, and where in its row.
-        labelled_xyv: (n, K, 3). found_xy: (n, K, 2), NaN where a point was not found. scores: (n, K).
+        pairs: these.
         sizes: (n,) pixels. off: (n, K) how far the two are apart over them; NaN where either does not say.
         support: (n, K) what the model sees at the labelled places; None of models that cannot say.
     """
 
-    image: np.ndarray
-    place: np.ndarray
-    labelled_xyv: np.ndarray
-    found_xy: np.ndarray
-    scores: np.ndarray
+    pairs: ObjectPairs
     sizes: np.ndarray
     off: np.ndarray
     support: np.ndarray | None
@@ -67,7 +58,7 @@ def point_suspects(evidence: PointEvidence | ObjectEvidence) -> Suspects:
     rows, folds = evidence.labels.table.to_pylist(), folds_of(evidence.labels)
     compared, notes = _compare(evidence, rows)
     known = np.isfinite(compared.off)
-    if len(compared.scores[known]) > 1 and np.ptp(compared.scores[known]) == 0:
+    if len(compared.pairs.scores[known]) > 1 and np.ptp(compared.pairs.scores[known]) == 0:
         raise UsageError(
             f"{evidence.model} says of no point how sure it is, so its doubts are worth nothing",
             hint="Judge the labels with a model that gives heatmaps, such as heatmap_landmarker.",
@@ -79,8 +70,8 @@ def point_suspects(evidence: PointEvidence | ObjectEvidence) -> Suspects:
     else:
         agreement, levels = compared.support[known], _UNSEEN
     probability = np.zeros(known.shape)
-    parts = np.repeat(folds[compared.image][:, None], known.shape[1], 1)[known]
-    probability[known] = doubts(compared.scores[known], np.where(near, 1.0, agreement), levels, parts)
+    parts = np.repeat(folds[compared.pairs.image][:, None], known.shape[1], 1)[known]
+    probability[known] = doubts(compared.pairs.scores[known], np.where(near, 1.0, agreement), levels, parts)
     told = (
         _told(k, compared, probability[k], far, rows, evidence.labels)
         for k in np.flatnonzero(probability.max(1)).tolist()
@@ -90,38 +81,13 @@ def point_suspects(evidence: PointEvidence | ObjectEvidence) -> Suspects:
 
 
 def _compare(evidence: PointEvidence, rows: Sequence[Row]) -> tuple[_Compared, tuple[str, ...]]:
-    pairs = [
-        (image, place, at)
-        for image, (row, found) in enumerate(zip(rows, evidence.found, strict=True))
-        for place, at in _paired(row, found, evidence.top_down)
-    ]
-    image, place, at = np.array(pairs, np.int64).reshape(-1, 3).T
-    count = len(evidence.labels.points or ())
-    objects = list(zip(image.tolist(), place.tolist(), at.tolist(), strict=True))
-    boxes = np.array([rows[i]["boxes_xyxy"][k] for i, k, _ in objects], np.float64).reshape(-1, 4)
-    labelled = np.array([rows[i]["keypoint_xyv"][k] for i, k, _ in objects], np.float64).reshape(-1, count, 3)
-    places = np.array([evidence.found[i].keypoints_xy[k] for i, _, k in objects], np.float64).reshape(-1, count, 2)
-    scores = np.array([evidence.found[i].keypoint_scores[k] for i, _, k in objects], np.float64).reshape(-1, count)
+    pairs = pairs_of(evidence, rows)
     support = None if evidence.supports is None else np.concatenate(evidence.supports).astype(np.float64)
-    unpaired = sum(len(judged_objects(row)) for row in rows) - len(pairs)
-    notes = (
-        (f"{unpaired} labelled objects were not found, so that nothing is said of their points",) if unpaired else ()
-    )
-    sizes = np.linalg.norm(boxes[:, 2:] - boxes[:, :2], axis=1)
-    off = np.linalg.norm(labelled[..., :2] - places, axis=2) / sizes[:, None]
-    off = np.where(labelled[..., 2] > 0, off, np.nan)
-    return _Compared(image, place, labelled, places, scores, sizes, off, support), notes
-
-
-def _paired(row: Row, found: Landmarks, top_down: bool) -> list[tuple[int, int]]:
-    """(labelled object, what was found of it): of judged objects, those that were found."""
-    chosen = judged_objects(row)
-    if top_down or not chosen or not len(found):
-        return list(zip(chosen, range(len(chosen)), strict=True)) if top_down else []
-    boxes = torch.tensor([row["boxes_xyxy"][k] for k in chosen], dtype=torch.float32)
-    best, which = box_iou(boxes, torch.from_numpy(found.boxes_xyxy).float()).max(1)
-    together = zip(chosen, which.tolist(), (best >= _SAME_OBJECT).tolist(), strict=True)
-    return [(place, at) for place, at, same in together if same]
+    left = f"{pairs.not_found} labelled objects were not found, so that nothing is said of their points"
+    sizes = np.linalg.norm(pairs.boxes_xyxy[:, 2:] - pairs.boxes_xyxy[:, :2], axis=1)
+    off = np.linalg.norm(pairs.true_xyv[..., :2] - pairs.found_xy, axis=2) / sizes[:, None]
+    off = np.where(pairs.true_xyv[..., 2] > 0, off, np.nan)
+    return _Compared(pairs, sizes, off, support), (left,) if pairs.not_found else ()
 
 
 def _told(
@@ -129,15 +95,15 @@ def _told(
 ) -> Suspect:
     """An object of which the points with these probabilities (K,) are doubted."""
     assert labels.points is not None
-    row, place, names = rows[int(compared.image[k])], int(compared.place[k]), labels.points.names
+    row, place, names = rows[int(compared.pairs.image[k])], int(compared.pairs.place[k]), labels.points.names
     doubted = [
         p for p in np.argsort(-probability, kind="stable").tolist() if probability[p] >= _WORTH * probability.max()
     ]
     points = [
         {
             "point": names[p], "probability": round(float(probability[p]), 4),
-            "off": round(float(compared.off[k, p]), 4), "score": round(float(compared.scores[k, p]), 4),
-            "model_xy": [round(float(value), 2) for value in compared.found_xy[k, p]],
+            "off": round(float(compared.off[k, p]), 4), "score": round(float(compared.pairs.scores[k, p]), 4),
+            "model_xy": [round(float(value), 2) for value in compared.pairs.found_xy[k, p]],
         }
         for p in doubted
     ]  # fmt: skip
@@ -160,10 +126,10 @@ def _told(
 
 def _swapped(compared: _Compared, k: int, doubted: Sequence[int], far: float) -> tuple[int, int] | None:
     """Two points of which each lies where the model sees the other; None: there are no such two."""
-    labelled, found = compared.labelled_xyv[k, :, :2], compared.found_xy[k]
+    labelled, found = compared.pairs.true_xyv[k, :, :2], compared.pairs.found_xy[k]
     for one in doubted:
         for other in range(len(found)):
-            if compared.labelled_xyv[k, other, 2] > 0 and compared.off[k, other] >= far:
+            if compared.pairs.true_xyv[k, other, 2] > 0 and compared.off[k, other] >= far:
                 crossed = labelled[[one, other]] - found[[other, one]]
                 if (np.linalg.norm(crossed, axis=1) < far * compared.sizes[k]).all():
                     return min(one, other), max(one, other)
