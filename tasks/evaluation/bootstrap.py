@@ -50,6 +50,45 @@ class PairedDifference:
     size_difference: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """How far the main figure of one model may be off: 2.5 and 97.5 % quantiles over resamples of the groups.
+
+    Args:
+        groups: how many there are; of fewer than two nothing can be said, and all values are NaN.
+        low, high: of the main figure.
+        class_low, class_high: (classes,) of the same by class; NaN where there is no truth.
+    """
+
+    groups: int
+    low: float
+    high: float
+    class_low: np.ndarray
+    class_high: np.ndarray
+
+
+def intervals_of(
+    judgement: Judgement, *, groups: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
+) -> Intervals:
+    """Bootstrap of one model; ``groups`` and ``seed`` as :func:`compare` takes them."""
+    count = len(set(groups))
+    if count < 2:
+        nothing = np.full(len(judgement.class_names), np.nan)
+        return Intervals(count, float("nan"), float("nan"), nothing, nothing)
+    drawn = judgement.resample(group_weights(groups, seed=seed, resamples=resamples))
+    low, high = _quantiles(drawn.overall[:, None])
+    class_low, class_high = _quantiles(drawn.by_class)
+    return Intervals(count, float(low[0]), float(high[0]), class_low, class_high)
+
+
+def _quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(k,) and (k,) 2.5 and 97.5 % quantiles of the columns of (b, k) values; NaN where a column has none."""
+    low, high = np.full((2, values.shape[1]), np.nan)
+    known = ~np.isnan(values).all(0)
+    low[known], high[known] = np.nanquantile(values[:, known], (0.025, 0.975), axis=0)
+    return low, high
+
+
 def compare(
     candidate: Judgement,
     champion: Judgement,

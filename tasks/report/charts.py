@@ -64,7 +64,7 @@ def horizontal_bars(
             )
         )
     described = ", ".join(f"{name} {_with_unit(value, unit)}" for name, value in bars)
-    return _svg(title, described, width, max(_ROW * len(bars), 1), rows)
+    return svg(title, described, width, max(_ROW * len(bars), 1), rows)
 
 
 def histogram(title: str, counts: Sequence[int], low: float, high: float, *, compact: bool = False) -> Markup:
@@ -88,7 +88,7 @@ def histogram(title: str, counts: Sequence[int], low: float, high: float, *, com
     columns.append(_axis(low, high, left, width, height - bottom, ticks=3 if compact else 6))
     peak = low + (high - low) * (max(range(len(counts)), key=counts.__getitem__) + 0.5) / len(counts) if counts else 0
     described = f"{number(sum(counts))} values from {low:g} to {high:g}, most of them near {peak:.2f}"
-    return _svg(title, described, width, height, columns)
+    return svg(title, described, width, height, columns)
 
 
 def columns(title: str, bars: Sequence[tuple[str, float]]) -> Markup:
@@ -122,7 +122,7 @@ def columns(title: str, bars: Sequence[tuple[str, float]]) -> Markup:
                 name,
             )
         )
-    return _svg(title, ", ".join(f"{name}: {number(value)}" for name, value in bars), width, height, parts)
+    return svg(title, ", ".join(f"{name}: {number(value)}" for name, value in bars), width, height, parts)
 
 
 def stacked_bar(title: str, pieces: Sequence[tuple[str, int, str]]) -> Markup:
@@ -140,7 +140,7 @@ def stacked_bar(title: str, pieces: Sequence[tuple[str, int, str]]) -> Markup:
             )
         )
         x += one
-    return _svg(title, ", ".join(f"{name} {count}" for name, count, _ in pieces), width, height, parts, stretch=True)
+    return svg(title, ", ".join(f"{name} {count}" for name, count, _ in pieces), width, height, parts, stretch=True)
 
 
 def lines(
@@ -149,6 +149,8 @@ def lines(
     *,
     compact: bool = False,
     most: float | None = None,
+    mark: float | None = None,
+    whole: bool = True,
 ) -> Markup:
     """Curves over a common axis, the upright one from 0 on; a legend belongs beside it, the picture holds no names.
 
@@ -157,11 +159,13 @@ def lines(
         series: (name, CSS colour, points as (x, y) in the order of x); values that are not finite leave a gap.
         compact: small, for many beside each other.
         most: upper end of the upright axis; None: from the values.
+        mark: where an upright line is drawn, a value of x.
+        whole: whether values of x are whole numbers, as those of steps.
     """
     width, height, left, bottom, top = (240, 100, 44, 18, 8) if compact else (560, 220, 44, 24, 10)
     points = [point for _, _, found in series for point in found if math.isfinite(point[1])]
     if not points:
-        return _svg(title, "no values", width, height, [])
+        return svg(title, "no values", width, height, [])
     first, last = min(x for x, _ in points), max(x for x, _ in points)
     most = most or _round_up(max(y for _, y in points))
     room_x, room_y = width - left - 10, height - bottom - top
@@ -180,12 +184,15 @@ def lines(
             ).format(left, width - 10, y, y, left - 6, y + 4, share * most)
         )
     for share, anchor in ((0.0, "start"), *[(0.5, "middle")] * (not compact), (1.0, "end")):
-        value = number(round(first + share * (last - first)))
+        value = first + share * (last - first)
         parts.append(
             Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
-                left + share * room_x, height - 6, anchor, value
+                left + share * room_x, height - 6, anchor, number(round(value)) if whole else f"{value:.3g}"
             )
         )
+    if mark is not None:
+        x, foot = place(mark, 0.0)
+        parts.append(Markup('<line class="mark" x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{:.1f}"/>').format(x, x, top, foot))
     for name, colour, found in series:
         for piece in _pieces(found):
             drawn = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in piece)
@@ -196,7 +203,7 @@ def lines(
             )
     ends = [(name, [y for _, y in found if math.isfinite(y)]) for name, _, found in series]
     described = ", ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in ends if values)
-    return _svg(title, described, width, height, parts)
+    return svg(title, described, width, height, parts)
 
 
 def _pieces(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
@@ -234,9 +241,10 @@ def _with_unit(value: float, unit: str) -> str:
     return f"{number(value)} {unit}".strip()
 
 
-def _svg(
+def svg(
     title: str, described: str, width: int, height: int, parts: Sequence[Markup], *, stretch: bool = False
 ) -> Markup:
+    """The picture of a chart; title and description are its text for those who do not see it."""
     ratio = Markup(' preserveAspectRatio="none"') if stretch else ""
     return Markup('<svg class="chart" role="img" viewBox="0 0 {} {}" aria-label="{}"{}>{}</svg>').format(
         width, height, f"{title}: {described}", ratio, Markup("").join(parts)

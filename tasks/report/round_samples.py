@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from infra.errors import VisionmillError
 from tasks.loop.disagreements import read_disagreements
 from tasks.loop.findings import Disagreement
 from tasks.loop.kinds import loop_kind
-from tasks.media.decoding import EntryReader, labelled_pixels
 from tasks.output.views import Views
 from tasks.product import find_kind, find_product
 from tasks.report.drawing import resized
-from tasks.report.pictures import data_uri
+from tasks.report.labelled_samples import LabelledSamples, side_by_side
 from tasks.report.report_samples import Gallery, Sample
 
 Row = dict[str, Any]
-
-_GAP_PX = 8
 
 # Title, explanation, decision, order of items, order of the objects on an item and how many: more would hide it.
 _GALLERIES = (
@@ -95,17 +91,17 @@ def _choose(
 
 
 class _Drawer:
-    """Reads items and draws candidates on them; what cannot be read gives a placeholder that says why."""
+    """Draws candidates on their items."""
 
     def __init__(self, kind: str, deadline: float, labels: Mapping[str, int] = MappingProxyType({})) -> None:
         self._kind, self._deadline, self._labels = loop_kind(kind), deadline, labels
         self._overlay = find_product(find_kind(kind).product).overlay
-        self._reader = EntryReader()
+        self._samples = LabelledSamples(deadline)
 
     def decided(self, rows: Sequence[Row]) -> Sample:
         """An item with its candidates of one decision."""
         first = rows[0]
-        return self._sample(
+        return self._samples.sample(
             first["uri"],
             first["frame"] if first["media"] == "video" else None,
             (first["height"], first["width"]),
@@ -122,47 +118,14 @@ class _Drawer:
 
         def both(pixels: np.ndarray) -> np.ndarray:
             left, right = (self._drawn(pixels, rows) for rows in sides)
-            gap = np.full((left.shape[0], _GAP_PX, 3), 255, np.uint8)
-            return np.concatenate([left, gap, right], axis=1)
+            return side_by_side(left, right)
 
         words = ", ".join(each.replace("_", " ") for each in found.differences)
         summary = f"{words}; weight {found.weight:.2f}"
-        return self._sample(found.uri, found.frame, found.size_hw, summary, both)
+        return self._samples.sample(found.uri, found.frame, found.size_hw, summary, both)
 
     def _drawn(self, pixels: np.ndarray, rows: Sequence[Row]) -> np.ndarray:
         return resized(pixels) if self._overlay is None else self._overlay(pixels, self._kind.item(rows))
-
-    def _sample(
-        self,
-        uri: str,
-        frame: int | None,
-        size_hw: tuple[int, int],
-        summary: str,
-        draw: Callable[[np.ndarray], np.ndarray],
-    ) -> Sample:
-        problem, picture, width, height = "", None, 0, 0
-        if time.monotonic() > self._deadline:
-            problem = "not read: the report had run out of time"
-        else:
-            try:
-                drawn = draw(labelled_pixels(uri, frame, size_hw, self._reader))
-            except VisionmillError as error:
-                problem = str(error)
-            else:
-                height, width = drawn.shape[:2]
-                picture = data_uri(drawn)
-        return Sample(
-            uri=uri,
-            frame=frame or 0,
-            pts_s=None,
-            status="ok",
-            reason="",
-            summary=summary,
-            picture=picture,
-            width_px=width,
-            height_px=height,
-            problem=problem,
-        )
 
 
 def _summary(rows: Sequence[Row]) -> str:

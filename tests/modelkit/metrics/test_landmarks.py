@@ -18,6 +18,7 @@ from modelkit.metrics import (
     object_diagonal,
     pck,
     point_errors,
+    point_offsets,
 )
 
 
@@ -88,3 +89,14 @@ def test_gps_is_a_bell_over_the_way_along_the_surface() -> None:
     by_part = geodesic_point_similarity(np.array([[0.351, 0.107]]), np.array([[0.351, 0.107]]))
     np.testing.assert_allclose(by_part, [math.exp(-0.5)])
     np.testing.assert_allclose(masked_point_similarity(gps, np.array([1.0, 0.5, 0.25])), np.sqrt(gps * [1, 0.5, 0.25]))
+
+
+def test_offsets_are_as_long_as_errors_and_point_from_the_true_place_to_the_found_one() -> None:
+    found, true, boxes = objects(3)
+    lengths = box_diagonal(true, boxes)
+    errors, offsets = point_errors(found, true, lengths), point_offsets(found, true, lengths)
+    finite = np.isfinite(errors)
+    assert np.array_equal(finite, np.isfinite(offsets).all(2)) and finite.any() and not finite.all()
+    assert np.hypot(*offsets[finite].T) == pytest.approx(errors[finite])
+    right_and_up = point_offsets(np.array([[[14.0, 7.0]]]), np.array([[[10.0, 10.0, 1.0]]]), np.array([10.0]))
+    assert right_and_up.tolist() == [[[0.4, -0.3]]]

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from modelkit.metrics import PanopticQuality
 from modelkit.metrics.panoptic import DIVISOR
 from tasks.evaluation.average_precision import AveragePrecision
-from tasks.evaluation.bootstrap import compare, group_weights
+from tasks.evaluation.bootstrap import compare, group_weights, intervals_of
 from tasks.product import Judgement, Resampled
 from tasks.products.segments.panoptic import mean_panoptic_quality
 from tasks.products.segments.semantic import mean_iou
@@ -199,3 +199,26 @@ def test_panoptic_quality_of_resamples_is_that_of_repeated_images() -> None:
 def test_other_images_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="same images"):
         compare(judged(np.zeros(3)), judged(np.zeros(4)), seed=0)
+
+
+def shares(right: np.ndarray, weights: np.ndarray) -> Resampled:
+    """The share of right images, overall and of the one class that has truth; another has none."""
+    overall = weights @ right / weights.sum(1)
+    return Resampled(overall, np.stack([overall, np.full(len(overall), np.nan)], 1), np.zeros((len(weights), 0)))
+
+
+def test_the_interval_of_one_model_is_that_of_its_groups_and_nobody_knows_one_of_a_single_group() -> None:
+    right = np.arange(200) % 2
+    ids = tuple(map(str, range(200)))
+    judged = Judgement("k", {"g": {"f": 0.5}}, ids, ("a", "b"), 200, functools.partial(shares, right))
+    single = intervals_of(judged, groups=ids)
+    assert (single.low, single.high) == pytest.approx(
+        (0.5 - 1.96 * 0.5 / 200**0.5, 0.5 + 1.96 * 0.5 / 200**0.5), abs=0.02
+    )
+    assert single.class_low[0] == single.low and single.class_high[0] == single.high
+    assert np.isnan(single.class_low[1]) and single.groups == 200
+    alike = [str(k // 20 * 2 + k % 2) for k in range(200)]  # groups in which all images are right, or all are wrong
+    grouped = intervals_of(judged, groups=alike)
+    assert grouped.high - grouped.low > 2 * (single.high - single.low) and grouped.groups == 20
+    lonely = intervals_of(judged, groups=["one"] * 200)
+    assert lonely.groups == 1 and np.isnan([lonely.low, lonely.high, *lonely.class_low, *lonely.class_high]).all()
