@@ -101,6 +101,20 @@ class EvaluateParameters(LookParameters, LabelParameters):
         int | None,
         Field(ge=1, description="List so many labelled objects that are most probably wrong, by the model's doubts."),
     ] = None
+    page: Annotated[
+        str | None,
+        Option(metavar="FILE|FOLDER"),
+        Field(
+            min_length=1,
+            description="Also write a page with intervals, errors and the worst pictures there, local or s3://: a file"
+            " that ends with .html, or evaluation.html in a folder.",
+        ),
+    ] = None
+
+    @field_validator("page")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        return value if value is None else refuse_secrets(value)
 
 
 class InspectParameters(GroupParameters):

@@ -22,6 +22,7 @@ from tasks.output.listing import held_products, product_in
 from tasks.output.tables import list_tables
 from tasks.parameters import JobParameters
 from tasks.product import Product
+from tasks.report.judged_place import place_of_page, refuse_other_page
 
 
 def refuse_at_once(product: Product, parameters: JobParameters, *, is_tried: bool) -> None:
@@ -56,6 +57,18 @@ def refuse_labels(parameters: LabelParameters, *labelled: str | None) -> None:
     for uri in filter(None, labelled):
         find_labels(uri, classes=parameters.classes)
     _refuse_no_folder(parameters.images_root)
+
+
+def refuse_page(where: str | None) -> None:
+    """Look whether a page about a judged model can be written where it is to lie.
+
+    Raises:
+        UsageError: something else lies there.
+        StoreError: nothing can be written there.
+    """
+    if where is not None:
+        store, key = place_of_page(where)
+        refuse_other_page(_tried(store.uri), key)
 
 
 def refuse_training(parameters: TrainParameters) -> None:

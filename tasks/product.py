@@ -231,7 +231,8 @@ class Judgement:
         resample: (b, images) non-negative weights -> the main figure, in which an image of weight n counts as if it
             were there n times.
         notes: sentences about what the figures leave out.
-        evidence: labels and what was found of them, for ``Kind.suspects``; None of kinds that find none.
+        evidence: labels and what was found of them, for ``Kind.suspects`` and ``Kind.panels``; None of kinds that have
+            neither.
     """
 
     kind: str
@@ -303,6 +304,8 @@ class Kind:
         judge: (predictor, label set) -> how good it is.
         suspects: the ``evidence`` of such a judgement -> which labels are probably wrong; ``tasks.evaluation.suspects``
             has what all kinds need for it. None: the kind finds none.
+        panels: (such a judgement, how many pictures at most) -> what of the page about it is the kind's own, as
+            ``tasks.report.judged_panels.JudgedPanels``; None: figures and bars by class alone.
         recipes: name -> (classes -> values of ``TrainingRecipe`` by field; what is left out is the default).
         default_recipe: where none is named.
         class_counts: classes -> the options of a model's config that say how many there are, such as ``num_classes``.
@@ -335,6 +338,7 @@ class Kind:
     numbered: Callable[[Sequence[ClassInfo]], Mapping[int, int]] | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     suspects: Callable[[Any], Suspects] | None = None
+    panels: Callable[[Judgement, int], Any] | None = None
     loop: LoopKind | None = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,6 +11,11 @@ from flows.cli.console import JsonFlag, PrefectFlag, Summary, answers, command, 
 from flows.cli.suspects import tell_suspects
 from flows.loop_parameters import RetrainParameters
 from flows.parameters import DigitscapeParameters, EvaluateParameters, InspectParameters, TrainParameters
+
+if TYPE_CHECKING:  # types only: a command that is asked for its help pays for no model
+    from modelkit import Weights
+    from tasks.labels.label_sets import LabelSet
+    from tasks.product import Judgement
 
 PlanFlag = Annotated[
     bool,
@@ -112,13 +117,14 @@ def train(parameters: TrainParameters, prefect: PrefectFlag = True) -> Summary:
 @command
 def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summary:
     """Judge a model on labelled images: AP by class and size (COCO's), mean IoU, or panoptic quality."""
-    from flows.refusals import refuse_labels
+    from flows.refusals import refuse_labels, refuse_page
     from tasks.engine.prepare import describe_model
     from tasks.loop.champion import in_use
 
     refuse_labels(parameters, parameters.labelled)
     model = in_use(parameters.model)
-    kind = describe_model(model, parameters.weights).kind
+    record = describe_model(model, parameters.weights)
+    refuse_page(parameters.page)
     with long_work():
         from flows.labels import labels_of
         from infra.telling import tell
@@ -127,7 +133,7 @@ def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summa
         from tasks.evaluation.suspects import check_finds_suspects, first_suspects
 
         if parameters.suspects is not None:
-            check_finds_suspects(kind)
+            check_finds_suspects(record.kind)
         tell("reading the labels")
         labels = labels_of(parameters.labelled, parameters)
         tell_labels(labels.to_json())
@@ -144,13 +150,28 @@ def evaluate(parameters: EvaluateParameters, as_json: JsonFlag = False) -> Summa
     _tell(metrics, to_people=as_json)
     if suspects is not None:
         tell_suspects(suspects, to_people=as_json)
+    page = None if parameters.page is None else _write_page(judged, parameters, record, labels)
     return {
         "model": parameters.model,
         "labelled": parameters.labelled,
         "labels": labels.to_json(),
         "metrics": metrics,
         **({} if suspects is None else {"suspects": suspects}),
+        **({} if page is None else {"page": page}),
     }
+
+
+def _write_page(judged: Judgement, parameters: EvaluateParameters, record: Weights, labels: LabelSet) -> str:
+    """Figures have been told by now, so a page that cannot be written costs nobody the judging."""
+    assert parameters.page is not None
+    with long_work():
+        from tasks.report.judged_page import Judged, write_judged_page
+        from tasks.report.judged_place import place_of_page
+
+        asked = Judged(parameters.model, record, parameters.labelled, labels, parameters.look_options())
+        uri = write_judged_page(judged, asked, *place_of_page(parameters.page))
+    say(f"page: {uri}", style="green")
+    return uri
 
 
 @command

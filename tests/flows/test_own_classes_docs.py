@@ -131,7 +131,7 @@ def test_from_a_folder_of_pictures_to_a_promoted_model(folder: Path) -> None:
     told = {name: each.summary for name, each in said.items()}
     assert told["inspect recipe.json"]["kind"] == "instance" and told["inspect recipe.json"]["images"] == len(LABELLED)
     assert told["train parts"]["validation"]["images"] > 0 and "parts@" in told["train parts"]["model"]
-    assert told["evaluate held-out/annotations.xml"]["metrics"]["images"] == len(HELD_OUT)
+    assert told["evaluate judged.html"]["metrics"]["images"] == len(HELD_OUT) and Path("judged.html").is_file()
     assert ask("results", "SELECT count(*) AS n FROM items WHERE status = 'ok'") == [{"n": OTHERS.stop}]
     assert told["export images"]["num_items"] == told["export coco"]["num_items"] == OTHERS.stop
     loop = told["retrain --require-approval"]

@@ -47,7 +47,9 @@ def test_it_is_trained_judged_and_run_over_a_dataset(tmp_path: Path, monkeypatch
     labels, held_out = (write_images(tmp_path / name, 12, seed) for seed, name in enumerate(("train", "test")))
     asked = ["train", labels, tmp_path / "out", "--recipe", KIND.default_recipe, *SERIAL, "--json"]
     raw, done = (visionmill(*asked, "--steps", steps).summary for steps in ("1", "60"))
-    figures = visionmill("evaluate", done["weights"], held_out, "--json").summary["metrics"]
+    page = tmp_path / "judged.html"
+    figures = visionmill("evaluate", done["weights"], held_out, "--page", page, "--json").summary["metrics"]
+    assert "share of right images" in page.read_text() and "Pictures" not in page.read_text(), "the kind has no panels"
     assert figures["task"] == KIND.name and figures["image"]["accuracy"] == 1
     assert figures["image"]["by_class"] == dict.fromkeys(COLOURS, 1.0)
     assert in_words("accuracy", KIND.name) == "share of right images"

@@ -12,6 +12,7 @@ from modelkit.carriers.landmarks import KeypointSet
 from modelkit.registry import find_model
 from tasks.product import Kind
 from tasks.products.landmarks import digitscape, photographs
+from tasks.products.landmarks.judged_panels import judged_panels
 from tasks.products.landmarks.judging import judge
 from tasks.products.landmarks.learning import pieces_of, target_of
 from tasks.products.landmarks.loop_points import POINTS
@@ -116,6 +117,7 @@ KIND = Kind(
     fitted=fitted,
     remarks=point_remarks,
     suspects=point_suspects,
+    panels=judged_panels,
     words={"auc": "AUC", "pck": "PCK", "nme": "NME", "failure_rate": "failure rate"},
     loop=POINTS,
 )

@@ -10,6 +10,7 @@ from tasks.product import Kind
 from tasks.products.segments import photographs
 from tasks.products.segments.objects import box_target, count_classes, wants_tracks
 from tasks.products.segments.remarks import detector_remarks
+from tasks.report.judged_objects import object_panels
 
 KIND = Kind(
     name="detection",
@@ -23,4 +24,5 @@ KIND = Kind(
     derived=photographs.detection,
     remarks=detector_remarks,
     suspects=object_suspects,
+    panels=object_panels,
 )

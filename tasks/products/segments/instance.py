@@ -14,6 +14,7 @@ from tasks.products.segments import digitscape, photographs
 from tasks.products.segments.loop_objects import OBJECTS
 from tasks.products.segments.objects import count_classes, mask_target, wants_tracks
 from tasks.products.segments.remarks import detector_remarks
+from tasks.report.judged_objects import object_panels
 
 
 def _mask_rcnn(classes: Sequence[ClassInfo]) -> Mapping[str, Any]:
@@ -38,5 +39,6 @@ KIND = Kind(
     derived=photographs.instance,
     remarks=detector_remarks,
     suspects=object_suspects,
+    panels=object_panels,
     loop=OBJECTS,
 )

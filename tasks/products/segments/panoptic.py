@@ -23,6 +23,7 @@ from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Kind, Resampled
 from tasks.products.segments import digitscape, photographs
 from tasks.products.segments.clips import panoptic_truth, video_figures
+from tasks.products.segments.judged_panels import MapEvidence, panoptic_panels
 from tasks.products.segments.loop_segments import SEGMENTS
 from tasks.products.segments.objects import Target, mask_target, wants_tracks
 from tasks.products.segments.painting import IGNORE, label_map
@@ -74,7 +75,7 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     classes, rows = predictor.weights.classes, labels.table.to_pylist()
     things = {each.id for each in classes if each.is_thing}
     place = {each.id: k for k, each in enumerate(classes)}
-    total, objects = PanopticQuality(things), 0
+    total, seen, objects = PanopticQuality(things), [], 0
     segments = np.zeros((len(rows), len(place), 4))
     for image, (row, found) in enumerate(predictions(predictor, rows)):
         truth, answer = panoptic_truth(row, things), panoptic_array(found)
@@ -84,6 +85,7 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
         for label, counts in one.counts().items():
             segments[image, place[label]] = counts
         objects += len(row["labels"])
+        seen.append(found)
     figures = {"panoptic": _figures(total, predictor.weights.class_names())}
     if getattr(predictor.model, "tracks", False):
         figures |= video_figures(predictor, rows, things)
@@ -94,6 +96,7 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
         class_names=tuple(each.name for each in classes),
         num_objects=objects,
         resample=partial(mean_panoptic_quality, segments),
+        evidence=MapEvidence(labels, seen, predictor.weights.class_names(), segments),
     )
 
 
@@ -141,5 +144,6 @@ KIND = Kind(
     remarks=detector_remarks,
     numbered=numbered,
     words={"vpq": "video PQ", "pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
+    panels=panoptic_panels,
     loop=SEGMENTS,
 )

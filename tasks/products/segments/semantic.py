@@ -20,6 +20,7 @@ from tasks.labels.class_map import is_background
 from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Kind, Resampled
 from tasks.products.segments import digitscape, photographs
+from tasks.products.segments.judged_panels import MapEvidence, semantic_panels
 from tasks.products.segments.loop_pixels import PIXELS
 from tasks.products.segments.objects import Target, count_classes
 from tasks.products.segments.painting import IGNORE, label_map, truth_map, void_boxes
@@ -55,7 +56,7 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     """Mean IoU over classes."""
     background = _background_of(predictor)
     num_classes = max(2, int(predictor.model.config["num_classes"]))  # one class is told from the background
-    per_image, objects = [], 0
+    per_image, seen, objects = [], [], 0
     total = SemanticQuality(num_classes)
     rows = labels.table.to_pylist()
     for row, instances in predictions(predictor, rows):
@@ -65,6 +66,7 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
         quality.add(truth_map(row, background), predicted)
         total.confusion += quality.confusion
         per_image.append(quality.confusion)
+        seen.append(instances)
         objects += len(row["labels"])
     scores, known = total.scores(), predictor.weights.class_names()
     names = [known.get(k, "background" if k == background else f"class {k}") for k in range(num_classes)]
@@ -73,13 +75,15 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
         "pixel_accuracy": scores.pixel_accuracy,
         "by_class": {names[k]: value for k, value in scores.by_class.items()},
     }
+    confusion = np.stack(per_image)
     return Judgement(
         kind=KIND.name,
         figures={"semantic": figures},
         image_ids=tuple(row["image_id"] for row in rows),
         class_names=tuple(names),
         num_objects=objects,
-        resample=functools.partial(mean_iou, np.stack(per_image)),
+        resample=functools.partial(mean_iou, confusion),
+        evidence=MapEvidence(labels, seen, dict(enumerate(names)), confusion),
     )
 
 
@@ -120,5 +124,6 @@ KIND = Kind(
     suits=lambda seen: not seen.things and bool(seen.stuff),
     derived=photographs.semantic,
     words={"miou": "mean IoU"},
+    panels=semantic_panels,
     loop=PIXELS,
 )
