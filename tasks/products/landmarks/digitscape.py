@@ -107,7 +107,7 @@ def _corners(architecture: str) -> Values:
         "labelled": PLAIN,
         "batch_size": 8,
         "loop": {
-            "steps": 1200, "learning_rate": 2e-3, "warmup_steps": 60, "decay_from": 400, "ema_decay": 0.99,
+            "steps": 3000, "learning_rate": 2e-3, "warmup_steps": 60, "decay_from": 1000, "ema_decay": 0.99,
             "checkpoint_every": 50,
         },
     }  # fmt: skip
