@@ -56,7 +56,7 @@ def plan_retraining(asked: RetrainParameters) -> Summary:
         )
     recipe = recipe_for(asked, found)
     methods = open_methods(recipe, asked, found)
-    check_promises(asked, methods.promised(labels.classes))
+    check_promises(asked, methods, labels.classes)
     classes = _classes(asked, found, methods)
     problems = [
         *_of_splits(asked, found, len(unlabelled)),

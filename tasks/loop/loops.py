@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from tasks.loop.champion import Model
 from tasks.loop.data import Division, LoopData
 from tasks.loop.kinds import check_teaches, loop_kind
 from tasks.loop.methods import LoopMethods, ObjectSource
+from tasks.loop.promises import GEOMETRY_PRECISION
 from tasks.loop.schemas import MODELS
 from tasks.loop.split_names import CALIBRATION, GATE, TRAIN, UNLABELLED
 from tasks.output import tables
@@ -180,7 +181,7 @@ def open_loop(settings: Settings, store: Store, data: LoopData, name: str, *, de
     """
     recipe = recipe_for(settings, data)
     # What cannot be is refused before anything is written.
-    check_promises(settings, open_methods(recipe, settings, data).promised(data.labels.classes))
+    check_promises(settings, open_methods(recipe, settings, data), data.labels.classes)
     run_id = journal.open_loop(store, name)
     recipe = TrainingRecipe.from_json(journal.keep_recipe(store, run_id, recipe.to_json()))
     return Loop(settings, store, data, recipe, open_methods(recipe, settings, data), run_id, device)
@@ -199,9 +200,14 @@ def open_methods(recipe: TrainingRecipe, settings: Settings, data: LoopData | Di
     return methods.fitted(data.split(TRAIN), objects)
 
 
-def check_promises(settings: Settings, classes: Iterable[ClassInfo]) -> None:
-    """Raises UsageError for a precision that is promised of a class that there is not."""
-    names = [each.name for each in classes]
+def check_promises(settings: Settings, methods: LoopMethods, classes: Sequence[ClassInfo]) -> None:
+    """Raises UsageError for a precision that is promised of a class, or of geometry, that there is not."""
+    if settings.geometry_precision != GEOMETRY_PRECISION and not methods.certifies_geometry:
+        raise UsageError(
+            "--geometry-precision promises something of boxes and masks: this kind of model certifies none",
+            hint="leave it out",
+        )
+    names = [each.name for each in methods.promised(classes)]
     unknown = sorted(settings.class_precision.keys() - set(names))
     if unknown:
         raise UsageError(

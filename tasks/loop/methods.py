@@ -97,9 +97,11 @@ class LoopMethods(ABC):
 
     Attributes:
         score_floor: less confident predictions are no candidates.
+        certifies_geometry: boxes and masks are promised a precision of their own.
     """
 
     score_floor: float
+    certifies_geometry = False
     least_truth = f"{WATCHED_OBJECTS} true objects"  # from which the gate watches a class, in words
     evidence_unit = "true objects"
 

@@ -110,3 +110,5 @@ def test_a_plan_says_in_advance_what_cannot_be_and_writes_nothing(asked: dict[st
     assert "gate: 3 groups cannot show a gain" in told and "without --audit the gate stays shut" in told
     with pytest.raises(UsageError, match="--class-precision names zebra"):
         plan_retraining(parameters.model_copy(update={"class_precision": {"zebra": 0.7}}))
+    with pytest.raises(UsageError, match="--geometry-precision promises"):
+        plan_retraining(parameters.model_copy(update={"geometry_precision": 0.6}))

@@ -101,6 +101,7 @@ class MaskedMethods(MatchedMethods):
     """What objects and panoptic segments share: right or wrong by COCO's match of masks."""
 
     score_floor = SCORE_FLOOR
+    certifies_geometry = True
 
     def compared(self, sure: pa.Table) -> pa.Table:
         """Without masks that have no pixel: nothing to match, and nothing that a person could take over."""

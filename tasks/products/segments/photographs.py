@@ -36,9 +36,9 @@ class Size:
         window: pixels; a step of training looks at windows of at most this side.
         channels: of the pyramid's maps, of heads on boxes, and of DeepLab's head.
         low_channels: of DeepLab's fine map.
-        pixel_rate: learning rate of DeepLab at its peak. pixel_backbone: factor on it for what was learnt on ImageNet.
         hidden: units of the two layers that tell boxes apart.
         regions: of a window that a step learns from; masks of a quarter of them take most of a step.
+        pixel_rate: learning rate of DeepLab at its peak. pixel_backbone: factor on it for what was learnt on ImageNet.
     """
 
     backbone: dict[str, Any]

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from modelkit import rle
-from tasks.products.segments.loop_candidates import examples_of_objects
+from tasks.products.segments.loop_candidates import examples_of_objects, object_candidates
 from tasks.products.segments.loop_pixels import examples_of_pixels
 from tasks.products.segments.loop_segments import examples_of_segments
 from tasks.products.segments.panoptic import panoptic_target
@@ -113,3 +113,11 @@ def test_accepted_pixels_teach_accepted_background_is_bare_and_all_others_are_un
     assert (semantic[:, :8] == 3).all() and (semantic[:, 12:] == 0).all()
     assert (weights[:, :8] == 1).all() and (weights[:, 12:] == 1).all() and (weights[:, 8:12] == 0).all()
     assert example.origin == "pseudo" and example.void_rle is None
+
+
+def test_every_object_from_the_floor_on_is_a_candidate_also_beyond_a_hundred() -> None:
+    found = 130  # what is no candidate would be taught to be background
+    lists = {"labels": 3, "names": "3", "boxes_xyxy": [2.0, 3.0, 8.0, 7.0], "rles": MASK, "areas": 24.0}
+    seen = {name: [value] * found for name, value in lists.items()}
+    candidates = object_candidates({**seen, "scores": [0.9] * 125 + [0.01] * 5}, 0.05)
+    assert [each["seq"] for each in candidates] == list(range(125))
