@@ -67,6 +67,12 @@ class LabelParameters(BaseModel):
         return value if value is None else refuse_secrets(value)
 
 
+_RULES = (
+    "auto (what the labels name, sequences of names whose pictures look alike, videos), item, folder, or a regular "
+    "expression over the URI whose first group names it"
+)
+
+
 class GroupParameters(LabelParameters):
     """How labels that are divided are grouped first."""
 
@@ -74,9 +80,7 @@ class GroupParameters(LabelParameters):
         str,
         Field(
             min_length=1,
-            description="What is never divided between splits: auto (sequences of names whose pictures look alike, "
-            "videos), item, folder, or a regular expression over the URI whose first group names it. Near-duplicates "
-            "never are.",
+            description=f"What is never divided between splits: {_RULES}. Near-duplicates never are.",
         ),
     ] = "auto"
 
@@ -90,7 +94,7 @@ class GroupParameters(LabelParameters):
         return value
 
 
-class EvaluateParameters(LookParameters, LabelParameters):
+class EvaluateParameters(LookParameters, GroupParameters):
     """What ``visionmill evaluate`` is asked with."""
 
     model: Annotated[str, ARGUMENT, Field(min_length=1, description=MODEL)]
@@ -101,6 +105,9 @@ class EvaluateParameters(LookParameters, LabelParameters):
         int | None,
         Field(ge=1, description="List so many labelled objects that are most probably wrong, by the model's doubts."),
     ] = None
+    group_rule: Annotated[
+        str, Field(min_length=1, description=f"What counts as one in the page's intervals: {_RULES}.")
+    ] = "auto"
     page: Annotated[
         str | None,
         Option(metavar="FILE|FOLDER"),

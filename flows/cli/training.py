@@ -165,10 +165,14 @@ def _write_page(judged: Judgement, parameters: EvaluateParameters, record: Weigh
     """Figures have been told by now, so a page that cannot be written costs nobody the judging."""
     assert parameters.page is not None
     with long_work():
+        from flows.labels import in_groups
+        from infra.telling import tell
         from tasks.report.judged_page import Judged, write_judged_page
         from tasks.report.judged_place import place_of_page
 
-        asked = Judged(parameters.model, record, parameters.labelled, labels, parameters.look_options())
+        tell("looking for sequences and near-duplicates")
+        together = in_groups(labels, parameters)
+        asked = Judged(parameters.model, record, parameters.labelled, together, parameters.look_options())
         uri = write_judged_page(judged, asked, *place_of_page(parameters.page))
     say(f"page: {uri}", style="green")
     return uri

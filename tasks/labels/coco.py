@@ -149,7 +149,8 @@ class _File:
                 raise DatasetError(f"{self.uri}: the image id {image_id} is listed twice")
             if frame is not None or images_root is None:
                 name = str(each.get("uri") or name)
-            listed[image_id] = LabelledItem(name, size_hw, frame=frame)
+            group = "" if each.get("group") is None else str(each["group"])
+            listed[image_id] = LabelledItem(name, size_hw, frame=frame, group_id=group)
         root = find_images_root(self.uri, [item.uri for item in listed.values()], images_root)
         return {image_id: self._placed(item, root) for image_id, item in listed.items()}
 

@@ -59,9 +59,11 @@ def written(path: Path, images: Any, annotations: Any, categories: Any) -> Path:
     return path
 
 
-def judged(model: str, labels: Path, where: str | Path) -> tuple[str, Mapping[str, Any]]:
+def judged(model: str, labels: Path, where: str | Path, *options: str) -> tuple[str, Mapping[str, Any]]:
     """The page, and what programs are told."""
-    said = visionmill("evaluate", f"tests.flows.page_models:{model}", labels, "--page", where, "--json").summary
+    said = visionmill(
+        "evaluate", f"tests.flows.page_models:{model}", labels, "--page", where, *options, "--json"
+    ).summary
     folder, _, name = said["page"].rpartition("/")
     return open_store(folder).get(name).decode(), said
 
@@ -96,6 +98,25 @@ def test_of_objects_it_says_what_became_of_each_and_shows_wrong_images_only(
     assert shown[0] == ("other <b>.png", "0 right, 1 missed, misplaced or of another class, 1 made up")
     assert {name for name, _ in shown[1:]} == {"missed.png", "placed.png"}
     assert page.count("data:image/webp") == 3 and EVIL not in page and html.escape(EVIL) in page
+
+
+def test_images_of_a_group_are_drawn_together(labelled: Path, tmp_path: Path) -> None:
+    said, rng = json.loads(labelled.read_text()), np.random.default_rng(0)
+    for each in said["images"]:  # unlike each other, so that none is a near-duplicate
+        Image.fromarray(rng.integers(0, 64, (SIDE, SIDE, 3), np.uint8)).save(tmp_path / each["file_name"])
+    alone = written(tmp_path / "alone.json", said["images"], said["annotations"], said["categories"])
+    named = [{**each, "group": f"place {each['id'] // 2}"} for each in said["images"]]
+    in_two = written(tmp_path / "in_two.json", named, said["annotations"], said["categories"])
+    for labels, options, groups in (
+        (alone, (), "in 4 groups"),
+        (in_two, (), "in 2 groups"),
+        (in_two, ("--group-rule", "item"), "in 2 groups"),
+        (alone, ("--group-rule", "folder"), "in 1 group<"),
+    ):
+        page, _ = judged("objects", labels, tmp_path / "groups.html", *options)
+        assert groups in page
+        assert ("no interval is known" in page) == (groups == "in 1 group<")
+        assert ("each image is one" in page) == (groups == "in 4 groups")
 
 
 def test_of_maps_it_says_what_is_taken_for_what(labelled: Path, tmp_path: Path) -> None:
