@@ -23,8 +23,9 @@ def predictor_of(job: JobSpec) -> Any:
     """
     predictor = resolve(job.predictor_factory)(job) if job.predictor_factory else load_predictor(job)
     if job.predictor_factory == job.model:
-        _check_code(job)
-    _check_digest(predictor, job)
+        _check_code(job)  # of weights that the function loads by itself nothing is known
+    else:
+        _check_digest(predictor, job)
     return predictor
 
 

@@ -49,6 +49,20 @@ def test_the_example_of_the_docs_runs_as_it_is_printed(folder: Path) -> None:
     assert judged["metrics"]["mask"]["ap"] == 1.0, "against what it found itself"
 
 
+def test_a_function_may_load_a_known_model(folder: Path) -> None:
+    body = CODE[: CODE.index("def model")] + (
+        "def model(job):\n"
+        "    limit = job.model_options['min_score']\n"
+        "    return modelkit.load('digitscape_mask_rcnn', device=job.device, min_score=limit)\n"
+    )
+    (folder / "bright.py").write_text("import modelkit\n" + body)
+    segment("photos", "results", *OWN)
+    segment("photos", "named", *SERIAL[:-2], "--model", "digitscape_mask_rcnn")
+    every = "SELECT name, score, mask_area(rle) AS area FROM instances ORDER BY ALL"
+    own, known = (ask(where, every) for where in ("results", "named"))
+    assert known and own == known
+
+
 def test_its_code_and_its_weights_are_part_of_the_version(folder: Path) -> None:
     first = segment("photos", "results", *OWN)
     assert segment("photos", "results", *OWN)["outcome"] == "nothing_to_do"
