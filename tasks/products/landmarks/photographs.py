@@ -87,7 +87,7 @@ def keypoints(seen: Inspection, size: str = "small") -> Values:
         },
         "rate_scales": {"network.backbone.": of.backbone_rate},
         "labelled": {"augmentation": [*_MOVED, _COLOUR]},
-        "unlabelled": {"augmentation": [*_MOVED, *_STRONG]},
+        "unlabelled": {"augmentation": [*_MOVED, _COLOUR, *_STRONG]},
     }  # fmt: skip
 
 

@@ -248,7 +248,7 @@ def _training(seen: Inspection, scale: Scale, *, zoom: tuple[float, float], epoc
             "steps": steps_of(seen, epochs), "learning_rate": rate, "warmup_steps": 50, "weight_decay": 0.02,
         },
         "labelled": {"augmentation": [*mirror, cut, colour]},
-        "unlabelled": {"augmentation": [*mirror, cut, *strong]},
+        "unlabelled": {"augmentation": [*mirror, cut, colour, *strong]},
     }  # fmt: skip
 
 

@@ -134,6 +134,8 @@ def test_a_derived_recipe_builds_its_model_and_survives_json(labels: LabelSet) -
     assert recipe.initial == "imagenet" and recipe.name == f"photographs_{kind}"
     model = create_model(recipe.architecture, **recipe.config)
     assert model.transform.mean == [127 / 255] * 3
+    on_pseudo = list(recipe.unlabelled.augmentation)
+    assert on_pseudo[: len(recipe.labelled.augmentation)] == list(recipe.labelled.augmentation) != on_pseudo, "stronger"
 
 
 def test_small_objects_are_enlarged_and_many_are_let_through() -> None:

@@ -297,6 +297,8 @@ def test_pictures_are_not_mirrored_where_nobody_says_what_left_is(labels: LabelS
     recipe = make_recipe("keypoints", labels.classes, seed=0, seen=inspect_labels(unpaired))
     names = [each["name"] for noise in (recipe.labelled, recipe.unlabelled) for each in noise.augmentation]
     assert "horizontal_flip" not in names and "object_jitter" in names
+    on_pseudo = list(recipe.unlabelled.augmentation)
+    assert on_pseudo[: len(recipe.labelled.augmentation)] == list(recipe.labelled.augmentation) != on_pseudo, "stronger"
 
 
 def test_labels_without_points_teach_no_model_of_points(digits: dict[str, str], labels: LabelSet) -> None:
