@@ -8,6 +8,8 @@ written here around ``grid_sample``, for which pixel i lies between i and i + 1,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -104,11 +106,20 @@ def warp_maps(maps: Tensor, matrix: Tensor, size_hw: SizeHW, *, fill: float, nea
     """(C, H, W) of any dtype to (C, *size_hw): each new pixel takes the value at its centre's origin, or ``fill``."""
     if len(maps) == 0:
         return maps.new_zeros((0, *size_hw))
+    if _is_mirror(matrix, maps.shape[-2:], size_hw):
+        return maps.flip(-1)
     rows, columns = maps.shape[-2:]
-    y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) + 0.5 for side in size_hw), indexing="ij")
-    origin = torch.stack([x, y, torch.ones_like(x)], -1) @ torch.linalg.inv(matrix).T
-    grid = 2 * origin[..., :2] / torch.tensor([columns, rows], dtype=torch.float64) - 1
+    x, y = (torch.arange(side, dtype=torch.float64) + 0.5 for side in (size_hw[1], size_hw[0]))
+    (xx, xy, x0), (yx, yy, y0) = torch.linalg.inv(matrix)[:2].tolist()
+    origin_x, origin_y = (x * xx + x0) + (y * xy)[:, None], (x * yx + y0) + (y * yy)[:, None]
+    grid = torch.stack([origin_x * (2 / columns) - 1, origin_y * (2 / rows) - 1], -1)
     shifted = maps.to(torch.float64 if maps.dtype == torch.int64 else torch.float32) - fill
     mode = "nearest" if nearest else "bilinear"
     moved = F.grid_sample(shifted[None], grid[None].to(shifted), mode=mode, align_corners=False)[0] + fill
     return (moved.round() if not maps.is_floating_point() else moved).to(maps.dtype)
+
+
+def _is_mirror(matrix: Tensor, from_hw: Sequence[int], to_hw: SizeHW) -> bool:
+    """Whether left becomes right and nothing else happens, which costs no resampling."""
+    turned = [[-1.0, 0.0, float(from_hw[1])], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    return tuple(from_hw) == tuple(to_hw) and matrix.tolist() == turned

@@ -172,6 +172,15 @@ def test_a_replayed_map_shows_what_the_sample_shows() -> None:
     assert iou(replayed[0] > 0.5, after.target["masks"][0]) > 0.97
 
 
+def test_a_mirror_moves_whole_pixels_and_resamples_none() -> None:
+    given = sample()
+    after = warp(given, horizontal_flip(given.size_hw))
+    assert torch.equal(after.image, given.image.flip(-1))
+    assert torch.equal(after.target["masks"], given.target["masks"].flip(-1))
+    cut = warp(given, horizontal_flip(given.size_hw), (SIDE, SIDE - 10))
+    assert torch.allclose(cut.image, given.image.flip(-1)[..., : SIDE - 10], atol=1e-5)
+
+
 def test_mirrored_keypoints_change_roles() -> None:
     pipeline = Pipeline([{"name": "horizontal_flip", "probability": 1.0}])
     after = pipeline(sample(), generator())
