@@ -16,6 +16,7 @@ from modelkit.augmentation.geometry import about_centre, horizontal_flip, rotati
 from modelkit.carriers.fields import Field, Resize, Value, Warp
 from modelkit.carriers.targets import FIELDS, field_of, register_field, resize_target, select, warp_target
 from modelkit.errors import DuplicateNameError, TargetError
+from modelkit.registry import import_families
 from modelkit.transform import Geometry, ImageTransform
 
 FEW = settings(max_examples=30, deadline=None, derandomize=True)
@@ -81,6 +82,9 @@ moves = st.builds(
     st.floats(-0.2, 0.2),
     st.floats(0.8, 1.2),
 )
+
+
+import_families()  # they make entries of their own known, which are tested here like all others
 
 
 def known() -> dict[str, Field]:
