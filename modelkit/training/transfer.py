@@ -107,6 +107,19 @@ def adopt(model: nn.Module, state: Mapping[str, Tensor], prefixes: Sequence[str]
     return Adopted(tuple(sorted(matched)), tuple(sorted(own.keys() - matched.keys())), tuple(left), tuple(renamed))
 
 
+def untaught(model: nn.Module, prefixes: Sequence[str], adopted: Adopted | None) -> list[str]:
+    """Parts that begin at random, wholly or in part, which could only do harm if they were frozen.
+
+    Args:
+        model: as it begins.
+        prefixes: of module names, as ``freeze`` takes them.
+        adopted: what it took over; None: nothing.
+    """
+    new = model.state_dict().keys() if adopted is None else set(adopted.new)
+    counted = [name for name in new if not name.endswith(".num_batches_tracked")]  # older weights have none
+    return [part for part in prefixes if any(name.startswith(f"{part}." if part else "") for name in counted)]
+
+
 IMAGENET = "imagenet"
 """In place of weights: what the model's backbone learnt on ImageNet."""
 

@@ -58,7 +58,7 @@ class TrainingRecipe:
         initial: weights to begin from: a name, file or URI; None: from scratch.
         initial_digest: of these weights, filled in when the run is prepared.
         initial_parts: prefixes of tensor names that are taken over; "" is all.
-        frozen: parts that stay as they begin.
+        frozen: parts that stay as they begin; what begins anew is learnt all the same.
         rate_scales: factors on the learning rate by prefix of parameter names.
         teacher: weights of the teacher of a distillation; None: labels only.
         teacher_digest: as ``initial_digest``.

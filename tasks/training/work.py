@@ -19,7 +19,7 @@ from modelkit.training.distillation import Distiller
 from modelkit.training.loop import Trainer, seed_step
 from modelkit.training.processes import Rank
 from modelkit.training.student import ModelLosses, StudentTraining, weighted_losses
-from modelkit.training.transfer import IMAGENET, Adopted, adopt, freeze, imagenet_state
+from modelkit.training.transfer import IMAGENET, Adopted, adopt, freeze, imagenet_state, untaught
 from tasks.engine.model_source import local_model
 from tasks.engine.prepare import environment
 from tasks.training.checkpoints import StoreCheckpoints
@@ -73,7 +73,10 @@ def _threads_of(job: TrainingJob) -> Iterator[None]:
 def _train(job: TrainingJob, store: Store, rank: Rank, until: int | None, targets: Sequence[LogTarget]) -> None:
     tell("building the model, reading what it begins from")
     model, adopted = build_model(job)
-    freeze(model, list(job.recipe.frozen))
+    anew = untaught(model, job.recipe.frozen, adopted)
+    if anew:
+        tell(f"learnt although the recipe freezes them, for they begin anew: {', '.join(anew)}")
+    freeze(model, [part for part in job.recipe.frozen if part not in anew])
     module = StudentTraining(
         model, job.recipe.schedule, job.recipe.loop.steps, losses=_losses_of(job, model), rank=rank
     ).to(job.device)

@@ -39,6 +39,8 @@ class Size:
         hidden: units of the two layers that tell boxes apart.
         regions: of a window that a step learns from; masks of a quarter of them take most of a step.
         pixel_rate: learning rate of DeepLab at its peak. pixel_backbone: factor on it for what was learnt on ImageNet.
+        early: modules of the backbone that training leaves as ImageNet taught them: edges and spots are the same
+            everywhere, and the finest layers take half of a step. pixel_early: those of DeepLab.
     """
 
     backbone: dict[str, Any]
@@ -52,6 +54,8 @@ class Size:
     regions: int
     pixel_rate: float
     pixel_backbone: float
+    early: Sequence[str] = ()
+    pixel_early: Sequence[str] = ()
 
 
 SIZES = {
@@ -60,7 +64,8 @@ SIZES = {
         EfficientNetLiteBackbone.imagenet_mean,
         EfficientNetLiteBackbone.imagenet_std,
         largest_side=640, window=256, channels=96, low_channels=24, hidden=256, regions=64, pixel_rate=6e-3,
-        pixel_backbone=0.1,
+        pixel_backbone=0.1, early=("stem", "blocks.0", "blocks.1"),
+        pixel_early=("stem", "blocks.0", "blocks.1", "blocks.2"),
     ),
     "usual": Size(
         {"name": "resnet", "depth": 50},
@@ -79,6 +84,7 @@ _MAPS = ("c2", "c3", "c4", "c5")  # strides 4 to 32
 _STRIDES_OF_OBJECT = 8  # a map serves objects with sides of so many of its strides (Lin et al. 2017)
 _PER_IMAGE = 100  # detections, as COCO judges them
 _HANDED = ("left", "right")
+_STRONG = ({"name": "rand_augment", "photometric_only": True}, {"name": "cutout"})
 
 
 def semantic(seen: Inspection, size: str = "small") -> Values:
@@ -100,8 +106,9 @@ def semantic(seen: Inspection, size: str = "small") -> Values:
             "transform": scale.transform() | {"padding": "pad"},
             "background": 0 if has_background else None,
         },
-        **_training(seen, scale, zoom=(0.5, 2.0), epochs=_EPOCHS_OF_PIXELS, rate=of.pixel_rate),
+        **_training(seen, scale, zoom=(0.5, 2.0), epochs=_EPOCHS_OF_PIXELS, rate=of.pixel_rate, noise=_STRONG),
         "rate_scales": {"network.backbone.": of.pixel_backbone},
+        "frozen": [f"network.backbone.{module}" for module in of.pixel_early],
     }  # fmt: skip
 
 
@@ -126,7 +133,8 @@ def panoptic(seen: Inspection, size: str = "small") -> Values:
         "fusion": {"stuff_area": max(16, round(pixels * 0.002))},
         "loss_weights": {"loss_semantic": 1.0, "loss_panoptic": 0.5},
     }
-    return values | {"rate_scales": {"detector.backbone.": 0.2}}
+    frozen = [f"detector.{module}" for module in values["frozen"]]
+    return values | {"rate_scales": {"detector.backbone.": 0.2}, "frozen": frozen}
 
 
 def _detector(
@@ -158,6 +166,7 @@ def _detector(
         },
         **_training(seen, scale, zoom=(0.7, 1.5), epochs=_EPOCHS_OF_OBJECTS),
         "rate_scales": {"backbone.": 0.2},
+        "frozen": [f"backbone.{module}" for module in of.early],
         "repeat_threshold": 0.1 if len(seen.things) > 1 else 0.0,
     }  # fmt: skip
 
@@ -234,21 +243,28 @@ def tile_of(seen: Inspection, largest_side: int) -> tuple[int, int] | None:
     return (side, min(side // 4, max(side // 8, round(large)))) if side < max(seen.median_hw) else None
 
 
-def _training(seen: Inspection, scale: Scale, *, zoom: tuple[float, float], epochs: int, rate: float = 1e-3) -> Values:
+def _training(
+    seen: Inspection,
+    scale: Scale,
+    *,
+    zoom: tuple[float, float],
+    epochs: int,
+    rate: float = 1e-3,
+    noise: Sequence[Values] = (),
+) -> Values:
     rows, columns = scale.window_hw
     cut = {"name": "random_crop", "height": rows, "width": columns, "low": zoom[0], "high": zoom[1],
            "short_side": scale.short}  # fmt: skip
     colour = {"name": "colour_jitter", "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.1}
     mirror = [{"name": "horizontal_flip"}] if may_be_mirrored(seen.classes) else []
-    strong = [{"name": "rand_augment", "photometric_only": True}, {"name": "cutout"}]
     return {
         "initial": IMAGENET,
         "batch_size": BATCH,
         "loop": {
             "steps": steps_of(seen, epochs), "learning_rate": rate, "warmup_steps": 50, "weight_decay": 0.02,
         },
-        "labelled": {"augmentation": [*mirror, cut, colour]},
-        "unlabelled": {"augmentation": [*mirror, cut, colour, *strong]},
+        "labelled": {"augmentation": [*mirror, cut, colour, *noise]},
+        "unlabelled": {"augmentation": [*mirror, cut, colour, *_STRONG]},
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import torch
 from infra.errors import DatasetError, UsageError
 from modelkit import ClassInfo, create_model
 from modelkit.registry import count_parameters
+from modelkit.training.transfer import adopt, freeze, imagenet_state, untaught
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.product import find_kind
 from tasks.products.segments.photographs import anchors_of, factor_of, may_be_mirrored
@@ -134,8 +135,19 @@ def test_a_derived_recipe_builds_its_model_and_survives_json(labels: LabelSet) -
     assert recipe.initial == "imagenet" and recipe.name == f"photographs_{kind}"
     model = create_model(recipe.architecture, **recipe.config)
     assert model.transform.mean == [127 / 255] * 3
-    on_pseudo = list(recipe.unlabelled.augmentation)
-    assert on_pseudo[: len(recipe.labelled.augmentation)] == list(recipe.labelled.augmentation) != on_pseudo, "stronger"
+    on_human, on_pseudo = (list(noise.augmentation) for noise in (recipe.labelled, recipe.unlabelled))
+    assert on_pseudo[: len(on_human)] == on_human, "pseudo-labels get no weaker noise"
+    assert (on_pseudo == on_human) == (kind == "semantic"), "pixels learn better with all of it from people, too"
+
+
+@pytest.mark.parametrize("kind", ["instance", "detection", "panoptic", "semantic"])
+def test_small_models_learn_on_early_layers_that_stay_as_imagenet_taught_them(kind: str) -> None:
+    labels = numbered(MIXED, kind)
+    recipe = make_recipe(kind, labels.classes, steps=10, seed=1, seen=inspect_labels(labels))
+    model = create_model(recipe.architecture, **recipe.config)
+    held = freeze(model, list(recipe.frozen))
+    assert held and all("backbone." in name for name in held)
+    assert not untaught(model, recipe.frozen, adopt(model, imagenet_state(model)))
 
 
 def test_small_objects_are_enlarged_and_many_are_let_through() -> None:

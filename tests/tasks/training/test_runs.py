@@ -101,6 +101,14 @@ def test_transfer_freezes_the_backbone_and_starts_a_head_for_other_classes_anew(
     assert sum(record.lineage["initial"]["parts"].values()) == record.lineage["initial"]["matched"]
 
 
+def test_what_begins_at_random_is_learnt_although_the_recipe_freezes_it(tmp_path: Path) -> None:
+    job = job_in(str(tmp_path), recipe(frozen=("backbone",)))
+    model, _ = build_model(job)
+    uri, _ = train_here(job)
+    moved = [name for name, value in tensors_of(uri).items() if not torch.equal(value, model.state_dict()[name])]
+    assert any(name.startswith("backbone.") for name in moved)
+
+
 def test_a_panoptic_model_takes_a_detector_over_as_the_detector_inside(tmp_path: Path) -> None:
     detector, _ = train_here(job_in(str(tmp_path / "one"), recipe()))
     job = job_in(str(tmp_path / "two"), panoptic_recipe(initial=detector))
