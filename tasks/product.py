@@ -101,6 +101,20 @@ class Things:
 
 
 @dataclass(frozen=True, slots=True)
+class Demo:
+    """What ``visionmill demo`` shows of a product.
+
+    Args:
+        options: of its command, by parameter; ``{default}`` is the output of the default product's job, which is
+            carried out before all others.
+        query: SQL that is asked afterwards.
+    """
+
+    options: Mapping[str, str]
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
 class Product(Lazy):
     """What a job writes. Callables get whole batches where that is faster, and never see another product's data.
 
@@ -129,6 +143,7 @@ class Product(Lazy):
             picture's size is the product's choice. In a strip of frames scores and the like would only flicker.
         panels: open views -> what of the report's page is its own, as ``tasks.report.panels.Panels``.
         sink: writes files beside the rows; None for products that are rows alone.
+        demo: what is shown of it, without a download; None: it is left out.
     """
 
     name: str
@@ -155,6 +170,7 @@ class Product(Lazy):
     overlay: Callable[..., np.ndarray] | None = None
     panels: Callable[..., Any] | None = None
     sink: FileSink | None = None
+    demo: Demo | None = None
 
 
 @dataclass(frozen=True, slots=True)

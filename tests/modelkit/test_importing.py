@@ -248,8 +248,8 @@ def test_weights_that_cannot_be_downloaded_say_so_and_name_what_comes_along(
     assert "digitscape_mask_rcnn, which finds only 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; nuclei, which finds only nu" in message
     assert str(tmp_path / "checkpoints" / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth") in message
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    with pytest.raises(WeightsUnavailableError, match=r"fc266e95\.pth$"):
-        load("keypointrcnn_resnet50_fpn:COCO_V1")  # nothing that comes along finds keypoints
+    with pytest.raises(WeightsUnavailableError, match=r"fc266e95\.pth; .*digitscape_heatmap, which finds only 0, 1"):
+        load("keypointrcnn_resnet50_fpn:COCO_V1")
 
 
 def test_a_download_that_arrives_damaged_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

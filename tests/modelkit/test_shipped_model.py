@@ -12,13 +12,21 @@ import skimage.data
 
 from benchmarks.photographs_data import divided
 from modelkit import load
-from modelkit.digitscape import CLASS_NAMES, STYLES, Digitscape, load_digits, picture_names, write_dataset
+from modelkit.digitscape import (
+    CLASS_NAMES,
+    LANDMARK_NAMES,
+    STYLES,
+    Digitscape,
+    load_digits,
+    picture_names,
+    write_dataset,
+)
 from modelkit.records import RECORD, TENSORS, Weights, read_record, shipped_folder, shipped_records
 from tasks.evaluation.evaluate import evaluate_model
 from tasks.labels.reading import read_label_set
 from tasks.training.presets import make_recipe
 
-NAME, NUCLEI = "digitscape_mask_rcnn", "nuclei"
+NAME, NUCLEI, POINTS = "digitscape_mask_rcnn", "nuclei", "digitscape_heatmap"
 NUCLEI_DATA = Path(__file__).parents[3] / "shared" / "data" / "dsb2018"
 NUM_SCENES = 100
 TEST_SCENES = Digitscape("test", (160, 160), seed=0, dense=False)
@@ -31,7 +39,7 @@ def record() -> Weights:
 
 
 def test_every_file_is_under_eight_megabytes_and_says_what_it_is_for() -> None:
-    assert {each.name for each in shipped_records()} == {NAME, NUCLEI}
+    assert {each.name for each in shipped_records()} == {NAME, NUCLEI, POINTS}
     for each in shipped_records():
         assert (shipped_folder() / f"{each.name}{TENSORS}").stat().st_size < 8_000_000
         assert "Apache-2.0" in each.licence and each.metrics
@@ -85,6 +93,22 @@ def test_precision_is_reproduced_on_unseen_scenes(record: Weights, tmp_path: Pat
     assert figures["mask"]["ap"] >= 0.45
     assert figures["mask"]["ap"] == pytest.approx(record.metrics["digitscape-test"]["mask"]["ap"], abs=0.05)
     assert figures["box"]["ap"] > figures["mask"]["ap"]
+
+
+def test_the_model_of_points_names_them_and_says_how_far_it_is_off() -> None:
+    record = read_record(shipped_folder() / f"{POINTS}{RECORD}")
+    assert record.keypoints is not None and record.keypoints.names == LANDMARK_NAMES
+    assert [c.name for c in record.classes] == list(CLASS_NAMES)
+    assert record.lineage["steps"] == record.lineage["recipe"]["loop"]["steps"], "trained to the end of its recipe"
+    assert record.metrics["digitscape-test"]["images"] >= 500
+    assert record.metrics["digitscape-test"]["object_diagonal"]["nme"] <= 0.06
+
+
+def test_its_error_is_reproduced_on_unseen_scenes(tmp_path: Path) -> None:
+    labels = read_label_set(str(write_dataset(tmp_path, TEST_SCENES, NUM_SCENES, image_format="png")))
+    found = evaluate_model(POINTS, labels).figures["object_diagonal"]
+    record = read_record(shipped_folder() / f"{POINTS}{RECORD}")
+    assert found["nme"] == pytest.approx(record.metrics["digitscape-test"]["object_diagonal"]["nme"], abs=0.008)
 
 
 def test_the_model_of_nuclei_says_what_it_learnt_from_and_what_it_cannot_do() -> None:

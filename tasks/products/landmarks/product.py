@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from infra.by_name import lazily
-from tasks.product import Exporter, Product
+from tasks.product import Demo, Exporter, Product
 from tasks.products.landmarks.parameters import LandmarkParameters
 from tasks.products.landmarks.views import KEYPOINTS, OBJECTS, THINGS
 
@@ -66,4 +66,9 @@ PRODUCT = Product(
     },
     overlay=lazily(f"{_HERE}.overlay:overlay"),
     panels=lazily(f"{_HERE}.panels:panels"),
+    demo=Demo(
+        {"model": "digitscape_heatmap", "boxes": "{default}"},
+        "SELECT object_name AS digit, count(*) AS points, round(avg(score), 3) AS mean_score\n"
+        "FROM keypoints WHERE object_score >= 0.5 GROUP BY digit ORDER BY digit",
+    ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from infra.by_name import lazily
-from tasks.product import Exporter, Product
+from tasks.product import Demo, Exporter, Product
 from tasks.products.segments.parameters import SegmentParameters
 from tasks.products.segments.views import INSTANCES, THINGS
 
@@ -64,4 +64,10 @@ PRODUCT = Product(
     },
     overlay=lazily(f"{_HERE}.overlay:overlay"),
     panels=lazily(f"{_HERE}.panels:panels"),
+    demo=Demo(
+        {"model": "digitscape_mask_rcnn"},
+        "SELECT name, count(*) AS instances, round(avg(score), 3) AS mean_score,\n"
+        "       round(avg(mask_area(rle))) AS mean_area_px\n"
+        "FROM instances WHERE score >= 0.5 GROUP BY name ORDER BY name",
+    ),
 )
