@@ -10,7 +10,7 @@ import modelkit
 from benchmarks.shipping import SHIPPED, main
 from modelkit.digitscape import Digitscape, write_label_set
 
-DIGITS = "digitscape_mask_rcnn"
+DIGITS, POINTS = "digitscape_mask_rcnn", "digitscape_heatmap"
 
 
 def test_weights_are_halved_judged_and_keep_their_lineage(tmp_path: Path) -> None:
@@ -30,6 +30,20 @@ def test_weights_are_halved_judged_and_keep_their_lineage(tmp_path: Path) -> Non
     assert record.metrics["digitscape-val"]["main_by_execution"]["float32"] == reached["mask"]["ap"] > 0.3
     assert record.lineage["steps"] == 7 and record.lineage["data"]["train_digits"] > 1000
     assert record.digest == modelkit.describe(DIGITS).digest
+
+
+def test_a_model_of_points_keeps_what_they_are_called(tmp_path: Path) -> None:
+    points = modelkit.load(POINTS)
+    modelkit.save_weights(
+        points.model, tmp_path, name="mine", classes=points.weights.classes, keypoints=points.weights.keypoints
+    )
+    written = write_label_set(tmp_path / "scenes", Digitscape("test", (96, 96), dense=False), 2)
+    [labels] = [str(path) for path in written if path.name == "landmarks.json"]
+    output = tmp_path / "out"
+    main([POINTS, str(tmp_path / "mine.safetensors"), "--test", labels, "--val", labels, "--output", str(output)])
+    record = modelkit.describe(str(output / f"{POINTS}.safetensors"))
+    assert record.keypoints == points.weights.keypoints is not None
+    assert record.metrics["digitscape-test"]["object_diagonal"]["nme"] < 0.2
 
 
 def test_without_labels_nothing_is_shipped(tmp_path: Path) -> None:
