@@ -1,7 +1,7 @@
 """The demo: embedded data in, an answered query and a report out, through the same code as any job.
 
-It puts scenes, a short video and a truncated file into a bucket of the local S3 server, and runs
-a job of each product over the bucket. Run twice, it finds nothing new.
+It puts scenes, a short video and a truncated file into a bucket of the local S3 server, and runs a job of each product
+over the bucket. Run twice, it finds nothing new.
 """
 
 from __future__ import annotations

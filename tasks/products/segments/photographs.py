@@ -40,7 +40,7 @@ class Size:
         regions: of a window that a step learns from; masks of a quarter of them take most of a step.
         pixel_rate: learning rate of DeepLab at its peak. pixel_backbone: factor on it for what was learnt on ImageNet.
         early: modules of the backbone that training leaves as ImageNet taught them: edges and spots are the same
-            everywhere, and the finest layers take half of a step. pixel_early: those of DeepLab.
+            everywhere, and the finest layers take half of a step of DeepLab's network. pixel_early: those of DeepLab.
     """
 
     backbone: dict[str, Any]
