@@ -62,4 +62,11 @@ def compare(name: str, theirs: nn.Module, predictor: Predictor, image: np.ndarra
             return of_maps(found, theirs(preset(planes)[None])["out"][0].argmax(0).numpy())
         given = theirs([ObjectDetection()(planes)])[0]
     masks = given["masks"][:, 0].numpy() > 0.5 if "masks" in given else None
-    return of_objects(found, Objects(given["labels"].numpy(), given["scores"].numpy(), given["boxes"].numpy(), masks))
+    boxes = given["boxes"].numpy()
+    return of_objects(found, Objects(given["labels"].numpy(), given["scores"].numpy(), boxes, masks, _pasted))
+
+
+def _pasted(boxes: np.ndarray) -> np.ndarray:
+    """Whole pixels that torchvision stretches masks of 28 x 28 over, for boxes (n, 4): one cell more on every side."""
+    margin = (boxes[:, 2:] - boxes[:, :2]) / 28
+    return np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], axis=1).astype(np.int64)
