@@ -9,15 +9,15 @@ one, between the outer corners of the eyes where there are some, else the diagon
     nme            mean over objects of the mean error of their points
     failure_rate   share of objects whose mean error is above the limit
 
-A model that finds its objects itself is judged by average precision alone, and one that gives boxes without points by
-that of its boxes, as detectors are.
+A model that finds its objects itself is judged by average precision of its points (by OKS) and of its boxes; where it
+or the labels have no points, as detectors are.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -40,6 +40,7 @@ from modelkit.metrics import (
     point_errors,
 )
 from modelkit.metrics.landmarks import Normaliser
+from modelkit.metrics.precision import coco_results, precision_of
 from tasks.evaluation.average_precision import AveragePrecision
 from tasks.evaluation.evaluate import Row, predictions
 from tasks.evaluation.objects import judge_objects
@@ -50,6 +51,8 @@ from tasks.products.landmarks.pairs import ObjectPairs, PointEvidence, pairs_of
 
 UNKNOWN_SIGMA = 0.05
 """Of each point, for OKS, where nobody measured how far annotators are apart: about COCO's usual one of a face."""
+
+_ONLY_BOXES = "no labelled object has points, so that only boxes are judged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +102,12 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     """A model against labels; see the module.
 
     Raises:
-        DatasetError: labels without points, or with points that the model does not know, for a model that has some.
+        DatasetError: labels without points for a top-down model, or with points that the model does not know.
     """
-    if points_of_model(predictor) is None:
-        return judge_objects(predictor, labels, with_masks=False, objects_of=_boxes_alone)
+    pointless = points_of_model(predictor) is None
+    if pointless or (labels.points is None and not predictor.model.top_down):
+        judged = judge_objects(predictor, labels, with_masks=False, objects_of=_boxes_alone)
+        return judged if pointless else replace(judged, notes=(*judged.notes, _ONLY_BOXES))
     if labels.points is None:
         raise DatasetError(
             "no labelled object has points", hint="A model of points is judged by labels that have some."
@@ -166,6 +171,9 @@ def _judgement(kind: str, evidence: PointEvidence, rows: Sequence[Row], objects:
     evaluator = oks_evaluator(truth, results, sigmas)
     notes = () if labels.points.sigmas else (f"nobody measured the points' sigmas: OKS takes {UNKNOWN_SIGMA} for each",)
     precision = {"oks": asdict(oks_precision(evaluator, truth))}
+    if not evidence.top_down:
+        boxes = [each for number, one in enumerate(found, start=1) for each in coco_results(number, _boxes_alone(one))]
+        precision["box"] = asdict(precision_of(truth, boxes, "bbox"))
     names = tuple(each.name for each in labels.classes)
     resample: Any = functools.partial(_no_precision, len(names)) if evaluator is None else AveragePrecision(evaluator)
     figures: dict[str, dict[str, Any]] = precision

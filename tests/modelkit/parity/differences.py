@@ -68,7 +68,7 @@ class Differences:
     moved: float = 0.0
 
     def within(self, score: float, box: float, mask: float) -> bool:
-        """Nothing is missed, no difference is above these, and of a hundred masks no more than five weren't compared."""
+        """Nothing is missed, no difference is above these, and of 100 masks no more than five weren't compared."""
         alike = self.score <= score and self.box <= box and self.mask <= mask
         return self.missed == 0 and self.moved <= _MOVED and alike
 

@@ -1,4 +1,4 @@
-"""Models of this kind without points: they learn boxes from any labels, and are judged and asked as detectors are."""
+"""Boxes of models of this kind: those without points learn and are judged as detectors; those with points, by both."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from flows.parameters import TrainParameters
 from flows.train import run_train
@@ -31,7 +32,7 @@ from tasks.products.landmarks.keypoints import KIND
 from tasks.training.inspection import inspect_labels
 from tasks.training.presets import make_recipe
 from tests.flows.command import ask, visionmill
-from tests.modelkit.builders import small_cornernet
+from tests.modelkit.builders import small_centernet, small_cornernet
 
 SIZE, PICTURES = 64, 40
 CLASSES = (ClassInfo(1, "cup"), ClassInfo(2, "pot"))
@@ -56,18 +57,30 @@ def labelled(folder: Path, *, points: bool, wrong: int | None = None) -> LabelSe
 def oracle() -> Predictor:
     """A cornernet that finds a cup and a pot at their places, whatever it is shown."""
     model, weights = random_weights("cornernet", 0, small_cornernet(num_classes=3))
+    return finding(Predictor(model, weights), torch.zeros(2, 0, 2))
+
+
+def pointing(shift: float = 0.0) -> Predictor:
+    """A CenterNet that also finds the labelled points, its boxes ``shift`` pixels to the right."""
+    model, weights = random_weights("centernet", 0, small_centernet(num_classes=3, num_keypoints=2))
+    points = torch.tensor([[[8.0, 8.0], [20.0, 8.0]]] * 2)
+    return finding(Predictor(model, dataclasses.replace(weights, keypoints=POINTS)), points, shift)
+
+
+def finding(predictor: Predictor, points: Tensor, shift: float = 0.0) -> Predictor:
+    """One that finds the two boxes with points (2, K, 2) in whatever it is shown."""
+    boxes, sure = torch.tensor(BOXES) + torch.tensor([shift, 0.0, shift, 0.0]), torch.ones(points.shape[:2])
 
     def decode(raw: object, geometries: Sequence[Geometry]) -> list[LandmarkDetections]:
         return [
             LandmarkDetections(
-                each.source_hw, torch.tensor(BOXES), torch.tensor([0.9, 0.8]), torch.tensor([1, 2]),
-                torch.zeros(2, 0, 2), torch.zeros(2, 0),
+                each.source_hw, boxes, torch.tensor([0.9, 0.8]), torch.tensor([1, 2]), points, sure
             )
             for each in geometries
         ]  # fmt: skip
 
-    model.decode = decode  # type: ignore[method-assign, assignment]
-    return Predictor(model, dataclasses.replace(weights, classes=CLASSES))
+    predictor.model.decode = decode  # type: ignore[method-assign, assignment]
+    return Predictor(predictor.model, dataclasses.replace(predictor.weights, classes=CLASSES))
 
 
 @pytest.mark.parametrize("points", [True, False])
@@ -80,6 +93,17 @@ def test_they_are_judged_by_their_boxes_whatever_points_are_labelled(points: boo
     assert worse.main_figure < 1.0
     everything, without = worse.resample(np.stack([np.ones(PICTURES), np.arange(PICTURES) != 3])).overall
     assert everything == pytest.approx(worse.main_figure) and without == 1.0
+
+
+def test_those_with_points_that_find_their_objects_are_judged_by_points_and_by_boxes(tmp_path: Path) -> None:
+    with_points, without = (labelled(tmp_path, points=points) for points in (True, False))
+    judged = evaluate_predictor(pointing(), with_points)
+    assert list(judged.figures) == ["oks", "box"] and judged.main_figure == judged.figures["box"]["ap"] == 1.0
+    beside = evaluate_predictor(pointing(shift=4.0), with_points).figures
+    assert beside["oks"]["ap"] == 1.0 and 0.0 < beside["box"]["ap"] <= 0.5
+    alone = evaluate_predictor(pointing(shift=4.0), without)
+    assert list(alone.figures) == ["box", "counts"] and alone.figures["box"]["ap"] == beside["box"]["ap"]
+    assert alone.notes[-1] == "no labelled object has points, so that only boxes are judged"
 
 
 def test_what_they_doubt_of_labels_is_classes_and_boxes(tmp_path: Path) -> None:
