@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from modelkit import rle
 from tasks.labels.shapes import brush_to_rle, rle_to_box_mask, rle_to_brush
-from tasks.loop.findings import Disagreement, Finding
+from tasks.loop.findings import Disagreement
+from tasks.loop.label_studio_tasks import LABEL_STUDIO, SIDES, Json, read_tasks, write_tasks
 from tasks.products.segments.loop_candidates import Row
-
-LABEL_STUDIO = "label_studio.json"
-SIDES = ("champion", "candidate")
 
 
 def to_files(found: Sequence[Disagreement]) -> dict[str, bytes]:
@@ -27,37 +24,22 @@ def to_label_studio(found: Sequence[Disagreement]) -> bytes:
 
     The labelling interface needs ``<BrushLabels name="label" toName="image">`` with the classes' names.
     """
-    return json.dumps([_task(each) for each in found], ensure_ascii=False).encode()
+    return write_tasks(found, _regions)
 
 
-def _task(each: Disagreement) -> dict[str, Any]:
-    data = {"image": each.uri, "image_id": each.image_id, "disagreement": round(each.weight, 6)}
-    predictions = []
-    for side in SIDES:
-        rows = each.side(side)
-        if rows:
-            result = [_region(row, each.size_hw) for row in rows]
-            score = round(max(row["score_calibrated"] for row in rows), 6)
-            predictions.append(
-                {"model_version": f"{side} {rows[0]['teacher_model_id']}", "score": score, "result": result}
-            )
-    height, width = each.size_hw
-    meta = {"height": height, "width": width}
-    return {"data": data | {"kinds": list(each.differences)}, "meta": meta, "predictions": predictions}
-
-
-def _region(row: Row, size_hw: tuple[int, int]) -> dict[str, Any]:
-    return {
-        "id": row["label_id"],
-        "type": "brushlabels",
-        "from_name": "label",
-        "to_name": "image",
-        "original_height": size_hw[0],
-        "original_width": size_hw[1],
-        "image_rotation": 0,
-        "score": row["score_calibrated"],
-        "value": {"format": "rle", "rle": rle_to_brush(row["rle"], size_hw), "brushlabels": [row["name"]]},
-    }
+def _regions(rows: Sequence[Row], size_hw: tuple[int, int]) -> Iterator[Json]:
+    for row in rows:
+        yield {
+            "id": row["label_id"],
+            "type": "brushlabels",
+            "from_name": "label",
+            "to_name": "image",
+            "original_height": size_hw[0],
+            "original_width": size_hw[1],
+            "image_rotation": 0,
+            "score": row["score_calibrated"],
+            "value": {"format": "rle", "rle": rle_to_brush(row["rle"], size_hw), "brushlabels": [row["name"]]},
+        }
 
 
 def to_cvat(found: Sequence[Disagreement], *, side: str = "candidate") -> bytes:
@@ -88,28 +70,12 @@ def to_cvat(found: Sequence[Disagreement], *, side: str = "candidate") -> bytes:
 
 def read_disagreements(content: Callable[[str], bytes | None]) -> list[Disagreement]:
     """What was exported for Label Studio, each side of it as objects to be drawn; class ids are not in the file."""
-    text = content(LABEL_STUDIO)
-    return [] if text is None else [_drawn(task) for task in json.loads(text)]
+    return read_tasks(content(LABEL_STUDIO), _objects)
 
 
-def _drawn(task: dict[str, Any]) -> Disagreement:
-    data, size_hw = task["data"], (task["meta"]["height"], task["meta"]["width"])
-    findings: list[Finding] = []
-    for prediction in task["predictions"]:
-        side = prediction["model_version"].partition(" ")[0]
-        for region in prediction["result"]:
-            row = _object(region, size_hw)
-            findings.append(Finding("", 0.0, **{name: row if name == side else None for name in SIDES}))
-    frame = data["image_id"].removeprefix(data["image"]).removeprefix("#")
-    return Disagreement(
-        image_id=data["image_id"],
-        uri=data["image"],
-        frame=int(frame) if frame else None,
-        size_hw=size_hw,
-        findings=tuple(findings),
-        differences=tuple(data["kinds"]),
-        weight=data["disagreement"],
-    )
+def _objects(regions: Sequence[Json], size_hw: tuple[int, int]) -> Iterator[Row]:
+    for region in regions:
+        yield _object(region, size_hw)
 
 
 def _object(region: dict[str, Any], size_hw: tuple[int, int]) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from modelkit.carriers.landmarks import KeypointSet
 from tasks.labels.label_sets import LabelledItem, LabelledObject, LabelSet, make_label_set
 from tasks.labels.points import point_set
 from tasks.loop.disagreements import find_disagreements
+from tasks.loop.label_studio_tasks import LABEL_STUDIO
 from tasks.loop.methods import ObjectSource
 from tasks.loop.schemas import CANDIDATES, PSEUDO_LABELS
 from tasks.loop.selection import select
 from tasks.output.tables import table_of
 from tasks.product import find_product
-from tasks.products.landmarks.disagreement_files import LABEL_STUDIO, read_disagreements
+from tasks.products.landmarks.disagreement_files import read_disagreements
 from tasks.products.landmarks.loop_candidates import (
     COLUMNS,
     examples_of_points,
