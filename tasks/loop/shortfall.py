@@ -14,6 +14,7 @@ import math
 from tasks.loop.certified import fewest, lower_bound
 
 _MOST = 1_000_000
+_HOPELESS = 100  # times as many labels: nobody makes them, and an estimate that far away is of no worth
 
 
 def candidates_needed(reached: float, needed: float) -> int | None:
@@ -38,16 +39,19 @@ def images_needed(reached: float, bound: float, needed: float, images: int, leas
     return max(least, math.ceil(images * ((reached - bound) / (reached - needed)) ** 2 - 1e-9))
 
 
-def in_words(right: int, looked: int, needed: float, more: int | None, unit: str) -> str:
+def in_words(right: int, looked: int, needed: float, more: int | None, there: int, unit: str) -> str:
     """For the note of a class.
 
     Args:
         right, looked: of the most confident candidates (pixels), how many were right.
         needed: the precision that has to be proven.
         more: labels beside those that there are; None where they would not do.
+        there: labels that there are.
         unit: what is labelled, "true objects".
     """
     reached = f"reached {right / looked:.3f} ({right:,} of {looked:,}), needs {needed:.3f} for sure"
     if more is None:
         return f"{reached}: more labels to calibrate by would not do, the model has to become better"
+    if more > _HOPELESS * max(there, 1):
+        return f"{reached}: too near it for labels to tell, the model has to become better"
     return f"{reached}: about {more:,} more {unit} to calibrate by would do"

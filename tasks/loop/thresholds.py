@@ -241,10 +241,10 @@ def _shortfall(matches: Matches, mine: np.ndarray, truth: int, target: float, ef
     right = int(matches.correct[best].sum())
     needed = candidates_needed(right / len(best), target)
     if needed is None:
-        return in_words(right, len(best), target, None, "")
+        return in_words(right, len(best), target, None, truth, "")
     wanted = max(needed, FIRST_COUNT) * effect
     more = max(math.ceil(max(truth, 1) * (wanted / len(best) - 1)), fewest(target) - truth, 1)
-    return in_words(right, len(best), target, more, "true objects")
+    return in_words(right, len(best), target, more, truth, "true objects")
 
 
 def _certified(

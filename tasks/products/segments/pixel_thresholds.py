@@ -157,7 +157,7 @@ class _Evidence:
         bound = float(_quantiles(weights @ self.right[:, [level]], weights @ self.total[:, [level]], LEVEL)[0])
         needed_images = images_needed(right / looked, bound, target, int(images[level]), least)
         more = None if needed_images is None else max(needed_images - int(images[level]), 1)
-        return in_words(right, looked, target, more, "labelled images with the class")
+        return in_words(right, looked, target, more, self.num_images, "labelled images with the class")
 
 
 def _alone(mine: _Evidence, each: ClassInfo, weights: np.ndarray, promise: PixelPromise) -> ClassThreshold:

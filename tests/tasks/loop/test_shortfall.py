@@ -7,7 +7,7 @@ import pytest
 
 from tasks.loop.certified import fewest, lower_bound
 from tasks.loop.methods import CalibratedFor
-from tasks.loop.shortfall import candidates_needed, images_needed
+from tasks.loop.shortfall import candidates_needed, images_needed, in_words
 from tasks.loop.thresholds import Promise, certify_thresholds
 from tasks.products.segments.pixel_thresholds import PixelPromise, certify_pixel_thresholds
 from tests.tasks.loop.rows import joined, matches_of
@@ -29,6 +29,11 @@ def test_images_shrink_the_gap_of_a_bound_by_their_root() -> None:
     assert images_needed(0.9, 0.7, 0.8, images=10, least=14) == 40
     assert images_needed(0.99, 0.98, 0.8, images=20, least=29) == 29
     assert images_needed(0.79, 0.7, 0.8, images=20, least=14) is None
+
+
+def test_labels_that_nobody_could_make_are_not_asked_for() -> None:
+    assert in_words(1634, 2703, 0.603, 2500, 26, "images").endswith("about 2,500 more images to calibrate by would do")
+    assert "the model has to become better" in in_words(1634, 2703, 0.603, 165_832, 26, "images")
 
 
 def test_the_note_of_an_object_class_tells_how_far_it_is(  # and labels of about so many more would do
