@@ -32,11 +32,13 @@ RECIPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "keypoint_rcnn": ("digitscape_keypoint_rcnn", {}),
     "retinaface": ("digitscape_retinaface", {}),
     "retinaface_boxes": ("digitscape_retinaface", {"num_keypoints": 0}),
+    "retinaface_tenth": ("digitscape_retinaface", {"loss_weights": {"loss_keypoint": 0.1}}),
     "centernet": ("digitscape_centernet", {}),
     "cornernet": ("digitscape_cornernet", {}),
     "centernet_triplet": ("digitscape_centernet_triplet", {}),
 }  # fmt: skip
-"""Recipe, and what is changed of its model; ``retinaface_boxes`` learns the same boxes without a branch of points."""
+"""Recipe, and what is changed of its model; ``retinaface_boxes`` learns the same boxes without a branch of points, in
+``retinaface_tenth`` the loss of points counts a tenth."""
 
 
 FIGURES = {
