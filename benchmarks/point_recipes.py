@@ -27,7 +27,7 @@ _NECK = {"name": "deconvolution", "channels": [64, 64, 64]}
 RECIPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "heatmap": ("digitscape_heatmap", {}),
     "coordinate": ("digitscape_coordinate", {}),
-    "soft_argmax": ("digitscape_coordinate", {"mode": "soft_argmax", "neck": _NECK}),
+    "soft_argmax": ("digitscape_coordinate", {"mode": "soft_argmax", "loss": "l1", "neck": _NECK}),
     "hourglass": ("digitscape_hourglass", {}),
     "keypoint_rcnn": ("digitscape_keypoint_rcnn", {}),
     "retinaface": ("digitscape_retinaface", {}),
@@ -39,7 +39,6 @@ RECIPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }  # fmt: skip
 """Recipe, and what is changed of its model; ``retinaface_boxes`` learns the same boxes without a branch of points, in
 ``retinaface_tenth`` the loss of points counts a tenth."""
-
 
 FIGURES = {
     "NME": ("box_diagonal", "nme"),
