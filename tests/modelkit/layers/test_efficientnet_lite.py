@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import skimage.data
@@ -17,6 +20,7 @@ from modelkit.registry import build
 from modelkit.training.transfer import adopt, imagenet_state
 
 ALL = ("c1", "c2", "c3", "c4", "c5")
+COCO = Path(__file__).parents[4] / "shared" / "data" / "coco_free"
 CLASSES = torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"]
 
 
@@ -96,3 +100,30 @@ def test_the_published_weights_see_what_is_in_photographs(
     trained: EfficientNetLiteBackbone, photograph: str, expected: str
 ) -> None:
     assert classify(trained, getattr(skimage.data, photograph)()) == expected
+
+
+@pytest.mark.skipif(not COCO.exists(), reason="the photographs of COCO are not at hand")
+@pytest.mark.parametrize(
+    ("segment", "expected"),
+    [
+        ("5535630", "school bus"), ("8165276", "tub"), ("6578786", "streetcar"), ("460038", "microwave"),
+        ("5456014", "umbrella"), ("pizza", "pizza"),
+    ],
+)  # fmt: skip
+def test_the_published_weights_name_labelled_objects_of_photographs(
+    trained: EfficientNetLiteBackbone, segment: str, expected: str
+) -> None:
+    """A COCO segment by its id, or the largest of a class: a square that is 1.2 times its longer side around it."""
+    labels = json.loads((COCO / "panoptic_train2017.json").read_text())
+    classes = {each["id"]: each["name"] for each in labels["categories"]}
+    found = [
+        (each["area"], each["bbox"], annotation["image_id"])
+        for annotation in labels["annotations"]
+        for each in annotation["segments_info"]
+        if segment in (str(each["id"]), classes[each["category_id"]])
+    ]
+    _, (left, top, width, height), image = max(found)
+    side = max(width, height) * 1.2 * 256 / 224  # classify cuts the margin off again
+    x, y = left + (width - side) / 2, top + (height - side) / 2
+    picture = Image.open(COCO / "train2017" / f"{image:012d}.jpg").convert("RGB")
+    assert classify(trained, np.array(picture.crop((int(x), int(y), int(x + side), int(y + side))))) == expected
