@@ -15,7 +15,7 @@ from tasks.loop.groups import grouped
 from tasks.loop.splits import join_near_duplicates
 from tasks.product import find_kind
 from tasks.training.inspection import inspect_labels
-from tasks.training.presets import recipe_for
+from tasks.training.presets import misfit, recipe_for
 
 SHOWN = 20
 """Suspicious labels and groups of near-duplicates in the summary; all are counted."""
@@ -49,7 +49,7 @@ def run_inspect(parameters: InspectParameters) -> dict[str, Any]:
         "largest_groups": largest_groups(in_groups),
         "near_duplicates": None if duplicates is None else {"count": len(duplicates), "first": duplicates[:SHOWN]},
         "kind": recipe.kind,
-        "remarks": list(find_kind(recipe.kind).remarks(seen, recipe)),
+        "remarks": [*filter(None, [misfit(recipe.kind, seen)]), *find_kind(recipe.kind).remarks(seen, recipe)],
         "recipe": recipe.to_json(),
         "saved": parameters.save,
     }

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from flows import page
 from flows.loop_parameters import RetrainParameters
 from flows.parameters import GroupParameters, LabelParameters
+from flows.progress import note
 from modelkit import ClassInfo
 from tasks.labels.images import with_images_checked
 from tasks.labels.label_sets import LabelSet, of_people
@@ -16,7 +18,8 @@ from tasks.loop.fingerprints import fingerprints_of
 from tasks.loop.groups import grouped
 from tasks.loop.loops import kind_for
 from tasks.records import MISSING_ETAG, Entry
-from tasks.training.presets import numbered
+from tasks.training.inspection import inspect_labels
+from tasks.training.presets import misfit, numbered
 
 
 def labels_of(uri: str, asked: LabelParameters) -> LabelSet:
@@ -41,7 +44,18 @@ def labels_named(uri: str, asked: LabelParameters, classes: Sequence[ClassInfo] 
 def labels_to_teach(labels: LabelSet, asked: RetrainParameters) -> LabelSet:
     """What people said of it, under the class ids that the models of the loop know; see :func:`of_people`."""
     labels = of_people(labels)
-    return numbered(labels, kind_for(asked, labels))
+    kind = kind_for(asked, labels)
+    if asked.recipe is not None and asked.task is None:
+        note_misfit(kind, labels)
+    return numbered(labels, kind)
+
+
+def note_misfit(kind: str, labels: LabelSet) -> None:
+    """Tell people whose recipe is for labels of another kind; that is allowed, but not in silence."""
+    why = misfit(kind, inspect_labels(labels))
+    if why is not None:
+        note(why)
+        page.log("%s", why)
 
 
 def fingerprints(labels: LabelSet) -> pa.Table:

@@ -14,7 +14,7 @@ from prefect import flow
 from rich.console import Console
 
 from flows import page
-from flows.labels import in_groups, labels_of
+from flows.labels import in_groups, labels_of, note_misfit
 from flows.parameters import TrainParameters
 from flows.progress import note, progress_shown
 from flows.recording import prepare_recording, without_secrets
@@ -103,6 +103,8 @@ def prepare(parameters: TrainParameters, labels: LabelSet) -> TrainingJob:
         name=parameters.name,
         changes=_changes(parameters),
     )
+    if parameters.recipe is not None:
+        note_misfit(recipe.kind, labels)
     store = open_store(parameters.output)
     share = parameters.validation
     if share is None:

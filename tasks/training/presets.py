@@ -103,6 +103,17 @@ def kind_of_labels(seen: Inspection, does: Callable[[Kind], bool] = lambda kind:
     )
 
 
+def misfit(kind: str, seen: Inspection) -> str | None:
+    """A sentence for people who train a kind of model on labels that call for another; None where they do not."""
+    if find_kind(kind).suits(seen):
+        return None
+    try:
+        wanted = kind_of_labels(seen)
+    except UsageError:
+        return None
+    return f"the labels call for a model of kind {wanted}; this recipe makes one of kind {kind}"
+
+
 def kind_of_preset(preset: str) -> str:
     """What the model of a preset does; see :func:`make_recipe`. Raises UsageError for an unknown one."""
     if preset in kind_names():

@@ -93,3 +93,13 @@ def test_without_a_recipe_labels_are_never_trained_by_the_wrong_kind_of_model(
 def test_what_is_no_recipe_is_refused_with_the_ways_there_are(scenes: dict[str, str]) -> None:
     said = refused(2, "inspect", scenes["instances"], "--recipe", "nosuch")
     assert "no recipe and no model is called 'nosuch'" in said
+
+
+def test_a_recipe_for_labels_of_another_kind_is_told(
+    scenes: dict[str, str], tmp_path: Path
+) -> None:
+    told = "the labels call for a model of kind panoptic; this recipe makes one of kind instance"
+    given = ("train", scenes["panoptic"], tmp_path / "out", "--steps", 1, "--ray", "none", "--no-prefect")
+    assert told in visionmill(*given, "--recipe", "digitscape").stderr
+    assert visionmill("inspect", scenes["panoptic"], "--recipe", "digitscape", "--json").summary["remarks"][0] == told
+    assert "call for" not in visionmill(*given, "--recipe", "digitscape_panoptic").stderr
