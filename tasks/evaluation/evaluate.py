@@ -91,7 +91,8 @@ def with_classes_of(predictor: Predictor, labels: LabelSet) -> LabelSet:
                 for each in wrong[:5]]  # fmt: skip
         raise DatasetError(
             f"the classes are not those of {predictor.weights.name}: {'; '.join(said)}",
-            hint="--classes names a file with the classes to judge; those that are not in it are left out.",
+            hint="Classes agree where their names do: call them the same in the labels (a folder of pictures says its "
+            "names in classes.json). --classes names a file with the classes to judge; others are left out.",
         )
     ids = {each.id: known[each.name] for each in labels.classes}
     if all(old == new for old, new in ids.items()):
