@@ -95,9 +95,7 @@ def test_what_is_no_recipe_is_refused_with_the_ways_there_are(scenes: dict[str, 
     assert "no recipe and no model is called 'nosuch'" in said
 
 
-def test_a_recipe_for_labels_of_another_kind_is_told(
-    scenes: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_recipe_for_labels_of_another_kind_is_told(scenes: dict[str, str], tmp_path: Path) -> None:
     told = "the labels call for a model of kind panoptic; this recipe makes one of kind instance"
     given = ("train", scenes["panoptic"], tmp_path / "out", "--steps", 1, "--ray", "none", "--no-prefect")
     assert told in visionmill(*given, "--recipe", "digitscape").stderr

@@ -29,8 +29,11 @@ def _on_anchors(seen: Inspection, config: Mapping[str, Any]) -> Iterator[str]:
     rpn, boxes = config.get("rpn", {}), thing_boxes(seen)
     if "anchor_sizes" not in rpn or not len(boxes):
         return
+    transform = ImageTransform(**config.get("transform", {}))
     hw = (round(seen.median_hw[0]), round(seen.median_hw[1]))
-    seen_hw = ImageTransform(**config.get("transform", {})).resized_hw(hw)
+    if transform.tile is not None:  # a larger picture is looked at tile by tile
+        hw = (min(hw[0], transform.tile[0]), min(hw[1], transform.tile[0]))
+    seen_hw = transform.resized_hw(hw)
     sizes = [side for sides in rpn["anchor_sizes"] for side in sides]
     fits = anchor_fit(boxes * (min(seen_hw) / min(hw)), sizes, rpn.get("aspect_ratios", (0.5, 1.0, 2.0)))
     shares = ", ".join(f"{share:.0%} at an IoU of {iou:.1f}" for iou, share in zip(IOUS, fits, strict=True))

@@ -126,7 +126,7 @@ def test_mask_folder_pairs_by_name_and_refuses_ids_without_a_class(tmp_path: Pat
         assert rle.area(row["void_rle"]) == (HEIGHT - 20) * WIDTH
     (tmp_path / "images" / "deep" / "b.png").unlink()
     (tmp_path / "images" / "a.jpg").rename(tmp_path / "images" / "other.jpg")
-    with pytest.raises(DatasetError, match="no labelled items .*2 x image without a mask; 2 x mask without an image"):
+    with pytest.raises(DatasetError, match=r"no labelled items .*2 x image without a mask; 2 x mask without an image"):
         read_label_set(str(tmp_path))
     (tmp_path / "images" / "other.jpg").rename(tmp_path / "images" / "a.jpg")
     (tmp_path / "classes.json").write_text('{"1": "road"}')

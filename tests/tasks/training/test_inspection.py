@@ -208,6 +208,9 @@ def test_inspect_says_how_anchors_fit_at_the_size_that_a_recipe_looks_at() -> No
     assert "an anchor overlaps, looked at as 392 x 522 px: 95% at an IoU of 0.5" in remarks[0][0], remarks[0]
     assert "160 x 213 px: 5% at an IoU of 0.5" in remarks[1][0], "most objects are 8 x 12 px, and images are reduced"
     assert remarks[0][1] == "an image may have 100 objects, the fullest labelled one has 20"
+    transform = {"min_size": 392, "max_size": 522, "tile": [98, 24]}
+    tiled = dataclasses.replace(derived, config={**derived.config, "transform": transform})
+    assert "looked at as 392 x 392 px" in find_kind("instance").remarks(seen, tiled)[0], "a tile is not reduced"
 
 
 def test_rare_classes_weigh_more_within_bounds() -> None:
