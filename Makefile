@@ -104,7 +104,7 @@ $(SCENES)/train-%/annotations.json: | $(STAMP)
 	@$(MILL) digitscape $(@D) --style hard --seed $* --scenes 4000
 
 $(SCENES)/points/annotations.json: | $(STAMP)
-	@$(MILL) digitscape $(@D) --scenes 4000 --image-format jpg
+	@$(MILL) digitscape $(@D) --scenes 16000 --image-format jpg --seed 5
 
 $(SCENES)/pairs/annotations.json: | $(STAMP)
 	@$(MILL) digitscape $(@D) --style hard --seed 11 --scenes 4000 --frames 2

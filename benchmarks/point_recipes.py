@@ -25,7 +25,8 @@ from tasks.training.presets import make_recipe
 _NECK = {"name": "deconvolution", "channels": [64, 64, 64]}
 
 RECIPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "heatmap": ("digitscape_heatmap", {}),
+    "heatmap": ("digitscape_heatmap", {"transform": {"padding": "letterbox", "fixed_hw": [96, 64]}}),
+    "heatmap_larger": ("digitscape_heatmap", {}),
     "coordinate": ("digitscape_coordinate", {}),
     "soft_argmax": ("digitscape_coordinate", {"mode": "soft_argmax", "loss": "l1", "neck": _NECK}),
     "hourglass": ("digitscape_hourglass", {}),
@@ -37,7 +38,8 @@ RECIPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "cornernet": ("digitscape_cornernet", {}),
     "centernet_triplet": ("digitscape_centernet_triplet", {}),
 }  # fmt: skip
-"""Recipe, and what is changed of its model; ``retinaface_boxes`` learns the same boxes without a branch of points, in
+"""Recipe, and what is changed of its model. ``heatmap`` sees digits as large as those that it is compared with,
+``heatmap_larger`` as its recipe says. ``retinaface_boxes`` learns the same boxes without a branch of points, in
 ``retinaface_tenth`` the loss of points counts a tenth."""
 
 FIGURES = {

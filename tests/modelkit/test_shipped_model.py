@@ -101,7 +101,7 @@ def test_the_model_of_points_names_them_and_says_how_far_it_is_off() -> None:
     assert [c.name for c in record.classes] == list(CLASS_NAMES)
     assert record.lineage["steps"] == record.lineage["recipe"]["loop"]["steps"], "trained to the end of its recipe"
     assert record.metrics["digitscape-test"]["images"] >= 500
-    assert record.metrics["digitscape-test"]["object_diagonal"]["nme"] <= 0.06
+    assert record.metrics["digitscape-test"]["object_diagonal"]["nme"] <= 0.055
 
 
 def test_its_error_is_reproduced_on_unseen_scenes(tmp_path: Path) -> None:

@@ -49,9 +49,10 @@ _NOISE = {"augmentation": [{"name": "object_jitter", "rotate_deg": 0.0, "scale":
 
 
 def heatmap(classes: Sequence[ClassInfo]) -> Values:
-    """Heatmaps on the shipped detector's backbone."""
+    """Heatmaps on the shipped detector's backbone; twice the pixels that the other recipes see make points finer."""
     neck = {"name": "deconvolution", "channels": [64, 64, 64]}
-    return _top_down("heatmap_landmarker", {"backbone": _BACKBONE, "neck": neck, "codec": _CODEC})
+    values = _top_down("heatmap_landmarker", {"backbone": _BACKBONE, "neck": neck, "codec": _CODEC})
+    return {**values, "config": {**values["config"], "transform": {**_TRANSFORM, "fixed_hw": [128, 96]}}}
 
 
 def coordinate(classes: Sequence[ClassInfo]) -> Values:
