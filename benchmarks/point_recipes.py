@@ -2,10 +2,11 @@
 
     python -m benchmarks.point_recipes TRAIN TEST [--recipes NAME ...] [--steps N] [--work .bench/points]
 
-TRAIN and TEST are ``landmarks.json`` of ``visionmill digitscape``; a name is one of ``RECIPES``. Each is trained in one
-process with one thread, on a core that others may use, too: seconds of the core count. Points of top-down models are
-judged on the labelled boxes (errors are divided by their diagonals), those of the others by AP, as are the boxes that
-they find. Interrupted, the same command goes on where it stopped.
+TRAIN and TEST are ``landmarks.json`` of ``visionmill digitscape`` (``surfaces.json`` for ``densepose_rcnn``); a name is
+one of ``RECIPES``. Each is trained in one process with one thread, on a core that others may use, too: seconds of the
+core count. Points of top-down models are judged on the labelled boxes (errors are divided by their diagonals), those of
+the others by AP, as are the boxes that they find; surfaces as ``tasks/products/landmarks/surface_judging.py`` says.
+Interrupted, the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ RECIPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "soft_argmax": ("digitscape_coordinate", {"mode": "soft_argmax", "loss": "l1", "neck": _NECK}),
     "hourglass": ("digitscape_hourglass", {}),
     "keypoint_rcnn": ("digitscape_keypoint_rcnn", {}),
+    "densepose_rcnn": ("digitscape_densepose_rcnn", {}),
     "retinaface": ("digitscape_retinaface", {}),
     "retinaface_boxes": ("digitscape_retinaface", {"num_keypoints": 0}),
     "retinaface_tenth": ("digitscape_retinaface", {"loss_weights": {"loss_keypoint": 0.1}}),
@@ -49,6 +51,10 @@ FIGURES = {
     "OKS AP": ("oks", "ap"),
     "box AP": ("box", "ap"),
     "box AP50": ("box", "ap50"),
+    "GPS AP": ("gps", "ap"),
+    "GPS": ("surface", "gps"),
+    "parts": ("surface", "part_accuracy"),
+    "UV error": ("surface", "uv_error"),
 }
 
 

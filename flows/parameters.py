@@ -268,6 +268,14 @@ class DigitscapeParameters(BaseModel):
         int, Field(ge=1, le=10_000, description="More than 1 composes clips (videos) of so many frames.")
     ] = 1
     image_format: Annotated[Literal["png", "jpg"], Field(description="Of the images.")] = "png"
+    surface_points: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10_000,
+            description="Also writes surfaces.json: so many points of each digit's surface (DensePose).",
+        ),
+    ] = 0
 
     @field_validator("output")
     @classmethod

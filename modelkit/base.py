@@ -115,6 +115,7 @@ class VisionModel(nn.Module, ABC):
         gives_probabilities: whether ``probabilities`` works.
         left_to_caller: what of a result ``traced`` does not hold, in words; "" where it is whole.
         top_down: whether it looks at one object at a time, cut out for it by ``modelkit.landmarks.crops``.
+        surface_parts: of the surface whose points it tells, without background; 0: it tells none.
     """
 
     reference_fields: ClassVar[tuple[str, ...] | None] = None
@@ -122,6 +123,7 @@ class VisionModel(nn.Module, ABC):
     gives_probabilities: ClassVar[bool] = False
     left_to_caller: ClassVar[str] = ""
     top_down: ClassVar[bool] = False
+    surface_parts: int = 0
 
     config: dict[str, Any]
     transform: ImageTransform

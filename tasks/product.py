@@ -327,6 +327,8 @@ class Kind:
         class_counts: classes -> the options of a model's config that say how many there are, such as ``num_classes``.
         suits: what ``tasks.training.inspection`` saw of a label set -> whether its labels are of this kind. Where no
             recipe is named, the first of a product's kinds that they suit is trained.
+        meant_for: (the same) -> whether they may be meant for the kind, where its recipe is named, though they suit
+            another: then nobody is told of that.
         derived: (the same, "small" or "usual") -> values of a recipe for these labels, which says how large its model
             is; None where no recipe can be derived.
         fitted: (the same, a whole recipe as plain JSON) -> values that labels give any recipe of the kind, whoever
@@ -347,6 +349,7 @@ class Kind:
     default_recipe: str
     class_counts: Callable[[Sequence[ClassInfo]], dict[str, int]]
     suits: Callable[[Any], bool] = lambda seen: False
+    meant_for: Callable[[Any], bool] = lambda seen: False
     derived: Callable[[Any, str], Mapping[str, Any]] | None = None
     fitted: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] | None = None
     pieces_of: Callable[[VisionModel], Callable[[Any], Iterable[Any]]] | None = None

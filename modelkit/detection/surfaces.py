@@ -164,7 +164,7 @@ class DensePoseRCNN(TwoStageDetector):
         if set(self.roi_heads) != {"box", "surface"}:
             raise ConfigError(f"DensePose R-CNN needs the heads 'box' and 'surface', got {list(self.roi_heads)}")
         self.loss_weights = {**LOSS_WEIGHTS, **self.loss_weights}
-        self.num_parts = self.surface_head.num_parts
+        self.surface_parts = self.surface_head.num_parts
 
     @property
     def surface_head(self) -> SurfaceHead:

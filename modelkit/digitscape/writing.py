@@ -20,6 +20,7 @@ from modelkit.digitscape.sources import FIRST_STUFF_ID, STUFF_NAMES
 from modelkit.metrics.panoptic import DIVISOR
 
 ANNOTATIONS_NAME, PANOPTIC_NAME, LANDMARKS_NAME = "annotations.json", "panoptic.json", "landmarks.json"
+SURFACES_NAME = "surfaces.json"
 _JPEG_QUALITY = 92
 
 ImageFormat = Literal["jpg", "png"]
@@ -81,27 +82,32 @@ def write_label_set(
     first: int = 0,
     num_frames: int = 1,
     image_format: ImageFormat = "png",
+    surface_points: int = 0,
     on_scene: Callable[[int], None] = lambda written: None,
 ) -> list[Path]:
-    """Write scenes once with three truths, a file each, so that each says what it is for.
+    """Write scenes once with three or four truths, a file each, so that each says what it is for.
 
     These are digits with masks, as :func:`write_dataset` has them without stuff and keypoints; what
-    :func:`write_panoptic` writes; and digits with keypoints, without masks.
+    :func:`write_panoptic` writes; digits with keypoints, without masks; and, where they are asked for, digits with
+    masks and points of their surfaces in DensePose's lists (``dp_x``, ``dp_y``, ``dp_I``, ``dp_U``, ``dp_V``).
 
     Args:
         folder, source, num_scenes, first, image_format: as for :func:`write_dataset`.
         num_frames: more than one writes clips instead, as videos ``folder/clips/<index>.mp4``. An image of the JSONs is
             then one frame: ``file_name`` is the video, ``frame`` counts from 0, and a digit keeps its ``track_id``.
+        surface_points: of each digit, drawn at random from its pixels; 0: no such file. The source must be dense.
         on_scene: called after each scene or clip with how many are written.
 
     Returns:
-        Paths of the JSONs: instances, panoptic, landmarks.
+        Paths of the JSONs: instances, panoptic, landmarks, and surfaces where these are asked for.
     """
-    truths = (
+    truths: list[_Instances | _Panoptic] = [
         _Instances(folder, source, keypoints=False),
         _Panoptic(folder, source),
         _Instances(folder, source, LANDMARKS_NAME, masks=False),
-    )
+    ]
+    if surface_points:
+        truths.append(_Instances(folder, source, SURFACES_NAME, keypoints=False, surface_points=surface_points))
     for index in range(first, first + num_scenes):
         if num_frames == 1:
             scenes = [source.scene(index)]
@@ -119,7 +125,7 @@ def write_label_set(
 
 
 class _Instances:
-    """The truth of digits, scene by scene: with masks, with keypoints, or both."""
+    """The truth of digits, scene by scene: with masks, with keypoints, with points of surfaces."""
 
     def __init__(
         self,
@@ -129,8 +135,9 @@ class _Instances:
         *,
         masks: bool = True,
         keypoints: bool = True,
+        surface_points: int = 0,
     ) -> None:
-        self._path = folder / name
+        self._path, self._surface_points = folder / name, surface_points
         self._left_out = [] if masks else ["segmentation"]
         self._left_out += [] if keypoints else ["keypoints", "num_keypoints"]
         names: dict[str, Any] = {"keypoints": list(LANDMARK_NAMES), "skeleton": []} if keypoints else {}
@@ -148,6 +155,9 @@ class _Instances:
         self._content["images"].append({**coco_image(image_id, scene, file_name), **facts})
         annotations = coco_annotations(image_id, scene, len(known) + 1)
         extended = [_extended(each, scene, k) for k, each in enumerate(annotations)]
+        if self._surface_points:
+            surfaces = scene.surface_points(self._surface_points, seed=image_id)
+            extended = [each | _densepose(each, points) for each, points in zip(extended, surfaces, strict=True)]
         known += [{key: each[key] for key in each if key not in self._left_out} for each in extended]
 
     def write(self) -> Path:
@@ -202,6 +212,19 @@ def _extended(annotation: dict[str, Any], scene: Scene, k: int) -> dict[str, Any
         "track_id": int(scene.track_ids[k]),
         "visibility": round(float(scene.visibility[k]), 4),
     }
+
+
+def _densepose(annotation: dict[str, Any], points: np.ndarray) -> dict[str, list[float]]:
+    """DensePose's lists of one object; places are stated in 256ths of the sides of its box.
+
+    Args:
+        annotation: with ``bbox``.
+        points: (P, 5) as ``Scene.surface_points`` gives them.
+    """
+    x0, y0, width, height = annotation["bbox"]
+    x, y, part, u, v = points[points[:, 2] >= 0].astype(np.float64).T
+    columns = {"dp_x": 256 * (x - x0) / width, "dp_y": 256 * (y - y0) / height, "dp_I": part, "dp_U": u, "dp_V": v}
+    return {name: np.round(values, 4).tolist() for name, values in columns.items()}
 
 
 def _write_image(folder: Path, scene: Scene, index: int, image_format: ImageFormat) -> str:

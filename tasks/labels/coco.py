@@ -1,4 +1,5 @@
-"""Label sets from COCO JSON: objects (polygons, run lengths, boxes, points); panoptic files have their own reader.
+"""Label sets from COCO JSON: objects (polygons, run lengths, boxes, points, points of surfaces); panoptic files have
+their own reader.
 
 Files are read array by array, so a file of gigabytes is never held whole. What the file states counts, as it does for
 pycocotools: ``bbox`` is the box and ``area`` the area, whatever the mask. Without them the mask tells both. An image
@@ -33,8 +34,10 @@ from tasks.labels.points import (
     set_of_category,
 )
 from tasks.labels.shapes import BoxError, ShapeError, box_xyxy, coco_segmentation_to_rle
+from tasks.labels.surfaces import BROKEN_SURFACE, SURFACE_WITHOUT_MASK, SurfacePoint, coco_surface_points
 
 Json = dict[str, Any]
+Box = tuple[float, float, float, float]
 
 
 def read_coco(
@@ -218,6 +221,7 @@ class _Reader:
             source=_source(each),
             origin_id=str(each.get("id", "")),
             keypoint_xyv=points,
+            surface_points=None if box is None else self._surface(each, box, mask is not None, where),
         )
 
     def _points(self, each: Json, where: str) -> tuple[Point, ...] | None:
@@ -233,6 +237,18 @@ class _Reader:
         except ShapeError as error:
             self.losses.drop(BROKEN_POINTS, f"{where}: {error}")
             return None
+
+    def _surface(self, each: Json, box: Box, has_mask: bool, where: str) -> tuple[SurfacePoint, ...] | None:
+        """What cannot be read or learnt is counted, and costs the points alone."""
+        try:
+            points = coco_surface_points(each, box)
+        except ShapeError as error:
+            self.losses.drop(BROKEN_SURFACE, f"{where}: {error}")
+            return None
+        if points is not None and not has_mask:
+            self.losses.drop(SURFACE_WITHOUT_MASK, where)
+            return None
+        return points
 
 
 def _source(each: Json) -> str:

@@ -17,7 +17,8 @@ from modelkit.carriers.landmarks import KeypointSet
 from tasks.labels.class_map import FileId
 from tasks.labels.losses import Losses
 from tasks.labels.points import Point
-from tasks.labels.schema import LABELS, LABELS_WITH_POINTS
+from tasks.labels.schema import LABELS, LABELS_WITH_POINTS, LABELS_WITH_SURFACES
+from tasks.labels.surfaces import SurfacePoint
 from tasks.output.layout import canonical_json
 from tasks.output.tables import content_digest, table_of
 
@@ -41,6 +42,7 @@ class LabelledObject:
         is_crowd: a region of many objects.
         source: who made it; an edit of a prediction is "model_then_human", never "human".
         keypoint_xyv: x, y (source pixels) and v of each point of the label set; None where none is given.
+        surface_points: labelled points of its surface; None where none is given.
     """
 
     label: int
@@ -52,6 +54,7 @@ class LabelledObject:
     source: str = "human"
     origin_id: str = ""
     keypoint_xyv: tuple[Point, ...] | None = None
+    surface_points: tuple[SurfacePoint, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.rle is None and self.box_xyxy is None:
@@ -87,7 +90,8 @@ class LabelSet:
     """Human labels and what their class ids mean.
 
     Args:
-        table: ``labels.v2``, or ``labels.v3`` where objects have points; sorted by image_id, each item once.
+        table: ``labels.v2``, ``labels.v3`` where objects have points, ``labels.v4`` where their surfaces have some;
+            sorted by image_id, each item once.
         classes: in the order of their ids.
         losses: what the origin held and is not here.
         file_ids: class id -> what the origin called it, where any differs (see :mod:`tasks.labels.class_map`).
@@ -179,9 +183,11 @@ def make_label_set(
             hint="Items count as labelled only when somebody finished them; an image and its mask are paired by name.",
         )
     found = [rows[image_id] for image_id in sorted(rows)]
-    if points is None or not any(each is not None for row in found for each in row["keypoint_xyv"]):
-        points, found = None, [{k: v for k, v in row.items() if k != "keypoint_xyv"} for row in found]
-    table = table_of(LABELS if points is None else LABELS_WITH_POINTS, found)
+    if not any(each is not None for row in found for each in row["keypoint_xyv"]):
+        points = None
+    has_surfaces = any(each is not None for row in found for each in row["surface_points"])
+    spec = LABELS_WITH_SURFACES if has_surfaces else LABELS if points is None else LABELS_WITH_POINTS
+    table = table_of(spec, [{name: row[name] for name in spec.schema.names} for row in found])
     return LabelSet(table, ordered, losses or Losses(), dict(file_ids or {}), points)
 
 
@@ -218,7 +224,8 @@ def _row(item: LabelledItem, classes: Mapping[int, ClassInfo], origin_format: st
         "origin_ids": [each.origin_id for each in item.objects],
         "void_rle": item.void_rle,
         "origin_format": origin_format,
-        "keypoint_xyv": [each.keypoint_xyv for each in item.objects],
+        "keypoint_xyv": [each.keypoint_xyv if points else None for each in item.objects],
+        "surface_points": [each.surface_points for each in item.objects],
     }
 
 

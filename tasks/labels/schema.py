@@ -71,3 +71,17 @@ LABELS_WITH_POINTS = TableSpec(
     ),
 )
 """Of label sets in which an object has points; the others stay as they always were, and keep their ids."""
+
+LABELS_WITH_SURFACES = TableSpec(
+    "labels",
+    4,
+    LABELS_WITH_POINTS.schema.append(
+        required(
+            "surface_points",
+            pa.list_(pa.list_(pa.list_(pa.float64()))),
+            "x, y (source pixels), part, u and v of labelled points of each object's surface (DensePose); part 0 is "
+            "background, u and v lie in [0, 1]; null: none is given",
+        )
+    ),
+)
+"""Of label sets in which an object's surface has labelled points; ``keypoint_xyv`` is null where it has no others."""

@@ -2,7 +2,8 @@
 
 The footer holds ``visionmill.schema`` (``labels.v2``; ``labels.v1``, whose areas were whole numbers, is read, too) and
 ``visionmill.classes``, JSON [[id, name, is_thing], ...]. Where objects have points the rows are ``labels.v3``, and
-``visionmill.points`` says what the points are, as ``KeypointSet.to_json`` does.
+``visionmill.points`` says what the points are, as ``KeypointSet.to_json`` does; where their surfaces have points the
+rows are ``labels.v4``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from modelkit import ClassInfo
 from modelkit.carriers.landmarks import KeypointSet
 from tasks.labels.class_map import FileClass, as_file_classes, map_classes
 from tasks.labels.label_sets import LabelSet, relabelled
-from tasks.labels.schema import LABELS, LABELS_WITH_POINTS
+from tasks.labels.schema import LABELS, LABELS_WITH_POINTS, LABELS_WITH_SURFACES
 from tasks.labels.shapes import BoxError, box_xyxy
 from tasks.output.tables import SCHEMA_KEY, checked
 
@@ -27,13 +28,15 @@ CLASSES_KEY = b"visionmill.classes"
 POINTS_KEY = b"visionmill.points"
 
 
-_READABLE = {"labels.v1": LABELS, LABELS.schema_id: LABELS, LABELS_WITH_POINTS.schema_id: LABELS_WITH_POINTS}
+_READABLE = {"labels.v1": LABELS} | {
+    each.schema_id: each for each in (LABELS, LABELS_WITH_POINTS, LABELS_WITH_SURFACES)
+}
 
 
 def write_stored(labels: LabelSet, store: Store, key: str) -> None:
     """A label set as one Parquet object; equal label sets give equal bytes."""
     classes = json.dumps([[each.id, each.name, each.is_thing] for each in labels.classes])
-    schema = LABELS if labels.points is None else LABELS_WITH_POINTS
+    [schema] = [each for each in _READABLE.values() if each.schema.names == labels.table.schema.names][:1]
     metadata = {SCHEMA_KEY.decode(): schema.schema_id, CLASSES_KEY.decode(): classes}
     if labels.points is not None:
         metadata[POINTS_KEY.decode()] = json.dumps(labels.points.to_json())
@@ -60,7 +63,9 @@ def read_stored(uri: str, *, classes: Sequence[FileClass] | None = None) -> Labe
         if schema is None:
             raise ValueError(f"it holds {metadata.get(SCHEMA_KEY, b'no schema of ours').decode()}")
         found = [ClassInfo(*each) for each in json.loads(metadata[CLASSES_KEY])]
-        points = KeypointSet.from_json(json.loads(metadata[POINTS_KEY])) if schema is LABELS_WITH_POINTS else None
+        points = KeypointSet.from_json(json.loads(metadata[POINTS_KEY])) if POINTS_KEY in metadata else None
+        if schema is LABELS_WITH_POINTS and points is None:
+            raise KeyError(POINTS_KEY.decode())
         labels = LabelSet(checked(schema, table.replace_schema_metadata(None)), tuple(found), points=points)
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{uri} is no stored label set: {error}") from error

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from infra.errors import DatasetError
 from infra.store import Store
 from tasks.labels.points import NOT_GIVEN, Point
+from tasks.labels.surfaces import SurfacePoint
 from tasks.output.layout import canonical_json
 
 if TYPE_CHECKING:  # torch: who only writes a set down need not wait for it
@@ -40,6 +41,7 @@ class ExampleObject:
         class_weight, box_weight, mask_weight: in the losses; 0 = does not teach this.
         track_id: the same in every frame of a video; None where nobody said.
         keypoint_xyv: x, y (source pixels) and v of each of its points; None where none is given.
+        surface_points: labelled points of its surface; None where none is given.
     """
 
     label: int
@@ -50,6 +52,7 @@ class ExampleObject:
     mask_weight: float = 1.0
     track_id: int | None = None
     keypoint_xyv: tuple[Point, ...] | None = None
+    surface_points: tuple[SurfacePoint, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,14 @@ ABSTAINING_SCHEMA = POINTS_SCHEMA.append(
     _column("abstaining", pa.list_(pa.int32()), "class ids of which nothing is said, sorted")
 ).with_metadata({b"visionmill.schema": b"training_set.v4"})
 
+SURFACES_SCHEMA = ABSTAINING_SCHEMA.append(
+    _column(
+        "surface_points",
+        pa.list_(pa.list_(pa.list_(pa.float32()))),
+        "x, y (source pixels), part, u and v of labelled points of each object's surface; null: none is given",
+    )
+).with_metadata({b"visionmill.schema": b"training_set.v5"})
+
 
 def save_training_set(store: Store, examples: Iterable[Example]) -> str:
     """Make a training set exist, sorted by image; its id (64 hex digits). Equal examples have equal ids.
@@ -148,6 +159,8 @@ def save_training_set(store: Store, examples: Iterable[Example]) -> str:
         schema = POINTS_SCHEMA
     if any(example.abstaining for example in ordered):
         schema = ABSTAINING_SCHEMA
+    if any(each.surface_points is not None for each in objects):
+        schema = SURFACES_SCHEMA
     rows = [_row(example) for example in ordered]
     for one, other in itertools.pairwise(rows):
         if one["image_id"] == other["image_id"]:
@@ -192,18 +205,22 @@ def _row(example: Example) -> dict[str, Any]:
         "track_ids": [each.track_id for each in example.objects],
         "keypoint_xyv": [each.keypoint_xyv for each in example.objects],
         "abstaining": list(example.abstaining),
+        "surface_points": [each.surface_points for each in example.objects],
     }
 
 
 def _example(row: dict[str, Any]) -> Example:
     columns = [row[name] for name in ("labels", "boxes_xyxy", "rles", "class_weights", "box_weights", "mask_weights")]
-    columns += [row.get(name) or [None] * len(row["labels"]) for name in ("track_ids", "keypoint_xyv")]
+    optional = ("track_ids", "keypoint_xyv", "surface_points")
+    columns += [row.get(name) or [None] * len(row["labels"]) for name in optional]
     return Example(
         uri=row["uri"],
         size_hw=(row["height"], row["width"]),
         objects=tuple(
-            ExampleObject(label, _box(box), rle, for_class, for_box, for_mask, track, _points(points))
-            for label, box, rle, for_class, for_box, for_mask, track, points in zip(*columns, strict=True)
+            ExampleObject(
+                label, _box(box), rle, for_class, for_box, for_mask, track, _points(points), _surface(surface)
+            )
+            for label, box, rle, for_class, for_box, for_mask, track, points, surface in zip(*columns, strict=True)
         ),
         frame=row["frame"],
         origin=row["origin"],
@@ -221,6 +238,19 @@ def _box(values: Sequence[float]) -> Box:
 
 def _points(values: Sequence[Sequence[float]] | None) -> tuple[Point, ...] | None:
     return None if values is None else tuple((x, y, v) for x, y, v in values)
+
+
+def _surface(values: Sequence[Sequence[float]] | None) -> tuple[SurfacePoint, ...] | None:
+    return None if values is None else tuple((x, y, part, u, v) for x, y, part, u, v in values)
+
+
+def moved_surface(points: tuple[SurfacePoint, ...] | None, window: Window) -> tuple[SurfacePoint, ...] | None:
+    """Points of a surface in pixels of a window of their picture, without those outside of it."""
+    if points is None:
+        return None
+    rows, columns = window.size_hw
+    moved = [(x - window.left, y - window.top, *rest) for x, y, *rest in points]
+    return _surface([each for each in moved if 0 <= each[0] < columns and 0 <= each[1] < rows])
 
 
 def moved_points(points: tuple[Point, ...] | None, window: Window) -> tuple[Point, ...] | None:
@@ -251,16 +281,22 @@ def examples_of_labels(rows: Iterable[dict[str, Any]]) -> list[Example]:
 def _of_label_row(row: dict[str, Any]) -> Example:
     objects, ignored = [], []
     is_frame = row["media"] == "video"
-    placed = row.get("keypoint_xyv") or [None] * len(row["labels"])
-    columns = (row["labels"], row["boxes_xyxy"], row["rles"], row["is_crowd"], row["track_ids"], placed)
-    for label, box, rle, crowd, track, points in zip(*columns, strict=True):
+    placed, surfaces = (row.get(name) or [None] * len(row["labels"]) for name in ("keypoint_xyv", "surface_points"))
+    columns = (row["labels"], row["boxes_xyxy"], row["rles"], row["is_crowd"], row["track_ids"], placed, surfaces)
+    for label, box, rle, crowd, track, points, surface in zip(*columns, strict=True):
         if crowd:
             ignored.append(_box(box))
         else:
             weight, track_id = float(rle is not None), track if is_frame else None
             objects.append(
                 ExampleObject(
-                    label, _box(box), rle, mask_weight=weight, track_id=track_id, keypoint_xyv=_points(points)
+                    label,
+                    _box(box),
+                    rle,
+                    mask_weight=weight,
+                    track_id=track_id,
+                    keypoint_xyv=_points(points),
+                    surface_points=_surface(surface),
                 )
             )
     return Example(

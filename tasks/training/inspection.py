@@ -68,6 +68,8 @@ class Inspection:
         suspicions: objects whose labels look wrong.
         points: what the points of its objects are; None where none has any.
         points_given: (objects, K) which of them are given, 0, 1 or 2 as ``v`` is.
+        surface_points: (objects,) labelled points of the surface of each.
+        surface_parts: the highest number of a part that a point lies on; 0 where there is none.
     """
 
     classes: tuple[ClassInfo, ...]
@@ -84,6 +86,8 @@ class Inspection:
     suspicions: tuple[Suspicion, ...]
     points: KeypointSet | None = None
     points_given: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int8))
+    surface_points: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    surface_parts: int = 0
 
     @property
     def with_points(self) -> float:
@@ -125,6 +129,7 @@ class Inspection:
             "objects_with_masks": round(self.with_masks, 4),
             "void_pixels": round(self.void, 4),
             **({} if self.points is None else {"points": self._points_to_json(self.points)}),
+            **({"surfaces": self._surfaces_to_json()} if self.surface_parts else {}),
             "classes": [
                 {
                     "id": each.label, "name": each.name, "is_thing": each.is_thing, "images": each.images,
@@ -137,6 +142,14 @@ class Inspection:
                 for each in self.suspicions
             ],
         }  # fmt: skip
+
+    def _surfaces_to_json(self) -> dict[str, Any]:
+        labelled = self.surface_points[self.surface_points > 0]
+        return {
+            "objects_with_surfaces": round(len(labelled) / max(len(self.surface_points), 1), 4),
+            "points_per_object": _quantiles(labelled),
+            "parts": self.surface_parts,
+        }
 
     def _points_to_json(self, points: KeypointSet) -> dict[str, Any]:
         mirrored = [[points.names[left], points.names[right]] for left, right in points.flip_pairs]
@@ -182,6 +195,8 @@ def inspect_labels(labels: LabelSet) -> Inspection:
         suspicions=tuple(one for row in rows for one in _suspicions(row, names)),
         points=labels.points,
         points_given=_points_given(objects, 0 if labels.points is None else len(labels.points)),
+        surface_points=np.array([len(each["surface"] or ()) for _, each in objects], np.int64),
+        surface_parts=int(max((part for _, each in objects for _, _, part, _, _ in each["surface"] or ()), default=0)),
     )
 
 
@@ -195,12 +210,13 @@ def _points_given(objects: Sequence[tuple[int, Mapping[str, Any]]], count: int) 
 def _objects(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The objects of a row that are no crowds."""
     names = ("labels", "boxes_xyxy", "areas", "rles", "is_crowd", "is_thing", "origin_ids")
-    columns = [*(row[name] for name in names), row.get("keypoint_xyv") or [None] * len(row["labels"])]
-    for label, box, area, mask, crowd, thing, origin, points in zip(*columns, strict=True):
+    optional = (row.get(name) or [None] * len(row["labels"]) for name in ("keypoint_xyv", "surface_points"))
+    columns = [*(row[name] for name in names), *optional]
+    for label, box, area, mask, crowd, thing, origin, points, surface in zip(*columns, strict=True):
         if not crowd:
             yield {
                 "label": label, "box": box, "area": area, "rle": mask, "is_thing": thing, "origin_id": origin,
-                "points": points,
+                "points": points, "surface": surface,
             }  # fmt: skip
 
 

@@ -105,7 +105,8 @@ def kind_of_labels(seen: Inspection, does: Callable[[Kind], bool] = lambda kind:
 
 def misfit(kind: str, seen: Inspection) -> str | None:
     """A sentence for people who train a kind of model on labels that call for another; None where they do not."""
-    if find_kind(kind).suits(seen):
+    named = find_kind(kind)
+    if named.suits(seen) or named.meant_for(seen):
         return None
     try:
         wanted = kind_of_labels(seen)

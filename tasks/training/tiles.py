@@ -10,7 +10,7 @@ import numpy as np
 from modelkit import rle
 from modelkit.augmentation.geometry import MIN_VISIBLE
 from modelkit.tiling import Tiling, Window
-from tasks.training.examples import Box, Example, ExampleObject, moved_points
+from tasks.training.examples import Box, Example, ExampleObject, moved_points, moved_surface
 
 
 def tiles_of(examples: Sequence[Example], tiling: Tiling, things: Collection[int]) -> list[Example]:
@@ -54,8 +54,8 @@ def tile_of(example: Example, window: Window, things: Collection[int]) -> Exampl
             ignored.append(inside)
             continue
         box = inside if mask is None else _box(rle.bbox(mask, window.size_hw))
-        points = moved_points(each.keypoint_xyv, window)
-        objects.append(replace(each, box_xyxy=box, rle=mask, keypoint_xyv=points))
+        points, surface = moved_points(each.keypoint_xyv, window), moved_surface(each.surface_points, window)
+        objects.append(replace(each, box_xyxy=box, rle=mask, keypoint_xyv=points, surface_points=surface))
     void, unsure = (
         None if mask is None else _moved([mask], whole_hw, window)[0] for mask in (example.void_rle, example.unsure_rle)
     )

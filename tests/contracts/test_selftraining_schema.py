@@ -7,17 +7,18 @@ import hashlib
 import pyarrow as pa
 import pytest
 
-from tasks.labels.schema import LABELS, LABELS_WITH_POINTS
+from tasks.labels.schema import LABELS, LABELS_WITH_POINTS, LABELS_WITH_SURFACES
 from tasks.loop.schemas import TABLES
 from tasks.product import kinds
 
-SPECS = {each.schema_id: each.schema for each in (LABELS, LABELS_WITH_POINTS, *TABLES.values())}
+SPECS = {each.schema_id: each.schema for each in (LABELS, LABELS_WITH_POINTS, LABELS_WITH_SURFACES, *TABLES.values())}
 
 # A lineage table of last year must be readable next year: change one of these only together with its version, and say
 # how the rows of the version before become rows of the new one (``TableSpec.upgrades``).
 FROZEN: dict[str, tuple[int, str]] = {
     "labels.v2": (19, "f705a5beac75fd8b"),
     "labels.v3": (20, "8d1f26fd8cd82ddb"),
+    "labels.v4": (21, "d2a8c1208c2738b4"),
     "fingerprints.v1": (7, "8000d729413fc56e"),
     "split_items.v2": (10, "ae7c1045cccaa39b"),
     "candidates.v2": (29, "ec941dfff7799845"),

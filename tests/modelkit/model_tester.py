@@ -170,7 +170,7 @@ class ModelTester:
     def target(self, boxes: list[list[float]], labels: list[int]) -> dict[str, Tensor]:
         """Rectangles in a picture of 64 x 80 pixels, with as many points as the model finds, and its surfaces."""
         target = rectangles(64, 80, boxes, labels)
-        if hasattr(self.model, "num_parts"):
+        if self.model.surface_parts:
             target["surface_points"] = surface_points_in(target["boxes"], 1)
         points = int(getattr(self.model, "num_keypoints", 0))
         return {**target, "keypoints": points_in(target["boxes"], points)} if points else target

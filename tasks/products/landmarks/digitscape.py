@@ -77,6 +77,24 @@ def keypoint_rcnn(classes: Sequence[ClassInfo]) -> Values:
     return {**_in_scenes("keypoint_rcnn", parts, taken), "inference": {"transform": _SCENES}}
 
 
+def densepose_rcnn(classes: Sequence[ClassInfo]) -> Values:
+    """The same with a head of surfaces: which part (digit) each pixel shows, and where on it."""
+    heads = {
+        "box": {"name": "box_head", "fc_channels": [256, 256], **_POOLING},
+        "surface": {
+            "name": "surface_head",
+            "num_parts": len(classes),
+            "decoder": {"name": "semantic_fpn", "channels": 64, "norm": None},
+            "channels": [64] * 4,
+            "resolution": 14,
+            "sampling_ratio": 1,
+        },
+    }
+    taken = ("backbone.", "neck.", "rpn.", "roi_heads.box.")
+    parts = {**_DETECTOR, "heads": heads, "transform": {"min_size": 160, "max_size": 320}}
+    return {**_in_scenes("densepose_rcnn", parts, taken), "inference": {"transform": _SCENES}}
+
+
 def retinaface(classes: Sequence[ClassInfo]) -> Values:
     """Anchors of the digits' sides on three maps; boxes and points at once."""
     head = {"name": "face_head", "anchor_scales": [[24, 34], [48, 68], [96, 136]], "detections_per_image": 100}

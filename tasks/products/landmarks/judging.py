@@ -10,7 +10,7 @@ one, between the outer corners of the eyes where there are some, else the diagon
     failure_rate   share of objects whose mean error is above the limit
 
 A model that finds its objects itself is judged by average precision of its points (by OKS) and of its boxes; where it
-or the labels have no points, as detectors are.
+or the labels have no points, as detectors are; one that tells surfaces as ``surface_judging`` says.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from tasks.labels.label_sets import LabelSet
 from tasks.product import Judgement, Resampled
 from tasks.products.landmarks.in_boxes import seen_in_boxes
 from tasks.products.landmarks.pairs import ObjectPairs, PointEvidence, pairs_of
+from tasks.products.landmarks.surface_judging import judge_surfaces
 
 UNKNOWN_SIGMA = 0.05
 """Of each point, for OKS, where nobody measured how far annotators are apart: about COCO's usual one of a face."""
@@ -102,8 +103,10 @@ def judge(predictor: Predictor, labels: LabelSet) -> Judgement:
     """A model against labels; see the module.
 
     Raises:
-        DatasetError: labels without points for a top-down model, or with points that the model does not know.
+        DatasetError: labels without points for a top-down model or of surfaces, or with points that it does not know.
     """
+    if predictor.model.surface_parts:
+        return judge_surfaces(predictor, labels)
     pointless = points_of_model(predictor) is None
     if pointless or (labels.points is None and not predictor.model.top_down):
         judged = judge_objects(predictor, labels, with_masks=False, objects_of=_boxes_alone)

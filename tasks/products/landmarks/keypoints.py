@@ -17,6 +17,7 @@ from tasks.products.landmarks.judging import judge
 from tasks.products.landmarks.learning import pieces_of, target_of
 from tasks.products.landmarks.loop_points import POINTS
 from tasks.products.landmarks.remarks import point_remarks
+from tasks.products.landmarks.surface_learning import with_parts
 from tasks.products.landmarks.suspects import point_suspects
 from tasks.training.inspection import Inspection
 
@@ -36,6 +37,8 @@ def fitted(seen: Inspection, recipe: Mapping[str, Any]) -> dict[str, Any]:
     points, architecture, config = seen.points, recipe["architecture"], dict(recipe["config"])
     if "num_classes" in _options(architecture):
         config["num_classes"] = max(each.id for each in seen.classes) + 1
+    if "surface" in _heads(architecture, config):
+        return _with_surface(seen, recipe, config)
     if finds_boxes_alone(architecture, config, points):
         return {"config": {**config, "num_keypoints": 0}, "points": {}}
     if points is None:
@@ -47,6 +50,26 @@ def fitted(seen: Inspection, recipe: Mapping[str, Any]) -> dict[str, Any]:
     may_be_mirrored = points.flip_pairs and "flip_pairs" in _options(architecture)
     noise = {} if may_be_mirrored else {name: _unmirrored(recipe[name]) for name in ("labelled", "unlabelled")}
     return {"config": config, "points": points.to_json(), **noise}
+
+
+def _heads(architecture: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those of a two-stage model, by name, as the config states them or else its function does."""
+    model = find_model(architecture)
+    option = inspect.signature(model.build).parameters.get("heads")
+    usual = {} if option is None else model.defaults.get("heads", option.default)
+    return {**usual, **config.get("heads", {})}
+
+
+def _with_surface(seen: Inspection, recipe: Mapping[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Of models that tell points of surfaces: as many parts as the labels have. Nobody knows how to mirror them."""
+    if not seen.surface_parts:
+        raise UsageError(
+            f"no labelled object has points of its surface, which {recipe['architecture']} learns",
+            hint="COCO's files of DensePose have some (dp_x, dp_y, dp_I, dp_U, dp_V); "
+            "`visionmill digitscape OUTPUT --surface-points 100` writes some, too",
+        )
+    noise = {name: _unmirrored(recipe[name]) for name in ("labelled", "unlabelled")}
+    return {"config": with_parts(config, seen.surface_parts), "points": {}, **noise}
 
 
 def finds_boxes_alone(architecture: str, config: Mapping[str, Any], points: KeypointSet | None) -> bool:
@@ -105,6 +128,7 @@ KIND = Kind(
         "digitscape_coordinate": digitscape.coordinate,
         "digitscape_hourglass": digitscape.hourglass,
         "digitscape_keypoint_rcnn": digitscape.keypoint_rcnn,
+        "digitscape_densepose_rcnn": digitscape.densepose_rcnn,
         "digitscape_retinaface": digitscape.retinaface,
         "digitscape_centernet": digitscape.centernet,
         "digitscape_cornernet": digitscape.cornernet,
@@ -113,11 +137,20 @@ KIND = Kind(
     default_recipe="heatmap_landmarker",
     class_counts=_no_counts,
     suits=lambda seen: seen.points is not None and seen.with_points > 0.5,
+    meant_for=lambda seen: seen.surface_parts > 0,  # beside masks, which suit a model of instances
     derived=photographs.keypoints,
     fitted=fitted,
     remarks=point_remarks,
     suspects=point_suspects,
     panels=judged_panels,
-    words={"auc": "AUC", "pck": "PCK", "nme": "NME", "failure_rate": "failure rate"},
+    words={
+        "auc": "AUC",
+        "pck": "PCK",
+        "nme": "NME",
+        "failure_rate": "failure rate",
+        "gps": "GPS",
+        "part_accuracy": "parts",
+        "uv_error": "UV error",
+    },
     loop=POINTS,
 )

@@ -18,6 +18,7 @@ import torch
 from modelkit import VisionModel
 from modelkit.landmarks.crops import crop_windows
 from modelkit.tiling import Window
+from tasks.products.landmarks.surface_learning import surface_fields
 from tasks.training.examples import Example, ExampleObject, moved_points
 
 Target = dict[str, Any]
@@ -26,7 +27,9 @@ REACH = 1.5
 
 
 def target_of(model: VisionModel) -> Callable[[Example], Target]:
-    """Example -> target; points change places in a mirror as the model's own do."""
+    """Example -> target; points change places in a mirror as the model's own do, and surfaces come with masks."""
+    if model.surface_parts:
+        return surface_target
     pairs = [tuple(pair) for pair in getattr(model, "flip_pairs", ())]
     return functools.partial(point_target, points=len(model.anonymous_keypoints() or ()), flip_pairs=pairs)
 
@@ -56,6 +59,12 @@ def point_target(example: Example, points: int, flip_pairs: list[tuple[int, int]
     placed = [each.keypoint_xyv or nothing for each in kept]
     keypoints = torch.tensor(placed, dtype=torch.float32).reshape(-1, points, 3)
     return target | {"keypoints": keypoints, "flip_pairs": flip_pairs}
+
+
+def surface_target(example: Example) -> Target:
+    """As of a model without points, with what its objects teach of their surfaces."""
+    kept = [each for each in example.objects if _is_fat(each)]
+    return point_target(example, 0, []) | surface_fields(example, kept)
 
 
 def _is_fat(each: ExampleObject) -> bool:

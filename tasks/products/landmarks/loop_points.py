@@ -176,6 +176,11 @@ def _detector(name: str, device: str, min_score: float) -> Predictor:
 
 def _open(recipe: TrainingRecipe, views: Sequence[str]) -> PointMethods:
     points = KeypointSet.from_json(recipe.points) if recipe.points else None
+    if points is None and "surface" in recipe.config.get("heads", {}):
+        raise UsageError(
+            f"{recipe.architecture} finds surfaces, and what the loop teaches are points",
+            hint="`visionmill train` teaches it; models of points learn from labels that have some",
+        )
     if points is None and recipe.config.get("num_keypoints") == 0:
         raise UsageError(
             f"{recipe.architecture} finds boxes without points, and what the loop teaches are points",

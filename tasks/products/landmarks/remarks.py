@@ -11,8 +11,8 @@ from tasks.training.recipe import TrainingRecipe
 
 
 def point_remarks(seen: Inspection, recipe: TrainingRecipe) -> list[str]:
-    """How large objects are to a top-down model, what is mirrored, and which points nobody gave."""
-    return [*_on_size(seen, recipe), *_on_mirrors(seen), *_on_points(seen)]
+    """How large objects are to a top-down model, what is mirrored, which points nobody gave, what surfaces have."""
+    return [*_on_size(seen, recipe), *_on_mirrors(seen), *_on_points(seen), *_on_surfaces(seen)]
 
 
 def _on_size(seen: Inspection, recipe: TrainingRecipe) -> Iterator[str]:
@@ -30,6 +30,15 @@ def _on_size(seen: Inspection, recipe: TrainingRecipe) -> Iterator[str]:
 def _on_mirrors(seen: Inspection) -> Iterator[str]:
     if seen.points is not None and not seen.points.flip_pairs:
         yield "no names of points tell left from right, so pictures are not mirrored"
+
+
+def _on_surfaces(seen: Inspection) -> Iterator[str]:
+    labelled = seen.surface_points[seen.surface_points > 0]
+    if len(labelled):
+        yield (
+            f"{len(labelled)} of {len(seen.surface_points)} objects have points of their surface, the usual one "
+            f"{np.median(labelled):.0f}, on parts up to {seen.surface_parts}"
+        )
 
 
 def _on_points(seen: Inspection) -> Iterator[str]:
