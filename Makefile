@@ -103,7 +103,7 @@ $(SCENES)/train-1/annotations.json: | $(STAMP)
 $(SCENES)/train-%/annotations.json: | $(STAMP)
 	@$(MILL) digitscape $(@D) --style hard --seed $* --scenes 4000
 
-$(SCENES)/points/annotations.json: | $(STAMP)
+$(SCENES)/points-16000/annotations.json: | $(STAMP)
 	@$(MILL) digitscape $(@D) --scenes 16000 --image-format jpg --seed 5
 
 $(SCENES)/pairs/annotations.json: | $(STAMP)
@@ -128,7 +128,7 @@ train-demo-model: $(SCENES)/train-1/annotations.json $(SCENES)/test/annotations.
 ship-demo-model: $(SCENES)/test/annotations.json $(SCENES)/val/annotations.json  ## put what train-demo-model left into the package
 	@$(BIN)/python -m benchmarks.shipping digitscape_mask_rcnn $(call TRAINED,.train/demo,digitscape_mask_rcnn) --test $< --val $(word 2,$^)
 
-train-demo-points: $(SCENES)/points/annotations.json $(SCENES)/test/annotations.json  ## train the shipped landmark model anew (half an hour; resumable)
+train-demo-points: $(SCENES)/points-16000/annotations.json $(SCENES)/test/annotations.json  ## train the shipped landmark model anew (half an hour; resumable)
 	@$(MILL) train $(<D)/landmarks.json .train/points --recipe digitscape_heatmap --steps 3000
 	@$(MILL) evaluate $(call TRAINED,.train/points,digitscape_heatmap) $(SCENES)/test/landmarks.json
 

@@ -177,10 +177,12 @@ def make_label_set(
             raise DatasetError(f"{item.image_id} is labelled twice", hint="Merge its annotations, or leave one out.")
         rows[item.image_id] = _row(item, names, origin_format, 0 if points is None else len(points))
     if not rows:
-        left_out = "; ".join(f"{count} x {why}" for why, count in (losses or Losses()).left_out.items())
+        reasons = (losses or Losses()).left_out
+        left_out = "; ".join(f"{count} x {why}" for why, count in reasons.items())
+        pairs = " An image and its mask are paired by name." if any("mask" in why for why in reasons) else ""
         raise DatasetError(
             f"no labelled items{f' (left out: {left_out})' if left_out else ''}",
-            hint="Items count as labelled only when somebody finished them; an image and its mask are paired by name.",
+            hint=f"Items count as labelled only when somebody finished them.{pairs}",
         )
     found = [rows[image_id] for image_id in sorted(rows)]
     if not any(each is not None for row in found for each in row["keypoint_xyv"]):

@@ -46,6 +46,7 @@ _CORNER_BACKBONE = {
 _CORNER_HEAD = {"stacks": 1, "pooled_channels": 32, "norm": "group"}
 _PLAIN_SCENES = {"min_size": 160, "max_size": 320, "size_divisible": 32}  # three halvings after the stem's stride of 4
 _NOISE = {"augmentation": [{"name": "object_jitter", "rotate_deg": 0.0, "scale": 0.15, "shift": 0.05}]}
+"""In a loop, too: a mirrored digit is none, and the topmost point of one that is turned is another point."""
 
 
 def heatmap(classes: Sequence[ClassInfo]) -> Values:
@@ -152,6 +153,7 @@ def _top_down(architecture: str, parts: Mapping[str, Any]) -> dict[str, Any]:
         "architecture": architecture,
         "config": {**parts, "transform": _TRANSFORM},
         "labelled": _NOISE,
+        "unlabelled": _NOISE,
         "initial": _SHIPPED,
         "initial_parts": ("network.backbone.",),
         "batch_size": 32,
