@@ -128,12 +128,15 @@ train-demo-model: $(SCENES)/train-1/annotations.json $(SCENES)/test/annotations.
 ship-demo-model: $(SCENES)/test/annotations.json $(SCENES)/val/annotations.json  ## put what train-demo-model left into the package
 	@$(BIN)/python -m benchmarks.shipping digitscape_mask_rcnn $(call TRAINED,.train/demo,digitscape_mask_rcnn) --test $< --val $(word 2,$^)
 
-train-demo-points: $(SCENES)/points-16000/annotations.json $(SCENES)/test/annotations.json  ## train the shipped landmark model anew (half an hour; resumable)
+train-demo-points: FINE = $(MILL) train $(<D)/landmarks.json $(1) --recipe digitscape_heatmap_fine --steps 3000 --from $(2)
+train-demo-points: $(SCENES)/points-16000/annotations.json $(SCENES)/test/annotations.json  ## train the shipped landmark model anew (hours; resumable)
 	@$(MILL) train $(<D)/landmarks.json .train/points --recipe digitscape_heatmap --steps 3000
-	@$(MILL) evaluate $(call TRAINED,.train/points,digitscape_heatmap) $(SCENES)/test/landmarks.json
+	@$(call FINE,.train/points-fine,$(call TRAINED,.train/points,digitscape_heatmap))
+	@$(call FINE,.train/points-finer,$(call TRAINED,.train/points-fine,digitscape_heatmap_fine))
+	@$(MILL) evaluate $(call TRAINED,.train/points-finer,digitscape_heatmap_fine) $(SCENES)/test/landmarks.json
 
 ship-demo-points: $(SCENES)/test/annotations.json $(SCENES)/val/annotations.json  ## put what train-demo-points left into the package
-	@$(BIN)/python -m benchmarks.shipping digitscape_heatmap $(call TRAINED,.train/points,digitscape_heatmap) \
+	@$(BIN)/python -m benchmarks.shipping digitscape_heatmap $(call TRAINED,.train/points-finer,digitscape_heatmap_fine) \
 		--test $(<D)/landmarks.json --val $(SCENES)/val/landmarks.json
 
 ship-nuclei: $(STAMP)  ## put the model of nuclei that experiment-photographs left into the package

@@ -70,7 +70,10 @@ def make_recipe(
         if seen is None:
             raise UsageError(f"a recipe of the kind {recipe.kind!r} needs labels")
         whole |= fitted(seen, whole)
-    return TrainingRecipe.from_json(whole | {"name": name or recipe.name} | dict(changes or {}))
+    given = dict(changes or {})
+    if "initial" in given:  # what a recipe takes of its own beginning says nothing of another one
+        given = {"initial_parts": [""], **given}
+    return TrainingRecipe.from_json(whole | {"name": name or recipe.name} | given)
 
 
 def recipe_for(

@@ -51,9 +51,18 @@ _NOISE = {"augmentation": [{"name": "object_jitter", "rotate_deg": 0.0, "scale":
 
 def heatmap(classes: Sequence[ClassInfo]) -> Values:
     """Heatmaps on the shipped detector's backbone; twice the pixels that the other recipes see make points finer."""
+    return _heatmap([128, 96])
+
+
+def heatmap_fine(classes: Sequence[ClassInfo]) -> Values:
+    """Twice the pixels again, at twice the price: for weights that ``heatmap`` began (``train --from``)."""
+    return _heatmap([192, 128])
+
+
+def _heatmap(network_hw: list[int]) -> Values:
     neck = {"name": "deconvolution", "channels": [64, 64, 64]}
     values = _top_down("heatmap_landmarker", {"backbone": _BACKBONE, "neck": neck, "codec": _CODEC})
-    return {**values, "config": {**values["config"], "transform": {**_TRANSFORM, "fixed_hw": [128, 96]}}}
+    return {**values, "config": {**values["config"], "transform": {**_TRANSFORM, "fixed_hw": network_hw}}}
 
 
 def coordinate(classes: Sequence[ClassInfo]) -> Values:

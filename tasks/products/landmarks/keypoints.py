@@ -125,6 +125,7 @@ KIND = Kind(
     judge=judge,
     recipes={
         "digitscape_heatmap": digitscape.heatmap,
+        "digitscape_heatmap_fine": digitscape.heatmap_fine,
         "digitscape_coordinate": digitscape.coordinate,
         "digitscape_hourglass": digitscape.hourglass,
         "digitscape_keypoint_rcnn": digitscape.keypoint_rcnn,

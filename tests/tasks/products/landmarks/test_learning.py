@@ -307,6 +307,17 @@ def test_labels_without_points_teach_no_model_of_points(digits: dict[str, str], 
         make_recipe("digitscape_heatmap", labels.classes, seed=0, seen=seen)
 
 
+def test_who_names_another_beginning_gets_all_of_it_that_fits(digits: dict[str, str]) -> None:
+    labels = read_label_set(digits["landmarks"])
+    seen = inspect_labels(labels)
+    own = make_recipe("digitscape_heatmap", labels.classes, seed=0, seen=seen)
+    assert (own.initial, list(own.initial_parts)) == ("digitscape_mask_rcnn", ["network.backbone."])
+    other = make_recipe(
+        "digitscape_heatmap", labels.classes, seed=0, seen=seen, changes={"initial": "digitscape_heatmap"}
+    )
+    assert (other.initial, list(other.initial_parts)) == ("digitscape_heatmap", [""])
+
+
 def test_models_that_find_objects_themselves_learn_as_many_classes_and_points_as_there_are(labels: LabelSet) -> None:
     seen = inspect_labels(labels)
     detector = make_recipe("keypoint_rcnn", labels.classes, seed=0, seen=seen)
