@@ -111,7 +111,7 @@ def ship(name: str, weights: Path, test: LabelSet, val: LabelSet, output: Path) 
     """Write weights and record into ``output``; the path of the record."""
     facts = SHIPPED[name]
     model, trained = load_weights(weights)
-    lineage = {**trained.lineage, **facts.lineage()}
+    lineage = {**_without_places(trained.lineage), **facts.lineage()}
     save_weights(
         model,
         output,
@@ -130,6 +130,16 @@ def ship(name: str, weights: Path, test: LabelSet, val: LabelSet, output: Path) 
     metrics[facts.val] = metrics.get(facts.val, {}) | {"main_by_execution": by_execution}
     write_record(path, with_metrics(read_record(path), metrics, tolerates))
     return path
+
+
+def _without_places(value: Any) -> Any:
+    """Plain JSON in which weights of the machine that trained are called by their name: digests say which they are."""
+    if isinstance(value, dict):
+        return {name: _without_places(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_places(inner) for inner in value]
+    is_place = isinstance(value, str) and value.endswith(TENSORS)
+    return Path(value).name.removesuffix(TENSORS) if is_place else value
 
 
 def _tolerance(predictor: Predictor, labels: LabelSet) -> tuple[Tolerates, dict[str, float]]:
