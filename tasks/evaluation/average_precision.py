@@ -8,7 +8,7 @@ every recall is the same.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,3 +114,12 @@ class AveragePrecision:
         place = np.searchsorted(recall, self._recalls, side="left")
         reached = place < len(recall)
         return float(envelope[place[reached]].sum() / len(self._recalls))
+
+
+def resampling_of(evaluator: COCOeval | None, classes: int) -> Callable[[np.ndarray], Resampled]:
+    """Resamples of what an evaluator matched; where nothing was found, and so there is none, all of them are 0."""
+    return functools.partial(_nothing_found, classes) if evaluator is None else AveragePrecision(evaluator)
+
+
+def _nothing_found(classes: int, weights: np.ndarray) -> Resampled:
+    return Resampled(np.zeros(len(weights)), np.zeros((len(weights), classes)), np.zeros((len(weights), 0)))

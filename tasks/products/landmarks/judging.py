@@ -41,7 +41,7 @@ from modelkit.metrics import (
 )
 from modelkit.metrics.landmarks import Normaliser
 from modelkit.metrics.precision import coco_results, precision_of
-from tasks.evaluation.average_precision import AveragePrecision
+from tasks.evaluation.average_precision import resampling_of
 from tasks.evaluation.evaluate import Row, predictions
 from tasks.evaluation.objects import judge_objects
 from tasks.labels.label_sets import LabelSet
@@ -178,7 +178,7 @@ def _judgement(kind: str, evidence: PointEvidence, rows: Sequence[Row], objects:
         boxes = [each for number, one in enumerate(found, start=1) for each in coco_results(number, _boxes_alone(one))]
         precision["box"] = asdict(precision_of(truth, boxes, "bbox"))
     names = tuple(each.name for each in labels.classes)
-    resample: Any = functools.partial(_no_precision, len(names)) if evaluator is None else AveragePrecision(evaluator)
+    resample: Any = resampling_of(evaluator, len(names))
     figures: dict[str, dict[str, Any]] = precision
     if objects is not None:
         lengths, names = lengths_of(labels.points), labels.points.names
@@ -243,10 +243,6 @@ def _mean_auc(totals: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> Re
     overall = np.full(len(weights), np.nan)
     np.divide(total.sum(1), count.sum(1), out=overall, where=count.sum(1) > 0)
     return Resampled(overall, by_point, np.zeros((len(weights), 0)))
-
-
-def _no_precision(classes: int, weights: np.ndarray) -> Resampled:
-    return Resampled(np.zeros(len(weights)), np.zeros((len(weights), classes)), np.zeros((len(weights), 0)))
 
 
 def _coco(labels: LabelSet, rows: Sequence[Row]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from modelkit.metrics import geodesic_point_similarity
 from modelkit.metrics.gps import chart_distances, similarity_evaluator, surface_at
 from modelkit.metrics.oks import oks_precision
 from modelkit.metrics.precision import coco_results, precision_of
-from tasks.evaluation.average_precision import AveragePrecision
+from tasks.evaluation.average_precision import resampling_of
 from tasks.evaluation.claims import ObjectEvidence
 from tasks.evaluation.evaluate import Row, predictions
 from tasks.labels.label_sets import LabelSet
@@ -76,7 +76,7 @@ def judge_surfaces(predictor: Predictor, labels: LabelSet) -> Judgement:
         image_ids=tuple(row["image_id"] for row in rows),
         class_names=tuple(each.name for each in labels.classes),
         num_objects=len(truth["annotations"]),
-        resample=AveragePrecision(evaluator),
+        resample=resampling_of(evaluator, len(labels.classes)),
         notes=_NOTES,
         evidence=ObjectEvidence(labels, seen, predictor.weights.class_names(), False),
     )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,13 +124,21 @@ def half(scene: Scene, k: int) -> Surface:
     return dataclasses.replace(whole, parts=parts)
 
 
-def judged(labels: LabelSet, source: Digitscape, paint: Painting, lost: int | None = None) -> Judgement:
+def judged(
+    labels: LabelSet, source: Digitscape, paint: Painting, lost: int | None = None, floor: float = 0.9
+) -> Judgement:
     """What a model that finds all objects but one with such surfaces is told to be worth."""
     model, weights = random_weights("densepose_rcnn", 0, small_densepose_rcnn(num_classes=11))
-    scenes = iter(range(SCENES))
+    predictor = Predictor(model, dataclasses.replace(weights, classes=CLASSES))
+    place = {predictor.prepare(source.scene(k).image_rgb).pixels.tobytes(): k for k in range(SCENES)}
+    inner, shown = predictor.infer, list[int]()
+
+    def infer(prepared: Any) -> Any:  # which pictures share a batch is up to the pipeline
+        shown[:] = [place[each.pixels.tobytes()] for each in prepared]
+        return inner(prepared)
 
     def decode(raw: object, geometries: Sequence[Geometry]) -> list[LandmarkDetections]:
-        return [found(source.scene(next(scenes)), each) for each in geometries]
+        return [found(source.scene(k), each) for k, each in zip(shown, geometries, strict=True)]
 
     def found(scene: Scene, geometry: Geometry) -> LandmarkDetections:
         kept = [k for k in range(len(scene)) if lost is None or scene.labels[k] != lost]
@@ -138,12 +147,13 @@ def judged(labels: LabelSet, source: Digitscape, paint: Painting, lost: int | No
         boxes = torch.from_numpy(scene.boxes_xyxy[kept].reshape(-1, 4))
         points = boxes.new_zeros((len(kept), 0, 2))
         return LandmarkDetections(
-            geometry.source_hw, boxes, torch.full((len(kept),), 0.9), torch.from_numpy(scene.labels[kept]).long(),
+            geometry.source_hw, boxes, torch.full((len(kept),), floor), torch.from_numpy(scene.labels[kept]).long(),
             points, points[..., 0], surfaces=pasted,
         )  # fmt: skip
 
     model.decode = decode  # type: ignore[method-assign, assignment]
-    return evaluate_predictor(Predictor(model, dataclasses.replace(weights, classes=CLASSES)), labels)
+    predictor.infer = infer  # type: ignore[method-assign]
+    return evaluate_predictor(predictor, labels)
 
 
 def test_true_surfaces_are_worth_everything(labels: LabelSet, source: Digitscape) -> None:
@@ -176,6 +186,12 @@ def test_what_is_not_found_counts_nothing(labels: LabelSet, source: Digitscape) 
     assert one.figures["surface"]["gps"] == pytest.approx(1 - counts.count(3) / len(counts), abs=1e-3)
     assert one.figures["gps"]["by_class"]["2"] == 0.0 and one.main_figure < whole.main_figure
     assert one.figures["surface"]["part_accuracy"] == 1.0
+
+
+def test_a_model_that_finds_nothing_is_worth_nothing(labels: LabelSet, source: Digitscape) -> None:
+    one = judged(labels, source, perfect, floor=0.0)  # below what is judged
+    assert one.main_figure == 0.0 and one.figures["surface"]["gps"] == 0.0
+    assert one.resample(np.ones((2, SCENES), np.int64)).overall.tolist() == [0.0, 0.0]
 
 
 def test_distances_are_those_on_the_chart() -> None:
