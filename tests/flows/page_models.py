@@ -37,7 +37,7 @@ def _of_kind(kind: str, **model: Any) -> Callable[[Any], FunctionPredictor]:
 
 objects = _of_kind("instance")
 boxes = _of_kind("detection")
-corners = _of_kind("keypoints", anonymous_keypoints=lambda: None)  # one without points
+corners = _of_kind("keypoints", anonymous_keypoints=lambda: None, surface_parts=0)  # one without points
 maps = _of_kind("semantic", background=0, config={"num_classes": 3})
 segments = _of_kind("panoptic", tracks=False)
 
