@@ -106,6 +106,9 @@ $(SCENES)/train-%/annotations.json: | $(STAMP)
 $(SCENES)/points-16000/annotations.json: | $(STAMP)
 	@$(MILL) digitscape $(@D) --scenes 16000 --image-format jpg --seed 5
 
+$(SCENES)/points-48000/annotations.json: | $(STAMP)
+	@$(MILL) digitscape $(@D) --scenes 48000 --image-format jpg --seed 6
+
 $(SCENES)/pairs/annotations.json: | $(STAMP)
 	@$(MILL) digitscape $(@D) --style hard --seed 11 --scenes 4000 --frames 2
 
@@ -128,15 +131,16 @@ train-demo-model: $(SCENES)/train-1/annotations.json $(SCENES)/test/annotations.
 ship-demo-model: $(SCENES)/test/annotations.json $(SCENES)/val/annotations.json  ## put what train-demo-model left into the package
 	@$(BIN)/python -m benchmarks.shipping digitscape_mask_rcnn $(call TRAINED,.train/demo,digitscape_mask_rcnn) --test $< --val $(word 2,$^)
 
-train-demo-points: FINE = $(MILL) train $(<D)/landmarks.json $(1) --recipe digitscape_heatmap_fine --steps 3000 --from $(2)
-train-demo-points: $(SCENES)/points-16000/annotations.json $(SCENES)/test/annotations.json  ## train the shipped landmark model anew (hours; resumable)
+train-demo-points: FINE = $(MILL) train $(SCENES)/$(1)/landmarks.json $(2) --recipe digitscape_heatmap_fine --steps $(3) --from $(4)
+train-demo-points: $(SCENES)/points-16000/annotations.json $(SCENES)/points-48000/annotations.json $(SCENES)/test/annotations.json  ## train the shipped landmark model anew (hours; resumable)
 	@$(MILL) train $(<D)/landmarks.json .train/points --recipe digitscape_heatmap --steps 3000
-	@$(call FINE,.train/points-fine,$(call TRAINED,.train/points,digitscape_heatmap))
-	@$(call FINE,.train/points-finer,$(call TRAINED,.train/points-fine,digitscape_heatmap_fine))
-	@$(MILL) evaluate $(call TRAINED,.train/points-finer,digitscape_heatmap_fine) $(SCENES)/test/landmarks.json
+	@$(call FINE,points-16000,.train/points-fine,3000,$(call TRAINED,.train/points,digitscape_heatmap))
+	@$(call FINE,points-16000,.train/points-finer,3000,$(call TRAINED,.train/points-fine,digitscape_heatmap_fine))
+	@$(call FINE,points-48000,.train/points-finest,4000,$(call TRAINED,.train/points-finer,digitscape_heatmap_fine))
+	@$(MILL) evaluate $(call TRAINED,.train/points-finest,digitscape_heatmap_fine) $(SCENES)/test/landmarks.json
 
 ship-demo-points: $(SCENES)/test/annotations.json $(SCENES)/val/annotations.json  ## put what train-demo-points left into the package
-	@$(BIN)/python -m benchmarks.shipping digitscape_heatmap $(call TRAINED,.train/points-finer,digitscape_heatmap_fine) \
+	@$(BIN)/python -m benchmarks.shipping digitscape_heatmap $(call TRAINED,.train/points-finest,digitscape_heatmap_fine) \
 		--test $(<D)/landmarks.json --val $(SCENES)/val/landmarks.json
 
 ship-nuclei: $(STAMP)  ## put the model of nuclei that experiment-photographs left into the package

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def record_of(data: Path, division: int, steps: int | None, work: Path) -> dict[
 
 
 def divided(data: Path, division: int, folder: Path) -> dict[str, Path]:
-    """COCO's labels of each part; its images are links beside it.
+    """COCO's labels of each part; its images are copied beside it.
 
     Returns:
         "train" and "labelled" (these and the gate's, of one folder), "unlabelled" and "sealed".
@@ -112,7 +113,7 @@ def _write(data: Path, content: dict[str, Any], folder: Path, name: str, persons
         place = folder / each["file_name"]
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():
-            place.symlink_to(data / each["file_name"])
+            shutil.copyfile(data / each["file_name"], place)  # a job takes no link that leads out of its source
     ids = {each["id"] for each in images}
     annotations = [each for each in content["annotations"] if each["image_id"] in ids]
     path = folder / f"{name}.json"

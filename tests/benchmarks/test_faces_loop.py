@@ -29,8 +29,8 @@ def test_a_person_is_of_one_part_and_is_sealed_once(tmp_path: Path) -> None:
         assert [len(each) for each in (taught, labelled, unlabelled, kept)] == [5, 10, 38, 12]
         content = json.loads(parts["unlabelled"].read_text())
         assert len(content["annotations"]) == len(content["images"]) == 76
-        linked = parts["unlabelled"].parent / content["images"][0]["file_name"]
-        found = re.search(PERSON, str(linked))
-        assert linked.is_symlink() and found is not None and found[1] == content["images"][0]["group"]
+        image = parts["unlabelled"].parent / content["images"][0]["file_name"]
+        found = re.search(PERSON, str(image))
+        assert image.is_file() and not image.is_symlink() and found is not None and found[1] == content["images"][0]["group"]
         sealed += sorted(kept)
     assert len(sealed) == len(set(sealed)) == 60

@@ -101,7 +101,7 @@ def test_the_model_of_points_names_them_and_says_how_far_it_is_off() -> None:
     assert [c.name for c in record.classes] == list(CLASS_NAMES)
     assert record.lineage["steps"] == record.lineage["recipe"]["loop"]["steps"], "trained to the end of its recipe"
     assert record.metrics["digitscape-test"]["images"] >= 500
-    assert record.metrics["digitscape-test"]["object_diagonal"]["nme"] <= 0.052
+    assert record.metrics["digitscape-test"]["object_diagonal"]["nme"] <= 0.05
 
 
 def test_no_record_names_a_place_on_the_machine_that_trained_it() -> None:
