@@ -10,7 +10,7 @@ import typer
 from flows.cli.console import JsonFlag, Summary, answers, command, long_work, people, say, table
 from infra.errors import UsageError
 from tasks.parameters import MIN_SCORE
-from tasks.product import products
+from tasks.product import Exporter, products
 
 OutputArgument = Annotated[str, typer.Argument(help="Output of a job: folder or s3:// prefix.")]
 ProductFlag = Annotated[str | None, typer.Option(help="Whose results, where the output holds those of several.")]
@@ -34,9 +34,13 @@ def query_command() -> Callable[..., None]:
 
 def export_command() -> Callable[..., None]:
     """``export``, whose help names the forms of every product that is known by now."""
-    forms = {name: form for each in products().values() for name, form in each.exporters.items()}
-    words = "; ".join(f"{name}: {form.words}" for name, form in forms.items()) + "."
-    with_images = ", ".join(name for name, form in forms.items() if form.takes_images)
+    forms: dict[str, list[Exporter]] = {}
+    for each in products().values():
+        for name, form in each.exporters.items():
+            forms.setdefault(name, []).append(form)
+    said = (f"{name}: {', or '.join(dict.fromkeys(each.words for each in of_it))}" for name, of_it in forms.items())
+    words = "; ".join(said) + "."
+    with_images = ", ".join(name for name, of_it in forms.items() if any(each.takes_images for each in of_it))
     images = f"Write the images and frames, too ({with_images})."
     export.__annotations__["to"] = Annotated[str, typer.Option("--to", metavar="|".join(forms), help=words)]
     export.__annotations__["images"] = Annotated[bool, typer.Option("--images", help=images)]

@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 from infra.errors import BucketMissing
 from infra.store import open_store
 from tasks.output.lease import hold_lease
+from tasks.product import products
 from tests.flows.command import DIGITS, SERIAL, ask, refused, segment, start, visionmill
 from tests.flows.scenes import put_scenes, scene_jpeg
 from tests.videos import make_video
@@ -159,6 +160,14 @@ def test_an_unknown_export_format_is_wrong_usage_and_named(tmp_path: Path) -> No
     put_scenes(open_store(str(tmp_path / "in")), 1)
     segment(tmp_path / "in", tmp_path / "out")
     assert "excel" in refused(2, "export", tmp_path / "out", tmp_path / "x", "--to", "excel")
+
+
+def test_the_help_of_export_says_what_a_form_is_for_every_product_that_has_it() -> None:
+    said = " ".join(visionmill("export", "--help").stdout.replace("│", " ").split())
+    for product in products().values():
+        for form in product.exporters.values():
+            assert all(word in said for word in form.words.split()), form.words
+    assert "COCO's keypoint" in said and "COCO's instance" in said
 
 
 def test_query_prints_rows_on_stdout_and_csv_opens_anywhere(tmp_path: Path) -> None:
